@@ -1,0 +1,392 @@
+//! The only sender: every request to Kubernetes leaves from here, with its deadline, its retries and its credential.
+
+use std::io::{self, BufReader, Read};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use ureq::http::{Request, Response, header};
+use ureq::unversioned::resolver::DefaultResolver;
+use ureq::unversioned::transport::{ConnectProxyConnector, Connector, SocksConnector, TcpConnector};
+use ureq::{Agent, Body, Proxy};
+
+use super::auth::{Credential, Credentials};
+use super::error::{Error, Status, TlsError, chain};
+use super::kubeconfig::{Cluster, host_of};
+use super::tls::{Identity, Leg, TlsConnector, Trust};
+use super::types::{self, Nothing, Object, Pod};
+
+/// Longest wait for a connection, TLS and proxy included: three SYNs, so that one lost packet does not decide.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(4);
+
+/// Idle connections are closed after this time: well before the 350 s at which AWS load balancers forget them silently.
+const IDLE_AGE: Duration = Duration::from_secs(90);
+
+/// Pause before the second retry (the first comes at once); each further one doubles it.
+const BACKOFF_FIRST: Duration = Duration::from_millis(50);
+
+/// Longest pause between tries, unless Kubernetes asks for more: an API server restarts in a few seconds.
+const BACKOFF_MOST: Duration = Duration::from_secs(1);
+
+/// Longest answer to a create, and longest error, in bytes: a Job comes back with 3 KB, with webhooks' additions 20.
+const OBJECT_LIMIT: u64 = 1024 * 1024;
+
+/// Longest list, in bytes after gunzip: 100,000 pods of 5 KB, the most that Kubernetes supports in a cluster being 150,000.
+const LIST_LIMIT: u64 = 512 * 1024 * 1024;
+
+/// Read buffer of a connection, in bytes: one TLS record; ureq's default is eight times that for every connection.
+const INPUT_BUFFER: usize = 16 * 1024;
+
+/// Write buffer of a connection, in bytes: a whole request with a 1.5 KB Job and an EKS token of 2 KB.
+const OUTPUT_BUFFER: usize = 8 * 1024;
+
+/// Does not begin with "curl" or "Mozilla", for which the API server indents its JSON.
+const USER_AGENT: &str = concat!("img-classification/", env!("CARGO_PKG_VERSION"));
+
+/// A client of one cluster, shared by all threads.
+pub struct Client {
+    server: String,
+    trust: Trust,
+    proxy: Option<Proxy>,
+    impersonate: Vec<(String, String)>,
+    credentials: Credentials,
+    agent: Mutex<(Option<Arc<Identity>>, Agent)>,
+    connections: usize,
+    timeout: Duration,
+}
+
+impl Client {
+    /// A client whose every operation ends within `timeout` and which keeps up to `connections` connections alive.
+    /// A credential plugin is started, but not waited for.
+    ///
+    /// # Errors
+    /// [`TlsError`]: certificates that cannot be used.
+    pub fn new(cluster: Cluster, timeout: Duration, connections: usize) -> Result<Self, TlsError> {
+        let Cluster { server, trust, proxy, mut user, .. } = cluster;
+        let identity = user.identity.clone();
+        let impersonate = std::mem::take(&mut user.impersonate);
+        let agent = agent(&server, &trust, proxy.clone(), identity.as_deref(), connections)?;
+        let credentials = Credentials::new(user);
+        credentials.prepare();
+        let agent = Mutex::new((identity, agent));
+        Ok(Self { server, trust, proxy, impersonate, credentials, agent, connections, timeout })
+    }
+
+    /// Stores a Job. `name` is the one in `manifest`: where an answer was lost the create is repeated under the same
+    /// name, and "already exists" then says that it was stored; a random name belongs to nobody else.
+    ///
+    /// # Errors
+    /// [`Error`]; the Job may exist all the same if the last answer was lost.
+    pub fn create_job(&self, namespace: &str, name: &str, manifest: &[u8]) -> Result<(), Error> {
+        let path = format!("/apis/batch/v1/namespaces/{namespace}/jobs");
+        self.retry(|call| {
+            let answer = match call.send(&path, Some(manifest)) {
+                Err(Error::Status { status, .. }) if status.already_exists() => return Ok(()),
+                answer => answer?,
+            };
+            let object: Object = call.object(&path, answer)?;
+            if object.kind == "Job" && object.metadata.name == name {
+                return Ok(());
+            }
+            Err(Error::NotKubernetes { url: call.url(&path), code: 200, found: "something that is not our Job".into() })
+        })
+    }
+
+    /// Every pod of every namespace, as one consistent list.
+    ///
+    /// # Errors
+    /// [`Error`]; never half a list.
+    pub fn list_pods<C: Default + Extend<Pod>>(&self) -> Result<C, Error> {
+        self.retry(|call| {
+            let mut pods = C::default();
+            let mut next = String::new();
+            loop {
+                let query = if next.is_empty() { String::new() } else { format!("?continue={}", escape(&next)) };
+                next = call.pod_list(&query, &mut pods)?;
+                if next.is_empty() {
+                    return Ok(pods);
+                }
+            }
+        })
+    }
+
+    /// Asks for a single pod of all namespaces: that needs a server, a valid credential and the permission of
+    /// [`list_pods`](Self::list_pods), and costs next to nothing.
+    ///
+    /// # Errors
+    /// [`Error`]
+    pub fn ready(&self) -> Result<(), Error> {
+        self.retry(|call| call.pod_list("?limit=1", &mut Nothing).map(drop))
+    }
+
+    /// Tries until it succeeds, until trying again would not help, or until the deadline.
+    fn retry<T>(&self, mut operation: impl FnMut(&Call<'_>) -> Result<T, Error>) -> Result<T, Error> {
+        let deadline = Instant::now() + self.timeout;
+        let credential = self.credentials.get(deadline)?;
+        let mut call = Call { client: self, credential, deadline, tries: 0, waited: false };
+        let mut renewed = false;
+        loop {
+            let error = match operation(&call) {
+                Ok(done) => return Ok(done),
+                Err(error) => error,
+            };
+            if is_unauthorized(&error) && !renewed {
+                renewed = true;
+                if let Some(credential) = self.credentials.renew(&call.credential, deadline)? {
+                    call.credential = credential;
+                    continue;
+                }
+            }
+            match pause(&error, call.tries) {
+                Some(pause) if Instant::now() + pause < deadline && !(call.waited && is_timeout(&error)) => {
+                    log::debug!("trying again in {} ms: {}", pause.as_millis(), chain(&error));
+                    thread::sleep(pause);
+                }
+                _ => return Err(error),
+            }
+            call.waited |= is_timeout(&error);
+            call.tries += 1;
+        }
+    }
+
+    /// The agent with the connections of this identity; another identity means other connections.
+    fn agent(&self, identity: Option<&Arc<Identity>>) -> Result<Agent, TlsError> {
+        let mut current = self.agent.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(identity) = identity else { return Ok(current.1.clone()) };
+        if !current.0.as_ref().is_some_and(|known| Arc::ptr_eq(known, identity)) {
+            let agent = agent(&self.server, &self.trust, self.proxy.clone(), Some(identity), self.connections)?;
+            *current = (Some(Arc::clone(identity)), agent);
+        }
+        Ok(current.1.clone())
+    }
+}
+
+/// Builds ureq's agent. Never a redirect, never an error for a status: both are ours to judge.
+fn agent(
+    server: &str,
+    trust: &Trust,
+    proxy: Option<Proxy>,
+    identity: Option<&Identity>,
+    connections: usize,
+) -> Result<Agent, TlsError> {
+    let cluster = Leg::cluster(trust, identity, host_of(server), server.starts_with("https://"))?;
+    let proxy_leg = match &proxy {
+        Some(proxy) if proxy.protocol() == ureq::ProxyProtocol::Https => Some(Leg::proxy(proxy.host())?),
+        _ => None,
+    };
+    let config = Agent::config_builder()
+        .http_status_as_error(false)
+        .max_redirects(0)
+        .proxy(proxy)
+        .user_agent(USER_AGENT)
+        .accept("application/json")
+        .timeout_connect(Some(CONNECT_TIMEOUT))
+        .max_idle_connections(connections)
+        .max_idle_connections_per_host(connections)
+        .max_idle_age(IDLE_AGE)
+        .input_buffer_size(INPUT_BUFFER)
+        .output_buffer_size(OUTPUT_BUFFER)
+        .build();
+    let connector =
+        ().chain(SocksConnector::default())
+            .chain(ConnectProxyConnector::default())
+            .chain(TcpConnector::default())
+            .chain(TlsConnector::new(cluster, proxy_leg));
+    Ok(Agent::with_parts(config, connector, DefaultResolver::default()))
+}
+
+/// One try of an operation.
+struct Call<'a> {
+    client: &'a Client,
+    credential: Arc<Credential>,
+    deadline: Instant,
+    tries: u32,
+    /// An earlier try has waited in vain: the time that is left is all for this one.
+    waited: bool,
+}
+
+impl Call<'_> {
+    fn url(&self, path: &str) -> String {
+        format!("{}{path}", self.client.server)
+    }
+
+    /// Sends a GET, or with a body a POST, and gives the answer if its status is a success.
+    fn send(&self, path: &str, body: Option<&[u8]>) -> Result<Response<Body>, Error> {
+        let url = self.url(path);
+        let agent = self
+            .client
+            .agent(self.credential.identity.as_ref())
+            .map_err(|error| Error::Untrusted { url: url.clone(), source: ureq::Error::Other(error.into()) })?;
+        let method = if body.is_some() { "POST" } else { "GET" };
+        let mut request = Request::builder().method(method).uri(&url);
+        if let Some(value) = &self.credential.authorization {
+            request = request.header(header::AUTHORIZATION, value);
+        }
+        for (name, value) in &self.client.impersonate {
+            request = request.header(name, value);
+        }
+        let sent = match body {
+            Some(body) => request
+                .header(header::CONTENT_TYPE, "application/json")
+                .body(body)
+                .map(|request| self.run(&agent, request)),
+            None => request.body(()).map(|request| self.run(&agent, request)),
+        };
+        let answer = sent.map_err(ureq::Error::Http).and_then(|sent| sent).map_err(|error| failure(&url, error))?;
+        match answer.status().as_u16() {
+            200..=299 => Ok(answer),
+            _ => Err(refusal(url, answer)),
+        }
+    }
+
+    fn run<B: ureq::AsSendBody>(&self, agent: &Agent, request: Request<B>) -> Result<Response<Body>, ureq::Error> {
+        let left = self.deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+        // Half of the time for the first try: a connection that a firewall has forgotten never answers, a new one may.
+        let patience = if self.waited { left } else { left / 2 };
+        // After a failure the other idle connections are as suspect as the one that failed.
+        let idle_age = if self.tries == 0 { IDLE_AGE } else { Duration::ZERO };
+        let request = agent
+            .configure_request(request)
+            .timeout_global(Some(left))
+            .timeout_recv_response(Some(patience))
+            .max_idle_age(idle_age)
+            .build();
+        agent.run(request)
+    }
+
+    /// Reads an answer whole and sees what kind of object it is.
+    fn object(&self, path: &str, mut answer: Response<Body>) -> Result<Object, Error> {
+        let url = self.url(path);
+        let code = answer.status().as_u16();
+        let found = describe(&answer);
+        let body = answer.body_mut().with_config().limit(OBJECT_LIMIT).read_to_vec();
+        let body = body.map_err(|error| failure(&url, error))?;
+        serde_json::from_slice(&body).map_err(|error| match error.classify() {
+            serde_json::error::Category::Eof if !body.is_empty() => Error::Truncated { url },
+            _ => Error::NotKubernetes { url, code, found },
+        })
+    }
+
+    /// Streams one page of pods into `pods`; gives the token of the next page, empty on the last.
+    fn pod_list<C: Extend<Pod>>(&self, query: &str, pods: &mut C) -> Result<String, Error> {
+        let path = format!("/api/v1/pods{query}");
+        let mut answer = self.send(&path, None)?;
+        let (code, found) = (answer.status().as_u16(), describe(&answer));
+        let reader = answer.body_mut().with_config().limit(LIST_LIMIT).reader();
+        types::read_pod_list(BufReader::with_capacity(INPUT_BUFFER, reader), pods).map_err(|error| {
+            let url = self.url("/api/v1/pods");
+            match error.classify() {
+                serde_json::error::Category::Io => broken(url, io::Error::from(error)),
+                serde_json::error::Category::Eof => Error::Truncated { url },
+                _ => Error::NotKubernetes { url, code, found },
+            }
+        })
+    }
+}
+
+/// How long to wait before trying again; none if that would not help.
+fn pause(error: &Error, tries: u32) -> Option<Duration> {
+    let asked = match error {
+        Error::Unreachable { .. } | Error::Timeout { .. } | Error::Truncated { .. } => Duration::ZERO,
+        Error::Status { status, retry_after, .. } if status.passes() => retry_after.unwrap_or_default(),
+        Error::Status { .. } | Error::Untrusted { .. } | Error::NotKubernetes { .. } | Error::Credential(_) => {
+            return None;
+        }
+    };
+    let doubled = match (tries, error) {
+        // The connection may have died of old age; but a server that answered gets a pause before the first retry, too.
+        (0, Error::Unreachable { .. } | Error::Timeout { .. } | Error::Truncated { .. }) => Duration::ZERO,
+        (tries, _) => BACKOFF_FIRST.saturating_mul(1 << tries.min(8)).min(BACKOFF_MOST),
+    };
+    Some(asked.max(jitter(doubled)))
+}
+
+/// Three to five quarters of a pause, so that requests that failed together do not come back together.
+fn jitter(pause: Duration) -> Duration {
+    let mut byte = [128u8];
+    // Without randomness the pause is as good, only the same for all.
+    let _ = getrandom::getrandom(&mut byte);
+    pause.mul_f64(0.75 + f64::from(byte[0]) / 510.0)
+}
+
+fn is_unauthorized(error: &Error) -> bool {
+    matches!(error, Error::Status { status, .. } if status.code == 401)
+}
+
+fn is_timeout(error: &Error) -> bool {
+    matches!(error, Error::Timeout { .. })
+}
+
+/// What ureq's error means for us.
+fn failure(url: &str, error: ureq::Error) -> Error {
+    let url = url.to_owned();
+    match error {
+        ureq::Error::Io(error) => broken(url, error),
+        ureq::Error::Timeout(_) => Error::Timeout { url },
+        ureq::Error::BodyExceedsLimit(_) => {
+            Error::NotKubernetes { url, code: 200, found: "more than we read of one answer".into() }
+        }
+        ureq::Error::Decompress(_, error) => broken(url, error),
+        source @ ureq::Error::Other(_) => Error::Untrusted { url, source },
+        source => Error::Unreachable { url, source },
+    }
+}
+
+/// An I/O error may hold an error of ureq's or of rustls's within.
+fn broken(url: String, error: io::Error) -> Error {
+    let inner = error.get_ref();
+    if inner.is_some_and(|inner| inner.is::<ureq::Error>()) {
+        return match error.into_inner().map(|inner| inner.downcast::<ureq::Error>()) {
+            Some(Ok(inner)) => failure(&url, *inner),
+            _ => Error::Truncated { url },
+        };
+    }
+    if inner.is_some_and(|inner| inner.is::<rustls::Error>()) {
+        return Error::Untrusted { url, source: ureq::Error::Io(error) };
+    }
+    match error.kind() {
+        io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => Error::Timeout { url },
+        _ => Error::Unreachable { url, source: ureq::Error::Io(error) },
+    }
+}
+
+/// An answer other than 2xx: a Status object from Kubernetes, or whatever stands before it.
+fn refusal(url: String, mut answer: Response<Body>) -> Error {
+    let code = answer.status().as_u16();
+    let seconds = answer.headers().get(header::RETRY_AFTER).and_then(|value| value.to_str().ok());
+    let retry_after = seconds.and_then(|text| text.trim().parse().ok()).map(Duration::from_secs);
+    let found = describe(&answer);
+    let mut body = Vec::new();
+    // Half a Status says less, but the code says what matters.
+    let _ = answer.body_mut().with_config().limit(OBJECT_LIMIT).reader().read_to_end(&mut body);
+    let object: Object = serde_json::from_slice(&body).unwrap_or_default();
+    if object.kind == "Status" {
+        let message = object.message.chars().take(1000).collect();
+        return Error::Status { url, status: Status { code, reason: object.reason, message }, retry_after };
+    }
+    match code {
+        401 | 403 | 429 | 500.. => {
+            let message = format!("no Status object but {found}");
+            Error::Status { url, status: Status { code, reason: String::new(), message }, retry_after }
+        }
+        _ => Error::NotKubernetes { url, code, found },
+    }
+}
+
+/// The kind of an answer's body, for an error.
+fn describe(answer: &Response<Body>) -> String {
+    let kind = answer.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    kind.unwrap_or("a body of no stated type").chars().take(80).collect()
+}
+
+/// RFC 3986 for a value in a query: all but the unreserved characters.
+fn escape(text: &str) -> String {
+    let mut out = String::new();
+    for byte in text.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => out.push(char::from(byte)),
+            _ => out.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    out
+}

@@ -1,0 +1,310 @@
+//! Runs a credential plugin once, with a deadline, and reads its ExecCredential.
+//!
+//! The protocol: <https://kubernetes.io/docs/reference/access-authn-authz/authentication/#client-go-credential-plugins>.
+//! When to run it is decided in [`auth`](super::auth). What the plugin prints on stdout is a secret and goes into no error.
+
+use std::io::{self, Read};
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
+
+use serde_yaml::Value;
+
+use super::auth::Secret;
+use super::error::CredentialError;
+use super::tls::Identity;
+
+/// Most that is kept of stdout and of stderr, in bytes; an ExecCredential has 2 to 10 KB.
+const OUTPUT_LIMIT: u64 = 256 * 1024;
+
+/// Most of stderr that goes into an error, in characters, from its end: there the AWS CLI says what is wrong.
+const STDERR_SHOWN: usize = 400;
+
+/// How often a running plugin is looked at. It takes seconds; this adds at most as much to them.
+const POLL: Duration = Duration::from_millis(5);
+
+/// After the plugin has ended its output should be complete; a child it left behind may hold the pipe open this long.
+const OUTPUT_GRACE: Duration = Duration::from_millis(500);
+
+/// How to run a plugin.
+#[derive(Debug)]
+pub struct Exec {
+    pub program: PathBuf,
+    pub args: Vec<String>,
+    pub env: Vec<(String, String)>,
+    pub api_version: ApiVersion,
+    /// installHint: what to tell people if the program is not there.
+    pub hint: String,
+    /// The cluster's description, with provideClusterInfo.
+    pub cluster: Option<serde_json::Value>,
+}
+
+/// The version of the protocol; both have the same fields.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ApiVersion {
+    V1,
+    V1Beta1,
+}
+
+impl ApiVersion {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::V1 => "client.authentication.k8s.io/v1",
+            Self::V1Beta1 => "client.authentication.k8s.io/v1beta1",
+        }
+    }
+}
+
+/// A usable answer: a token, a client certificate, or both.
+#[derive(Debug)]
+pub struct Answer {
+    pub token: Option<Secret>,
+    pub identity: Option<Identity>,
+    pub expires: Option<SystemTime>,
+}
+
+impl Exec {
+    /// The plugin's name for people; its arguments may hold anything and are left out.
+    pub fn name(&self) -> String {
+        self.program.display().to_string()
+    }
+
+    /// KUBERNETES_EXEC_INFO.
+    fn info(&self) -> String {
+        let mut spec = serde_json::json!({ "interactive": false });
+        if let Some(cluster) = &self.cluster {
+            spec["cluster"] = cluster.clone();
+        }
+        serde_json::json!({ "apiVersion": self.api_version.as_str(), "kind": "ExecCredential", "spec": spec })
+            .to_string()
+    }
+}
+
+/// Runs the plugin in a process group of its own and ends all of that group at the deadline.
+///
+/// # Errors
+/// [`CredentialError`], without anything of stdout in it.
+pub fn run(exec: &Exec, limit: Duration) -> Result<Answer, CredentialError> {
+    let deadline = Instant::now() + limit;
+    let mut child = Command::new(&exec.program)
+        .args(&exec.args)
+        .envs(exec.env.iter().map(|(name, value)| (name, value)))
+        .env("KUBERNETES_EXEC_INFO", exec.info())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .process_group(0)
+        .spawn()
+        .map_err(|error| spawn_error(exec, &error))?;
+    let stdout = drain(child.stdout.take());
+    let stderr = drain(child.stderr.take());
+    let status = wait(&mut child, deadline).map_err(|error| spawn_error(exec, &error))?;
+    let grace = Instant::now() + OUTPUT_GRACE;
+    let output = collect(&stdout, grace).zip(collect(&stderr, grace));
+    if status.is_none() || output.is_none() {
+        kill(&mut child);
+    }
+    let Some(status) = status else {
+        return Err(CredentialError::Slow { command: exec.name(), limit });
+    };
+    // What was killed gives up its pipes at once.
+    let (stdout, stderr) = output.unwrap_or_else(|| {
+        let grace = Instant::now() + OUTPUT_GRACE;
+        (collect(&stdout, grace).unwrap_or_default(), collect(&stderr, grace).unwrap_or_default())
+    });
+    if !status.success() {
+        let stderr = tail(&String::from_utf8_lossy(&stderr), STDERR_SHOWN);
+        return Err(CredentialError::Failed { command: exec.name(), status: status.to_string(), stderr });
+    }
+    parse(exec, &stdout)
+}
+
+fn spawn_error(exec: &Exec, error: &io::Error) -> CredentialError {
+    CredentialError::Spawn { command: exec.name(), hint: exec.hint.clone(), kind: error.kind() }
+}
+
+/// Reads a pipe to its end on a thread of its own, so that the plugin never blocks on a full one.
+fn drain(pipe: Option<impl Read + Send + 'static>) -> mpsc::Receiver<Vec<u8>> {
+    let (sender, receiver) = mpsc::channel();
+    let spawned = thread::Builder::new().name("plugin-output".into()).spawn(move || {
+        let Some(mut pipe) = pipe else { return };
+        let mut kept = Vec::new();
+        // A pipe that cannot be read is one that said nothing more.
+        let _ = pipe.by_ref().take(OUTPUT_LIMIT).read_to_end(&mut kept);
+        let _ = io::copy(&mut pipe, &mut io::sink());
+        let _ = sender.send(kept);
+    });
+    if let Err(error) = spawned {
+        log::warn!("no thread to read a credential plugin's output: {error}");
+    }
+    receiver
+}
+
+fn collect(output: &mpsc::Receiver<Vec<u8>>, until: Instant) -> Option<Vec<u8>> {
+    output.recv_timeout(until.saturating_duration_since(Instant::now())).ok()
+}
+
+/// The exit status, or none at the deadline.
+fn wait(child: &mut Child, deadline: Instant) -> io::Result<Option<ExitStatus>> {
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(Some(status));
+        }
+        if Instant::now() >= deadline {
+            return Ok(None);
+        }
+        thread::sleep(POLL);
+    }
+}
+
+/// Ends the plugin and what it started.
+fn kill(child: &mut Child) {
+    let group = i32::try_from(child.id()).ok().and_then(rustix::process::Pid::from_raw);
+    if let Some(group) = group {
+        // An error means that nothing of the group is left.
+        let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
+    }
+    let _ = child.wait();
+}
+
+fn tail(text: &str, most: usize) -> String {
+    let text = text.trim();
+    let skipped = text.chars().count().saturating_sub(most);
+    text.chars().skip(skipped).collect()
+}
+
+/// Reads an ExecCredential. The rules are those of client-go's plugin/pkg/client/auth/exec/exec.go (refreshCredsLocked).
+fn parse(exec: &Exec, stdout: &[u8]) -> Result<Answer, CredentialError> {
+    let problem = |problem| CredentialError::Answer { command: exec.name(), problem };
+    let root: Value = serde_yaml::from_slice(stdout).map_err(|_| problem("it printed something that is not JSON"))?;
+    if root.get("kind").and_then(Value::as_str) != Some("ExecCredential") {
+        return Err(problem("its kind is not ExecCredential"));
+    }
+    if root.get("apiVersion").and_then(Value::as_str) != Some(exec.api_version.as_str()) {
+        return Err(problem("its apiVersion is not the one that the kubeconfig asks for"));
+    }
+    let text = |key: &str| match root.get("status").and_then(|status| status.get(key)) {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(text)) => Ok(Some(text.as_str()).filter(|text| !text.is_empty())),
+        Some(_) => Err(problem("a field of its status is not a string")),
+    };
+    let token = text("token")?.map(Secret::new);
+    let identity = match (text("clientCertificateData")?, text("clientKeyData")?) {
+        (None, None) => None,
+        (Some(chain), Some(key)) => {
+            let identity = Identity::from_pem(chain.as_bytes(), key.as_bytes());
+            Some(
+                identity
+                    .map_err(|error| CredentialError::Identity { command: exec.name(), problem: error.to_string() })?,
+            )
+        }
+        _ => return Err(problem("it has a certificate without a key, or a key without a certificate")),
+    };
+    if token.is_none() && identity.is_none() {
+        return Err(problem("its status has neither a token nor a certificate"));
+    }
+    let expires = match text("expirationTimestamp")? {
+        Some(time) => Some(rfc3339(time).ok_or_else(|| problem("its expirationTimestamp is not RFC 3339"))?),
+        None => None,
+    };
+    Ok(Answer { token, identity, expires })
+}
+
+/// A time with any offset from UTC; humantime itself takes UTC only.
+fn rfc3339(text: &str) -> Option<SystemTime> {
+    let (local, zone) = text.split_at_checked(text.len().checked_sub("+00:00".len())?)?;
+    let [sign @ (b'+' | b'-'), h1, h2, b':', m1, m2] = zone.as_bytes() else {
+        return humantime::parse_rfc3339(text).ok();
+    };
+    let digit = |byte: &u8| char::from(*byte).to_digit(10).map(u64::from);
+    let hours = digit(h1)? * 10 + digit(h2)?;
+    let minutes = digit(m1)? * 10 + digit(m2)?;
+    let offset = Duration::from_secs(hours * 3600 + minutes * 60);
+    let time = humantime::parse_rfc3339(&format!("{local}Z")).ok()?;
+    if *sign == b'+' { time.checked_sub(offset) } else { time.checked_add(offset) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plugin(api_version: ApiVersion) -> Exec {
+        let (args, env, hint, cluster) = (Vec::new(), Vec::new(), String::new(), None);
+        Exec { program: "aws".into(), args, env, api_version, hint, cluster }
+    }
+
+    #[test]
+    fn an_answer_must_be_an_exec_credential_of_the_same_version_with_something_in_it() {
+        let v1 = "client.authentication.k8s.io/v1";
+        let reply = |version: &str, kind: &str, status: &str| {
+            format!(r#"{{"apiVersion":"{version}","kind":"{kind}","status":{status}}}"#)
+        };
+        let good = reply(v1, "ExecCredential", r#"{"token":"t","expirationTimestamp":"2026-01-02T03:04:05Z"}"#);
+        let answer = parse(&plugin(ApiVersion::V1), good.as_bytes()).expect("a good answer");
+        assert_eq!(answer.token, Some(Secret::new("t")));
+        assert!(answer.expires.is_some());
+
+        let bad = [
+            (reply(v1, "ExecCredential", "{}"), "neither a token"),
+            (reply(v1, "ExecCredential", "null"), "neither a token"),
+            (reply(v1, "ExecCredential", r#"{"token":""}"#), "neither a token"),
+            (reply(v1, "ExecCredential", r#"{"token":17}"#), "not a string"),
+            (reply(v1, "ExecCredential", r#"{"clientCertificateData":"x"}"#), "without a key"),
+            (reply(v1, "ExecCredential", r#"{"clientKeyData":"x"}"#), "without a key"),
+            (reply(v1, "ExecCredential", r#"{"token":"t","expirationTimestamp":"soon"}"#), "RFC 3339"),
+            (reply("client.authentication.k8s.io/v1beta1", "ExecCredential", r#"{"token":"t"}"#), "apiVersion"),
+            (reply(v1, "Secret", r#"{"token":"t"}"#), "kind"),
+            ("s3cret: [".to_owned(), "not JSON"),
+            ("s3cret".to_owned(), "kind"),
+            (String::new(), "kind"),
+        ];
+        for (text, expected) in bad {
+            let error = parse(&plugin(ApiVersion::V1), text.as_bytes()).expect_err(&text).to_string();
+            assert!(error.contains(expected), "{text}: {error}");
+            assert!(!error.contains("s3cret"), "{error}");
+        }
+    }
+
+    #[test]
+    fn times_are_read_with_any_offset() {
+        let utc = rfc3339("2026-01-02T03:04:05Z");
+        assert!(utc.is_some());
+        for same in [
+            "2026-01-02T03:04:05+00:00",
+            "2026-01-02T05:04:05+02:00",
+            "2026-01-01T21:34:05-05:30",
+            "2026-01-02T03:04:05.000000Z",
+        ] {
+            assert_eq!(rfc3339(same), utc, "{same}");
+        }
+        for bad in ["", "soon", "2026-01-02", "2026-13-02T03:04:05Z", "2026-01-02T03:04:05", "€€€€€€€"] {
+            assert_eq!(rfc3339(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_plugin_that_hangs_is_ended_with_its_children_and_says_nothing_of_its_output() {
+        let mut exec = plugin(ApiVersion::V1);
+        exec.program = "sh".into();
+        exec.args = vec!["-c".into(), "echo s3cret; sleep 600 & wait".into()];
+        let started = Instant::now();
+        let error = run(&exec, Duration::from_millis(200)).expect_err("it hangs").to_string();
+        assert!(error.contains("did not end"), "{error}");
+        assert!(!error.contains("s3cret"), "{error}");
+        assert!(started.elapsed() < Duration::from_secs(60), "it was waited for");
+    }
+
+    #[test]
+    fn a_child_that_keeps_the_pipe_open_does_not_hold_up_the_answer() {
+        let mut exec = plugin(ApiVersion::V1Beta1);
+        exec.program = "sh".into();
+        let reply =
+            r#"{"apiVersion":"client.authentication.k8s.io/v1beta1","kind":"ExecCredential","status":{"token":"t"}}"#;
+        exec.args = vec!["-c".into(), format!("sleep 600 & echo '{reply}'")];
+        let answer = run(&exec, Duration::from_secs(60)).expect("the answer is complete");
+        assert_eq!(answer.token, Some(Secret::new("t")));
+    }
+}

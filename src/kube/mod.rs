@@ -1,0 +1,24 @@
+//! The Kubernetes API, as far as this program needs it: who we are, where the cluster is, and three calls.
+//!
+//! ureq, rustls and YAML are named in this folder only, and nothing here imports from outside it. It holds no policy of
+//! the service: no tiers, no quotas, no HTTP statuses of ours.
+//!
+//! What holds for every call made through [`Client`]:
+//! - it ends by its deadline, retries and a credential refresh included;
+//! - a create is repeated under the same name only, so that a lost reply never makes a second object;
+//! - a list is whole or an error;
+//! - no error text holds a token, a key, or what a credential plugin printed.
+
+mod auth;
+mod client;
+mod error;
+mod exec;
+mod kubeconfig;
+mod proxy;
+mod tls;
+mod types;
+
+pub use client::Client;
+pub use error::{ConfigError, CredentialError, Error, Status, TlsError, chain};
+pub use kubeconfig::{Cluster, Sources};
+pub use types::Pod;

@@ -1,0 +1,91 @@
+//! The proxy that the environment asks for. The rules are those of Go, which kubectl follows:
+//! <https://pkg.go.dev/golang.org/x/net/http/httpproxy#Config>. Pure: the environment comes in as a function.
+
+use std::net::IpAddr;
+
+use super::kubeconfig::host_of;
+
+/// The value of HTTPS_PROXY or HTTP_PROXY, whichever the address needs, unless NO_PROXY excludes it.
+pub fn from_environment(server: &str, env: impl Fn(&str) -> Option<String>) -> Option<String> {
+    let names =
+        if server.starts_with("https://") { ["HTTPS_PROXY", "https_proxy"] } else { ["HTTP_PROXY", "http_proxy"] };
+    let proxy = names.into_iter().find_map(&env)?;
+    let host = host_of(server).trim_matches(['[', ']']).to_ascii_lowercase();
+    let port = server.rsplit_once(':').map_or("", |(_, port)| port.split('/').next().unwrap_or_default());
+    let excluded = ["NO_PROXY", "no_proxy"].into_iter().find_map(&env).unwrap_or_default();
+    if is_local(&host) || excluded.split(',').any(|entry| matches(entry.trim(), &host, port)) {
+        return None;
+    }
+    Some(proxy)
+}
+
+/// Go never sends requests for this machine through a proxy.
+fn is_local(host: &str) -> bool {
+    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
+fn matches(entry: &str, host: &str, port: &str) -> bool {
+    let entry = entry.to_ascii_lowercase();
+    if let (Ok(ip), Some((net, bits))) = (host.parse::<IpAddr>(), entry.split_once('/')) {
+        return in_network(ip, net, bits).unwrap_or(false);
+    }
+    let (name, wanted) = match entry.rsplit_once(':') {
+        Some((name, digits)) if !name.contains(':') && !digits.is_empty() => (name, Some(digits)),
+        _ => (entry.as_str(), None),
+    };
+    if name.is_empty() || wanted.is_some_and(|wanted| wanted != port) {
+        return false;
+    }
+    let name = name.strip_prefix('*').unwrap_or(name);
+    match name.strip_prefix('.') {
+        // "*" alone excludes everything, ".example.com" the hosts below it, "example.com" itself and those below it.
+        None if name.is_empty() => true,
+        None => host == name || host.strip_suffix(name).is_some_and(|rest| rest.ends_with('.')),
+        Some(_) => host.ends_with(name),
+    }
+}
+
+fn in_network(ip: IpAddr, net: &str, bits: &str) -> Option<bool> {
+    let bits: u32 = bits.parse().ok()?;
+    match (ip, net.parse().ok()?) {
+        (IpAddr::V4(ip), IpAddr::V4(net)) => {
+            let mask = u32::MAX.checked_shl(32u32.checked_sub(bits)?).unwrap_or(0);
+            Some(u32::from(ip) & mask == u32::from(net) & mask)
+        }
+        (IpAddr::V6(ip), IpAddr::V6(net)) => {
+            let mask = u128::MAX.checked_shl(128u32.checked_sub(bits)?).unwrap_or(0);
+            Some(u128::from(ip) & mask == u128::from(net) & mask)
+        }
+        _ => Some(false),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_proxy_of_the_scheme_is_used_unless_the_host_is_excluded() {
+        let table: [(&str, &[(&str, &str)], bool); 15] = [
+            ("https://k8s.example:6443", &[], false),
+            ("https://k8s.example:6443", &[("HTTPS_PROXY", "p")], true),
+            ("https://k8s.example:6443", &[("https_proxy", "p")], true),
+            ("https://k8s.example:6443", &[("HTTP_PROXY", "p")], false),
+            ("http://k8s.example:8080", &[("HTTP_PROXY", "p")], true),
+            ("https://127.0.0.1:6443", &[("HTTPS_PROXY", "p")], false),
+            ("https://[::1]:6443", &[("HTTPS_PROXY", "p")], false),
+            ("https://localhost:6443", &[("HTTPS_PROXY", "p")], false),
+            ("https://k8s.example", &[("HTTPS_PROXY", "p"), ("NO_PROXY", "other, example")], false),
+            ("https://k8s.example", &[("HTTPS_PROXY", "p"), ("NO_PROXY", ".k8s.example")], true),
+            ("https://k8s.example", &[("HTTPS_PROXY", "p"), ("no_proxy", "*")], false),
+            ("https://k8s.example:6443", &[("HTTPS_PROXY", "p"), ("NO_PROXY", "k8s.example:443")], true),
+            ("https://k8s.example:6443/p", &[("HTTPS_PROXY", "p"), ("NO_PROXY", "K8S.example:6443")], false),
+            ("https://10.100.0.1:443", &[("HTTPS_PROXY", "p"), ("NO_PROXY", "10.0.0.0/8")], false),
+            ("https://11.100.0.1:443", &[("HTTPS_PROXY", "p"), ("NO_PROXY", "10.0.0.0/8,x/y,10.0.0.0/99")], true),
+        ];
+        for (server, vars, expected) in table {
+            let env = |name: &str| vars.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned());
+            assert_eq!(from_environment(server, env).is_some(), expected, "{server} {vars:?}");
+        }
+    }
+}

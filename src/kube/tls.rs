@@ -1,0 +1,266 @@
+//! PEM text to a TLS configuration, and the connector that puts it under ureq.
+//!
+//! ureq's own TLS layer takes the name to verify from the URL only; a kubeconfig's tls-server-name replaces it, so the
+//! layer is ours. The bytes, the handshake and the checks are rustls's.
+
+use std::fmt;
+use std::io::{Read, Write};
+use std::sync::Arc;
+
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, RootCertStore, SignatureScheme, StreamOwned};
+use ureq::unversioned::transport::{
+    Buffers, ConnectionDetails, Connector, Either, LazyBuffers, NextTimeout, Transport, TransportAdapter,
+};
+
+use super::error::TlsError;
+
+/// Whom to trust, from the cluster's entry in the kubeconfig.
+#[derive(Debug, Default)]
+pub struct Trust {
+    /// PEM of the cluster's CAs; the system's are used if there is none.
+    pub ca: Option<Vec<u8>>,
+    /// Verify nothing.
+    pub insecure: bool,
+    /// The name to ask for and to verify in place of the URL's host.
+    pub server_name: Option<String>,
+}
+
+/// A client certificate, its chain and its key.
+pub struct Identity {
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+}
+
+impl fmt::Debug for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Identity({} certificates, key <set>)", self.chain.len())
+    }
+}
+
+impl Identity {
+    /// Reads a chain (sent whole) and a key in PKCS#1, PKCS#8 or SEC1 form; other blocks, such as EC PARAMETERS, are
+    /// passed over.
+    ///
+    /// # Errors
+    /// [`TlsError`] if one of them is not there, broken, or does not fit the other.
+    pub fn from_pem(chain: &[u8], key: &[u8]) -> Result<Self, TlsError> {
+        let chain = certificates(chain)?;
+        let key = rustls_pemfile::private_key(&mut &*key)
+            .map_err(|_| TlsError::BadPem)?
+            .ok_or(TlsError::NoPem { wanted: "private key" })?;
+        let identity = Self { chain, key };
+        let builder = ClientConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()
+            .map_err(TlsError::Refused)?
+            .with_root_certificates(RootCertStore::empty());
+        builder.with_client_auth_cert(identity.chain.clone(), identity.key.clone_key()).map_err(TlsError::Refused)?;
+        Ok(identity)
+    }
+}
+
+fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let found: Result<Vec<_>, _> = rustls_pemfile::certs(&mut &*pem).collect();
+    match found.map_err(|_| TlsError::BadPem)? {
+        none if none.is_empty() => Err(TlsError::NoPem { wanted: "certificate" }),
+        found => Ok(found),
+    }
+}
+
+/// The configuration of one TLS client: sessions are resumed by all connections that share it.
+///
+/// # Errors
+/// [`TlsError`] if the CAs or the identity cannot be used. Without `needed` (plain http) nothing is looked up.
+pub fn client_config(trust: &Trust, identity: Option<&Identity>, needed: bool) -> Result<Arc<ClientConfig>, TlsError> {
+    let builder = ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .map_err(TlsError::Refused)?;
+    let builder = if trust.insecure {
+        builder.dangerous().with_custom_certificate_verifier(Arc::new(NoVerifier(provider())))
+    } else {
+        builder.with_root_certificates(match &trust.ca {
+            Some(pem) => roots(certificates(pem)?)?,
+            None if needed => system_roots()?,
+            None => RootCertStore::empty(),
+        })
+    };
+    let config = match identity {
+        Some(identity) => builder
+            .with_client_auth_cert(identity.chain.clone(), identity.key.clone_key())
+            .map_err(TlsError::Refused)?,
+        None => builder.with_no_client_auth(),
+    };
+    Ok(Arc::new(config))
+}
+
+fn roots(found: Vec<CertificateDer<'static>>) -> Result<RootCertStore, TlsError> {
+    let mut store = RootCertStore::empty();
+    match store.add_parsable_certificates(found) {
+        (0, _) => Err(TlsError::NoPem { wanted: "certificate that can be a CA" }),
+        _ => Ok(store),
+    }
+}
+
+fn system_roots() -> Result<RootCertStore, TlsError> {
+    roots(rustls_native_certs::load_native_certs().certs).map_err(|_| TlsError::NoSystemRoots)
+}
+
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(rustls::crypto::ring::default_provider())
+}
+
+/// Accepts every certificate, for insecure-skip-tls-verify; the peer must still own the key of the one it shows.
+#[derive(Debug)]
+struct NoVerifier(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for NoVerifier {
+    fn verify_server_cert(
+        &self,
+        _end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(message, cert, dss, &self.0.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, cert, dss, &self.0.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+/// Puts TLS on a connection to the cluster, and on one to an https proxy on the way to it.
+pub struct TlsConnector {
+    cluster: Leg,
+    proxy: Option<Leg>,
+}
+
+/// One TLS connection's configuration and the name to verify at its other end.
+pub struct Leg {
+    config: Arc<ClientConfig>,
+    name: ServerName<'static>,
+}
+
+impl Leg {
+    /// To the cluster at `host`, unless tls-server-name says otherwise.
+    ///
+    /// # Errors
+    /// [`TlsError`], as [`client_config`] and [`server_name`].
+    pub fn cluster(trust: &Trust, identity: Option<&Identity>, host: &str, needed: bool) -> Result<Self, TlsError> {
+        let name = server_name(trust.server_name.as_deref().unwrap_or(host))?;
+        Ok(Self { config: client_config(trust, identity, needed)?, name })
+    }
+
+    /// To an https proxy at `host`: the system's CAs judge it, and it never sees our certificate.
+    ///
+    /// # Errors
+    /// [`TlsError`], as [`client_config`] and [`server_name`].
+    pub fn proxy(host: &str) -> Result<Self, TlsError> {
+        Self::cluster(&Trust::default(), None, host, true)
+    }
+}
+
+impl TlsConnector {
+    pub fn new(cluster: Leg, proxy: Option<Leg>) -> Self {
+        Self { cluster, proxy }
+    }
+}
+
+/// A DNS name or an IP address (which gets no SNI), with or without the brackets of a URL.
+///
+/// # Errors
+/// It is neither.
+pub fn server_name(name: &str) -> Result<ServerName<'static>, TlsError> {
+    let name = name.trim_start_matches('[').trim_end_matches(']').to_owned();
+    ServerName::try_from(name).map_err(|_| TlsError::BadName)
+}
+
+impl fmt::Debug for TlsConnector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "TlsConnector({:?})", self.cluster.name)
+    }
+}
+
+impl<In: Transport> Connector<In> for TlsConnector {
+    type Out = Either<In, TlsTransport>;
+
+    fn connect(&self, details: &ConnectionDetails, chained: Option<In>) -> Result<Option<Self::Out>, ureq::Error> {
+        let Some(transport) = chained else { return Ok(None) };
+        if !details.needs_tls() || transport.is_tls() {
+            return Ok(Some(Either::A(transport)));
+        }
+        // ureq connects to the proxy itself with a configuration that has no proxy.
+        let leg = match (&self.proxy, details.config.proxy()) {
+            (Some(proxy), None) => proxy,
+            _ => &self.cluster,
+        };
+        let connection = ClientConnection::new(Arc::clone(&leg.config), leg.name.clone())
+            .map_err(|error| ureq::Error::Other(error.into()))?;
+        let mut socket = TransportAdapter::new(transport.boxed(), details.current_time.clone());
+        socket.set_timeout(details.timeout);
+        let mut stream = StreamOwned::new(connection, socket);
+        stream.conn.complete_io(&mut stream.sock)?;
+        let buffers = LazyBuffers::new(details.config.input_buffer_size(), details.config.output_buffer_size());
+        Ok(Some(Either::B(TlsTransport { buffers, stream })))
+    }
+}
+
+/// One TLS connection.
+pub struct TlsTransport {
+    buffers: LazyBuffers,
+    stream: StreamOwned<ClientConnection, TransportAdapter>,
+}
+
+impl fmt::Debug for TlsTransport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("TlsTransport")
+    }
+}
+
+impl Transport for TlsTransport {
+    fn buffers(&mut self) -> &mut dyn Buffers {
+        &mut self.buffers
+    }
+
+    fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), ureq::Error> {
+        self.stream.sock.set_timeout(timeout);
+        self.stream.write_all(&self.buffers.output()[..amount])?;
+        Ok(())
+    }
+
+    fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, ureq::Error> {
+        self.stream.sock.set_timeout(timeout);
+        let amount = self.stream.read(self.buffers.input_append_buf())?;
+        self.buffers.input_appended(amount);
+        Ok(amount > 0)
+    }
+
+    fn is_open(&mut self) -> bool {
+        self.stream.sock.get_mut().is_open()
+    }
+
+    fn is_tls(&self) -> bool {
+        true
+    }
+}

@@ -1,0 +1,230 @@
+//! What we read of Kubernetes' objects: only the fields in use, everything else is passed over as it streams by.
+
+use std::fmt;
+use std::io::Read;
+
+use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, de};
+
+/// The five fields of a pod that are ever kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pod {
+    /// spec.nodeName; absent until the pod is scheduled.
+    pub node: Option<String>,
+    /// status.podIP; absent until its sandbox runs.
+    pub ip: Option<String>,
+    pub namespace: String,
+    pub name: String,
+    /// status.phase.
+    pub phase: String,
+}
+
+/// Any object, for a look at what it is; of a `Status` also what it says.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Object {
+    #[serde(deserialize_with = "or_default")]
+    pub kind: String,
+    #[serde(deserialize_with = "or_default")]
+    pub metadata: Metadata,
+    #[serde(deserialize_with = "or_default")]
+    pub reason: String,
+    #[serde(deserialize_with = "or_default")]
+    pub message: String,
+}
+
+/// Metadata of an object or of a list.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Metadata {
+    #[serde(deserialize_with = "or_default")]
+    pub name: String,
+    #[serde(deserialize_with = "or_default")]
+    pub namespace: String,
+    /// Of a list: the token of the next page; empty on the last.
+    #[serde(rename = "continue", deserialize_with = "or_default")]
+    pub next: String,
+}
+
+/// Kubernetes writes absent values as null in places.
+fn or_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(from: D) -> Result<T, D::Error> {
+    Option::<T>::deserialize(from).map(Option::unwrap_or_default)
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct RawPod {
+    metadata: Metadata,
+    #[serde(default, deserialize_with = "or_default")]
+    spec: Spec,
+    #[serde(default, deserialize_with = "or_default")]
+    status: PodStatus,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct Spec {
+    node_name: Option<String>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct PodStatus {
+    #[serde(rename = "podIP")]
+    pod_ip: Option<String>,
+    phase: Option<String>,
+}
+
+impl From<RawPod> for Pod {
+    fn from(raw: RawPod) -> Self {
+        let present = |text: Option<String>| text.filter(|text| !text.is_empty());
+        Self {
+            node: present(raw.spec.node_name),
+            ip: present(raw.status.pod_ip),
+            namespace: raw.metadata.namespace,
+            name: raw.metadata.name,
+            phase: present(raw.status.phase).unwrap_or_else(|| "Unknown".to_owned()),
+        }
+    }
+}
+
+/// Reads one page of a PodList as it arrives and hands each pod to `pods`.
+///
+/// Returns the token of the next page; empty on the last.
+///
+/// # Errors
+/// The text ended early, could not be read, or is not a PodList. What `pods` got by then is of no use.
+pub fn read_pod_list<C: Extend<Pod>>(from: impl Read, pods: &mut C) -> Result<String, serde_json::Error> {
+    let mut json = serde_json::Deserializer::from_reader(from);
+    let next = ListSeed(pods).deserialize(&mut json)?;
+    // To the very end, where gzip keeps its checksum.
+    json.end()?;
+    Ok(next)
+}
+
+struct ListSeed<'a, C>(&'a mut C);
+
+impl<'de, C: Extend<Pod>> DeserializeSeed<'de> for ListSeed<'_, C> {
+    type Value = String;
+
+    fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<String, D::Error> {
+        from.deserialize_map(self)
+    }
+}
+
+impl<'de, C: Extend<Pod>> Visitor<'de> for ListSeed<'_, C> {
+    type Value = String;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a PodList")
+    }
+
+    fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<String, M::Error> {
+        let (mut kind, mut next, mut items) = (String::new(), String::new(), false);
+        while let Some(key) = map.next_key::<String>()? {
+            match key.as_str() {
+                "kind" => kind = map.next_value()?,
+                "metadata" => next = map.next_value::<Option<Metadata>>()?.unwrap_or_default().next,
+                "items" => {
+                    map.next_value_seed(ItemsSeed(&mut *self.0))?;
+                    items = true;
+                }
+                _ => {
+                    map.next_value::<IgnoredAny>()?;
+                }
+            }
+        }
+        if kind == "PodList" && items { Ok(next) } else { Err(de::Error::custom("not a PodList")) }
+    }
+}
+
+struct ItemsSeed<'a, C>(&'a mut C);
+
+impl<'de, C: Extend<Pod>> DeserializeSeed<'de> for ItemsSeed<'_, C> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<(), D::Error> {
+        from.deserialize_option(self)
+    }
+}
+
+impl<'de, C: Extend<Pod>> Visitor<'de> for ItemsSeed<'_, C> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list of pods")
+    }
+
+    fn visit_none<E>(self) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_some<D: Deserializer<'de>>(self, from: D) -> Result<(), D::Error> {
+        from.deserialize_seq(self)
+    }
+
+    fn visit_seq<S: SeqAccess<'de>>(self, mut seq: S) -> Result<(), S::Error> {
+        while let Some(pod) = seq.next_element::<RawPod>()? {
+            self.0.extend(Some(Pod::from(pod)));
+        }
+        Ok(())
+    }
+}
+
+/// Takes pods and keeps none, for a list that is asked for only to see whether it may be.
+#[derive(Default)]
+pub struct Nothing;
+
+impl Extend<Pod> for Nothing {
+    fn extend<I: IntoIterator<Item = Pod>>(&mut self, pods: I) {
+        pods.into_iter().for_each(drop);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Result<(Vec<Pod>, String), serde_json::Error> {
+        let mut pods = Vec::new();
+        read_pod_list(text.as_bytes(), &mut pods).map(|next| (pods, next))
+    }
+
+    #[test]
+    fn a_pod_without_node_and_ip_has_none_of_either() {
+        let (pods, next) = read(
+            r#"{"kind":"PodList","apiVersion":"v1","metadata":{"resourceVersion":"7","continue":"a+b"},"items":[
+                {"metadata":{"name":"p","namespace":"n","labels":{"x":"y"}},"spec":{"containers":[{}]},"status":{"phase":"Pending"}},
+                {"metadata":{"name":"q","namespace":"n"},"spec":{"nodeName":"w"},"status":{"phase":"Running","podIP":"10.0.0.1"}},
+                {"metadata":{"name":"r","namespace":"n"},"spec":null,"status":null}]}"#,
+        )
+        .expect("a good list");
+        assert_eq!(next, "a+b");
+        assert_eq!((pods[0].node.as_deref(), pods[0].ip.as_deref(), pods[0].phase.as_str()), (None, None, "Pending"));
+        assert_eq!((pods[1].node.as_deref(), pods[1].ip.as_deref()), (Some("w"), Some("10.0.0.1")));
+        assert_eq!(pods[2].phase, "Unknown");
+    }
+
+    #[test]
+    fn items_may_be_null_but_not_missing() {
+        assert_eq!(read(r#"{"items":null,"kind":"PodList","metadata":null}"#).expect("empty").0, []);
+        assert!(read(r#"{"kind":"PodList","metadata":{}}"#).is_err());
+    }
+
+    #[test]
+    fn what_is_not_one_whole_pod_list_is_an_error() {
+        for text in [
+            "",
+            "null",
+            "[]",
+            r#"{"kind":"PodList","items":[{"metadata":{"name":"p","namespace":"n"}}"#,
+            r#"{"kind":"PodList","items":[{}]}"#,
+            r#"{"kind":"PodList","items":[]} trailing"#,
+            r#"{"kind":"Table","items":[]}"#,
+            r#"{"kind":"Status","message":"no"}"#,
+            "<html></html>",
+        ] {
+            assert!(read(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! Image classification as a service on Kubernetes: HTTP in, tiered Kubernetes Jobs out.
+//!
+//! See ARCHITECTURE.md for the way of a request through these modules.
+
+mod cli;
+mod handler;
+mod http;
+mod job;
+mod kube;
+mod pods;
+
+use std::fmt;
+use std::io::{self, Write};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::thread;
+
+use signal_hook::consts::{SIGINT, SIGTERM};
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // A closed stderr leaves nobody to tell.
+            let _ = writeln!(io::stderr(), "img-classification: {}", one_line(&kube::chain(&error)));
+            error.exit_code()
+        }
+    }
+}
+
+fn run() -> Result<(), StartError> {
+    let env = |name: &str| std::env::var_os(name);
+    let options = match cli::parse(std::env::args_os().skip(1), &env).map_err(StartError::Usage)? {
+        cli::Command::Serve(options) => options,
+        cli::Command::Print(text) => {
+            return io::stdout().write_all(text.as_bytes()).map_err(StartError::Print);
+        }
+    };
+    log_to_stderr(options.log_level);
+    let sources = kube::Sources { file: options.kubeconfig.clone(), context: options.context.clone(), env: &env };
+    let cluster = kube::Cluster::load(&sources).map_err(StartError::Config)?;
+    let configuration = format!("{options}\n{cluster}");
+    let kube = kube::Client::new(cluster, options.kube_timeout, http::WORKERS).map_err(StartError::Tls)?;
+    let app = Arc::new(handler::App { kube, jobs: options.jobs.clone() });
+    let front = http::Front::bind(&options.listen)
+        .map_err(|source| StartError::Bind { address: options.listen.clone(), source })?;
+    stop_on_signals(front.stopper()).map_err(StartError::Signals)?;
+    let _ = writeln!(io::stderr(), "{configuration}\nlistening on http://{}", front.address());
+    front.serve(&app).map_err(StartError::Serve)
+}
+
+/// One line per message, without a time (journald has it); nothing in it can start a line of its own.
+fn log_to_stderr(level: log::LevelFilter) {
+    env_logger::Builder::new()
+        .filter_level(level.min(log::LevelFilter::Warn))
+        // What libraries say below a warning is about their own working.
+        .filter_module(env!("CARGO_CRATE_NAME"), level)
+        .format(|out, record| {
+            let prefix = match record.level() {
+                log::Level::Error => "error: ",
+                log::Level::Warn => "warning: ",
+                log::Level::Info => "",
+                log::Level::Debug | log::Level::Trace => "debug: ",
+            };
+            writeln!(out, "{prefix}{}", one_line(&record.args().to_string()))
+        })
+        .init();
+    std::panic::set_hook(Box::new(|panic| log::error!("bug: {panic}")));
+}
+
+/// Control characters are written as escapes.
+fn one_line(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        // Line and paragraph separators end a line for some readers of logs.
+        if c.is_control() || matches!(c, '\u{2028}' | '\u{2029}') {
+            out.extend(c.escape_default())
+        } else {
+            out.push(c)
+        }
+    }
+    out
+}
+
+/// The first SIGTERM or SIGINT stops the server when it has finished what is in flight, a second one at once.
+fn stop_on_signals(stopper: http::Stopper) -> io::Result<()> {
+    let again = Arc::new(AtomicBool::new(false));
+    for signal in [SIGTERM, SIGINT] {
+        signal_hook::flag::register_conditional_shutdown(signal, 1, Arc::clone(&again))?;
+        signal_hook::flag::register(signal, Arc::clone(&again))?;
+    }
+    let mut signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT])?;
+    thread::Builder::new().name("signals".into()).spawn(move || {
+        if signals.forever().next().is_some() {
+            stopper.stop();
+        }
+    })?;
+    Ok(())
+}
+
+/// Why the program ends with an error.
+#[derive(Debug)]
+enum StartError {
+    Usage(cli::UsageError),
+    Print(io::Error),
+    Config(kube::ConfigError),
+    Tls(kube::TlsError),
+    Bind { address: String, source: io::Error },
+    Signals(io::Error),
+    Serve(http::AcceptEnded),
+}
+
+impl StartError {
+    fn exit_code(&self) -> ExitCode {
+        match self {
+            Self::Usage(_) => ExitCode::from(2),
+            Self::Print(_) | Self::Config(_) | Self::Tls(_) | Self::Bind { .. } | Self::Signals(_) | Self::Serve(_) => {
+                ExitCode::FAILURE
+            }
+        }
+    }
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Usage(error) => write!(f, "{error}"),
+            Self::Print(_) => write!(f, "cannot write to stdout"),
+            Self::Config(error) => write!(f, "{error}"),
+            Self::Tls(error) => write!(f, "the kubeconfig's certificates cannot be used: {error}"),
+            Self::Bind { address, .. } => {
+                write!(f, "cannot listen on {address}; choose another address with --listen, or end what has it")
+            }
+            Self::Signals(_) => write!(f, "cannot watch for signals"),
+            Self::Serve(error) => write!(f, "{error}"),
+        }
+    }
+}
+
+impl std::error::Error for StartError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Config(error) => error.source(),
+            Self::Serve(error) => error.source(),
+            Self::Print(source) | Self::Signals(source) | Self::Bind { source, .. } => Some(source),
+            Self::Usage(_) | Self::Tls(_) => None,
+        }
+    }
+}
