@@ -346,7 +346,8 @@ fn judge_status(status: &kube::Status, retry_after: Option<u64>, tier: Option<Ti
         }
         403 => {
             let what = if tier.is_some() { "create Jobs" } else { "list pods" };
-            let sentence = format!("the server may not {what} in {namespace}; kubectl apply -f k8s/rbac.yaml");
+            let sentence =
+                format!("the server lacks the permission to {what} in {namespace}; kubectl apply -f k8s/rbac.yaml");
             (502, sentence, None)
         }
         404 if status.namespace_missing() => {
@@ -356,9 +357,8 @@ fn judge_status(status: &kube::Status, retry_after: Option<u64>, tier: Option<Ti
             let sentence = "Kubernetes is overloaded or failing; try again later".to_owned();
             (503, sentence, Some(retry_after.unwrap_or(RETRY_SOON)))
         }
-        409 if status.passes() => {
-            (503, "Kubernetes is too busy to count this Job; try again".to_owned(), Some(RETRY_SOON))
-        }
+        // A quota that others kept changing, or a random name that was taken.
+        409 => (503, "Kubernetes could not store the Job this time; try again".to_owned(), Some(RETRY_SOON)),
         _ => (502, "Kubernetes rejected the request; the server's log has its reason".to_owned(), None),
     }
 }

@@ -75,9 +75,9 @@ fn one_line(text: &str) -> String {
     for c in text.chars() {
         // Line and paragraph separators end a line for some readers of logs.
         if c.is_control() || matches!(c, '\u{2028}' | '\u{2029}') {
-            out.extend(c.escape_default())
+            out.extend(c.escape_default());
         } else {
-            out.push(c)
+            out.push(c);
         }
     }
     out

@@ -5,7 +5,6 @@
 //! [`exec`](super::exec); here is only when to run them: never twice at once, and once per lifetime of a token.
 
 use std::fmt;
-use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -30,8 +29,9 @@ const PLUGIN_TIMEOUT: Duration = Duration::from_secs(30);
 /// tenth of its lifetime before, if that is less.
 const EARLY: Duration = Duration::from_secs(60);
 
-/// After a failed run the same error answers for this long: a broken plugin costs seconds of CPU at each try.
-const FAILURE_PAUSE: Duration = Duration::from_secs(3);
+/// After a failed run the next one waits as long as that one took, but no longer than this: a broken plugin costs seconds
+/// of CPU at each try and must not take more than half of the host's.
+const FAILURE_PAUSE_MOST: Duration = Duration::from_secs(5);
 
 /// Least time between two runs caused by a refusal (401): a cluster that refuses every token must not make us run the
 /// plugin for every request.
@@ -100,7 +100,7 @@ impl Bearer {
 }
 
 fn read_token(path: &Path) -> io::Result<Secret> {
-    let text = fs::read_to_string(path)?;
+    let text = super::read_text(path)?;
     match text.trim() {
         "" => Err(io::Error::new(io::ErrorKind::InvalidData, "the file is empty")),
         token => Ok(Secret::new(token)),
@@ -278,10 +278,20 @@ struct Plugin {
 #[derive(Default)]
 struct PluginState {
     current: Option<Fetched>,
-    running: bool,
-    failed: Option<(Instant, CredentialError)>,
+    /// When the present run began.
+    running: Option<Instant>,
+    /// Runs that have ended; the last of them made a credential of this serial, or failed.
+    ended: u64,
+    failed: Option<Failed>,
+    /// When a refusal last caused a run.
     renewed: Option<Instant>,
-    serial: u64,
+}
+
+struct Failed {
+    error: CredentialError,
+    /// The number of the run.
+    run: u64,
+    not_before: Instant,
 }
 
 struct Fetched {
@@ -320,10 +330,11 @@ impl Plugin {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A run because of a refusal is not due to the run before having been one, too.
+    /// Whether a refused credential has a successor, or may get one.
     fn may_renew(&self, refused: u64) -> bool {
         let mut state = self.lock();
-        if state.current.as_ref().is_some_and(|fetched| fetched.credential.serial != refused) || state.running {
+        let replaced = state.current.as_ref().is_some_and(|fetched| fetched.credential.serial != refused);
+        if replaced || state.running.is_some() {
             return true;
         }
         let allowed = state.renewed.is_none_or(|at| at.elapsed() >= REFUSAL_PAUSE);
@@ -333,44 +344,47 @@ impl Plugin {
         allowed
     }
 
+    /// The credential, unless it is the refused one; a failed run is the answer of those who waited for it, and of no
+    /// later ones.
     fn get(self: &Arc<Self>, deadline: Instant, refused: Option<u64>) -> Result<Arc<Credential>, CredentialError> {
         let mut state = self.lock();
+        let seen = state.ended;
         loop {
+            let now = Instant::now();
+            let pause = state.failed.as_ref().map_or(now, |failed| failed.not_before).saturating_duration_since(now);
+            let startable = state.running.is_none() && pause.is_zero();
             let usable = state
                 .current
                 .as_ref()
                 .filter(|fetched| !fetched.ended() && Some(fetched.credential.serial) != refused)
                 .map(|fetched| (Arc::clone(&fetched.credential), fetched.due()));
-            let failure = state.failed.as_ref().filter(|(at, _)| at.elapsed() < FAILURE_PAUSE);
-            match (usable, failure) {
-                (Some((credential, true)), None) if !state.running => {
+            if let Some((credential, due)) = usable {
+                if due && startable {
                     self.start(state);
-                    return Ok(credential);
                 }
-                (Some((credential, _)), _) => return Ok(credential),
-                (None, Some((_, error))) => return Err(error.clone()),
-                (None, None) if !state.running => {
-                    self.start(state);
-                    state = self.lock();
-                }
-                (None, None) => {
-                    let left = deadline.saturating_duration_since(Instant::now());
-                    if left.is_zero() {
-                        return Err(CredentialError::Waiting { command: self.exec.name() });
-                    }
-                    state = self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
-                }
+                return Ok(credential);
             }
+            if let Some(failed) = state.failed.as_ref().filter(|failed| failed.run > seen) {
+                return Err(failed.error.clone());
+            }
+            if now >= deadline {
+                return Err(CredentialError::Waiting { command: self.exec.name() });
+            }
+            if startable {
+                self.start(state);
+                state = self.lock();
+                continue;
+            }
+            let left = deadline.saturating_duration_since(now);
+            let wait = if state.running.is_some() { left } else { left.min(pause) };
+            state = self.changed.wait_timeout(state, wait).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 
     /// Runs the plugin on a thread of its own: a request may give up at its deadline while the plugin goes on, and the
     /// next request has its answer.
     fn start(self: &Arc<Self>, mut state: MutexGuard<'_, PluginState>) {
-        if state.running {
-            return;
-        }
-        state.running = true;
+        state.running = Some(Instant::now());
         drop(state);
         let plugin = Arc::clone(self);
         let spawned = thread::Builder::new().name("credential".into()).spawn(move || {
@@ -385,21 +399,20 @@ impl Plugin {
 
     fn finish(&self, answer: Result<exec::Answer, CredentialError>) {
         let mut state = self.lock();
-        let serial = state.serial + 1;
-        let fetched = answer.and_then(|answer| self.fetched(answer, serial));
-        match fetched {
+        let run = state.ended + 1;
+        let took = state.running.take().map_or(Duration::ZERO, |began| began.elapsed());
+        match answer.and_then(|answer| self.fetched(answer, run)) {
             Ok(fetched) => {
                 state.current = Some(fetched);
-                state.serial = serial;
                 state.failed = None;
-                log::debug!("the credential plugin {} gave credential {serial}", self.exec.name());
+                log::debug!("the credential plugin {} gave credential {run}", self.exec.name());
             }
             Err(error) => {
                 log::warn!("{error}");
-                state.failed = Some((Instant::now(), error));
+                state.failed = Some(Failed { error, run, not_before: Instant::now() + took.min(FAILURE_PAUSE_MOST) });
             }
         }
-        state.running = false;
+        state.ended = run;
         drop(state);
         self.changed.notify_all();
     }
@@ -419,6 +432,8 @@ impl Plugin {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]

@@ -81,7 +81,7 @@ impl Client {
         let path = format!("/apis/batch/v1/namespaces/{namespace}/jobs");
         self.retry(|call| {
             let answer = match call.send(&path, Some(manifest)) {
-                Err(Error::Status { status, .. }) if status.already_exists() => return Ok(()),
+                Err(Error::Status { status, .. }) if call.tries > 0 && status.already_exists() => return Ok(()),
                 answer => answer?,
             };
             let object: Object = call.object(&path, answer)?;
@@ -138,7 +138,7 @@ impl Client {
                 }
             }
             match pause(&error, call.tries) {
-                Some(pause) if Instant::now() + pause < deadline && !(call.waited && is_timeout(&error)) => {
+                Some(pause) if pause < call.left() && !(call.waited && is_timeout(&error)) => {
                     log::debug!("trying again in {} ms: {}", pause.as_millis(), chain(&error));
                     thread::sleep(pause);
                 }
@@ -206,6 +206,10 @@ struct Call<'a> {
 }
 
 impl Call<'_> {
+    fn left(&self) -> Duration {
+        self.deadline.saturating_duration_since(Instant::now())
+    }
+
     fn url(&self, path: &str) -> String {
         format!("{}{path}", self.client.server)
     }
@@ -240,7 +244,8 @@ impl Call<'_> {
     }
 
     fn run<B: ureq::AsSendBody>(&self, agent: &Agent, request: Request<B>) -> Result<Response<Body>, ureq::Error> {
-        let left = self.deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+        // ureq reads zero as a second.
+        let left = self.left().max(Duration::from_millis(1));
         // Half of the time for the first try: a connection that a firewall has forgotten never answers, a new one may.
         let patience = if self.waited { left } else { left / 2 };
         // After a failure the other idle connections are as suspect as the one that failed.

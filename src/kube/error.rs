@@ -33,9 +33,9 @@ pub enum ConfigError {
     /// Two entries of one list share a name.
     Duplicate { path: PathBuf, list: &'static str, name: String },
     /// No context was asked for and no file sets current-context.
-    NoContext { known: String },
+    NoContext { path: String, known: String },
     /// A name leads nowhere; `kind` is context, cluster or user, `by` what named it.
-    Missing { kind: &'static str, name: String, by: String, known: String },
+    Missing { path: String, kind: &'static str, name: String, by: String, known: String },
     /// Certificates or keys that cannot be used.
     Tls { what: String, source: TlsError },
     /// A proxy variable of the environment is no proxy address.
@@ -58,11 +58,11 @@ impl fmt::Display for ConfigError {
             Self::Duplicate { path, list, name } => {
                 write!(f, "kubeconfig {}: {list} names {name:?} twice; remove one of the two", path.display())
             }
-            Self::NoContext { known } => {
-                write!(f, "the kubeconfig has no current-context; choose one with --context (known: {known})")
+            Self::NoContext { path, known } => {
+                write!(f, "kubeconfig {path} has no current-context; choose one with --context (known: {known})")
             }
-            Self::Missing { kind, name, by, known } => {
-                write!(f, "{by} names the {kind} {name:?}, which the kubeconfig does not have (known: {known})")
+            Self::Missing { path, kind, name, by, known } => {
+                write!(f, "kubeconfig {path}: {by} names the {kind} {name:?}, which is not there (known: {known})")
             }
             Self::Tls { what, .. } => write!(f, "{what} cannot be used"),
             Self::Proxy => {
@@ -228,7 +228,8 @@ impl fmt::Display for CredentialError {
                 write!(f, "the credential plugin {command} did not end within {} s", limit.as_secs())
             }
             Self::Failed { command, status, stderr } => {
-                write!(f, "the credential plugin {command} failed ({status}): {stderr}")
+                let said = if stderr.is_empty() { "it said nothing on stderr" } else { stderr };
+                write!(f, "the credential plugin {command} failed ({status}): {said}")
             }
             Self::Answer { command, problem } => {
                 write!(f, "the credential plugin {command} gave no usable ExecCredential: {problem}")

@@ -7,7 +7,6 @@
 
 use std::ffi::OsString;
 use std::fmt;
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use base64::Engine;
@@ -16,10 +15,10 @@ use ureq::Proxy;
 use ureq::http::Uri;
 
 use super::auth::{Basic, Bearer, Secret, User};
-use super::error::ConfigError;
+use super::error::{ConfigError, TlsError};
 use super::exec::{ApiVersion, Exec};
-use super::proxy;
 use super::tls::{Identity, Leg, Trust};
+use super::{proxy, read_file};
 
 /// Where an in-cluster service account lives,
 /// <https://kubernetes.io/docs/tasks/run-application/access-api-from-pod/>.
@@ -114,12 +113,14 @@ impl Cluster {
             None => {
                 let current = files.iter().find_map(|file| file.current_context.clone());
                 let known = names(&files, List::Contexts);
-                (current.ok_or(ConfigError::NoContext { known })?, "current-context".to_owned())
+                let path = display(files.iter().map(|file| &file.path));
+                (current.ok_or(ConfigError::NoContext { path, known })?, "current-context".to_owned())
             }
         };
         let context = find(&files, List::Contexts, &name, by)?;
         let by = format!("the context {name:?}");
-        let cluster_name = context.field("cluster").text()?.unwrap_or_default();
+        let cluster = context.field("cluster");
+        let cluster_name = cluster.text()?.ok_or_else(|| cluster.error("is missing"))?;
         let cluster = find(&files, List::Clusters, cluster_name, by.clone())?;
         let user = match context.field("user").text()? {
             Some(user) => Some(find(&files, List::Users, user, by)?),
@@ -131,7 +132,7 @@ impl Cluster {
 }
 
 fn read(path: &Path) -> Result<String, ConfigError> {
-    fs::read_to_string(path).map_err(|source| ConfigError::Read { what: "kubeconfig", path: path.into(), source })
+    super::read_text(path).map_err(|source| ConfigError::Read { what: "kubeconfig", path: path.into(), source })
 }
 
 fn display<P: AsRef<Path>>(paths: impl IntoIterator<Item = P>) -> String {
@@ -225,7 +226,8 @@ fn find<'a>(files: &'a [File], list: List, name: &str, by: String) -> Result<Nod
             return node.mapping();
         }
     }
-    Err(ConfigError::Missing { kind: list.keys().1, name: name.to_owned(), by, known: names(files, list) })
+    let path = display(files.iter().map(|file| &file.path));
+    Err(ConfigError::Missing { path, kind: list.keys().1, name: name.to_owned(), by, known: names(files, list) })
 }
 
 fn names(files: &[File], list: List) -> String {
@@ -303,7 +305,7 @@ impl<'a> Node<'a> {
     }
 
     fn folder(&self) -> &'a Path {
-        self.path.parent().unwrap_or(Path::new(""))
+        self.path.parent().unwrap_or_else(|| Path::new(""))
     }
 
     /// `KEY-data` (base64) or else the file that `KEY` names.
@@ -315,7 +317,18 @@ impl<'a> Node<'a> {
             return decoded.map(Some).map_err(|_| data.error("is not base64"));
         }
         let Some(path) = self.field(key).file()? else { return Ok(None) };
-        fs::read(&path).map(Some).map_err(|source| ConfigError::Read { what, path, source })
+        read_file(&path).map(Some).map_err(|source| ConfigError::Read { what, path, source })
+    }
+
+    /// A field for people: which file has it, and which file it names.
+    fn place(&self, key: &str) -> String {
+        let data = self.field(&format!("{key}-data"));
+        let (node, named) = match (data.value, self.field(key)) {
+            (Value::Null, node) => (node.clone(), node.file().ok().flatten()),
+            (_, _) => (data, None),
+        };
+        let named = named.map(|path| format!(" ({})", path.display())).unwrap_or_default();
+        format!("kubeconfig {}: {}{named}", self.path.display(), node.field)
     }
 
     fn error(&self, problem: &'static str) -> ConfigError {
@@ -348,9 +361,16 @@ fn resolve(origin: String, cluster: &Node<'_>, user: Option<&Node<'_>>) -> Resul
     }
     let trust = Trust { ca, insecure, server_name };
     // Built here only to be checked: what is wrong with it should be said at start.
-    let what = format!("kubeconfig {}: the CA or the name of {}", cluster.path.display(), cluster.field);
-    Leg::cluster(&trust, user.identity.as_deref(), host_of(&server), server.starts_with("https://"))
-        .map_err(|source| ConfigError::Tls { what, source })?;
+    Leg::cluster(&trust, user.identity.as_deref(), host_of(&server), server.starts_with("https://")).map_err(
+        |source| {
+            let field = match (&source, &trust.server_name) {
+                (TlsError::BadName, Some(_)) => "tls-server-name",
+                (TlsError::BadName, None) => "server",
+                _ => "certificate-authority",
+            };
+            ConfigError::Tls { what: cluster.place(field), source }
+        },
+    )?;
     Ok(Cluster { origin, server, trust, proxy, user })
 }
 
@@ -574,7 +594,7 @@ fn in_cluster(sources: &Sources<'_>, folder: &Path) -> Result<Cluster, ConfigErr
         source,
     })?;
     let path = folder.join("ca.crt");
-    let ca = fs::read(&path).map_err(|source| ConfigError::Read { what: "service-account CA", path, source })?;
+    let ca = read_file(&path).map_err(|source| ConfigError::Read { what: "service-account CA", path, source })?;
     let trust = Trust { ca: Some(ca), insecure: false, server_name: None };
     Leg::cluster(&trust, None, &host, true)
         .map_err(|source| ConfigError::Tls { what: "the service-account CA".to_owned(), source })?;

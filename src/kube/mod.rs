@@ -22,3 +22,24 @@ pub use client::Client;
 pub use error::{ConfigError, CredentialError, Error, Status, TlsError, chain};
 pub use kubeconfig::{Cluster, Sources};
 pub use types::Pod;
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
+
+/// Longest file that is read, in bytes: a kubeconfig with a hundred clusters has 500 KB.
+const FILE_LIMIT: u64 = 4 * 1024 * 1024;
+
+/// Reads a kubeconfig, a certificate, a key or a token.
+fn read_file(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(FILE_LIMIT + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > FILE_LIMIT {
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, "it has over 4 MiB"));
+    }
+    Ok(bytes)
+}
+
+fn read_text(path: &Path) -> io::Result<String> {
+    String::from_utf8(read_file(path)?).map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "it is not UTF-8"))
+}

@@ -66,7 +66,8 @@ mod tests {
 
     #[test]
     fn the_proxy_of_the_scheme_is_used_unless_the_host_is_excluded() {
-        let table: [(&str, &[(&str, &str)], bool); 15] = [
+        type Vars = &'static [(&'static str, &'static str)];
+        let table: [(&str, Vars, bool); 15] = [
             ("https://k8s.example:6443", &[], false),
             ("https://k8s.example:6443", &[("HTTPS_PROXY", "p")], true),
             ("https://k8s.example:6443", &[("https_proxy", "p")], true),

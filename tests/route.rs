@@ -1,0 +1,284 @@
+//! The way to the API server: names and certificates, addresses, proxies.
+#![allow(clippy::unwrap_used)]
+
+#[allow(dead_code, reason = "every test crate uses another part of it")]
+mod support;
+
+use serde_json::{Value, json};
+use support::api::{ApiServer, Listen, Request};
+use support::kubeconfig::Kubeconfig;
+use support::proxy::{Kind, Proxy};
+use support::server::Setup;
+use support::tls;
+
+/// A kubeconfig for `api` with these fields of its cluster.
+fn with(api: &ApiServer, cluster: Value) -> Setup {
+    Setup::new().kubeconfig(Kubeconfig::new(&api.url()).cluster(cluster).yaml()).args(&["--kube-timeout", "2"])
+}
+
+/// The request that a POST to the program causes at the API server.
+fn seen(setup: Setup, api: &ApiServer) -> Request {
+    let server = setup.start();
+    let answer = server.post_job();
+    assert_eq!(answer.status, 200, "{}\n{}", answer.text(), server.stderr());
+    api.requests().pop().unwrap()
+}
+
+/// Starts, and then cannot reach Kubernetes: the status and the log of a POST.
+fn failing(setup: Setup, api: &ApiServer) -> (u16, String) {
+    let server = setup.start();
+    let answer = server.post_job();
+    answer.error();
+    assert_eq!(api.requests().len(), 0);
+    server.wait_for_log("of the POST", |line| line.starts_with("POST "));
+    (answer.status, server.stderr())
+}
+
+fn named(identity: &str) -> ApiServer {
+    ApiServer::listen(&Listen { identity: Some(identity), ..Listen::default() })
+}
+
+fn plain() -> ApiServer {
+    ApiServer::listen(&Listen { identity: None, ..Listen::default() })
+}
+
+#[test]
+fn an_ip_address_is_verified_without_sni_and_a_name_with_it() {
+    let api = ApiServer::start();
+    assert_eq!(seen(with(&api, json!({})), &api).sni, None);
+    let by_name = format!("https://localhost:{}", api.address().port());
+    assert_eq!(seen(with(&api, json!({"server": by_name})), &api).sni.as_deref(), Some("localhost"));
+}
+
+#[test]
+fn tls_server_name_is_both_asked_for_and_verified_at_the_real_address() {
+    let api = named("named-server");
+    let request = seen(with(&api, json!({"tls-server-name": "kubernetes.example"})), &api);
+    assert_eq!(request.sni.as_deref(), Some("kubernetes.example"));
+}
+
+#[test]
+fn a_certificate_for_another_name_is_502() {
+    let api = named("named-server");
+    let (status, log) = failing(with(&api, json!({})), &api);
+    assert_eq!(status, 502, "{log}");
+    let api = ApiServer::start();
+    let (status, log) = failing(with(&api, json!({"tls-server-name": "wrong.example"})), &api);
+    assert_eq!(status, 502, "{log}");
+}
+
+#[test]
+fn a_certificate_of_another_ca_is_502_and_no_reason_not_to_start() {
+    let api = ApiServer::start();
+    for cluster in [
+        json!({"certificate-authority-data": tls::base64("other-ca.pem")}),
+        json!({"certificate-authority-data": null, "certificate-authority": tls::path("other-ca.pem")}),
+        json!({"certificate-authority-data": null}),
+    ] {
+        let (status, log) = failing(with(&api, cluster.clone()), &api);
+        assert_eq!(status, 502, "{cluster}: {log}");
+        assert!(log.to_lowercase().contains("certificate"), "{log}");
+    }
+}
+
+#[test]
+fn insecure_skip_tls_verify_skips_it() {
+    for identity in ["server", "named-server"] {
+        let api = named(identity);
+        let cluster = json!({"insecure-skip-tls-verify": true, "certificate-authority-data": null});
+        seen(with(&api, cluster), &api);
+        let empty = json!({"insecure-skip-tls-verify": true, "certificate-authority-data": ""});
+        seen(with(&api, empty), &api);
+    }
+}
+
+#[test]
+fn insecure_skip_tls_verify_with_a_ca_is_refused() {
+    let api = ApiServer::start();
+    let line = with(&api, json!({"insecure-skip-tls-verify": true})).refused();
+    assert!(line.contains("insecure-skip-tls-verify"), "{line}");
+    let file = json!({"insecure-skip-tls-verify": true, "certificate-authority-data": null, "certificate-authority": tls::path("ca.pem")});
+    with(&api, file).refused();
+    seen(with(&api, json!({"insecure-skip-tls-verify": false})), &api);
+}
+
+#[test]
+fn a_bundle_of_authorities_is_trusted_whole() {
+    let api = ApiServer::start();
+    let bundle =
+        format!("a comment\n{}\n# another\n{}", tls::pem("other-ca.pem"), tls::pem("ca.pem").replace('\n', "\r\n"));
+    seen(with(&api, json!({"certificate-authority-data": tls::encode(bundle.as_bytes())})), &api);
+}
+
+#[test]
+fn a_ca_that_is_none_is_refused_by_field_and_file() {
+    let api = ApiServer::start();
+    let line = with(&api, json!({"certificate-authority-data": tls::encode(b"no certificate")})).refused();
+    assert!(line.contains("certificate-authority-data"), "{line}");
+    let key = tls::path("client-pkcs8.key.pem");
+    let line = with(&api, json!({"certificate-authority-data": null, "certificate-authority": key})).refused();
+    assert!(line.contains("certificate-authority") && line.contains("client-pkcs8.key.pem"), "{line}");
+    assert!(!line.contains("PRIVATE"), "{line}");
+}
+
+#[test]
+fn a_path_of_the_server_is_joined_with_one_slash() {
+    let api = ApiServer::start();
+    api.script(|request| {
+        // Behind a gateway: what follows the prefix is Kubernetes.
+        let mut inner = request.clone();
+        inner.target = request.target.replacen("/k8s/clusters/c-1", "", 1);
+        support::cluster::Cluster::default().answer(&inner).into()
+    });
+    for (suffix, prefix) in
+        [("", ""), ("/", ""), ("/k8s/clusters/c-1", "/k8s/clusters/c-1"), ("/k8s/clusters/c-1/", "/k8s/clusters/c-1")]
+    {
+        let server = with(&api, json!({"server": format!("{}{suffix}", api.url())})).start();
+        assert_eq!(server.post_job().status, 200, "{suffix}");
+        let target = api.requests().pop().unwrap().path().to_owned();
+        assert_eq!(target, format!("{prefix}/apis/batch/v1/namespaces/free-service/jobs"));
+        assert_eq!(server.get("/config").status, 200, "{suffix}");
+        assert_eq!(api.requests().pop().unwrap().path(), format!("{prefix}/api/v1/pods"));
+    }
+}
+
+#[test]
+fn an_ipv6_address_is_reached_and_verified() {
+    let api = ApiServer::listen(&Listen { ip: "::1", ..Listen::default() });
+    assert_eq!(seen(with(&api, json!({})), &api).sni, None);
+}
+
+#[test]
+fn an_address_without_a_scheme_is_http() {
+    let api = plain();
+    for server in
+        [api.address().to_string(), format!("http://{}", api.address()), format!("localhost:{}", api.address().port())]
+    {
+        let config = Kubeconfig::new(&server).cluster(json!({"certificate-authority-data": null})).user(json!({}));
+        let request = seen(Setup::new().kubeconfig(config.yaml()), &api);
+        assert_eq!(request.header("Authorization"), None);
+    }
+}
+
+#[test]
+fn an_http_proxy_of_the_kubeconfig_is_used() {
+    let api = ApiServer::start();
+    let proxy = Proxy::start(Kind::Connect, api.address());
+    let request = seen(with(&api, json!({"proxy-url": format!("http://{}", proxy.address())})), &api);
+    assert!(request.header("Authorization").is_some());
+    let asked = proxy.asked();
+    assert_eq!(asked.len(), 1, "{asked:?}");
+    assert_eq!(asked[0].target, api.address().to_string());
+    assert_eq!(asked[0].authorization, None, "Kubernetes' token is none of the proxy's business");
+}
+
+#[test]
+fn a_proxy_resolves_names_that_are_not_known_here() {
+    let api = ApiServer::start();
+    let proxy = Proxy::start(Kind::Connect, api.address());
+    let cluster =
+        json!({"server": "https://kubernetes.example:6443", "proxy-url": format!("http://{}", proxy.address())});
+    let request = seen(with(&api, cluster), &api);
+    assert_eq!(request.sni.as_deref(), Some("kubernetes.example"));
+    assert_eq!(proxy.asked()[0].target, "kubernetes.example:6443");
+}
+
+#[test]
+fn a_proxy_gets_the_credentials_of_its_own_address() {
+    let api = ApiServer::start();
+    let proxy = Proxy::start(Kind::Connect, api.address());
+    seen(with(&api, json!({"proxy-url": format!("http://jane:pass@{}", proxy.address())})), &api);
+    assert_eq!(proxy.asked()[0].authorization, Some(format!("Basic {}", tls::encode(b"jane:pass"))));
+}
+
+#[test]
+fn a_socks5_proxy_of_the_kubeconfig_is_used() {
+    let api = ApiServer::start();
+    let proxy = Proxy::start(Kind::Socks5, api.address());
+    seen(with(&api, json!({"proxy-url": format!("socks5://{}", proxy.address())})), &api);
+    assert_eq!(proxy.asked()[0].target, api.address().to_string());
+}
+
+#[test]
+fn tls_server_name_and_a_proxy_go_together() {
+    let api = named("named-server");
+    let proxy = Proxy::start(Kind::Connect, api.address());
+    let cluster = json!({"tls-server-name": "kubernetes.example", "proxy-url": format!("http://{}", proxy.address())});
+    assert_eq!(seen(with(&api, cluster), &api).sni.as_deref(), Some("kubernetes.example"));
+    assert_eq!(proxy.asked()[0].target, api.address().to_string(), "the proxy must lead to the server's own address");
+}
+
+#[test]
+fn the_proxy_of_the_environment_is_used_where_the_kubeconfig_names_none() {
+    let api = ApiServer::start();
+    let proxy = Proxy::start(Kind::Connect, api.address());
+    let setup = with(&api, json!({"server": "https://kubernetes.example:6443"}));
+    seen(setup.env("HTTPS_PROXY", &format!("http://{}", proxy.address())), &api);
+    assert_eq!(proxy.asked()[0].target, "kubernetes.example:6443");
+}
+
+#[test]
+fn the_proxy_of_the_kubeconfig_beats_that_of_the_environment() {
+    let api = ApiServer::start();
+    let (ours, other) = (Proxy::start(Kind::Connect, api.address()), Proxy::start(Kind::Connect, api.address()));
+    let setup = with(
+        &api,
+        json!({"server": "https://kubernetes.example:6443", "proxy-url": format!("http://{}", ours.address())}),
+    );
+    let setup = ["HTTPS_PROXY", "https_proxy", "ALL_PROXY"]
+        .into_iter()
+        .fold(setup, |setup, name| setup.env(name, &format!("http://{}", other.address())));
+    seen(setup, &api);
+    assert_eq!((ours.asked().len(), other.asked().len()), (1, 0));
+}
+
+#[test]
+fn no_proxy_exempts_from_the_proxy_of_the_environment() {
+    let api = ApiServer::start();
+    let setup = with(&api, json!({})).env("HTTPS_PROXY", "http://127.0.0.9:1");
+    seen(setup.env("NO_PROXY", "example.com,127.0.0.1"), &api);
+}
+
+#[test]
+fn no_proxy_does_not_overrule_the_proxy_of_the_kubeconfig() {
+    let api = ApiServer::start();
+    let proxy = Proxy::start(Kind::Connect, api.address());
+    let setup = with(&api, json!({"proxy-url": format!("http://{}", proxy.address())}));
+    seen(setup.env("NO_PROXY", "*").env("no_proxy", "127.0.0.1"), &api);
+    assert_eq!(proxy.asked().len(), 1);
+}
+
+#[test]
+fn a_proxy_that_is_down_or_forbids_is_never_gone_around() {
+    let api = ApiServer::start();
+    let forbidding = Proxy::start(Kind::Forbidding, api.address());
+    // Port 1 of an address nobody listens on: refused at once.
+    for url in [
+        "http://127.0.0.9:1".to_owned(),
+        "socks5://127.0.0.9:1".to_owned(),
+        "https://127.0.0.9:1".to_owned(),
+        format!("http://{}", forbidding.address()),
+    ] {
+        let (status, log) = failing(with(&api, json!({"proxy-url": url})), &api);
+        assert!((502..=504).contains(&status), "{url}: {status} {log}");
+    }
+    assert_eq!(api.connections(), 0);
+}
+
+#[test]
+fn a_proxy_url_that_is_none_is_refused() {
+    let api = ApiServer::start();
+    for url in ["ftp://127.0.0.1:1", "::nonsense::", "http://"] {
+        let line = with(&api, json!({"proxy-url": url})).refused();
+        assert!(line.contains("proxy-url"), "{line}");
+    }
+}
+
+#[test]
+fn the_password_of_a_proxy_is_never_shown() {
+    let api = ApiServer::start();
+    let (_, log) = failing(with(&api, json!({"proxy-url": "http://jane:s3cr3t@127.0.0.9:1"})), &api);
+    assert!(!log.contains("s3cr3t"), "{log}");
+    let line = with(&api, json!({"proxy-url": "ftp://jane:s3cr3t@127.0.0.9:1"})).refused();
+    assert!(!line.contains("s3cr3t"), "{line}");
+}

@@ -1,0 +1,208 @@
+//! What the scripted API server may do with a request: answers in every framing, real Kubernetes refusals, and faults.
+
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use serde_json::{Value, json};
+use std::io::Write;
+use std::sync::{Arc, Condvar, Mutex};
+
+/// What happens to one request.
+#[derive(Clone)]
+pub enum Answer {
+    /// What the tiny Kubernetes of `cluster.rs` says.
+    Honest,
+    /// The request takes effect, and the connection ends without an answer.
+    HonestThenLost,
+    /// The request takes effect, and nothing is said until the client gives up.
+    HonestThenNever,
+    Reply(Reply),
+    /// The connection ends in order, without an answer.
+    Close,
+    /// The connection ends by a TCP reset, without an answer.
+    Reset,
+    /// Nothing is said until the client gives up.
+    Never,
+    /// A good head, and then a byte of the body every now and then until the client gives up.
+    Drip,
+    /// The answer waits until the test opens the gate.
+    After(Gate, Box<Answer>),
+    /// A kept-alive connection that the server closes right after its answer.
+    ThenClose(Box<Answer>),
+}
+
+/// What happens to one connection before its first request is read whole.
+#[derive(Clone, Copy)]
+pub enum Accept {
+    Reset,
+    /// Accepted, and not a byte is ever sent: not even a TLS handshake.
+    Hang,
+    /// A reset between the head and the body of the first request.
+    ResetAfterHead,
+}
+
+/// Closed until the test opens it, then open for ever.
+#[derive(Clone, Default)]
+pub struct Gate(Arc<(Mutex<bool>, Condvar)>);
+
+/// An answer as bytes: what it says and how it is framed.
+#[derive(Clone)]
+pub struct Reply {
+    status: u16,
+    headers: Vec<(String, String)>,
+    body: Vec<u8>,
+    chunked: bool,
+    cut: Option<usize>,
+}
+
+impl Gate {
+    pub fn open(&self) {
+        *self.0.0.lock().unwrap() = true;
+        self.0.1.notify_all();
+    }
+
+    pub fn wait(&self) {
+        drop(self.0.1.wait_while(self.0.0.lock().unwrap(), |open| !*open).unwrap());
+    }
+}
+
+impl From<Reply> for Answer {
+    fn from(reply: Reply) -> Answer {
+        Answer::Reply(reply)
+    }
+}
+
+impl Reply {
+    pub fn new(status: u16, kind: &str, body: impl Into<Vec<u8>>) -> Reply {
+        let headers = vec![("Content-Type".to_owned(), kind.to_owned())];
+        Reply { status, headers, body: body.into(), chunked: false, cut: None }
+    }
+
+    pub fn json(status: u16, body: &Value) -> Reply {
+        Reply::new(status, "application/json", body.to_string())
+    }
+
+    pub fn html(status: u16) -> Reply {
+        Reply::new(status, "text/html", "<html><body><h1>It works, or not</h1></body></html>")
+    }
+
+    /// A Kubernetes `Status` of kind Failure.
+    pub fn failure(code: u16, reason: &str, message: &str) -> Reply {
+        Reply::json(
+            code,
+            &json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
+                    "message": message, "reason": reason, "code": code}),
+        )
+    }
+
+    pub fn header(mut self, name: &str, value: &str) -> Reply {
+        self.headers.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    pub fn gzip(mut self) -> Reply {
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
+        encoder.write_all(&self.body).unwrap();
+        self.body = encoder.finish().unwrap();
+        self.header("Content-Encoding", "gzip")
+    }
+
+    pub fn chunked(mut self) -> Reply {
+        self.chunked = true;
+        self
+    }
+
+    /// The connection ends after this many bytes of the body, which the framing does not say.
+    pub fn cut(mut self, bytes: usize) -> Reply {
+        self.cut = Some(bytes);
+        self
+    }
+
+    pub fn is_cut(&self) -> bool {
+        self.cut.is_some()
+    }
+
+    pub fn bytes(&self) -> Vec<u8> {
+        let mut bytes = format!("HTTP/1.1 {} Scripted\r\n", self.status).into_bytes();
+        for (name, value) in &self.headers {
+            bytes.extend_from_slice(format!("{name}: {value}\r\n").as_bytes());
+        }
+        let framing = if self.chunked {
+            "Transfer-Encoding: chunked".into()
+        } else {
+            format!("Content-Length: {}", self.body.len())
+        };
+        bytes.extend_from_slice(format!("{framing}\r\n\r\n").as_bytes());
+        let sent = &self.body[..self.cut.unwrap_or(self.body.len())];
+        if self.chunked {
+            for chunk in sent.chunks(1000) {
+                bytes.extend_from_slice(format!("{:x}\r\n", chunk.len()).as_bytes());
+                bytes.extend_from_slice(chunk);
+                bytes.extend_from_slice(b"\r\n");
+            }
+            if self.cut.is_none() {
+                bytes.extend_from_slice(b"0\r\n\r\n");
+            }
+        } else {
+            bytes.extend_from_slice(sent);
+        }
+        bytes
+    }
+}
+
+/// A ResourceQuota on the number of Jobs is used up.
+pub fn quota_full() -> Reply {
+    Reply::failure(
+        403,
+        "Forbidden",
+        "jobs.batch \"x\" is forbidden: exceeded quota: jobs, requested: count/jobs.batch=1, \
+         used: count/jobs.batch=100, limited: count/jobs.batch=100",
+    )
+}
+
+/// RBAC does not let this user create Jobs.
+pub fn no_permission() -> Reply {
+    Reply::failure(
+        403,
+        "Forbidden",
+        "jobs.batch is forbidden: User \"nobody\" cannot create resource \"jobs\" in API group \"batch\" \
+         in the namespace \"free-service\"",
+    )
+}
+
+pub fn unauthorized() -> Reply {
+    Reply::failure(401, "Unauthorized", "Unauthorized")
+}
+
+/// Two writers met at the quota: try again.
+pub fn conflict() -> Reply {
+    Reply::failure(
+        409,
+        "Conflict",
+        "Operation cannot be fulfilled on resourcequotas \"free\": the object has been modified; \
+         please apply your changes to the latest version and try again",
+    )
+}
+
+/// The API server asks for a pause of that many seconds.
+pub fn too_many_requests(seconds: u32) -> Reply {
+    Reply::failure(429, "TooManyRequests", "too many requests, please try again later")
+        .header("Retry-After", &seconds.to_string())
+}
+
+pub fn unavailable() -> Reply {
+    Reply::failure(503, "ServiceUnavailable", "the server is currently unable to handle the request")
+}
+
+pub fn internal_error() -> Reply {
+    Reply::failure(500, "InternalError", "Internal error occurred: etcdserver: leader changed")
+}
+
+/// A PodList; `next` is its continue token.
+pub fn pod_list(pods: &[Value], next: &str) -> Value {
+    let metadata = if next.is_empty() {
+        json!({"resourceVersion": "7"})
+    } else {
+        json!({"resourceVersion": "7", "continue": next})
+    };
+    json!({"kind": "PodList", "apiVersion": "v1", "metadata": metadata, "items": pods})
+}

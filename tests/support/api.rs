@@ -1,0 +1,357 @@
+//! A scripted Kubernetes API server: TLS or plain, a thread per connection, every request recorded, faults on demand.
+
+use super::PATIENCE;
+use super::answer::{Accept, Answer, Reply};
+use super::cluster::Cluster;
+use super::http::{find, read_body, read_headers, read_line};
+use super::tls;
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
+use serde_json::Value;
+use std::collections::VecDeque;
+use std::io::{self, BufReader, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+pub struct ApiServer {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+    acceptor: Option<JoinHandle<()>>,
+}
+
+/// How an API server listens.
+pub struct Listen<'a> {
+    pub ip: &'a str,
+    /// The certificate under tests/data/tls; none is plain HTTP.
+    pub identity: Option<&'a str>,
+    /// Ask for a client certificate of the client CA, and check the one that comes.
+    pub ask_clients: bool,
+}
+
+/// A request as it arrived.
+#[derive(Clone, Debug)]
+pub struct Request {
+    pub method: String,
+    /// Path and query.
+    pub target: String,
+    pub headers: Vec<(String, String)>,
+    pub body: Vec<u8>,
+    /// Which connection brought it: 0 is the first.
+    pub connection: usize,
+    /// The name that the client asked for in TLS.
+    pub sni: Option<String>,
+    /// The client's certificate chain in DER, its own first; empty where it showed none.
+    pub client_chain: Vec<Vec<u8>>,
+    pub at: Instant,
+}
+
+struct Shared {
+    tls: Option<Arc<ServerConfig>>,
+    script: Mutex<Script>,
+    accepts: Mutex<VecDeque<Accept>>,
+    cluster: Mutex<Cluster>,
+    seen: Mutex<Seen>,
+    changed: Condvar,
+    closing: AtomicBool,
+}
+
+/// Far below any sensible read timeout.
+const BETWEEN_DRIPS: Duration = Duration::from_millis(50);
+
+type Script = Box<dyn FnMut(&Request) -> Answer + Send>;
+
+#[derive(Default)]
+struct Seen {
+    requests: Vec<Request>,
+    connections: usize,
+    sockets: Vec<TcpStream>,
+}
+
+/// The client's side of one connection.
+struct Peer {
+    stream: Box<dyn Stream>,
+    sni: Option<String>,
+    chain: Vec<Vec<u8>>,
+}
+
+trait Stream: Read + Write + Send {}
+impl<T: Read + Write + Send> Stream for T {}
+
+impl Default for Listen<'_> {
+    fn default() -> Self {
+        Listen { ip: "127.0.0.1", identity: Some("server"), ask_clients: false }
+    }
+}
+
+impl ApiServer {
+    /// TLS on 127.0.0.1, honest.
+    pub fn start() -> ApiServer {
+        ApiServer::listen(&Listen::default())
+    }
+
+    pub fn listen(listen: &Listen) -> ApiServer {
+        let shared = Arc::new(Shared {
+            tls: listen.identity.map(|identity| tls::server_config(identity, listen.ask_clients)),
+            script: Mutex::new(Box::new(|_| Answer::Honest)),
+            accepts: Mutex::default(),
+            cluster: Mutex::default(),
+            seen: Mutex::default(),
+            changed: Condvar::new(),
+            closing: AtomicBool::new(false),
+        });
+        let listener = TcpListener::bind((listen.ip, 0)).unwrap();
+        let address = listener.local_addr().unwrap();
+        let acceptor = Some(accept_on(listener, shared.clone()));
+        ApiServer { address, shared, acceptor }
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    pub fn url(&self) -> String {
+        let scheme = if self.shared.tls.is_some() { "https" } else { "http" };
+        format!("{scheme}://{}", self.address)
+    }
+
+    /// From now on every request is answered by this.
+    pub fn script(&self, script: impl FnMut(&Request) -> Answer + Send + 'static) {
+        *self.shared.script.lock().unwrap() = Box::new(script);
+    }
+
+    /// Every request gets the same answer from now on.
+    pub fn always(&self, answer: impl Into<Answer>) {
+        let answer = answer.into();
+        self.script(move |_| answer.clone());
+    }
+
+    /// The next requests get these answers in order, those after them honest ones.
+    pub fn queue(&self, answers: impl IntoIterator<Item = Answer>) {
+        let mut answers: VecDeque<Answer> = answers.into_iter().collect();
+        self.script(move |_| answers.pop_front().unwrap_or(Answer::Honest));
+    }
+
+    /// What happens to the next connections.
+    pub fn on_accept(&self, accepts: impl IntoIterator<Item = Accept>) {
+        self.shared.accepts.lock().unwrap().extend(accepts);
+    }
+
+    /// Closes the port and every connection: connecting is refused from now on.
+    pub fn close_port(&mut self) {
+        self.shared.closing.store(true, Ordering::SeqCst);
+        // Wakes the acceptor; where this fails it has already ended.
+        let _ = TcpStream::connect(self.address);
+        if let Some(acceptor) = self.acceptor.take() {
+            acceptor.join().unwrap();
+        }
+        self.hang_up();
+    }
+
+    pub fn reopen_port(&mut self) {
+        self.shared.closing.store(false, Ordering::SeqCst);
+        let listener = TcpListener::bind(self.address).unwrap();
+        self.acceptor = Some(accept_on(listener, self.shared.clone()));
+    }
+
+    /// Ends every open connection.
+    pub fn hang_up(&self) {
+        for socket in self.seen().sockets.drain(..) {
+            // A socket that the other side has closed already cannot be shut down again.
+            let _ = socket.shutdown(Shutdown::Both);
+        }
+    }
+
+    pub fn set_pods(&self, pods: Vec<Value>) {
+        self.shared.cluster.lock().unwrap().pods = pods;
+    }
+
+    pub fn jobs(&self) -> Vec<Value> {
+        self.shared.cluster.lock().unwrap().jobs.clone()
+    }
+
+    pub fn requests(&self) -> Vec<Request> {
+        self.seen().requests.clone()
+    }
+
+    /// How many connections were accepted so far.
+    pub fn connections(&self) -> usize {
+        self.seen().connections
+    }
+
+    /// Waits until that many requests have arrived.
+    pub fn wait_for_requests(&self, count: usize) -> Vec<Request> {
+        let (seen, timeout) =
+            self.shared.changed.wait_timeout_while(self.seen(), PATIENCE, |seen| seen.requests.len() < count).unwrap();
+        assert!(!timeout.timed_out(), "{} requests instead of {count} after {PATIENCE:?}", seen.requests.len());
+        seen.requests.clone()
+    }
+
+    fn seen(&self) -> MutexGuard<'_, Seen> {
+        self.shared.seen.lock().unwrap()
+    }
+}
+
+impl Drop for ApiServer {
+    fn drop(&mut self) {
+        if self.acceptor.is_some() {
+            self.close_port();
+        }
+    }
+}
+
+impl Request {
+    pub fn header(&self, name: &str) -> Option<&str> {
+        find(&self.headers, name)
+    }
+
+    pub fn path(&self) -> &str {
+        self.target.split('?').next().unwrap()
+    }
+
+    /// A parameter of the query, as it was escaped.
+    pub fn query(&self, name: &str) -> Option<&str> {
+        let (_, query) = self.target.split_once('?')?;
+        query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='))
+    }
+
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap()
+    }
+
+    pub fn is_create(&self) -> bool {
+        self.method == "POST" && self.path().ends_with("/jobs")
+    }
+}
+
+fn accept_on(listener: TcpListener, shared: Arc<Shared>) -> JoinHandle<()> {
+    std::thread::spawn(move || {
+        for socket in listener.incoming() {
+            if shared.closing.load(Ordering::SeqCst) {
+                return;
+            }
+            let (Ok(socket), shared) = (socket, shared.clone()) else { continue };
+            let number = {
+                let mut seen = shared.seen.lock().unwrap();
+                seen.connections += 1;
+                seen.sockets.push(socket.try_clone().unwrap());
+                seen.connections - 1
+            };
+            std::thread::spawn(move || {
+                let raw = socket.try_clone().unwrap();
+                // An error here is the client going away, which is its right; so is a socket that is already shut.
+                let _ = serve(socket, &shared, number);
+                let _ = raw.shutdown(Shutdown::Both);
+            });
+        }
+    })
+}
+
+fn serve(socket: TcpStream, shared: &Shared, number: usize) -> io::Result<()> {
+    let accept = shared.accepts.lock().unwrap().pop_front();
+    match accept {
+        Some(Accept::Reset) => return reset(&socket),
+        Some(Accept::Hang) => return wait_for_end(&mut &socket),
+        Some(Accept::ResetAfterHead) | None => {}
+    }
+    socket.set_nodelay(true)?;
+    let raw = socket.try_clone()?;
+    let Peer { mut stream, sni, chain } = handshake(socket, shared)?;
+    let mut reader = BufReader::new(&mut stream);
+    loop {
+        let line = read_line(&mut reader)?;
+        let mut words = line.split(' ').map(str::to_owned);
+        let (method, target) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+        let headers = read_headers(&mut reader)?;
+        if matches!(accept, Some(Accept::ResetAfterHead)) {
+            return reset(&raw);
+        }
+        let body = read_body(&mut reader, &headers)?;
+        let (sni, client_chain, at) = (sni.clone(), chain.clone(), Instant::now());
+        let request = Request { method, target, headers, body, connection: number, sni, client_chain, at };
+        shared.seen.lock().unwrap().requests.push(request.clone());
+        shared.changed.notify_all();
+        let answer = (shared.script.lock().unwrap())(&request);
+        if !give(answer, &request, shared, reader.get_mut(), &raw)? {
+            return Ok(());
+        }
+    }
+}
+
+/// Does what the script said; false when the connection is to end.
+fn give(
+    answer: Answer,
+    request: &Request,
+    shared: &Shared,
+    stream: &mut dyn Stream,
+    raw: &TcpStream,
+) -> io::Result<bool> {
+    match answer {
+        Answer::Honest => {
+            let reply = shared.cluster.lock().unwrap().answer(request);
+            write(stream, &reply).map(|()| true)
+        }
+        Answer::HonestThenLost => {
+            shared.cluster.lock().unwrap().answer(request);
+            Ok(false)
+        }
+        Answer::HonestThenNever => {
+            shared.cluster.lock().unwrap().answer(request);
+            wait_for_end(stream).map(|()| false)
+        }
+        Answer::Reply(reply) => write(stream, &reply).map(|()| !reply.is_cut()),
+        Answer::Close => Ok(false),
+        Answer::Reset => reset(raw).map(|()| false),
+        Answer::Never => wait_for_end(stream).map(|()| false),
+        Answer::Drip => drip(stream).map(|()| false),
+        Answer::After(gate, answer) => {
+            gate.wait();
+            give(*answer, request, shared, stream, raw)
+        }
+        Answer::ThenClose(answer) => give(*answer, request, shared, stream, raw).map(|_| false),
+    }
+}
+
+fn write(stream: &mut dyn Stream, reply: &Reply) -> io::Result<()> {
+    stream.write_all(&reply.bytes())?;
+    stream.flush()
+}
+
+/// The stream, and what TLS says about the other side.
+fn handshake(socket: TcpStream, shared: &Shared) -> io::Result<Peer> {
+    let Some(config) = &shared.tls else {
+        return Ok(Peer { stream: Box::new(socket), sni: None, chain: Vec::new() });
+    };
+    let mut tls = ServerConnection::new(config.clone()).map_err(io::Error::other)?;
+    let mut socket = socket;
+    while tls.is_handshaking() {
+        tls.complete_io(&mut socket)?;
+    }
+    let sni = tls.server_name().map(|name| name.to_string());
+    let chain = tls.peer_certificates().unwrap_or_default().iter().map(|certificate| certificate.to_vec()).collect();
+    Ok(Peer { stream: Box::new(StreamOwned::new(tls, socket)), sni, chain })
+}
+
+/// Closes with a TCP reset: every later read and write of the other side fails.
+fn reset(socket: &TcpStream) -> io::Result<()> {
+    // On Linux to connect to nowhere is to abort; closing would not do, for other descriptors of this socket are open.
+    Ok(rustix::net::connect_unspec(socket)?)
+}
+
+/// Sends an endless 200 byte by byte; ends with the error of writing to nobody.
+fn drip(stream: &mut dyn Stream) -> io::Result<()> {
+    stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 1000000\r\n\r\n")?;
+    loop {
+        stream.write_all(b" ")?;
+        stream.flush()?;
+        std::thread::park_timeout(BETWEEN_DRIPS);
+    }
+}
+
+/// Says nothing until the client closes.
+fn wait_for_end(stream: &mut (impl Read + ?Sized)) -> io::Result<()> {
+    let mut sink = [0; 1024];
+    while stream.read(&mut sink)? > 0 {}
+    Ok(())
+}

@@ -1,0 +1,137 @@
+//! A small HTTP/1.1 client that shows everything and hides nothing: raw bytes out, status, headers and body in.
+
+use super::PATIENCE;
+use serde_json::Value;
+use std::io::{self, BufRead, BufReader, Write};
+use std::net::{SocketAddr, TcpStream};
+
+pub struct Connection(BufReader<TcpStream>);
+
+#[derive(Debug)]
+pub struct Response {
+    pub status: u16,
+    pub headers: Vec<(String, String)>,
+    pub body: Vec<u8>,
+}
+
+impl Connection {
+    pub fn open(address: SocketAddr) -> Connection {
+        let stream = TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_nodelay(true).unwrap();
+        Connection(BufReader::new(stream))
+    }
+
+    pub fn send(&mut self, bytes: &[u8]) {
+        self.0.get_mut().write_all(bytes).unwrap();
+    }
+
+    /// One request and its answer; a body gets its Content-Length. The connection stays open.
+    pub fn request(&mut self, method: &str, target: &str, body: Option<&[u8]>) -> Response {
+        let length = body.map_or_else(String::new, |body| format!("Content-Length: {}\r\n", body.len()));
+        let mut bytes = format!("{method} {target} HTTP/1.1\r\nHost: test\r\n{length}\r\n").into_bytes();
+        bytes.extend_from_slice(body.unwrap_or_default());
+        self.send(&bytes);
+        self.answer(method == "HEAD").unwrap_or_else(|error| panic!("{method} {target}: {error}"))
+    }
+
+    /// Reads one answer; interim answers (1xx) are passed over.
+    pub fn answer(&mut self, to_head: bool) -> io::Result<Response> {
+        loop {
+            let line = read_line(&mut self.0)?;
+            let status = line.split(' ').nth(1).and_then(|code| code.parse().ok());
+            let status: u16 = status.ok_or_else(|| io::Error::other(format!("status line {line:?}")))?;
+            let headers = read_headers(&mut self.0)?;
+            if status < 200 {
+                continue;
+            }
+            let body = if to_head { Vec::new() } else { read_body(&mut self.0, &headers)? };
+            return Ok(Response { status, headers, body });
+        }
+    }
+
+    /// True once the peer has closed its side; whatever it still sent is read and dropped.
+    pub fn is_closed_by_peer(&mut self) -> bool {
+        io::copy(&mut self.0, &mut io::sink()).is_ok()
+    }
+}
+
+impl Response {
+    pub fn header(&self, name: &str) -> Option<&str> {
+        find(&self.headers, name)
+    }
+
+    pub fn text(&self) -> &str {
+        std::str::from_utf8(&self.body).expect("answers are UTF-8")
+    }
+
+    pub fn json(&self) -> Value {
+        assert_eq!(self.header("Content-Type").map(|kind| kind.split(';').next().unwrap()), Some("application/json"));
+        serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error} in {:?}", self.text()))
+    }
+
+    /// The sentence of an error answer, which is `{"error":"..."}` and nothing else.
+    pub fn error(&self) -> String {
+        let json = self.json();
+        let object = json.as_object().unwrap_or_else(|| panic!("not an object: {json}"));
+        assert_eq!(object.keys().collect::<Vec<_>>(), ["error"], "of status {}", self.status);
+        let sentence = object["error"].as_str().unwrap_or_else(|| panic!("not a string: {json}"));
+        assert!(!sentence.trim().is_empty() && !sentence.contains('\n'), "not one sentence: {sentence:?}");
+        sentence.to_owned()
+    }
+}
+
+/// The first header of that name, in any case.
+pub fn find<'a>(headers: &'a [(String, String)], name: &str) -> Option<&'a str> {
+    headers.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
+}
+
+/// A line without its CRLF; the end of the stream is an error.
+pub fn read_line(reader: &mut impl BufRead) -> io::Result<String> {
+    let mut line = Vec::new();
+    if reader.read_until(b'\n', &mut line)? == 0 {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    Ok(String::from_utf8_lossy(&line).trim_end_matches(['\r', '\n']).to_owned())
+}
+
+/// Header lines up to the empty one.
+pub fn read_headers(reader: &mut impl BufRead) -> io::Result<Vec<(String, String)>> {
+    let mut headers = Vec::new();
+    loop {
+        let line = read_line(reader)?;
+        if line.is_empty() {
+            return Ok(headers);
+        }
+        let (name, value) = line.split_once(':').ok_or_else(|| io::Error::other(format!("header {line:?}")))?;
+        headers.push((name.to_owned(), value.trim().to_owned()));
+    }
+}
+
+/// A body framed by chunks, by its length, or (an answer that says so) by the end of the connection.
+pub fn read_body(reader: &mut impl BufRead, headers: &[(String, String)]) -> io::Result<Vec<u8>> {
+    let mut body = Vec::new();
+    if find(headers, "Transfer-Encoding").is_some_and(|coding| coding.eq_ignore_ascii_case("chunked")) {
+        while read_chunk(reader, &mut body)? {}
+    } else if let Some(length) = find(headers, "Content-Length") {
+        body.resize(length.parse().map_err(io::Error::other)?, 0);
+        reader.read_exact(&mut body)?;
+    } else if find(headers, "Connection").is_some_and(|value| value.eq_ignore_ascii_case("close")) {
+        reader.read_to_end(&mut body)?;
+    }
+    Ok(body)
+}
+
+/// Appends one chunk; false after the last.
+fn read_chunk(reader: &mut impl BufRead, body: &mut Vec<u8>) -> io::Result<bool> {
+    let size = usize::from_str_radix(read_line(reader)?.trim(), 16).map_err(io::Error::other)?;
+    if size == 0 {
+        read_headers(reader)?;
+        return Ok(false);
+    }
+    let start = body.len();
+    body.resize(start + size, 0);
+    reader.read_exact(&mut body[start..])?;
+    read_line(reader)?;
+    Ok(true)
+}

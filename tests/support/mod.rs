@@ -1,0 +1,31 @@
+//! What the black-box tests share: the built binary as a child process, an HTTP client of their own, a scripted
+//! Kubernetes API server, proxies, credential plugins and the files they need. Nothing here knows the program's source.
+//!
+//! Nothing waits blindly: every wait ends at a condition, and panics with what was seen when its deadline passes.
+
+pub mod answer;
+pub mod api;
+pub mod cluster;
+pub mod http;
+pub mod kubeconfig;
+pub mod plugin;
+pub mod proxy;
+pub mod server;
+pub mod tls;
+
+use std::time::{Duration, Instant};
+
+/// How long anything that ought to happen may take on a busy machine of two cores.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Time between two looks at a condition that nothing announces (a file, a process of somebody else's).
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
+
+/// Waits for a condition outside this process, which can only be looked at again and again.
+pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !holds() {
+        assert!(Instant::now() < deadline, "{what}: not within {PATIENCE:?}");
+        std::thread::park_timeout(LOOK_AGAIN);
+    }
+}

@@ -1,0 +1,292 @@
+//! The built binary as a child process, with an environment and a home folder of its own.
+
+use super::PATIENCE;
+use super::api::ApiServer;
+use super::http::{Connection, Response};
+use super::kubeconfig::Kubeconfig;
+use rustix::process::{Pid, Signal, kill_process};
+use std::io::{BufRead, BufReader, Read};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::Instant;
+use tempfile::TempDir;
+
+/// Serve on a free port.
+const SERVE: &[&str] = &["serve", "--listen", "127.0.0.1:0"];
+
+/// Begins the line that tells the bound address.
+const LISTENING: &str = "listening on http://";
+
+/// A process that is yet to be started: its arguments, its whole environment and its home folder.
+pub struct Setup {
+    home: TempDir,
+    args: Vec<String>,
+    env: Vec<(String, String)>,
+}
+
+/// The running server; killed when dropped.
+pub struct Server {
+    child: Child,
+    lines: Arc<Lines>,
+    address: SocketAddr,
+    home: TempDir,
+}
+
+/// A process that ended by itself.
+#[derive(Debug)]
+pub struct Finished {
+    pub code: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+/// What the process has written to stderr so far, and whether that is all.
+#[derive(Default)]
+struct Lines {
+    state: Mutex<(Vec<String>, bool)>,
+    changed: Condvar,
+    deaf: AtomicBool,
+}
+
+impl Setup {
+    pub fn new() -> Setup {
+        let home = TempDir::new().unwrap();
+        let env = vec![
+            ("PATH".to_owned(), std::env::var("PATH").unwrap()),
+            ("HOME".to_owned(), home.path().to_str().unwrap().to_owned()),
+        ];
+        Setup { home, args: Vec::new(), env }
+    }
+
+    /// A kubeconfig that points at `api`, with the token `test-token`.
+    pub fn for_api(api: &ApiServer) -> Setup {
+        Setup::new().kubeconfig(Kubeconfig::new(&api.url()).yaml())
+    }
+
+    /// Writes a kubeconfig into the home folder and names it by --kubeconfig.
+    pub fn kubeconfig(self, text: impl AsRef<[u8]>) -> Setup {
+        let path = self.file("kubeconfig", text);
+        self.args(&["--kubeconfig", path.to_str().unwrap()])
+    }
+
+    pub fn args(mut self, args: &[&str]) -> Setup {
+        self.args.extend(args.iter().map(|arg| (*arg).to_owned()));
+        self
+    }
+
+    pub fn env(mut self, name: &str, value: &str) -> Setup {
+        self.env.retain(|(key, _)| key != name);
+        self.env.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    pub fn home(&self) -> &Path {
+        self.home.path()
+    }
+
+    /// Writes a file under the home folder.
+    pub fn file(&self, name: &str, text: impl AsRef<[u8]>) -> PathBuf {
+        let path = self.home.path().join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, text).unwrap();
+        path
+    }
+
+    /// Starts `serve` on a free port and waits until it listens.
+    pub fn start(self) -> Server {
+        self.start_with(SERVE)
+    }
+
+    /// Starts with exactly these leading arguments and waits until the server listens.
+    pub fn start_with(self, leading: &[&str]) -> Server {
+        self.try_start(leading).unwrap_or_else(|end| panic!("the server never listened: {end:?}"))
+    }
+
+    /// The running server, or the line with which it refused to start for a fault in the kubeconfig.
+    pub fn start_or_refusal(self) -> Result<Server, String> {
+        self.start_or_refusal_with(1)
+    }
+
+    /// The running server, or the line with which it refused to start, with this exit code.
+    pub fn start_or_refusal_with(self, code: i32) -> Result<Server, String> {
+        self.try_start(SERVE).map_err(|end| end.refusal(code).to_owned())
+    }
+
+    fn try_start(self, leading: &[&str]) -> Result<Server, Finished> {
+        let mut child = self.command(leading).stdout(Stdio::null()).spawn().unwrap();
+        let lines = Lines::read(child.stderr.take().unwrap());
+        let Some(line) = lines.wait(|line| line.starts_with(LISTENING)) else {
+            child.kill().unwrap();
+            let code = child.wait().unwrap().code();
+            return Err(Finished { code, stdout: String::new(), stderr: lines.all().join("\n") });
+        };
+        let address = line[LISTENING.len()..].trim().parse().unwrap_or_else(|error| panic!("{error} in {line:?}"));
+        Ok(Server { child, lines, address, home: self.home })
+    }
+
+    /// Runs a command that ends by itself, with these arguments before those of the setup.
+    pub fn run(self, leading: &[&str]) -> Finished {
+        let mut child = self.command(leading).stdout(Stdio::piped()).spawn().unwrap();
+        let mut out = child.stdout.take().unwrap();
+        let stdout = std::thread::spawn(move || {
+            let mut text = String::new();
+            out.read_to_string(&mut text).map(|_| text)
+        });
+        let lines = Lines::read(child.stderr.take().unwrap());
+        let listening = lines.wait(|line| line.starts_with(LISTENING)).is_some();
+        if listening || !lines.wait_for_end() {
+            child.kill().unwrap();
+            panic!("it should have ended by itself; stderr:\n{}", lines.all().join("\n"));
+        }
+        let code = child.wait().unwrap().code();
+        Finished { code, stdout: stdout.join().unwrap().unwrap(), stderr: lines.all().join("\n") }
+    }
+
+    /// The one line with which `serve` refuses to start for a fault in the kubeconfig.
+    pub fn refused(self) -> String {
+        self.run(SERVE).refusal(1).to_owned()
+    }
+
+    fn command(&self, leading: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_img-classification"));
+        command.args(leading).args(&self.args).env_clear().envs(self.env.clone());
+        command.current_dir(self.home.path()).stdin(Stdio::null()).stderr(Stdio::piped());
+        command
+    }
+}
+
+impl Server {
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    pub fn home(&self) -> &Path {
+        self.home.path()
+    }
+
+    pub fn pid(&self) -> Pid {
+        Pid::from_child(&self.child)
+    }
+
+    pub fn connect(&self) -> Connection {
+        Connection::open(self.address)
+    }
+
+    pub fn get(&self, target: &str) -> Response {
+        self.connect().request("GET", target, None)
+    }
+
+    pub fn post(&self, target: &str, body: impl AsRef<[u8]>) -> Response {
+        self.connect().request("POST", target, Some(body.as_ref()))
+    }
+
+    /// One good request: a free mnist Job.
+    pub fn post_job(&self) -> Response {
+        self.post("/img-classification/free", r#"{"dataset":"mnist"}"#)
+    }
+
+    /// Everything on stderr so far.
+    pub fn stderr(&self) -> String {
+        self.lines.all().join("\n")
+    }
+
+    /// Waits for the first line on stderr that is as wanted, and returns it.
+    pub fn wait_for_log(&self, what: &str, wanted: impl Fn(&str) -> bool) -> String {
+        self.lines.wait(wanted).unwrap_or_else(|| panic!("no log line {what}; stderr:\n{}", self.stderr()))
+    }
+
+    /// The next line on stderr is the last that is read: after it the pipe is closed.
+    pub fn stop_reading_log(&self) {
+        self.lines.deaf.store(true, Ordering::SeqCst);
+    }
+
+    /// Waits until nobody reads stderr any more.
+    pub fn wait_for_end_of_log(&self) {
+        assert!(self.lines.wait_for_end(), "stderr is still open");
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        kill_process(self.pid(), signal).unwrap();
+    }
+
+    /// Waits for the end after a signal.
+    pub fn wait(&mut self) -> ExitStatus {
+        assert!(self.lines.wait_for_end(), "still running; stderr:\n{}", self.stderr());
+        self.child.wait().unwrap()
+    }
+
+    pub fn terminate(mut self) -> ExitStatus {
+        self.signal(Signal::TERM);
+        self.wait()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // The process may have ended already; either way there is nothing left to do about an error.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Finished {
+    /// The one line of a refusal: this exit code, nothing on stdout, and a line that begins with the program's name.
+    pub fn refusal(&self, code: i32) -> &str {
+        assert_eq!(self.code, Some(code), "{self:?}");
+        assert_eq!(self.stderr.lines().count(), 1, "not one line: {self:?}");
+        assert!(self.stderr.starts_with("img-classification: "), "{self:?}");
+        assert_eq!(self.stdout, "", "{self:?}");
+        assert!(!self.stderr.contains("panicked"), "{self:?}");
+        &self.stderr
+    }
+}
+
+impl Lines {
+    fn read(stderr: impl Read + Send + 'static) -> Arc<Lines> {
+        let lines = Arc::new(Lines::default());
+        let writer = lines.clone();
+        std::thread::spawn(move || {
+            let mut reader = BufReader::new(stderr);
+            let mut line = Vec::new();
+            while reader.read_until(b'\n', &mut line).is_ok_and(|count| count > 0) {
+                let text = String::from_utf8_lossy(&line).trim_end_matches('\n').to_owned();
+                writer.state.lock().unwrap().0.push(text);
+                writer.changed.notify_all();
+                line.clear();
+                if writer.deaf.load(Ordering::SeqCst) {
+                    break;
+                }
+            }
+            drop(reader);
+            writer.state.lock().unwrap().1 = true;
+            writer.changed.notify_all();
+        });
+        lines
+    }
+
+    fn all(&self) -> Vec<String> {
+        self.state.lock().unwrap().0.clone()
+    }
+
+    /// The first wanted line; none when the stream ends or patience does.
+    fn wait(&self, wanted: impl Fn(&str) -> bool) -> Option<String> {
+        let deadline = Instant::now() + PATIENCE;
+        let mut state = self.state.lock().unwrap();
+        loop {
+            let found = state.0.iter().find(|line| wanted(line));
+            if found.is_some() || state.1 || Instant::now() >= deadline {
+                return found.cloned();
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            state = self.changed.wait_timeout(state, left).unwrap().0;
+        }
+    }
+
+    fn wait_for_end(&self) -> bool {
+        let state = self.state.lock().unwrap();
+        self.changed.wait_timeout_while(state, PATIENCE, |state| !state.1).unwrap().0.1
+    }
+}
