@@ -103,13 +103,16 @@ pub struct Options {
     pub log_level: LevelFilter,
 }
 
-impl fmt::Display for Options {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "listen: {}", self.listen)?;
-        writeln!(f, "image: {}", self.jobs.image)?;
-        writeln!(f, "job-ttl: {} s", self.jobs.ttl)?;
-        writeln!(f, "kube-timeout: {} s", self.kube_timeout.as_secs())?;
-        write!(f, "log-level: {}", self.log_level.as_str().to_ascii_lowercase())
+impl Options {
+    /// The lines of the effective configuration.
+    pub fn lines(&self) -> Vec<String> {
+        vec![
+            format!("listen: {}", self.listen),
+            format!("image: {}", self.jobs.image),
+            format!("job-ttl: {} s", self.jobs.ttl),
+            format!("kube-timeout: {} s", self.kube_timeout.as_secs()),
+            format!("log-level: {}", self.log_level.as_str().to_ascii_lowercase()),
+        ]
     }
 }
 

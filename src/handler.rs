@@ -20,6 +20,9 @@ const RETRY_SOON: u64 = 5;
 /// What a caller is told to wait, in seconds, when its tier's queue is full: a classifier runs for a minute or so.
 const RETRY_QUEUE: u64 = 60;
 
+/// Longest wait, in seconds, that is passed on from Kubernetes.
+const RETRY_MOST: u64 = 300;
+
 /// What the handlers work with.
 pub struct App {
     /// The cluster.
@@ -242,8 +245,24 @@ pub enum ApiError {
     UnknownMethod,
     /// A Transfer-Encoding.
     TransferEncoding,
+    /// It is not HTTP as we take it; the text goes on after "the request is not understood:".
+    BadRequest(&'static str),
+    /// Head or body did not come in time.
+    TooSlow,
+    /// An overlong request line.
+    LineTooLong,
+    /// Too many headers, or too long ones.
+    HeadTooLarge,
+    /// An Expect other than 100-continue.
+    Expectation,
+    /// A version other than HTTP/1.0 and 1.1.
+    Version,
+    /// More connections than we keep.
+    ConnectionLimit,
     /// More requests wait for Kubernetes than we keep.
     Busy,
+    /// The server behind the gate gave no answer.
+    NoAnswer(std::io::Error),
     /// Kubernetes, or the way to it; with the tier whose Job was to be created.
     Kube(kube::Error, Option<Tier>),
     /// /readyz: the reason.
@@ -285,6 +304,16 @@ impl ApiError {
             Self::TransferEncoding => {
                 plain(501, "transfer encodings are not supported; send the body with a Content-Length")
             }
+            Self::BadRequest(problem) => (400, format!("the request is not understood: {problem}"), None),
+            Self::TooSlow => plain(408, "the request came too slowly; send it again, all at once"),
+            Self::LineTooLong => plain(414, "the request line is too long; the paths here are short"),
+            Self::HeadTooLarge => plain(431, "the headers are too many or too long; send fewer"),
+            Self::Expectation => plain(417, "only Expect: 100-continue is known; leave the header out"),
+            Self::Version => plain(505, "only HTTP/1.1 and HTTP/1.0 are spoken here"),
+            Self::ConnectionLimit => {
+                (503, "there are too many connections; try again later".to_owned(), Some(RETRY_SOON))
+            }
+            Self::NoAnswer(_) => plain(500, "the server failed; this is a bug, see its log"),
             Self::Busy => {
                 (503, "too many requests are waiting for Kubernetes; try again later".to_owned(), Some(RETRY_SOON))
             }
@@ -303,6 +332,7 @@ impl ApiError {
             Self::Kube(error, _) => Some(kube::chain(error)),
             Self::NotReady(reason) => reason.causes(),
             Self::BrokenBody(error) => Some(format!("cannot read the body: {error}")),
+            Self::NoAnswer(error) => Some(format!("no answer from tiny_http: {error}")),
             _ => None,
         }
     }
@@ -315,7 +345,15 @@ fn judge_kube(error: &kube::Error, tier: Option<Tier>) -> (u16, String, Option<u
         kube::Error::Timeout { .. } | kube::Error::Credential(CredentialError::Waiting { .. }) => {
             (504, "Kubernetes did not answer in time; try again later", None)
         }
-        kube::Error::Truncated { .. } => (502, "Kubernetes' answer was cut short; try again", None),
+        kube::Error::Truncated { .. } => (503, "Kubernetes' answer was cut short; try again", Some(RETRY_SOON)),
+        kube::Error::Unconfirmed { .. } => (
+            504,
+            "Kubernetes' answer was lost and the tier's queue is full; see with GET /config whether the Job is there",
+            None,
+        ),
+        kube::Error::ProxyRefused { .. } => {
+            (502, "the proxy on the way to Kubernetes refused; check the server's proxy settings", None)
+        }
         kube::Error::Untrusted { .. } => {
             (502, "there is no trusted TLS connection to Kubernetes; check the server's kubeconfig", None)
         }
@@ -344,7 +382,7 @@ fn judge_status(status: &kube::Status, retry_after: Option<u64>, tier: Option<Ti
                 Some(RETRY_QUEUE),
             )
         }
-        403 => {
+        403 if status.not_permitted() => {
             let what = if tier.is_some() { "create Jobs" } else { "list pods" };
             let sentence =
                 format!("the server lacks the permission to {what} in {namespace}; kubectl apply -f k8s/rbac.yaml");
@@ -355,7 +393,7 @@ fn judge_status(status: &kube::Status, retry_after: Option<u64>, tier: Option<Ti
         }
         429 | 500.. => {
             let sentence = "Kubernetes is overloaded or failing; try again later".to_owned();
-            (503, sentence, Some(retry_after.unwrap_or(RETRY_SOON)))
+            (503, sentence, Some(retry_after.unwrap_or(RETRY_SOON).clamp(1, RETRY_MOST)))
         }
         // A quota that others kept changing, or a random name that was taken.
         409 => (503, "Kubernetes could not store the Job this time; try again".to_owned(), Some(RETRY_SOON)),

@@ -1,21 +1,21 @@
-//! The only file that names tiny_http: the loop that takes requests, the workers, the access log, and the one place where
-//! answers are written.
+//! The only file that names tiny_http: the loop that takes requests, the workers, the access log, and what an answer looks
+//! like on the wire.
 //!
-//! One thread takes every request and answers at once what needs no Kubernetes, so that /healthz never waits for a slow
-//! cluster. The others go through a bounded queue to workers. Nothing of tiny_http is bounded by itself: it has no time
-//! limits, and one thread per connection.
+//! tiny_http listens on a private Unix socket and sees only what the [`gate`](crate::gate) has written. One thread takes
+//! every request and answers at once what needs no Kubernetes, so that /healthz never waits for a slow cluster. The others
+//! go through a bounded queue to workers.
 
-use std::fmt;
+use std::fs;
 use std::io;
-use std::net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
-use std::os::fd::OwnedFd;
+use std::os::unix::fs::DirBuilderExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use tiny_http::{Header, Request, Response, Server};
+use tiny_http::{HTTPVersion, Header, Request, Response, Server};
 
 use crate::handler::{self, ApiError, App, BODY_LIMIT, Reply, Route};
 
@@ -23,121 +23,122 @@ use crate::handler::{self, ApiError, App, BODY_LIMIT, Reply, Route};
 /// at a time; twice that covers /config lists that take longer.
 pub const WORKERS: usize = 16;
 
-/// Requests that wait for a worker; beyond it the answer is 503 at once. A worker does at least 30 a second, so that the
-/// last of them waits for half a second, and not until its caller has given up.
-const QUEUE: usize = 256;
+/// Of the requests that the gate lets through at a time, those that can only be for /healthz or a refusal: the queue is
+/// shorter than the gate is wide.
+const SPARE: usize = 16;
 
-/// What is in flight at a stop gets this long: the default deadline of a Kubernetes operation.
-const STOP_LIMIT: Duration = Duration::from_secs(10);
-
-/// A client that takes nothing of its answer for this long is given up, so that it does not hold a thread for ever.
-const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Pause before tiny_http is started anew after it failed.
+const RESTART_PAUSE: Duration = Duration::from_millis(100);
 
 /// Most of a request's path in the log, in characters.
 const PATH_SHOWN: usize = 200;
 
-/// A bound socket with a tiny_http server on it.
-pub struct Front {
-    server: Arc<Server>,
-    address: SocketAddr,
-    stopping: Arc<AtomicBool>,
+/// tiny_http behind its private socket.
+pub struct Inner {
+    server: Mutex<Arc<Server>>,
+    folder: Folder,
+    stopping: AtomicBool,
+    queue: usize,
 }
 
-/// Ends a [`Front`] from another thread.
-pub struct Stopper {
-    server: Arc<Server>,
-    stopping: Arc<AtomicBool>,
-}
+impl Inner {
+    /// Listens on a socket in a new folder that only this user can enter. `forwards` is the most requests at a time.
+    ///
+    /// # Errors
+    /// The folder or the socket cannot be made.
+    pub fn bind(forwards: usize) -> io::Result<Self> {
+        let folder = Folder::make()?;
+        let server = Mutex::new(listen(&folder.socket())?);
+        let queue = forwards.saturating_sub(WORKERS + SPARE).max(1);
+        Ok(Self { server, folder, stopping: AtomicBool::new(false), queue })
+    }
 
-impl Stopper {
-    /// Takes no further requests; those in flight are finished.
+    /// Where to send requests.
+    pub fn socket(&self) -> PathBuf {
+        self.folder.socket()
+    }
+
+    /// Takes no further requests; those that were taken are finished.
     pub fn stop(&self) {
         self.stopping.store(true, Ordering::SeqCst);
-        self.server.unblock();
+        self.server().unblock();
     }
-}
 
-/// tiny_http no longer accepts connections; nothing but a restart helps.
-#[derive(Debug)]
-pub struct AcceptEnded(io::Error);
-
-impl fmt::Display for AcceptEnded {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "no longer accepting connections")
-    }
-}
-
-impl std::error::Error for AcceptEnded {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        Some(&self.0)
-    }
-}
-
-impl Front {
-    /// Binds `address` (`HOST:PORT`, port 0 for any).
+    /// Serves until stopped. A request that waited longer than `patience` for a worker is answered with 503: its caller
+    /// has given up, and its Job would be nobody's.
     ///
     /// # Errors
-    /// No such address here, port taken, no permission.
-    pub fn bind(address: impl ToSocketAddrs) -> io::Result<Self> {
-        let listener = TcpListener::bind(address)?;
-        let address = listener.local_addr()?;
-        // Connections inherit these. Without the first, an answer on a kept-alive connection waits 40 ms for the client's
-        // delayed acknowledgement.
-        let socket = TcpStream::from(OwnedFd::from(listener.try_clone()?));
-        socket.set_nodelay(true)?;
-        socket.set_write_timeout(Some(WRITE_TIMEOUT))?;
-        let server = Server::from_listener(listener, None).map_err(io::Error::other)?;
-        Ok(Self { server: Arc::new(server), address, stopping: Arc::default() })
-    }
-
-    /// The address with the real port.
-    pub fn address(&self) -> SocketAddr {
-        self.address
-    }
-
-    /// A handle to stop [`serve`](Self::serve) with.
-    pub fn stopper(&self) -> Stopper {
-        Stopper { server: Arc::clone(&self.server), stopping: Arc::clone(&self.stopping) }
-    }
-
-    /// Serves until stopped, then finishes what is in flight.
-    ///
-    /// # Errors
-    /// A thread could not be started, or connections are no longer accepted.
-    pub fn serve(self, app: &Arc<App>) -> Result<(), AcceptEnded> {
-        let (queue, waiting) = mpsc::sync_channel(QUEUE);
+    /// A worker's thread could not be started.
+    pub fn serve(&self, app: &Arc<App>, patience: Duration) -> io::Result<()> {
+        let (queue, waiting) = mpsc::sync_channel(self.queue);
         let waiting = Arc::new(Mutex::new(waiting));
-        // Each worker holds a sender; when the last is gone all have finished.
-        let (working, finished) = mpsc::channel::<()>();
         for number in 0..WORKERS {
-            let (app, waiting, working) = (Arc::clone(app), Arc::clone(&waiting), working.clone());
-            thread::Builder::new()
-                .name(format!("worker-{number}"))
-                .spawn(move || {
-                    work(&app, &waiting);
-                    drop(working);
-                })
-                .map_err(AcceptEnded)?;
+            let (app, waiting) = (Arc::clone(app), Arc::clone(&waiting));
+            thread::Builder::new().name(format!("worker-{number}")).spawn(move || work(&app, &waiting, patience))?;
         }
-        drop(working);
-
-        let ended = loop {
-            match self.server.recv() {
+        while !self.stopping.load(Ordering::SeqCst) {
+            match self.server().recv() {
                 Ok(request) => take(app, request, &queue),
-                Err(_) if self.stopping.load(Ordering::SeqCst) => break Ok(()),
-                Err(error) => break Err(AcceptEnded(error)),
+                Err(_) if self.stopping.load(Ordering::SeqCst) => break,
+                Err(error) => self.restart(&error),
             }
-        };
-        while let Ok(Some(request)) = self.server.try_recv() {
-            take(app, request, &queue);
         }
-        drop(queue);
-        // Closes the listening socket once the last handle is gone.
-        drop(self);
-        if finished.recv_timeout(STOP_LIMIT) == Err(mpsc::RecvTimeoutError::Timeout) {
-            log::warn!("some requests did not finish within {} s", STOP_LIMIT.as_secs());
+        Ok(())
+    }
+
+    fn server(&self) -> Arc<Server> {
+        Arc::clone(&self.server.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// tiny_http's accept loop ends at its first error (no descriptors, say). The gate is still open: it finds the new
+    /// server under the same name.
+    fn restart(&self, error: &io::Error) {
+        log::error!("tiny_http no longer accepts ({error}); starting it anew");
+        match listen(&self.folder.socket()) {
+            // The old one goes without its Drop, which would remove the new one's socket; this happens rarely enough.
+            Ok(server) => {
+                let old = std::mem::replace(&mut *self.server.lock().unwrap_or_else(PoisonError::into_inner), server);
+                std::mem::forget(old);
+            }
+            Err(error) => {
+                log::error!("tiny_http does not start: {error}");
+                thread::sleep(RESTART_PAUSE);
+            }
         }
-        ended
+    }
+}
+
+fn listen(socket: &Path) -> io::Result<Arc<Server>> {
+    match fs::remove_file(socket) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    Server::http_unix(socket).map(Arc::new).map_err(io::Error::other)
+}
+
+/// A private folder, removed with its owner.
+struct Folder(PathBuf);
+
+impl Folder {
+    /// In systemd's RuntimeDirectory if there is one, else where temporary files go.
+    fn make() -> io::Result<Self> {
+        let parent = std::env::var_os("RUNTIME_DIRECTORY").map_or_else(std::env::temp_dir, PathBuf::from);
+        let mut random = [0; 8];
+        getrandom::getrandom(&mut random).map_err(io::Error::other)?;
+        let path = parent.join(format!("img-classification-{:016x}", u64::from_ne_bytes(random)));
+        fs::DirBuilder::new().mode(0o700).create(&path)?;
+        Ok(Self(path))
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.0.join("http.sock")
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        // What cannot be removed is an empty folder among temporary files.
+        let _ = fs::remove_dir_all(&self.0);
     }
 }
 
@@ -151,7 +152,7 @@ struct Waiting {
 /// Answers at once, or hands over to a worker.
 fn take(app: &App, mut request: Request, queue: &mpsc::SyncSender<Waiting>) {
     let arrived = Instant::now();
-    let route = Route::parse(request.method().as_str(), request.url()).and_then(|route| framing(&request, route));
+    let route = Route::parse(request.method().as_str(), request.url());
     let reply = match route {
         Ok(route) if route.asks_kubernetes() => match queue.try_send(Waiting { request, route, arrived }) {
             Ok(()) => return,
@@ -166,12 +167,13 @@ fn take(app: &App, mut request: Request, queue: &mpsc::SyncSender<Waiting>) {
     respond(request, reply, arrived);
 }
 
-fn work(app: &App, waiting: &Mutex<mpsc::Receiver<Waiting>>) {
+fn work(app: &App, waiting: &Mutex<mpsc::Receiver<Waiting>>, patience: Duration) {
     loop {
         // The lock is held while waiting and let go with the request in hand.
         let next = waiting.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok(Waiting { mut request, route, arrived }) = next else { return };
-        let reply = answer(app, &mut request, route);
+        let late = arrived.elapsed() > patience;
+        let reply = if late { ApiError::Busy.into_reply() } else { answer(app, &mut request, route) };
         respond(request, reply, arrived);
     }
 }
@@ -185,18 +187,6 @@ fn answer(app: &App, request: &mut Request, route: Route) -> Reply {
     outcome.unwrap_or(Err(ApiError::Panicked)).unwrap_or_else(ApiError::into_reply)
 }
 
-/// What the head says of the body, before a byte of it is read.
-fn framing(request: &Request, route: Route) -> Result<Route, ApiError> {
-    if request.headers().iter().any(|header| header.field.equiv("Transfer-Encoding")) {
-        return Err(ApiError::TransferEncoding);
-    }
-    match request.body_length() {
-        None if route.takes_body() => Err(ApiError::LengthRequired),
-        Some(length) if length > BODY_LIMIT => Err(ApiError::BodyTooLarge),
-        _ => Ok(route),
-    }
-}
-
 fn read_body(request: &mut Request) -> Result<Vec<u8>, ApiError> {
     let length = request.body_length().ok_or(ApiError::LengthRequired)?;
     let mut body = vec![0; length.min(BODY_LIMIT)];
@@ -204,11 +194,26 @@ fn read_body(request: &mut Request) -> Result<Vec<u8>, ApiError> {
     Ok(body)
 }
 
-/// The one place that writes to a client and to the access log.
+/// The one place that answers through tiny_http.
 fn respond(request: Request, reply: Reply, arrived: Instant) {
-    let Reply { status, body, retry_after, allow, note } = reply;
-    let path: String = request.url().chars().take(PATH_SHOWN).collect();
-    log::info!("{} {path} {status} {}ms {note}", request.method(), arrived.elapsed().as_millis());
+    log(&format!("{} {}", request.method(), request.url()), &reply, arrived.elapsed());
+    if let Err(error) = request.respond(response(reply)) {
+        log::debug!("the gate did not take an answer: {error}");
+    }
+}
+
+/// A refusal by the gate, as it goes over the wire; `line` is the method and the path.
+pub fn refusal(line: &str, error: ApiError) -> Vec<u8> {
+    let reply = error.into_reply();
+    log(line, &reply, Duration::ZERO);
+    let mut bytes = Vec::new();
+    let written = response(reply).raw_print(&mut bytes, HTTPVersion(1, 1), &[], false, None);
+    written.expect("a Vec takes all bytes");
+    bytes
+}
+
+fn response(reply: Reply) -> Response<io::Cursor<Vec<u8>>> {
+    let Reply { status, body, retry_after, allow, note: _ } = reply;
     // A length is better than chunks: the client sees whether it has all.
     let mut response = Response::from_data(body).with_status_code(status).with_chunked_threshold(usize::MAX);
     response.add_header(header("Content-Type", "application/json"));
@@ -218,9 +223,13 @@ fn respond(request: Request, reply: Reply, arrived: Instant) {
     if let Some(methods) = allow {
         response.add_header(header("Allow", methods));
     }
-    if let Err(error) = request.respond(response) {
-        log::debug!("the client did not take its answer: {error}");
-    }
+    response
+}
+
+/// The access log: method, path, status, milliseconds, and the job's name or the chain of causes.
+fn log(line: &str, reply: &Reply, took: Duration) {
+    let shown: String = line.chars().take(PATH_SHOWN).collect();
+    log::info!("{shown} {} {}ms {}", reply.status, took.as_millis(), reply.note);
 }
 
 fn header(name: &str, value: &str) -> Header {

@@ -3,6 +3,7 @@
 //! See ARCHITECTURE.md for the way of a request through these modules.
 
 mod cli;
+mod gate;
 mod handler;
 mod http;
 mod job;
@@ -15,6 +16,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::thread;
+use std::time::Duration;
 
 use signal_hook::consts::{SIGINT, SIGTERM};
 
@@ -40,15 +42,32 @@ fn run() -> Result<(), StartError> {
     log_to_stderr(options.log_level);
     let sources = kube::Sources { file: options.kubeconfig.clone(), context: options.context.clone(), env: &env };
     let cluster = kube::Cluster::load(&sources).map_err(StartError::Config)?;
-    let configuration = format!("{options}\n{cluster}");
+    let configuration: Vec<String> = options.lines().into_iter().chain(cluster.lines()).collect();
     let kube = kube::Client::new(cluster, options.kube_timeout, http::WORKERS).map_err(StartError::Tls)?;
     let app = Arc::new(handler::App { kube, jobs: options.jobs.clone() });
-    let front = http::Front::bind(&options.listen)
+    let limits = gate::Limits::from_descriptors();
+    let inner = Arc::new(http::Inner::bind(limits.forwards()).map_err(StartError::Inner)?);
+    // A request may wait for a worker as long as it may then take.
+    let timeout = options.kube_timeout * 2 + INNER_SLACK;
+    let behind = gate::Inner { socket: inner.socket(), timeout, refusal: http::refusal };
+    let gate = gate::Gate::bind(&options.listen, limits, behind)
         .map_err(|source| StartError::Bind { address: options.listen.clone(), source })?;
-    stop_on_signals(front.stopper()).map_err(StartError::Signals)?;
-    let _ = writeln!(io::stderr(), "{configuration}\nlistening on http://{}", front.address());
-    front.serve(&app).map_err(StartError::Serve)
+    stop_on_signals(gate.clone(), Arc::clone(&inner)).map_err(StartError::Threads)?;
+    gate.open().map_err(StartError::Threads)?;
+    for line in configuration {
+        let _ = writeln!(io::stderr(), "{}", one_line(&line));
+    }
+    let _ = writeln!(io::stderr(), "listening on http://{}", gate.address());
+    inner.serve(&app, options.kube_timeout).map_err(StartError::Threads)?;
+    app.kube.close();
+    Ok(())
 }
+
+/// What is in flight at a stop gets this long: the default deadline of a Kubernetes operation.
+const STOP_LIMIT: Duration = Duration::from_secs(10);
+
+/// How much longer than a Kubernetes operation the gate waits for an answer.
+const INNER_SLACK: Duration = Duration::from_secs(5);
 
 /// One line per message, without a time (journald has it); nothing in it can start a line of its own.
 fn log_to_stderr(level: log::LevelFilter) {
@@ -84,7 +103,7 @@ fn one_line(text: &str) -> String {
 }
 
 /// The first SIGTERM or SIGINT stops the server when it has finished what is in flight, a second one at once.
-fn stop_on_signals(stopper: http::Stopper) -> io::Result<()> {
+fn stop_on_signals(gate: gate::Gate, inner: Arc<http::Inner>) -> io::Result<()> {
     let again = Arc::new(AtomicBool::new(false));
     for signal in [SIGTERM, SIGINT] {
         signal_hook::flag::register_conditional_shutdown(signal, 1, Arc::clone(&again))?;
@@ -93,7 +112,8 @@ fn stop_on_signals(stopper: http::Stopper) -> io::Result<()> {
     let mut signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT])?;
     thread::Builder::new().name("signals".into()).spawn(move || {
         if signals.forever().next().is_some() {
-            stopper.stop();
+            gate.close(STOP_LIMIT);
+            inner.stop();
         }
     })?;
     Ok(())
@@ -107,15 +127,15 @@ enum StartError {
     Config(kube::ConfigError),
     Tls(kube::TlsError),
     Bind { address: String, source: io::Error },
-    Signals(io::Error),
-    Serve(http::AcceptEnded),
+    Inner(io::Error),
+    Threads(io::Error),
 }
 
 impl StartError {
     fn exit_code(&self) -> ExitCode {
         match self {
             Self::Usage(_) => ExitCode::from(2),
-            Self::Print(_) | Self::Config(_) | Self::Tls(_) | Self::Bind { .. } | Self::Signals(_) | Self::Serve(_) => {
+            Self::Print(_) | Self::Config(_) | Self::Tls(_) | Self::Bind { .. } | Self::Inner(_) | Self::Threads(_) => {
                 ExitCode::FAILURE
             }
         }
@@ -132,8 +152,8 @@ impl fmt::Display for StartError {
             Self::Bind { address, .. } => {
                 write!(f, "cannot listen on {address}; choose another address with --listen, or end what has it")
             }
-            Self::Signals(_) => write!(f, "cannot watch for signals"),
-            Self::Serve(error) => write!(f, "{error}"),
+            Self::Inner(_) => write!(f, "cannot make a private socket in {}", std::env::temp_dir().display()),
+            Self::Threads(_) => write!(f, "cannot start threads or watch for signals"),
         }
     }
 }
@@ -142,8 +162,9 @@ impl std::error::Error for StartError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::Config(error) => error.source(),
-            Self::Serve(error) => error.source(),
-            Self::Print(source) | Self::Signals(source) | Self::Bind { source, .. } => Some(source),
+            Self::Print(source) | Self::Inner(source) | Self::Threads(source) | Self::Bind { source, .. } => {
+                Some(source)
+            }
             Self::Usage(_) | Self::Tls(_) => None,
         }
     }

@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -97,9 +98,18 @@ impl Bearer {
     pub fn file(path: &Path) -> io::Result<Self> {
         Ok(Self::File { path: path.to_owned(), first: read_token(path)? })
     }
+
+    /// A token file beside a token, which serves while the file cannot be read.
+    pub fn file_or(path: &Path, token: &str) -> Self {
+        Self::file(path).unwrap_or_else(|_| Self::File { path: path.to_owned(), first: Secret::new(token) })
+    }
 }
 
 fn read_token(path: &Path) -> io::Result<Secret> {
+    // Requests wait for this: a pipe would hold them up.
+    if !std::fs::metadata(path)?.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a file"));
+    }
     let text = super::read_text(path)?;
     match text.trim() {
         "" => Err(io::Error::new(io::ErrorKind::InvalidData, "the file is empty")),
@@ -207,7 +217,10 @@ impl Credentials {
         match &self.0 {
             Source::Fixed(credential) => Ok(Arc::clone(credential)),
             Source::File(file) => Ok(file.get()),
-            Source::Plugin(plugin) => plugin.get(deadline, None).map_err(Error::Credential),
+            Source::Plugin(plugin) => {
+                let credential = plugin.get(deadline, None).map_err(Error::Credential)?;
+                Ok(credential.expect("only a refused credential can have no successor"))
+            }
         }
     }
 
@@ -219,12 +232,14 @@ impl Credentials {
         match &self.0 {
             Source::Fixed(_) => Ok(None),
             Source::File(file) => Ok(Some(file.reload()).filter(|new| new.serial != refused.serial)),
-            Source::Plugin(plugin) => {
-                if !plugin.may_renew(refused.serial) {
-                    return Ok(None);
-                }
-                plugin.get(deadline, Some(refused.serial)).map(Some).map_err(Error::Credential)
-            }
+            Source::Plugin(plugin) => plugin.get(deadline, Some(refused.serial)).map_err(Error::Credential),
+        }
+    }
+
+    /// Ends a plugin that is still running.
+    pub fn close(&self) {
+        if let Source::Plugin(plugin) = &self.0 {
+            plugin.exec.kill();
         }
     }
 }
@@ -330,54 +345,52 @@ impl Plugin {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether a refused credential has a successor, or may get one.
-    fn may_renew(&self, refused: u64) -> bool {
-        let mut state = self.lock();
-        let replaced = state.current.as_ref().is_some_and(|fetched| fetched.credential.serial != refused);
-        if replaced || state.running.is_some() {
-            return true;
-        }
-        let allowed = state.renewed.is_none_or(|at| at.elapsed() >= REFUSAL_PAUSE);
-        if allowed {
-            state.renewed = Some(Instant::now());
-        }
-        allowed
-    }
-
-    /// The credential, unless it is the refused one; a failed run is the answer of those who waited for it, and of no
-    /// later ones.
-    fn get(self: &Arc<Self>, deadline: Instant, refused: Option<u64>) -> Result<Arc<Credential>, CredentialError> {
+    /// The credential, unless it is the refused one; none if that has no successor and may not get one yet.
+    ///
+    /// A failed run is the answer of all who waited for it, and of those who come before the next run may begin.
+    fn get(
+        self: &Arc<Self>,
+        deadline: Instant,
+        refused: Option<u64>,
+    ) -> Result<Option<Arc<Credential>>, CredentialError> {
         let mut state = self.lock();
         let seen = state.ended;
         loop {
             let now = Instant::now();
-            let pause = state.failed.as_ref().map_or(now, |failed| failed.not_before).saturating_duration_since(now);
-            let startable = state.running.is_none() && pause.is_zero();
             let usable = state
                 .current
                 .as_ref()
                 .filter(|fetched| !fetched.ended() && Some(fetched.credential.serial) != refused)
                 .map(|fetched| (Arc::clone(&fetched.credential), fetched.due()));
-            if let Some((credential, due)) = usable {
-                if due && startable {
-                    self.start(state);
+            let failed = state.failed.as_ref().filter(|failed| failed.run > seen || now < failed.not_before);
+            match (usable, failed.map(|failed| failed.error.clone())) {
+                (Some((credential, due)), failed) => {
+                    if due && failed.is_none() && state.running.is_none() {
+                        self.start(state);
+                    }
+                    return Ok(Some(credential));
                 }
-                return Ok(credential);
+                (None, Some(error)) => return Err(error),
+                (None, None) if state.running.is_none() => {
+                    if refused.is_some() {
+                        if state.renewed.is_some_and(|at| at.elapsed() < REFUSAL_PAUSE) {
+                            return Ok(None);
+                        }
+                        state.renewed = Some(now);
+                    }
+                    self.start(state);
+                    state = self.lock();
+                }
+                (None, None) => {
+                    let left = deadline.saturating_duration_since(now);
+                    if left.is_zero() {
+                        // What went wrong the last time says more than that it has not gone right yet.
+                        let last = state.failed.as_ref().map(|failed| failed.error.clone());
+                        return Err(last.unwrap_or_else(|| CredentialError::Waiting { command: self.exec.name() }));
+                    }
+                    state = self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+                }
             }
-            if let Some(failed) = state.failed.as_ref().filter(|failed| failed.run > seen) {
-                return Err(failed.error.clone());
-            }
-            if now >= deadline {
-                return Err(CredentialError::Waiting { command: self.exec.name() });
-            }
-            if startable {
-                self.start(state);
-                state = self.lock();
-                continue;
-            }
-            let left = deadline.saturating_duration_since(now);
-            let wait = if state.running.is_some() { left } else { left.min(pause) };
-            state = self.changed.wait_timeout(state, wait).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 
@@ -388,8 +401,12 @@ impl Plugin {
         drop(state);
         let plugin = Arc::clone(self);
         let spawned = thread::Builder::new().name("credential".into()).spawn(move || {
-            let answer = exec::run(&plugin.exec, PLUGIN_TIMEOUT);
-            plugin.finish(answer);
+            // A run that does not end, were it by a bug of ours, would leave everybody waiting.
+            let answer = catch_unwind(AssertUnwindSafe(|| exec::run(&plugin.exec, PLUGIN_TIMEOUT)));
+            plugin.finish(answer.unwrap_or_else(|_| {
+                let command = plugin.exec.name();
+                Err(CredentialError::Answer { command, problem: "the server failed to read it; this is a bug" })
+            }));
         });
         if let Err(error) = spawned {
             let (command, hint) = (self.exec.name(), String::new());
@@ -401,20 +418,24 @@ impl Plugin {
         let mut state = self.lock();
         let run = state.ended + 1;
         let took = state.running.take().map_or(Duration::ZERO, |began| began.elapsed());
+        let mut failed = None;
         match answer.and_then(|answer| self.fetched(answer, run)) {
             Ok(fetched) => {
                 state.current = Some(fetched);
                 state.failed = None;
-                log::debug!("the credential plugin {} gave credential {run}", self.exec.name());
             }
             Err(error) => {
-                log::warn!("{error}");
+                failed = Some(error.to_string());
                 state.failed = Some(Failed { error, run, not_before: Instant::now() + took.min(FAILURE_PAUSE_MOST) });
             }
         }
         state.ended = run;
         drop(state);
         self.changed.notify_all();
+        match failed {
+            Some(error) => log::warn!("{error}"),
+            None => log::debug!("the credential plugin {} gave credential {run}", self.exec.name()),
+        }
     }
 
     fn fetched(&self, answer: exec::Answer, serial: u64) -> Result<Fetched, CredentialError> {

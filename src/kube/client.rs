@@ -1,28 +1,29 @@
 //! The only sender: every request to Kubernetes leaves from here, with its deadline, its retries and its credential.
 
-use std::io::{self, BufReader, Read};
+use std::io::{self, BufReader};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use ureq::http::{Request, Response, header};
-use ureq::unversioned::resolver::DefaultResolver;
-use ureq::unversioned::transport::{ConnectProxyConnector, Connector, SocksConnector, TcpConnector};
+use ureq::unversioned::transport::{Connector, SocksConnector};
 use ureq::{Agent, Body, Proxy};
 
 use super::auth::{Credential, Credentials};
+use super::connect::{self, Dial, Names};
 use super::error::{Error, Status, TlsError, chain};
-use super::kubeconfig::{Cluster, host_of};
-use super::tls::{Identity, Leg, TlsConnector, Trust};
+use super::kubeconfig::{Address, Cluster};
+use super::tls::{Identity, Leg, Trust};
 use super::types::{self, Nothing, Object, Pod};
 
 /// Longest wait for a connection, TLS and proxy included: three SYNs, so that one lost packet does not decide.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(4);
 
-/// Idle connections are closed after this time: well before the 350 s at which AWS load balancers forget them silently.
-const IDLE_AGE: Duration = Duration::from_secs(90);
+/// Idle connections are closed after this time: long before the 350 s at which AWS load balancers forget them silently.
+const IDLE_AGE: Duration = Duration::from_secs(30);
 
-/// Pause before the second retry (the first comes at once); each further one doubles it.
+/// Pause before the first retry after an answer; each further one doubles it. After a broken connection the first comes
+/// at once: it may have died of old age.
 const BACKOFF_FIRST: Duration = Duration::from_millis(50);
 
 /// Longest pause between tries, unless Kubernetes asks for more: an API server restarts in a few seconds.
@@ -31,10 +32,11 @@ const BACKOFF_MOST: Duration = Duration::from_secs(1);
 /// Longest answer to a create, and longest error, in bytes: a Job comes back with 3 KB, with webhooks' additions 20.
 const OBJECT_LIMIT: u64 = 1024 * 1024;
 
-/// Longest list, in bytes after gunzip: 100,000 pods of 5 KB, the most that Kubernetes supports in a cluster being 150,000.
+/// Longest list, in bytes after gunzip: 100,000 pods of 5 KB; our answer is then 15 MB.
 const LIST_LIMIT: u64 = 512 * 1024 * 1024;
 
-/// Read buffer of a connection, in bytes: one TLS record; ureq's default is eight times that for every connection.
+/// Read buffer of a connection, in bytes: one TLS record; ureq's default is eight times that for every connection. The
+/// head of an answer must fit into it.
 const INPUT_BUFFER: usize = 16 * 1024;
 
 /// Write buffer of a connection, in bytes: a whole request with a 1.5 KB Job and an EKS token of 2 KB.
@@ -45,7 +47,7 @@ const USER_AGENT: &str = concat!("img-classification/", env!("CARGO_PKG_VERSION"
 
 /// A client of one cluster, shared by all threads.
 pub struct Client {
-    server: String,
+    server: Address,
     trust: Trust,
     proxy: Option<Proxy>,
     impersonate: Vec<(String, String)>,
@@ -65,7 +67,7 @@ impl Client {
         let Cluster { server, trust, proxy, mut user, .. } = cluster;
         let identity = user.identity.clone();
         let impersonate = std::mem::take(&mut user.impersonate);
-        let agent = agent(&server, &trust, proxy.clone(), identity.as_deref(), connections)?;
+        let agent = agent(&server, &trust, proxy.as_ref(), identity.as_deref(), connections)?;
         let credentials = Credentials::new(user);
         credentials.prepare();
         let agent = Mutex::new((identity, agent));
@@ -79,16 +81,28 @@ impl Client {
     /// [`Error`]; the Job may exist all the same if the last answer was lost.
     pub fn create_job(&self, namespace: &str, name: &str, manifest: &[u8]) -> Result<(), Error> {
         let path = format!("/apis/batch/v1/namespaces/{namespace}/jobs");
+        // An earlier try may have stored it.
+        let mut unsure = false;
         self.retry(|call| {
             let answer = match call.send(&path, Some(manifest)) {
-                Err(Error::Status { status, .. }) if call.tries > 0 && status.already_exists() => return Ok(()),
-                answer => answer?,
+                Err(Error::Status { status, .. }) if unsure && status.already_exists() => return Ok(()),
+                // A quota is asked before the name is looked at: the Job it refuses may be the one that it counts.
+                Err(Error::Status { url, status, .. }) if unsure && status.quota_exceeded() => {
+                    return Err(Error::Unconfirmed { url });
+                }
+                // Of a server's error, too, nobody knows what had been done by then.
+                Err(error) => {
+                    unsure |= !matches!(&error, Error::Status { status, .. } if status.code < 500);
+                    return Err(error);
+                }
+                Ok(answer) => answer,
             };
+            unsure = true;
             let object: Object = call.object(&path, answer)?;
             if object.kind == "Job" && object.metadata.name == name {
                 return Ok(());
             }
-            Err(Error::NotKubernetes { url: call.url(&path), code: 200, found: "something that is not our Job".into() })
+            Err(Error::NotKubernetes { url: call.url(&path), found: "something that is not our Job".into() })
         })
     }
 
@@ -123,7 +137,7 @@ impl Client {
     fn retry<T>(&self, mut operation: impl FnMut(&Call<'_>) -> Result<T, Error>) -> Result<T, Error> {
         let deadline = Instant::now() + self.timeout;
         let credential = self.credentials.get(deadline)?;
-        let mut call = Call { client: self, credential, deadline, tries: 0, waited: false };
+        let mut call = Call { client: self, credential, deadline, tries: 0 };
         let mut renewed = false;
         loop {
             let error = match operation(&call) {
@@ -138,24 +152,28 @@ impl Client {
                 }
             }
             match pause(&error, call.tries) {
-                Some(pause) if pause < call.left() && !(call.waited && is_timeout(&error)) => {
+                Some(pause) if pause < call.left() => {
                     log::debug!("trying again in {} ms: {}", pause.as_millis(), chain(&error));
                     thread::sleep(pause);
                 }
                 _ => return Err(error),
             }
-            call.waited |= is_timeout(&error);
             call.tries += 1;
         }
     }
 
-    /// The agent with the connections of this identity; another identity means other connections.
+    /// Ends a credential plugin that is still running.
+    pub fn close(&self) {
+        self.credentials.close();
+    }
+
+    /// The agent with the connections of this identity; another identity, or none, means other connections.
     fn agent(&self, identity: Option<&Arc<Identity>>) -> Result<Agent, TlsError> {
         let mut current = self.agent.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(identity) = identity else { return Ok(current.1.clone()) };
-        if !current.0.as_ref().is_some_and(|known| Arc::ptr_eq(known, identity)) {
-            let agent = agent(&self.server, &self.trust, self.proxy.clone(), Some(identity), self.connections)?;
-            *current = (Some(Arc::clone(identity)), agent);
+        if current.0.as_ref().map(Arc::as_ptr) != identity.map(Arc::as_ptr) {
+            let agent =
+                agent(&self.server, &self.trust, self.proxy.as_ref(), identity.map(Arc::as_ref), self.connections)?;
+            *current = (identity.cloned(), agent);
         }
         Ok(current.1.clone())
     }
@@ -163,21 +181,19 @@ impl Client {
 
 /// Builds ureq's agent. Never a redirect, never an error for a status: both are ours to judge.
 fn agent(
-    server: &str,
+    server: &Address,
     trust: &Trust,
-    proxy: Option<Proxy>,
+    proxy: Option<&Proxy>,
     identity: Option<&Identity>,
     connections: usize,
 ) -> Result<Agent, TlsError> {
-    let cluster = Leg::cluster(trust, identity, host_of(server), server.starts_with("https://"))?;
-    let proxy_leg = match &proxy {
-        Some(proxy) if proxy.protocol() == ureq::ProxyProtocol::Https => Some(Leg::proxy(proxy.host())?),
-        _ => None,
-    };
+    let host = server.host();
+    let tls = server.is_https().then(|| Leg::cluster(trust, identity, host)).transpose()?;
+    let dial = Dial::new(host, server.port(), tls, proxy, trust.ca.as_deref())?;
     let config = Agent::config_builder()
         .http_status_as_error(false)
         .max_redirects(0)
-        .proxy(proxy)
+        .proxy(proxy.filter(|proxy| connect::is_socks(proxy)).cloned())
         .user_agent(USER_AGENT)
         .accept("application/json")
         .timeout_connect(Some(CONNECT_TIMEOUT))
@@ -186,13 +202,10 @@ fn agent(
         .max_idle_age(IDLE_AGE)
         .input_buffer_size(INPUT_BUFFER)
         .output_buffer_size(OUTPUT_BUFFER)
+        // A larger head would never be complete.
+        .max_response_header_size(INPUT_BUFFER - 1)
         .build();
-    let connector =
-        ().chain(SocksConnector::default())
-            .chain(ConnectProxyConnector::default())
-            .chain(TcpConnector::default())
-            .chain(TlsConnector::new(cluster, proxy_leg));
-    Ok(Agent::with_parts(config, connector, DefaultResolver::default()))
+    Ok(Agent::with_parts(config, ().chain(SocksConnector::default()).chain(dial), Names))
 }
 
 /// One try of an operation.
@@ -201,8 +214,6 @@ struct Call<'a> {
     credential: Arc<Credential>,
     deadline: Instant,
     tries: u32,
-    /// An earlier try has waited in vain: the time that is left is all for this one.
-    waited: bool,
 }
 
 impl Call<'_> {
@@ -244,31 +255,21 @@ impl Call<'_> {
     }
 
     fn run<B: ureq::AsSendBody>(&self, agent: &Agent, request: Request<B>) -> Result<Response<Body>, ureq::Error> {
-        // ureq reads zero as a second.
-        let left = self.left().max(Duration::from_millis(1));
-        // Half of the time for the first try: a connection that a firewall has forgotten never answers, a new one may.
-        let patience = if self.waited { left } else { left / 2 };
         // After a failure the other idle connections are as suspect as the one that failed.
         let idle_age = if self.tries == 0 { IDLE_AGE } else { Duration::ZERO };
-        let request = agent
-            .configure_request(request)
-            .timeout_global(Some(left))
-            .timeout_recv_response(Some(patience))
-            .max_idle_age(idle_age)
-            .build();
+        let request = agent.configure_request(request).timeout_global(Some(self.left())).max_idle_age(idle_age).build();
         agent.run(request)
     }
 
     /// Reads an answer whole and sees what kind of object it is.
     fn object(&self, path: &str, mut answer: Response<Body>) -> Result<Object, Error> {
         let url = self.url(path);
-        let code = answer.status().as_u16();
         let found = describe(&answer);
         let body = answer.body_mut().with_config().limit(OBJECT_LIMIT).read_to_vec();
         let body = body.map_err(|error| failure(&url, error))?;
         serde_json::from_slice(&body).map_err(|error| match error.classify() {
             serde_json::error::Category::Eof if !body.is_empty() => Error::Truncated { url },
-            _ => Error::NotKubernetes { url, code, found },
+            _ => Error::NotKubernetes { url, found },
         })
     }
 
@@ -276,14 +277,18 @@ impl Call<'_> {
     fn pod_list<C: Extend<Pod>>(&self, query: &str, pods: &mut C) -> Result<String, Error> {
         let path = format!("/api/v1/pods{query}");
         let mut answer = self.send(&path, None)?;
-        let (code, found) = (answer.status().as_u16(), describe(&answer));
+        let found = describe(&answer);
         let reader = answer.body_mut().with_config().limit(LIST_LIMIT).reader();
         types::read_pod_list(BufReader::with_capacity(INPUT_BUFFER, reader), pods).map_err(|error| {
             let url = self.url("/api/v1/pods");
             match error.classify() {
-                serde_json::error::Category::Io => broken(url, io::Error::from(error)),
+                serde_json::error::Category::Io => match broken(url, io::Error::from(error)) {
+                    // Its beginning was there.
+                    Error::Unreachable { url, .. } => Error::Truncated { url },
+                    error => error,
+                },
                 serde_json::error::Category::Eof => Error::Truncated { url },
-                _ => Error::NotKubernetes { url, code, found },
+                _ => Error::NotKubernetes { url, found },
             }
         })
     }
@@ -292,16 +297,21 @@ impl Call<'_> {
 /// How long to wait before trying again; none if that would not help.
 fn pause(error: &Error, tries: u32) -> Option<Duration> {
     let asked = match error {
-        Error::Unreachable { .. } | Error::Timeout { .. } | Error::Truncated { .. } => Duration::ZERO,
+        Error::Unreachable { .. } | Error::Truncated { .. } => Duration::ZERO,
         Error::Status { status, retry_after, .. } if status.passes() => retry_after.unwrap_or_default(),
-        Error::Status { .. } | Error::Untrusted { .. } | Error::NotKubernetes { .. } | Error::Credential(_) => {
-            return None;
-        }
+        // A timeout has used up the time of all tries.
+        Error::Timeout { .. }
+        | Error::Status { .. }
+        | Error::Untrusted { .. }
+        | Error::ProxyRefused { .. }
+        | Error::NotKubernetes { .. }
+        | Error::Unconfirmed { .. }
+        | Error::Credential(_) => return None,
     };
-    let doubled = match (tries, error) {
-        // The connection may have died of old age; but a server that answered gets a pause before the first retry, too.
-        (0, Error::Unreachable { .. } | Error::Timeout { .. } | Error::Truncated { .. }) => Duration::ZERO,
-        (tries, _) => BACKOFF_FIRST.saturating_mul(1 << tries.min(8)).min(BACKOFF_MOST),
+    let broken = matches!(error, Error::Unreachable { .. } | Error::Truncated { .. });
+    let doubled = match tries.checked_sub(u32::from(broken)) {
+        None => Duration::ZERO,
+        Some(tries) => BACKOFF_FIRST.saturating_mul(1 << tries.min(8)).min(BACKOFF_MOST),
     };
     Some(asked.max(jitter(doubled)))
 }
@@ -318,20 +328,19 @@ fn is_unauthorized(error: &Error) -> bool {
     matches!(error, Error::Status { status, .. } if status.code == 401)
 }
 
-fn is_timeout(error: &Error) -> bool {
-    matches!(error, Error::Timeout { .. })
-}
-
 /// What ureq's error means for us.
 fn failure(url: &str, error: ureq::Error) -> Error {
     let url = url.to_owned();
     match error {
         ureq::Error::Io(error) => broken(url, error),
         ureq::Error::Timeout(_) => Error::Timeout { url },
-        ureq::Error::BodyExceedsLimit(_) => {
-            Error::NotKubernetes { url, code: 200, found: "more than we read of one answer".into() }
+        ureq::Error::Decompress(..) => Error::Truncated { url },
+        ureq::Error::BodyExceedsLimit(limit) => {
+            Error::NotKubernetes { url, found: format!("more than the {limit} bytes that we read") }
         }
-        ureq::Error::Decompress(_, error) => broken(url, error),
+        ureq::Error::LargeResponseHeader(..) => Error::NotKubernetes { url, found: "too large a head".into() },
+        // The end of a connection within a head, too, is a protocol error to ureq: worth another try.
+        ureq::Error::ConnectProxyFailed(reason) => Error::ProxyRefused { url, reason },
         source @ ureq::Error::Other(_) => Error::Untrusted { url, source },
         source => Error::Unreachable { url, source },
     }
@@ -340,18 +349,15 @@ fn failure(url: &str, error: ureq::Error) -> Error {
 /// An I/O error may hold an error of ureq's or of rustls's within.
 fn broken(url: String, error: io::Error) -> Error {
     let inner = error.get_ref();
-    if inner.is_some_and(|inner| inner.is::<ureq::Error>()) {
-        return match error.into_inner().map(|inner| inner.downcast::<ureq::Error>()) {
-            Some(Ok(inner)) => failure(&url, *inner),
-            _ => Error::Truncated { url },
-        };
-    }
     if inner.is_some_and(|inner| inner.is::<rustls::Error>()) {
         return Error::Untrusted { url, source: ureq::Error::Io(error) };
     }
-    match error.kind() {
-        io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => Error::Timeout { url },
-        _ => Error::Unreachable { url, source: ureq::Error::Io(error) },
+    match error.downcast::<ureq::Error>() {
+        Ok(inner) => failure(&url, inner),
+        Err(error) => match error.kind() {
+            io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => Error::Timeout { url },
+            _ => Error::Unreachable { url, source: ureq::Error::Io(error) },
+        },
     }
 }
 
@@ -360,21 +366,21 @@ fn refusal(url: String, mut answer: Response<Body>) -> Error {
     let code = answer.status().as_u16();
     let seconds = answer.headers().get(header::RETRY_AFTER).and_then(|value| value.to_str().ok());
     let retry_after = seconds.and_then(|text| text.trim().parse().ok()).map(Duration::from_secs);
-    let found = describe(&answer);
-    let mut body = Vec::new();
-    // Half a Status says less, but the code says what matters.
-    let _ = answer.body_mut().with_config().limit(OBJECT_LIMIT).reader().read_to_end(&mut body);
-    let object: Object = serde_json::from_slice(&body).unwrap_or_default();
+    let found = format!("{code} and {}", describe(&answer));
+    let object: Object = match answer.body_mut().with_config().limit(OBJECT_LIMIT).read_to_vec() {
+        Ok(body) => serde_json::from_slice(&body).unwrap_or_default(),
+        Err(error) => return failure(&url, error),
+    };
     if object.kind == "Status" {
         let message = object.message.chars().take(1000).collect();
         return Error::Status { url, status: Status { code, reason: object.reason, message }, retry_after };
     }
     match code {
-        401 | 403 | 429 | 500.. => {
+        401 | 429 | 500.. => {
             let message = format!("no Status object but {found}");
             Error::Status { url, status: Status { code, reason: String::new(), message }, retry_after }
         }
-        _ => Error::NotKubernetes { url, code, found },
+        _ => Error::NotKubernetes { url, found },
     }
 }
 

@@ -129,8 +129,12 @@ pub enum Error {
     Timeout { url: String },
     /// The answer ended too early.
     Truncated { url: String },
+    /// The proxy answered, but does not let us through.
+    ProxyRefused { url: String, reason: String },
     /// An answer that is not from a Kubernetes API: `found` says what it was instead.
-    NotKubernetes { url: String, code: u16, found: String },
+    NotKubernetes { url: String, found: String },
+    /// The answer to a create was lost, and then a quota was full: the object may be there or not.
+    Unconfirmed { url: String },
     /// Kubernetes answered with an error of its own.
     Status { url: String, status: Status, retry_after: Option<Duration> },
     /// There is no credential to send.
@@ -160,6 +164,11 @@ impl Status {
         self.code == 403 && self.message.contains("exceeded quota")
     }
 
+    /// The role lacks a permission. Other refusals with the same code come from admission.
+    pub fn not_permitted(&self) -> bool {
+        self.code == 403 && self.message.contains(" cannot ")
+    }
+
     /// The namespace of the request does not exist.
     pub fn namespace_missing(&self) -> bool {
         self.code == 404 && self.message.starts_with("namespaces ")
@@ -179,8 +188,12 @@ impl fmt::Display for Error {
             Self::Untrusted { url, .. } => write!(f, "no trusted connection to {url}"),
             Self::Timeout { url } => write!(f, "no answer in time from {url}"),
             Self::Truncated { url } => write!(f, "the answer of {url} ended too early"),
-            Self::NotKubernetes { url, code, found } => {
-                write!(f, "{url} answered {code} with {found}, which is not a Kubernetes answer")
+            Self::ProxyRefused { url, reason } => write!(f, "no way through the proxy to {url}: {reason}"),
+            Self::NotKubernetes { url, found } => {
+                write!(f, "{url} answered with {found}, which is not a Kubernetes answer")
+            }
+            Self::Unconfirmed { url } => {
+                write!(f, "an answer of {url} was lost, and now the quota is full: the Job may be stored")
             }
             Self::Status { url, status, .. } => {
                 write!(f, "{url} answered {} {}: {}", status.code, status.reason, status.message)
@@ -195,7 +208,12 @@ impl StdError for Error {
         match self {
             Self::Unreachable { source, .. } | Self::Untrusted { source, .. } => Some(source),
             Self::Credential(error) => error.source(),
-            Self::Timeout { .. } | Self::Truncated { .. } | Self::NotKubernetes { .. } | Self::Status { .. } => None,
+            Self::Timeout { .. }
+            | Self::Truncated { .. }
+            | Self::ProxyRefused { .. }
+            | Self::NotKubernetes { .. }
+            | Self::Unconfirmed { .. }
+            | Self::Status { .. } => None,
         }
     }
 }

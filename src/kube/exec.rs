@@ -7,7 +7,8 @@ use std::io::{self, Read};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::mpsc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -18,7 +19,7 @@ use super::error::CredentialError;
 use super::tls::Identity;
 
 /// Most that is kept of stdout and of stderr, in bytes; an ExecCredential has 2 to 10 KB.
-const OUTPUT_LIMIT: u64 = 256 * 1024;
+const OUTPUT_LIMIT: usize = 256 * 1024;
 
 /// Most of stderr that goes into an error, in characters, from its end: there the AWS CLI says what is wrong.
 const STDERR_SHOWN: usize = 400;
@@ -40,6 +41,8 @@ pub struct Exec {
     pub hint: String,
     /// The cluster's description, with provideClusterInfo.
     pub cluster: Option<serde_json::Value>,
+    /// The process group of the present run; 0 if there is none.
+    pub running: AtomicU32,
 }
 
 /// The version of the protocol; both have the same fields.
@@ -72,6 +75,15 @@ impl Exec {
         self.program.display().to_string()
     }
 
+    /// Ends the plugin, if it runs, and what it started.
+    pub fn kill(&self) {
+        let group = i32::try_from(self.running.load(Ordering::SeqCst)).ok().and_then(rustix::process::Pid::from_raw);
+        if let Some(group) = group {
+            // An error means that nothing of the group is left.
+            let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
+        }
+    }
+
     /// KUBERNETES_EXEC_INFO.
     fn info(&self) -> String {
         let mut spec = serde_json::json!({ "interactive": false });
@@ -99,52 +111,69 @@ pub fn run(exec: &Exec, limit: Duration) -> Result<Answer, CredentialError> {
         .process_group(0)
         .spawn()
         .map_err(|error| spawn_error(exec, &error))?;
-    let stdout = drain(child.stdout.take());
-    let stderr = drain(child.stderr.take());
-    let status = wait(&mut child, deadline).map_err(|error| spawn_error(exec, &error))?;
+    exec.running.store(child.id(), Ordering::SeqCst);
+    let stdout = Drain::start(child.stdout.take());
+    let stderr = Drain::start(child.stderr.take());
+    let ended = wait(&mut child, deadline);
     let grace = Instant::now() + OUTPUT_GRACE;
-    let output = collect(&stdout, grace).zip(collect(&stderr, grace));
-    if status.is_none() || output.is_none() {
-        kill(&mut child);
+    if !(stdout.wait(grace) && stderr.wait(grace) && matches!(ended, Ok(Some(_)))) {
+        exec.kill();
+        let _ = child.wait();
     }
+    exec.running.store(0, Ordering::SeqCst);
+    let status = ended.map_err(|error| spawn_error(exec, &error))?;
     let Some(status) = status else {
         return Err(CredentialError::Slow { command: exec.name(), limit });
     };
-    // What was killed gives up its pipes at once.
-    let (stdout, stderr) = output.unwrap_or_else(|| {
-        let grace = Instant::now() + OUTPUT_GRACE;
-        (collect(&stdout, grace).unwrap_or_default(), collect(&stderr, grace).unwrap_or_default())
-    });
     if !status.success() {
-        let stderr = tail(&String::from_utf8_lossy(&stderr), STDERR_SHOWN);
+        let stderr = tail(&String::from_utf8_lossy(&stderr.kept()), STDERR_SHOWN);
         return Err(CredentialError::Failed { command: exec.name(), status: status.to_string(), stderr });
     }
-    parse(exec, &stdout)
+    parse(exec, &stdout.kept())
 }
 
 fn spawn_error(exec: &Exec, error: &io::Error) -> CredentialError {
     CredentialError::Spawn { command: exec.name(), hint: exec.hint.clone(), kind: error.kind() }
 }
 
-/// Reads a pipe to its end on a thread of its own, so that the plugin never blocks on a full one.
-fn drain(pipe: Option<impl Read + Send + 'static>) -> mpsc::Receiver<Vec<u8>> {
-    let (sender, receiver) = mpsc::channel();
-    let spawned = thread::Builder::new().name("plugin-output".into()).spawn(move || {
-        let Some(mut pipe) = pipe else { return };
-        let mut kept = Vec::new();
-        // A pipe that cannot be read is one that said nothing more.
-        let _ = pipe.by_ref().take(OUTPUT_LIMIT).read_to_end(&mut kept);
-        let _ = io::copy(&mut pipe, &mut io::sink());
-        let _ = sender.send(kept);
-    });
-    if let Err(error) = spawned {
-        log::warn!("no thread to read a credential plugin's output: {error}");
-    }
-    receiver
+/// Reads a pipe to its end on a thread of its own, so that the plugin never blocks on a full one. What it has read can be
+/// had before the end, which a child that the plugin left behind may put off.
+struct Drain {
+    kept: Arc<Mutex<Vec<u8>>>,
+    ended: mpsc::Receiver<()>,
 }
 
-fn collect(output: &mpsc::Receiver<Vec<u8>>, until: Instant) -> Option<Vec<u8>> {
-    output.recv_timeout(until.saturating_duration_since(Instant::now())).ok()
+impl Drain {
+    fn start(pipe: Option<impl Read + Send + 'static>) -> Self {
+        let kept = Arc::new(Mutex::new(Vec::new()));
+        let (sender, ended) = mpsc::channel::<()>();
+        let into = Arc::clone(&kept);
+        let spawned = thread::Builder::new().name("plugin-output".into()).spawn(move || {
+            // Dropped at the end, which is the message.
+            let _sender = sender;
+            let Some(mut pipe) = pipe else { return };
+            let mut piece = [0; 4096];
+            while let Ok(count @ 1..) = pipe.read(&mut piece) {
+                let mut kept = into.lock().unwrap_or_else(PoisonError::into_inner);
+                let room = OUTPUT_LIMIT.saturating_sub(kept.len()).min(count);
+                kept.extend_from_slice(&piece[..room]);
+            }
+        });
+        if let Err(error) = spawned {
+            log::warn!("no thread to read a credential plugin's output: {error}");
+        }
+        Self { kept, ended }
+    }
+
+    /// Whether the pipe has come to its end by `until`.
+    fn wait(&self, until: Instant) -> bool {
+        let left = until.saturating_duration_since(Instant::now());
+        self.ended.recv_timeout(left) == Err(mpsc::RecvTimeoutError::Disconnected)
+    }
+
+    fn kept(&self) -> Vec<u8> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
 }
 
 /// The exit status, or none at the deadline.
@@ -158,16 +187,6 @@ fn wait(child: &mut Child, deadline: Instant) -> io::Result<Option<ExitStatus>> 
         }
         thread::sleep(POLL);
     }
-}
-
-/// Ends the plugin and what it started.
-fn kill(child: &mut Child) {
-    let group = i32::try_from(child.id()).ok().and_then(rustix::process::Pid::from_raw);
-    if let Some(group) = group {
-        // An error means that nothing of the group is left.
-        let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
-    }
-    let _ = child.wait();
 }
 
 fn tail(text: &str, most: usize) -> String {
@@ -233,7 +252,8 @@ mod tests {
 
     fn plugin(api_version: ApiVersion) -> Exec {
         let (args, env, hint, cluster) = (Vec::new(), Vec::new(), String::new(), None);
-        Exec { program: "aws".into(), args, env, api_version, hint, cluster }
+        let running = AtomicU32::new(0);
+        Exec { program: "aws".into(), args, env, api_version, hint, cluster, running }
     }
 
     #[test]
@@ -298,13 +318,15 @@ mod tests {
     }
 
     #[test]
-    fn a_child_that_keeps_the_pipe_open_does_not_hold_up_the_answer() {
+    fn a_child_that_keeps_a_pipe_open_does_not_hold_up_the_answer() {
         let mut exec = plugin(ApiVersion::V1Beta1);
         exec.program = "sh".into();
         let reply =
             r#"{"apiVersion":"client.authentication.k8s.io/v1beta1","kind":"ExecCredential","status":{"token":"t"}}"#;
-        exec.args = vec!["-c".into(), format!("sleep 600 & echo '{reply}'")];
-        let answer = run(&exec, Duration::from_secs(60)).expect("the answer is complete");
-        assert_eq!(answer.token, Some(Secret::new("t")));
+        for child in ["sleep 600 &", "sleep 600 >/dev/null &", "sleep 600 2>/dev/null &", "setsid sleep 5 &"] {
+            exec.args = vec!["-c".into(), format!("{child} echo '{reply}'")];
+            let answer = run(&exec, Duration::from_secs(60)).expect("the answer is complete");
+            assert_eq!(answer.token, Some(Secret::new("t")), "{child}");
+        }
     }
 }

@@ -8,8 +8,10 @@
 use std::ffi::OsString;
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicU32;
 
 use base64::Engine;
+use serde::Deserialize;
 use serde_yaml::Value;
 use ureq::Proxy;
 use ureq::http::Uri;
@@ -50,8 +52,8 @@ impl Sources<'_> {
 pub struct Cluster {
     /// Where this came from, for people: files and context.
     pub origin: String,
-    /// The API's address: scheme, authority and path prefix, without a slash at the end.
-    pub server: String,
+    /// The API's address.
+    pub server: Address,
     /// Whom to trust.
     pub trust: Trust,
     /// The proxy to go through, with its password if it has one.
@@ -69,7 +71,9 @@ impl Cluster {
         let mut cluster = Self::find(sources)?;
         if cluster.proxy.is_none() {
             let url = proxy::from_environment(&cluster.server, |name| sources.text(name));
-            cluster.proxy = url.map(|url| Proxy::new(&url).map_err(|_| ConfigError::Proxy)).transpose()?;
+            // Go takes a bare host and port here, too.
+            let with_scheme = |url: String| if url.contains("://") { url } else { format!("http://{url}") };
+            cluster.proxy = url.map(|url| parse_proxy(&with_scheme(url)).ok_or(ConfigError::Proxy)).transpose()?;
         }
         Ok(cluster)
     }
@@ -87,8 +91,11 @@ impl Cluster {
         };
         let mut texts = Vec::new();
         for path in &candidates {
-            if path.exists() {
-                texts.push((path.clone(), read(path)?));
+            match read(path) {
+                Ok(text) => texts.push((path.clone(), text)),
+                // Only a file that is not there: one that may not be read must not lead to another cluster.
+                Err(ConfigError::Read { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
             }
         }
         if !texts.is_empty() {
@@ -168,7 +175,10 @@ struct File {
 impl File {
     fn parse(path: PathBuf, text: &str) -> Result<Self, ConfigError> {
         let text = text.trim_start_matches('\u{feff}');
-        let root = serde_yaml::from_str::<Value>(text)
+        // Of several documents the first counts, as for kubectl.
+        let document = serde_yaml::Deserializer::from_str(text).next();
+        let root = document
+            .map_or(Ok(Value::Null), Value::deserialize)
             .and_then(|mut root| root.apply_merge().map(|()| root))
             .map_err(|source| ConfigError::Yaml { path: path.clone(), source })?;
         let mut file = Self { path, current_context: None, root };
@@ -354,65 +364,121 @@ fn resolve(origin: String, cluster: &Node<'_>, user: Option<&Node<'_>>) -> Resul
         Some(user) => resolve_user(user, || exec_cluster(cluster, &server, ca.as_deref()))?,
         None => User::default(),
     };
-    if server.starts_with("http://") && user.has_secret() {
+    if !server.is_https() && user.has_secret() {
         return Err(cluster
             .field("server")
             .error("is http, over which no credential is sent; use https, or a context without a user"));
     }
     let trust = Trust { ca, insecure, server_name };
     // Built here only to be checked: what is wrong with it should be said at start.
-    Leg::cluster(&trust, user.identity.as_deref(), host_of(&server), server.starts_with("https://")).map_err(
-        |source| {
-            let field = match (&source, &trust.server_name) {
-                (TlsError::BadName, Some(_)) => "tls-server-name",
-                (TlsError::BadName, None) => "server",
-                _ => "certificate-authority",
-            };
-            ConfigError::Tls { what: cluster.place(field), source }
-        },
-    )?;
+    let checked = if server.is_https() {
+        Leg::cluster(&trust, user.identity.as_deref(), server.host()).map(drop)
+    } else {
+        Ok(())
+    };
+    checked.map_err(|source| {
+        let field = match (&source, &trust.server_name) {
+            (TlsError::BadName, Some(_)) => "tls-server-name",
+            (TlsError::BadName, None) => "server",
+            _ => "certificate-authority",
+        };
+        ConfigError::Tls { what: cluster.place(field), source }
+    })?;
     Ok(Cluster { origin, server, trust, proxy, user })
 }
 
-/// The host in a checked address, an IPv6 address in its brackets.
-pub fn host_of(server: &str) -> &str {
-    let authority = server.split_once("://").map_or(server, |(_, rest)| rest);
-    let authority = authority.split_once('/').map_or(authority, |(authority, _)| authority);
-    match authority.rfind(':') {
-        Some(colon) if !authority[colon..].contains(']') => &authority[..colon],
-        _ => authority,
+/// The address of an API: a scheme in small letters, an authority and a path prefix, without a slash at the end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Address {
+    text: String,
+    https: bool,
+    host: String,
+    port: u16,
+}
+
+impl Address {
+    /// Checks an address. Without a scheme it is http unless `tls_by_default`.
+    ///
+    /// # Errors
+    /// What is wrong with it, as the end of a sentence.
+    pub fn parse(text: &str, tls_by_default: bool) -> Result<Self, &'static str> {
+        let full = match (text.contains("://"), tls_by_default) {
+            (true, _) => text.to_owned(),
+            (false, true) => format!("https://{text}"),
+            (false, false) => format!("http://{text}"),
+        };
+        let uri: Uri = full.parse().map_err(|_| "is not a URL like https://host:6443")?;
+        let https = match uri.scheme_str() {
+            Some(scheme) if scheme.eq_ignore_ascii_case("https") => true,
+            Some(scheme) if scheme.eq_ignore_ascii_case("http") => false,
+            _ => return Err("is neither https:// nor http://"),
+        };
+        let authority = uri.authority().filter(|authority| !authority.host().is_empty()).ok_or("names no host")?;
+        if authority.as_str().contains('@') || uri.query().is_some() || full.contains('#') {
+            return Err("holds more than a scheme, a host, a port and a path");
+        }
+        let given = &authority.as_str()[authority.host().len()..];
+        let port = match (given.strip_prefix(':'), https) {
+            (None | Some(""), true) => 443,
+            (None | Some(""), false) => 80,
+            (Some(digits), _) => digits.parse().map_err(|_| "has a port that is no port number")?,
+        };
+        let (scheme, host) = (if https { "https" } else { "http" }, authority.host().to_owned());
+        let path = uri.path().trim_end_matches('/');
+        Ok(Self { text: format!("{scheme}://{authority}{path}"), https, host, port })
+    }
+
+    pub fn is_https(&self) -> bool {
+        self.https
+    }
+
+    /// The host, an IPv6 address in its brackets.
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
     }
 }
 
-/// The address with a scheme and without a slash at the end. Without a scheme it is http unless there is something to
-/// do TLS with, as in client-go's rest/url_utils.go (DefaultServerUrlFor).
-fn server(cluster: &Node<'_>, tls_by_default: bool) -> Result<String, ConfigError> {
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+/// Without a scheme the address is http unless there is something to do TLS with, as in client-go's rest/url_utils.go
+/// (DefaultServerUrlFor).
+fn server(cluster: &Node<'_>, tls_by_default: bool) -> Result<Address, ConfigError> {
     let node = cluster.field("server");
     let text = node.text()?.ok_or_else(|| node.error("is missing; it is the address of the Kubernetes API"))?;
-    let full = match (text.contains("://"), tls_by_default) {
-        (true, _) => text.to_owned(),
-        (false, true) => format!("https://{text}"),
-        (false, false) => format!("http://{text}"),
+    Address::parse(text, tls_by_default).map_err(|problem| node.error(problem))
+}
+
+/// A proxy from the kubeconfig or the environment. As for Go, socks5 leaves names to the proxy, which is what people with
+/// a tunnel to a private network need.
+fn parse_proxy(url: &str) -> Option<Proxy> {
+    let (scheme, rest) = url.split_once("://")?;
+    let scheme = match scheme.to_ascii_lowercase().as_str() {
+        "socks5" | "socks5h" => "socks5h",
+        "http" => "http",
+        "https" => "https",
+        _ => return None,
     };
-    let uri: Uri = full.parse().map_err(|_| node.error("is not a URL like https://host:6443"))?;
-    if !matches!(uri.scheme_str(), Some("http" | "https")) {
-        return Err(node.error("is neither https:// nor http://"));
-    }
-    let Some(authority) = uri.authority().filter(|authority| !authority.host().is_empty()) else {
-        return Err(node.error("names no host"));
-    };
-    if authority.as_str().contains('@') || uri.query().is_some() || full.contains('#') {
-        return Err(node.error("holds more than a scheme, a host, a port and a path"));
-    }
-    Ok(full.trim_end_matches('/').to_owned())
+    let url = format!("{scheme}://{rest}");
+    // ureq would take another port for one that is out of range.
+    let uri: Uri = url.parse().ok()?;
+    let authority = uri.authority()?;
+    let port_is_good = authority.port().is_none_or(|port| port.as_str().parse::<u16>().is_ok());
+    let after_host = authority.as_str().rsplit_once(authority.host())?.1;
+    (port_is_good && (after_host.is_empty() || authority.port_u16().is_some())).then(|| Proxy::new(&url).ok())?
 }
 
 fn proxy_url(cluster: &Node<'_>) -> Result<Option<Proxy>, ConfigError> {
     let node = cluster.field("proxy-url");
     let Some(url) = node.text()? else { return Ok(None) };
-    let known = ["http://", "https://", "socks5://", "socks5h://"].iter().any(|scheme| url.starts_with(scheme));
-    let proxy = Proxy::new(url).ok().filter(|_| known);
-    proxy
+    parse_proxy(url)
         .map(Some)
         .ok_or_else(|| node.error("is not a proxy address: http://, https:// or socks5://, a host and a port"))
 }
@@ -433,7 +499,8 @@ fn resolve_user(
         return Err(node.error("has a token and a username; keep one of them"));
     }
     user.bearer = match (token_file, token) {
-        (Some(path), _) => {
+        (Some(path), Some(token)) => Some(Bearer::file_or(&path, token)),
+        (Some(path), None) => {
             Some(Bearer::file(&path).map_err(|source| ConfigError::Read { what: "tokenFile", path, source })?)
         }
         (None, Some(token)) => Some(Bearer::Fixed(Secret::new(token))),
@@ -544,14 +611,14 @@ fn exec(
     }
     let cluster = if node.field("provideClusterInfo").flag()? { Some(cluster()?) } else { None };
     let hint = node.field("installHint").text()?.unwrap_or_default().to_owned();
-    Ok(Exec { program, args, env, api_version, hint, cluster })
+    Ok(Exec { program, args, env, api_version, hint, cluster, running: AtomicU32::new(0) })
 }
 
 /// What a plugin is told about the cluster (ExecCredentialSpec.cluster),
 /// <https://kubernetes.io/docs/reference/config-api/client-authentication.v1/#client-authentication-k8s-io-v1-Cluster>.
-fn exec_cluster(cluster: &Node<'_>, server: &str, ca: Option<&[u8]>) -> Result<serde_json::Value, ConfigError> {
+fn exec_cluster(cluster: &Node<'_>, server: &Address, ca: Option<&[u8]>) -> Result<serde_json::Value, ConfigError> {
     let mut info = serde_json::Map::new();
-    info.insert("server".into(), server.into());
+    info.insert("server".into(), server.to_string().into());
     for key in ["tls-server-name", "proxy-url"] {
         if let Some(text) = cluster.field(key).text()? {
             info.insert(key.into(), text.into());
@@ -583,10 +650,8 @@ fn in_cluster(sources: &Sources<'_>, folder: &Path) -> Result<Cluster, ConfigErr
         });
     };
     let host = if host.contains(':') { format!("[{host}]") } else { host };
-    let server = format!("https://{host}:{port}");
-    if server.parse::<Uri>().is_err() {
-        return Err(ConfigError::InCluster { problem: "KUBERNETES_SERVICE_HOST and _PORT make no address" });
-    }
+    let server = Address::parse(&format!("https://{host}:{port}"), true)
+        .map_err(|_| ConfigError::InCluster { problem: "KUBERNETES_SERVICE_HOST and _PORT make no address" })?;
     let token = folder.join("token");
     let bearer = Bearer::file(&token).map_err(|source| ConfigError::Read {
         what: "service-account token",
@@ -596,26 +661,24 @@ fn in_cluster(sources: &Sources<'_>, folder: &Path) -> Result<Cluster, ConfigErr
     let path = folder.join("ca.crt");
     let ca = read_file(&path).map_err(|source| ConfigError::Read { what: "service-account CA", path, source })?;
     let trust = Trust { ca: Some(ca), insecure: false, server_name: None };
-    Leg::cluster(&trust, None, &host, true)
+    Leg::cluster(&trust, None, server.host())
+        .map(drop)
         .map_err(|source| ConfigError::Tls { what: "the service-account CA".to_owned(), source })?;
     let user = User { bearer: Some(bearer), ..User::default() };
     Ok(Cluster { origin: "in-cluster service account".to_owned(), server, trust, proxy: None, user })
 }
 
-impl fmt::Display for Cluster {
+impl Cluster {
     /// The lines of the effective configuration; secrets as `<set>`.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "kubeconfig: {}", self.origin)?;
-        writeln!(f, "cluster: {}", self.server)?;
+    pub fn lines(&self) -> Vec<String> {
+        let mut lines = vec![format!("kubeconfig: {}", self.origin), format!("cluster: {}", self.server)];
         if self.trust.insecure {
-            writeln!(f, "insecure-skip-tls-verify: true (anyone on the way can read and change what is sent)")?;
+            lines
+                .push("insecure-skip-tls-verify: true (anyone on the way can read and change what is sent)".to_owned());
         }
-        if let Some(name) = &self.trust.server_name {
-            writeln!(f, "tls-server-name: {name}")?;
-        }
-        if self.proxy.is_some() {
-            writeln!(f, "proxy-url: <set>")?;
-        }
-        write!(f, "credentials: {}", self.user)
+        lines.extend(self.trust.server_name.as_ref().map(|name| format!("tls-server-name: {name}")));
+        lines.extend(self.proxy.as_ref().map(|_| "proxy: <set>".to_owned()));
+        lines.push(format!("credentials: {}", self.user));
+        lines
     }
 }

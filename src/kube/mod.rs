@@ -11,6 +11,7 @@
 
 mod auth;
 mod client;
+mod connect;
 mod error;
 mod exec;
 mod kubeconfig;

@@ -3,17 +3,15 @@
 
 use std::net::IpAddr;
 
-use super::kubeconfig::host_of;
+use super::kubeconfig::Address;
 
 /// The value of HTTPS_PROXY or HTTP_PROXY, whichever the address needs, unless NO_PROXY excludes it.
-pub fn from_environment(server: &str, env: impl Fn(&str) -> Option<String>) -> Option<String> {
-    let names =
-        if server.starts_with("https://") { ["HTTPS_PROXY", "https_proxy"] } else { ["HTTP_PROXY", "http_proxy"] };
+pub fn from_environment(server: &Address, env: impl Fn(&str) -> Option<String>) -> Option<String> {
+    let names = if server.is_https() { ["HTTPS_PROXY", "https_proxy"] } else { ["HTTP_PROXY", "http_proxy"] };
     let proxy = names.into_iter().find_map(&env)?;
-    let host = host_of(server).trim_matches(['[', ']']).to_ascii_lowercase();
-    let port = server.rsplit_once(':').map_or("", |(_, port)| port.split('/').next().unwrap_or_default());
+    let host = server.host().trim_matches(['[', ']']).to_ascii_lowercase();
     let excluded = ["NO_PROXY", "no_proxy"].into_iter().find_map(&env).unwrap_or_default();
-    if is_local(&host) || excluded.split(',').any(|entry| matches(entry.trim(), &host, port)) {
+    if is_local(&host) || excluded.split(',').any(|entry| matches(entry.trim(), &host, server.port())) {
         return None;
     }
     Some(proxy)
@@ -24,7 +22,7 @@ fn is_local(host: &str) -> bool {
     host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
-fn matches(entry: &str, host: &str, port: &str) -> bool {
+fn matches(entry: &str, host: &str, port: u16) -> bool {
     let entry = entry.to_ascii_lowercase();
     if let (Ok(ip), Some((net, bits))) = (host.parse::<IpAddr>(), entry.split_once('/')) {
         return in_network(ip, net, bits).unwrap_or(false);
@@ -33,7 +31,7 @@ fn matches(entry: &str, host: &str, port: &str) -> bool {
         Some((name, digits)) if !name.contains(':') && !digits.is_empty() => (name, Some(digits)),
         _ => (entry.as_str(), None),
     };
-    if name.is_empty() || wanted.is_some_and(|wanted| wanted != port) {
+    if name.is_empty() || wanted.is_some_and(|wanted| wanted.parse() != Ok(port)) {
         return false;
     }
     let name = name.strip_prefix('*').unwrap_or(name);
@@ -67,7 +65,9 @@ mod tests {
     #[test]
     fn the_proxy_of_the_scheme_is_used_unless_the_host_is_excluded() {
         type Vars = &'static [(&'static str, &'static str)];
-        let table: [(&str, Vars, bool); 15] = [
+        let table: [(&str, Vars, bool); 17] = [
+            ("https://k8s.example", &[("HTTPS_PROXY", "p"), ("NO_PROXY", "k8s.example:443")], false),
+            ("https://[fd00::1]", &[("HTTPS_PROXY", "p"), ("NO_PROXY", "fd00::/8")], false),
             ("https://k8s.example:6443", &[], false),
             ("https://k8s.example:6443", &[("HTTPS_PROXY", "p")], true),
             ("https://k8s.example:6443", &[("https_proxy", "p")], true),
@@ -86,7 +86,8 @@ mod tests {
         ];
         for (server, vars, expected) in table {
             let env = |name: &str| vars.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned());
-            assert_eq!(from_environment(server, env).is_some(), expected, "{server} {vars:?}");
+            let address = Address::parse(server, true).expect(server);
+            assert_eq!(from_environment(&address, env).is_some(), expected, "{server} {vars:?}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! PEM text to a TLS configuration, and the connector that puts it under ureq.
+//! PEM text to a TLS configuration, and the layer that puts it under ureq.
 //!
 //! ureq's own TLS layer takes the name to verify from the URL only; a kubeconfig's tls-server-name replaces it, so the
 //! layer is ours. The bytes, the handshake and the checks are rustls's.
@@ -9,11 +9,13 @@ use std::sync::Arc;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, RootCertStore, SignatureScheme, StreamOwned};
-use ureq::unversioned::transport::{
-    Buffers, ConnectionDetails, Connector, Either, LazyBuffers, NextTimeout, Transport, TransportAdapter,
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls::{
+    ClientConfig, ClientConnection, DigitallySignedStruct, InconsistentKeys, RootCertStore, SignatureScheme,
+    StreamOwned,
 };
+use ureq::unversioned::transport::{Buffers, ConnectionDetails, LazyBuffers, NextTimeout, Transport, TransportAdapter};
 
 use super::error::TlsError;
 
@@ -29,14 +31,11 @@ pub struct Trust {
 }
 
 /// A client certificate, its chain and its key.
-pub struct Identity {
-    chain: Vec<CertificateDer<'static>>,
-    key: PrivateKeyDer<'static>,
-}
+pub struct Identity(Arc<CertifiedKey>);
 
 impl fmt::Debug for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Identity({} certificates, key <set>)", self.chain.len())
+        write!(f, "Identity({} certificates, key <set>)", self.0.cert.len())
     }
 }
 
@@ -51,13 +50,15 @@ impl Identity {
         let key = rustls_pemfile::private_key(&mut &*key)
             .map_err(|_| TlsError::BadPem)?
             .ok_or(TlsError::NoPem { wanted: "private key" })?;
-        let identity = Self { chain, key };
-        let builder = ClientConfig::builder_with_provider(provider())
-            .with_safe_default_protocol_versions()
-            .map_err(TlsError::Refused)?
-            .with_root_certificates(RootCertStore::empty());
-        builder.with_client_auth_cert(identity.chain.clone(), identity.key.clone_key()).map_err(TlsError::Refused)?;
-        Ok(identity)
+        let key = provider().key_provider.load_private_key(key).map_err(TlsError::Refused)?;
+        let certified = CertifiedKey::new(chain, key);
+        match certified.keys_match() {
+            Err(error @ rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch)) => {
+                Err(TlsError::Refused(error))
+            }
+            // rustls cannot look into certificates of X.509 version 1, which openssl makes by default; the server can.
+            _ => Ok(Self(Arc::new(certified))),
+        }
     }
 }
 
@@ -72,8 +73,8 @@ fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsError> {
 /// The configuration of one TLS client: sessions are resumed by all connections that share it.
 ///
 /// # Errors
-/// [`TlsError`] if the CAs or the identity cannot be used. Without `needed` (plain http) nothing is looked up.
-pub fn client_config(trust: &Trust, identity: Option<&Identity>, needed: bool) -> Result<Arc<ClientConfig>, TlsError> {
+/// [`TlsError`] if the CAs or the identity cannot be used.
+fn client_config(trust: &Trust, identity: Option<&Identity>) -> Result<Arc<ClientConfig>, TlsError> {
     let builder = ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
         .map_err(TlsError::Refused)?;
@@ -82,14 +83,11 @@ pub fn client_config(trust: &Trust, identity: Option<&Identity>, needed: bool) -
     } else {
         builder.with_root_certificates(match &trust.ca {
             Some(pem) => roots(certificates(pem)?)?,
-            None if needed => system_roots()?,
-            None => RootCertStore::empty(),
+            None => system_roots()?,
         })
     };
     let config = match identity {
-        Some(identity) => builder
-            .with_client_auth_cert(identity.chain.clone(), identity.key.clone_key())
-            .map_err(TlsError::Refused)?,
+        Some(identity) => builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(Arc::clone(&identity.0)))),
         None => builder.with_no_client_auth(),
     };
     Ok(Arc::new(config))
@@ -150,12 +148,6 @@ impl ServerCertVerifier for NoVerifier {
     }
 }
 
-/// Puts TLS on a connection to the cluster, and on one to an https proxy on the way to it.
-pub struct TlsConnector {
-    cluster: Leg,
-    proxy: Option<Leg>,
-}
-
 /// One TLS connection's configuration and the name to verify at its other end.
 pub struct Leg {
     config: Arc<ClientConfig>,
@@ -167,24 +159,47 @@ impl Leg {
     ///
     /// # Errors
     /// [`TlsError`], as [`client_config`] and [`server_name`].
-    pub fn cluster(trust: &Trust, identity: Option<&Identity>, host: &str, needed: bool) -> Result<Self, TlsError> {
+    pub fn cluster(trust: &Trust, identity: Option<&Identity>, host: &str) -> Result<Self, TlsError> {
         let name = server_name(trust.server_name.as_deref().unwrap_or(host))?;
-        Ok(Self { config: client_config(trust, identity, needed)?, name })
+        Ok(Self { config: client_config(trust, identity)?, name })
     }
 
-    /// To an https proxy at `host`: the system's CAs judge it, and it never sees our certificate.
+    /// To an https proxy at `host`: the system's CAs judge it or, as in Go, the cluster's; it never sees our certificate.
     ///
     /// # Errors
     /// [`TlsError`], as [`client_config`] and [`server_name`].
-    pub fn proxy(host: &str) -> Result<Self, TlsError> {
-        Self::cluster(&Trust::default(), None, host, true)
+    pub fn proxy(host: &str, ca: Option<&[u8]>) -> Result<Self, TlsError> {
+        let name = server_name(host)?;
+        let mut trusted = rustls_native_certs::load_native_certs().certs;
+        if let Some(pem) = ca {
+            trusted.extend(certificates(pem)?);
+        }
+        let builder = ClientConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()
+            .map_err(TlsError::Refused)?;
+        let config = builder.with_root_certificates(roots(trusted)?).with_no_client_auth();
+        Ok(Self { config: Arc::new(config), name })
     }
 }
 
-impl TlsConnector {
-    pub fn new(cluster: Leg, proxy: Option<Leg>) -> Self {
-        Self { cluster, proxy }
-    }
+/// Puts TLS on a connection.
+///
+/// # Errors
+/// The handshake failed, or took longer than `timeout`.
+pub fn wrap(
+    leg: &Leg,
+    transport: Box<dyn Transport>,
+    timeout: NextTimeout,
+    details: &ConnectionDetails,
+) -> Result<TlsTransport, ureq::Error> {
+    let connection = ClientConnection::new(Arc::clone(&leg.config), leg.name.clone())
+        .map_err(|error| ureq::Error::Other(error.into()))?;
+    let mut socket = TransportAdapter::new(transport, details.current_time.clone());
+    socket.set_timeout(timeout);
+    let mut stream = StreamOwned::new(connection, socket);
+    stream.conn.complete_io(&mut stream.sock)?;
+    let buffers = LazyBuffers::new(details.config.input_buffer_size(), details.config.output_buffer_size());
+    Ok(TlsTransport { buffers, stream })
 }
 
 /// A DNS name or an IP address (which gets no SNI), with or without the brackets of a URL.
@@ -194,36 +209,6 @@ impl TlsConnector {
 pub fn server_name(name: &str) -> Result<ServerName<'static>, TlsError> {
     let name = name.trim_start_matches('[').trim_end_matches(']').to_owned();
     ServerName::try_from(name).map_err(|_| TlsError::BadName)
-}
-
-impl fmt::Debug for TlsConnector {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "TlsConnector({:?})", self.cluster.name)
-    }
-}
-
-impl<In: Transport> Connector<In> for TlsConnector {
-    type Out = Either<In, TlsTransport>;
-
-    fn connect(&self, details: &ConnectionDetails, chained: Option<In>) -> Result<Option<Self::Out>, ureq::Error> {
-        let Some(transport) = chained else { return Ok(None) };
-        if !details.needs_tls() || transport.is_tls() {
-            return Ok(Some(Either::A(transport)));
-        }
-        // ureq connects to the proxy itself with a configuration that has no proxy.
-        let leg = match (&self.proxy, details.config.proxy()) {
-            (Some(proxy), None) => proxy,
-            _ => &self.cluster,
-        };
-        let connection = ClientConnection::new(Arc::clone(&leg.config), leg.name.clone())
-            .map_err(|error| ureq::Error::Other(error.into()))?;
-        let mut socket = TransportAdapter::new(transport.boxed(), details.current_time.clone());
-        socket.set_timeout(details.timeout);
-        let mut stream = StreamOwned::new(connection, socket);
-        stream.conn.complete_io(&mut stream.sock)?;
-        let buffers = LazyBuffers::new(details.config.input_buffer_size(), details.config.output_buffer_size());
-        Ok(Some(Either::B(TlsTransport { buffers, stream })))
-    }
 }
 
 /// One TLS connection.
