@@ -13,7 +13,6 @@ use std::io::{self, Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -111,10 +110,13 @@ impl Limits {
     }
 }
 
+/// Makes a connection for one request.
+pub type Connect = Box<dyn Fn() -> io::Result<UnixStream> + Send + Sync>;
+
 /// Where requests go, and how a refusal looks on the wire.
 pub struct Inner {
-    /// tiny_http's socket.
-    pub socket: PathBuf,
+    /// A connection to tiny_http.
+    pub connect: Connect,
     /// Longest wait for its answer.
     pub timeout: Duration,
     /// Writes a refusal of the request with that method and path (`- -` if there is none yet), and its line in the log.
@@ -344,7 +346,7 @@ impl Gate {
 
     /// Sends a request to tiny_http and waits for the first piece of its answer, which has the status line at least.
     fn exchange(&self, request: &[u8]) -> io::Result<(UnixStream, Vec<u8>)> {
-        let mut inner = UnixStream::connect(&self.0.inner.socket)?;
+        let mut inner = (self.0.inner.connect)()?;
         inner.set_read_timeout(Some(self.0.inner.timeout))?;
         inner.write_all(request)?;
         let mut begun = Vec::new();

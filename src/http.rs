@@ -7,14 +7,17 @@
 
 use std::fs;
 use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::fs::{Mode, OFlags};
 use tiny_http::{HTTPVersion, Header, Request, Response, Server};
 
 use crate::handler::{self, ApiError, App, BODY_LIMIT, Reply, Route};
@@ -35,27 +38,29 @@ const PATH_SHOWN: usize = 200;
 
 /// tiny_http behind its private socket.
 pub struct Inner {
-    server: Mutex<Arc<Server>>,
-    folder: Folder,
+    listening: Mutex<Listening>,
     stopping: AtomicBool,
     queue: usize,
 }
 
 impl Inner {
-    /// Listens on a socket in a new folder that only this user can enter. `forwards` is the most requests at a time.
+    /// Listens on a private socket. `forwards` is the most requests at a time.
     ///
     /// # Errors
-    /// The folder or the socket cannot be made.
+    /// The socket cannot be made.
     pub fn bind(forwards: usize) -> io::Result<Self> {
-        let folder = Folder::make()?;
-        let server = Mutex::new(listen(&folder.socket())?);
+        let listening = Mutex::new(Listening::start()?);
         let queue = forwards.saturating_sub(WORKERS + SPARE).max(1);
-        Ok(Self { server, folder, stopping: AtomicBool::new(false), queue })
+        Ok(Self { listening, stopping: AtomicBool::new(false), queue })
     }
 
-    /// Where to send requests.
-    pub fn socket(&self) -> PathBuf {
-        self.folder.socket()
+    /// A connection to tiny_http, for one request.
+    ///
+    /// # Errors
+    /// As connect(2).
+    pub fn connect(&self) -> io::Result<UnixStream> {
+        let socket = Arc::clone(&self.lock().socket);
+        UnixStream::connect(format!("/proc/self/fd/{}", socket.as_raw_fd()))
     }
 
     /// Takes no further requests; those that were taken are finished.
@@ -86,20 +91,19 @@ impl Inner {
         Ok(())
     }
 
-    fn server(&self) -> Arc<Server> {
-        Arc::clone(&self.server.lock().unwrap_or_else(PoisonError::into_inner))
+    fn lock(&self) -> MutexGuard<'_, Listening> {
+        self.listening.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// tiny_http's accept loop ends at its first error (no descriptors, say). The gate is still open: it finds the new
-    /// server under the same name.
+    fn server(&self) -> Arc<Server> {
+        Arc::clone(&self.lock().server)
+    }
+
+    /// tiny_http's accept loop ends at its first error (no descriptors, say). The gate is still open and finds the new one.
     fn restart(&self, error: &io::Error) {
         log::error!("tiny_http no longer accepts ({error}); starting it anew");
-        match listen(&self.folder.socket()) {
-            // The old one goes without its Drop, which would remove the new one's socket; this happens rarely enough.
-            Ok(server) => {
-                let old = std::mem::replace(&mut *self.server.lock().unwrap_or_else(PoisonError::into_inner), server);
-                std::mem::forget(old);
-            }
+        match Listening::start() {
+            Ok(listening) => *self.lock() = listening,
             Err(error) => {
                 log::error!("tiny_http does not start: {error}");
                 thread::sleep(RESTART_PAUSE);
@@ -108,37 +112,29 @@ impl Inner {
     }
 }
 
-fn listen(socket: &Path) -> io::Result<Arc<Server>> {
-    match fs::remove_file(socket) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    Server::http_unix(socket).map(Arc::new).map_err(io::Error::other)
+/// A server on a socket whose name is gone: nobody but the holder of `socket` can connect, and a process that is killed
+/// leaves no file behind.
+struct Listening {
+    server: Arc<Server>,
+    socket: Arc<OwnedFd>,
 }
 
-/// A private folder, removed with its owner.
-struct Folder(PathBuf);
-
-impl Folder {
-    /// In systemd's RuntimeDirectory if there is one, else where temporary files go.
-    fn make() -> io::Result<Self> {
-        let parent = std::env::var_os("RUNTIME_DIRECTORY").map_or_else(std::env::temp_dir, PathBuf::from);
+impl Listening {
+    fn start() -> io::Result<Self> {
         let mut random = [0; 8];
         getrandom::getrandom(&mut random).map_err(io::Error::other)?;
-        let path = parent.join(format!("img-classification-{:016x}", u64::from_ne_bytes(random)));
-        fs::DirBuilder::new().mode(0o700).create(&path)?;
-        Ok(Self(path))
+        let folder = std::env::temp_dir().join(format!("img-classification-{:016x}", u64::from_ne_bytes(random)));
+        fs::DirBuilder::new().mode(0o700).create(&folder)?;
+        let listening = Self::start_in(&folder);
+        fs::remove_dir_all(&folder)?;
+        listening
     }
 
-    fn socket(&self) -> PathBuf {
-        self.0.join("http.sock")
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        // What cannot be removed is an empty folder among temporary files.
-        let _ = fs::remove_dir_all(&self.0);
+    fn start_in(folder: &Path) -> io::Result<Self> {
+        let path = folder.join("http.sock");
+        let server = Server::http_unix(&path).map_err(io::Error::other)?;
+        let socket = rustix::fs::open(&path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+        Ok(Self { server: Arc::new(server), socket: Arc::new(socket) })
     }
 }
 

@@ -49,7 +49,8 @@ fn run() -> Result<(), StartError> {
     let inner = Arc::new(http::Inner::bind(limits.forwards()).map_err(StartError::Inner)?);
     // A request may wait for a worker as long as it may then take.
     let timeout = options.kube_timeout * 2 + INNER_SLACK;
-    let behind = gate::Inner { socket: inner.socket(), timeout, refusal: http::refusal };
+    let door = Arc::clone(&inner);
+    let behind = gate::Inner { connect: Box::new(move || door.connect()), timeout, refusal: http::refusal };
     let gate = gate::Gate::bind(&options.listen, limits, behind)
         .map_err(|source| StartError::Bind { address: options.listen.clone(), source })?;
     stop_on_signals(gate.clone(), Arc::clone(&inner)).map_err(StartError::Threads)?;
