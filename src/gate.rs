@@ -5,8 +5,8 @@
 //! socket, where it sees only what this module wrote: one request of known length a connection, rewritten from its parsed
 //! parts. The answer is read whole and passed on, so that a slow reader holds nobody up but itself.
 //!
-//! Framing follows RFC 9112 to the letter where leniency would let two readers see different requests; after any doubt
-//! about where a request ends the connection is closed. This module never looks at a path or a body.
+//! After any doubt about where a request ends the connection is closed. What a head says is read in
+//! [`head`](crate::head), bytes are moved by [`wire`]; this module never looks at a path or into a body.
 
 use std::collections::HashMap;
 use std::io::{self, Read, Write};
@@ -18,11 +18,10 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::io::Errno;
-use rustix::net::SendFlags;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use crate::handler::{ApiError, BODY_LIMIT};
+use crate::handler::ApiError;
+use crate::wire::{self, Broken, HEAD_TIMEOUT, Request};
 
 /// Most connections at a time, descriptors permitting. Each is a thread with 20 KB in use: 10 MB of a t2.nano's 512.
 const CONNECTIONS_MOST: usize = 512;
@@ -39,21 +38,6 @@ const DESCRIPTORS_KEPT: usize = 64;
 /// One address may have this part of all connections, so that it alone cannot shut everybody out.
 const PEER_SHARE: usize = 2;
 
-/// Longest request line, in bytes, as RFC 9112 (section 3) advises at least 8000 for general servers; our paths have 27.
-const LINE_LIMIT: usize = 4 * 1024;
-
-/// Longest head, in bytes, request line included: a browser with cookies of its other sites sends 4 KB.
-const HEAD_LIMIT: usize = 16 * 1024;
-
-/// Most headers: browsers send about 20.
-const HEADERS_MOST: usize = 64;
-
-/// Time to a complete head from its first byte: three lost packets on a bad line.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Time to a complete body from the end of the head.
-const BODY_TIMEOUT: Duration = Duration::from_secs(10);
-
 /// Time between requests of a kept-alive connection.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -65,10 +49,6 @@ const PIECE: usize = 16 * 1024;
 
 /// What slow readers have not taken yet, in bytes, all together; beyond it the slowest of them loses its answer.
 const ANSWERS_LIMIT: usize = 32 * 1024 * 1024;
-
-/// What a client that was refused may still send before the connection is reset, in time and in bytes: closing at once
-/// would take the refusal away from it.
-const LINGER: (Duration, usize) = (Duration::from_secs(1), 256 * 1024);
 
 /// Stack of a connection's thread, in bytes; it uses 10 KB.
 const STACK: usize = 128 * 1024;
@@ -267,9 +247,9 @@ impl Gate {
 
     /// Refuses a connection without waiting: the answer fits into the socket's empty buffer.
     fn refuse(&self, stream: &TcpStream) {
-        let refusal = closing((self.0.inner.refusal)(UNREAD, ApiError::ConnectionLimit));
+        let refusal = wire::closing((self.0.inner.refusal)(UNREAD, ApiError::ConnectionLimit));
         // A client that does not take even this gets nothing.
-        let _ = send_now(stream, &refusal);
+        let _ = wire::send_now(stream, &refusal);
         let _ = stream.shutdown(Shutdown::Write);
     }
 
@@ -279,14 +259,14 @@ impl Gate {
         let mut input = Vec::with_capacity(1024);
         let mut patience = HEAD_TIMEOUT;
         loop {
-            let request = match read_request(stream, &mut input, patience) {
+            let request = match wire::read_request(stream, &mut input, patience) {
                 Ok(Some(request)) => request,
                 Ok(None) => return Ok(()),
                 Err(Broken::Io(error)) => return Err(error),
                 Err(Broken::Refused(error)) => {
                     let refusal = (self.0.inner.refusal)(UNREAD, error);
-                    write_all(stream, &closing(refusal), ANSWER_TIMEOUT)?;
-                    return linger(stream);
+                    wire::write_all(stream, &wire::closing(refusal), ANSWER_TIMEOUT)?;
+                    return wire::linger(stream);
                 }
             };
             ticket.phase(Phase::Busy);
@@ -294,7 +274,7 @@ impl Gate {
             self.answer(&request, last, stream, ticket)?;
             ticket.phase(Phase::Waiting);
             if last {
-                return linger(stream);
+                return wire::linger(stream);
             }
             // Whoever closes the gate ends those that wait; this one may have come to wait just after.
             if self.0.closing.load(Ordering::SeqCst) {
@@ -317,14 +297,14 @@ impl Gate {
                 if request.line.starts_with("HEAD ") {
                     refusal.truncate(refusal.windows(4).position(|four| four == b"\r\n\r\n").map_or(0, |at| at + 4));
                 }
-                return write_all(stream, &if last { closing(refusal) } else { refusal }, ANSWER_TIMEOUT);
+                return wire::write_all(stream, &if last { wire::closing(refusal) } else { refusal }, ANSWER_TIMEOUT);
             }
         };
-        let mut pending = if last { closing(begun) } else { begun };
+        let mut pending = if last { wire::closing(begun) } else { begun };
         let mut piece = [0; PIECE];
         // A reader that keeps up takes each piece at once; what a slow one leaves is kept here, and no worker waits for it.
         loop {
-            let sent = send_now(stream, &pending)?;
+            let sent = wire::send_now(stream, &pending)?;
             pending.drain(..sent);
             match inner.read(&mut piece)? {
                 0 => break,
@@ -335,7 +315,7 @@ impl Gate {
         if !pending.is_empty() {
             ticket.answering(pending.len());
         }
-        write_all(stream, &pending, ANSWER_TIMEOUT)
+        wire::write_all(stream, &pending, ANSWER_TIMEOUT)
     }
 
     fn permit(&self) -> Option<Permit<'_>> {
@@ -458,378 +438,9 @@ impl Drop for Ticket {
     }
 }
 
-/// A request as tiny_http will see it, and what the client wants of the answer.
-struct Request {
-    /// Method and path, for the log.
-    line: String,
-    bytes: Vec<u8>,
-    keep_alive: bool,
-}
-
-/// Why no request was read.
-enum Broken {
-    Io(io::Error),
-    Refused(ApiError),
-}
-
-impl From<io::Error> for Broken {
-    fn from(error: io::Error) -> Self {
-        Self::Io(error)
-    }
-}
-
-impl From<ApiError> for Broken {
-    fn from(error: ApiError) -> Self {
-        Self::Refused(error)
-    }
-}
-
-/// Reads a whole request; none if the client left, or sent nothing within `patience`. `input` keeps what came after it.
-fn read_request(stream: &TcpStream, input: &mut Vec<u8>, patience: Duration) -> Result<Option<Request>, Broken> {
-    let idle = Instant::now() + patience;
-    let mut slow = input.first().map(|_| Instant::now() + HEAD_TIMEOUT);
-    let (head, used) = loop {
-        skip_empty_lines(input);
-        if let Some(found) = Head::parse(input)? {
-            break found;
-        }
-        match fill(stream, input, slow.unwrap_or(idle))? {
-            Filled::Some => slow = slow.or_else(|| Some(Instant::now() + HEAD_TIMEOUT)),
-            Filled::End if input.is_empty() => return Ok(None),
-            Filled::Late if slow.is_none() => return Ok(None),
-            Filled::End => return Err(ApiError::BadRequest("it ends in the middle of its head").into()),
-            Filled::Late => return Err(ApiError::TooSlow.into()),
-        }
-    };
-    input.drain(..used);
-    let length = head.content_length.unwrap_or(0);
-    if length > BODY_LIMIT {
-        return Err(ApiError::BodyTooLarge.into());
-    }
-    if head.expect_continue && input.len() < length {
-        write_all(stream, b"HTTP/1.1 100 Continue\r\n\r\n", BODY_TIMEOUT)?;
-    }
-    let deadline = Instant::now() + BODY_TIMEOUT;
-    while input.len() < length {
-        match fill(stream, input, deadline)? {
-            Filled::Some => {}
-            Filled::End => return Err(ApiError::BadRequest("its body is shorter than its Content-Length").into()),
-            Filled::Late => return Err(ApiError::TooSlow.into()),
-        }
-    }
-    let body: Vec<u8> = input.drain(..length).collect();
-    Ok(Some(head.into_request(&body)))
-}
-
-enum Filled {
-    Some,
-    End,
-    Late,
-}
-
-/// Reads what there is, until `deadline` at most.
-fn fill(mut stream: &TcpStream, input: &mut Vec<u8>, deadline: Instant) -> io::Result<Filled> {
-    let mut buffer = [0; 2048];
-    loop {
-        let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Ok(Filled::Late);
-        }
-        stream.set_read_timeout(Some(left))?;
-        match stream.read(&mut buffer) {
-            Ok(0) => return Ok(Filled::End),
-            Ok(count) => {
-                input.extend_from_slice(&buffer[..count]);
-                return Ok(Filled::Some);
-            }
-            Err(error) => match error.kind() {
-                io::ErrorKind::Interrupted => {}
-                io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => return Ok(Filled::Late),
-                _ => return Err(error),
-            },
-        }
-    }
-}
-
-/// Writes all of it until `limit` has passed: a timeout for each write would let a reader take one byte a second for ever.
-fn write_all(mut stream: &TcpStream, mut bytes: &[u8], limit: Duration) -> io::Result<()> {
-    let deadline = Instant::now() + limit;
-    while !bytes.is_empty() {
-        let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Err(io::ErrorKind::TimedOut.into());
-        }
-        stream.set_write_timeout(Some(left))?;
-        match stream.write(bytes) {
-            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-            Ok(count) => bytes = &bytes[count..],
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
-}
-
-/// Writes as much as the client takes at once.
-fn send_now(stream: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
-    match rustix::net::send(stream, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
-        Ok(sent) => Ok(sent),
-        Err(Errno::WOULDBLOCK | Errno::INTR) => Ok(0),
-        Err(error) => Err(error.into()),
-    }
-}
-
-/// Closes so that the client can read what was written: RFC 9112, section 9.6.
-fn linger(stream: &TcpStream) -> io::Result<()> {
-    stream.shutdown(Shutdown::Write)?;
-    let deadline = Instant::now() + LINGER.0;
-    let mut dropped = Vec::new();
-    let mut total = 0;
-    while total < LINGER.1 && matches!(fill(stream, &mut dropped, deadline)?, Filled::Some) {
-        total += dropped.len();
-        dropped.clear();
-    }
-    Ok(())
-}
-
-/// Says in an answer that the connection ends with it.
-fn closing(mut answer: Vec<u8>) -> Vec<u8> {
-    if let Some(end) = answer.windows(2).position(|pair| pair == b"\r\n") {
-        answer.splice(end..end, b"\r\nConnection: close".iter().copied());
-    }
-    answer
-}
-
-/// RFC 9112, section 2.2: empty lines before a request line are ignored.
-fn skip_empty_lines(input: &mut Vec<u8>) {
-    while input.starts_with(b"\r\n") {
-        input.drain(..2);
-    }
-}
-
-/// What counts of a request's head.
-#[derive(Debug, PartialEq, Eq)]
-struct Head {
-    method: String,
-    /// The path, with its query.
-    target: String,
-    content_length: Option<usize>,
-    transfer_encoding: bool,
-    expect_continue: bool,
-    keep_alive: bool,
-}
-
-impl Head {
-    /// A head and its length in bytes; none if it is not complete yet.
-    fn parse(input: &[u8]) -> Result<Option<(Self, usize)>, ApiError> {
-        let Some(length) = head_length(input)? else { return Ok(None) };
-        let mut headers = [httparse::EMPTY_HEADER; HEADERS_MOST];
-        let mut parsed = httparse::Request::new(&mut headers);
-        parsed.parse(&input[..length]).map_err(|error| match error {
-            httparse::Error::TooManyHeaders => ApiError::HeadTooLarge,
-            httparse::Error::Version => ApiError::Version,
-            _ => ApiError::BadRequest("its head is not HTTP/1.1"),
-        })?;
-        let (Some(method), Some(target), Some(minor)) = (parsed.method, parsed.path, parsed.version) else {
-            return Err(ApiError::BadRequest("its request line is not complete"));
-        };
-        if !target.is_ascii() {
-            return Err(ApiError::BadRequest("its target is not ASCII"));
-        }
-        let mut head = Self {
-            method: method.to_owned(),
-            target: path_of(target).to_owned(),
-            content_length: None,
-            transfer_encoding: false,
-            expect_continue: false,
-            keep_alive: minor == 1,
-        };
-        let hosts = parsed.headers.iter().filter(|header| header.name.eq_ignore_ascii_case("host")).count();
-        if hosts > 1 || (minor == 1 && hosts == 0) {
-            return Err(ApiError::BadRequest("it needs exactly one Host header"));
-        }
-        for header in parsed.headers.iter() {
-            head.take(header.name, header.value, minor)?;
-        }
-        if head.transfer_encoding {
-            // With a Content-Length beside it, or from HTTP/1.0, it is an attempt at smuggling.
-            let alone = head.content_length.is_none() && minor == 1;
-            return Err(if alone {
-                ApiError::TransferEncoding
-            } else {
-                ApiError::BadRequest("its framing is ambiguous")
-            });
-        }
-        Ok(Some((head, length)))
-    }
-
-    fn take(&mut self, name: &str, value: &[u8], minor: u8) -> Result<(), ApiError> {
-        if name.eq_ignore_ascii_case("content-length") {
-            let length = content_length(value)?;
-            if self.content_length.is_some_and(|other| other != length) {
-                return Err(ApiError::BadRequest("it has two Content-Lengths"));
-            }
-            self.content_length = Some(length);
-        } else if name.eq_ignore_ascii_case("transfer-encoding") {
-            self.transfer_encoding = true;
-        } else if name.eq_ignore_ascii_case("connection") {
-            let mut options = value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
-            self.keep_alive &= !options.any(|option| option.eq_ignore_ascii_case(b"close"));
-        } else if name.eq_ignore_ascii_case("expect") && minor == 1 {
-            if !value.trim_ascii().eq_ignore_ascii_case(b"100-continue") {
-                return Err(ApiError::Expectation);
-            }
-            self.expect_continue = true;
-        }
-        Ok(())
-    }
-
-    /// Written anew, so that tiny_http reads the same request as we did.
-    fn into_request(self, body: &[u8]) -> Request {
-        let length = self.content_length.map(|length| format!("Content-Length: {length}\r\n")).unwrap_or_default();
-        // Closed after each: an open connection would hold one of tiny_http's threads.
-        let head = format!("{} {} HTTP/1.1\r\n{length}Connection: close\r\n\r\n", self.method, self.target);
-        let line = format!("{} {}", self.method, self.target);
-        Request { line, bytes: [head.as_bytes(), body].concat(), keep_alive: self.keep_alive }
-    }
-}
-
-/// The length of the head with its empty line; none if that has not come yet. Only CRLF ends a line here: RFC 9112 would
-/// let a bare LF pass, and with it what another reader takes for one line.
-fn head_length(input: &[u8]) -> Result<Option<usize>, ApiError> {
-    let mut line = 0;
-    for (at, byte) in input.iter().enumerate() {
-        if at >= HEAD_LIMIT {
-            return Err(ApiError::HeadTooLarge);
-        }
-        if line == 0 && at >= LINE_LIMIT {
-            return Err(ApiError::LineTooLong);
-        }
-        match byte {
-            b'\n' if at == 0 || input[at - 1] != b'\r' => {
-                return Err(ApiError::BadRequest("a line of its head does not end in CR LF"));
-            }
-            b'\n' if at == line + 1 => return Ok(Some(at + 1)),
-            b'\n' => line = at + 1,
-            0 => return Err(ApiError::BadRequest("its head holds a NUL")),
-            _ if at > 0 && input[at - 1] == b'\r' => {
-                return Err(ApiError::BadRequest("its head holds a CR without LF"));
-            }
-            _ => {}
-        }
-    }
-    Ok(None)
-}
-
-/// Digits and nothing else. One with too many for a number is too large in any case.
-fn content_length(value: &[u8]) -> Result<usize, ApiError> {
-    let text = std::str::from_utf8(value).unwrap_or_default();
-    if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) {
-        return Err(ApiError::BadRequest("its Content-Length is not a number"));
-    }
-    text.parse().map_err(|_| ApiError::BodyTooLarge)
-}
-
-/// The path of a target in absolute form, which servers must take (RFC 9112, section 3.2.2); any other target as it is.
-fn path_of(target: &str) -> &str {
-    let rest = ["http://", "https://"].iter().find_map(|scheme| {
-        target.get(..scheme.len()).filter(|start| start.eq_ignore_ascii_case(scheme)).map(|_| &target[scheme.len()..])
-    });
-    match rest {
-        Some(rest) => rest.find(['/', '?']).map_or("/", |at| &rest[at..]),
-        None => target,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn parse(text: &str) -> Result<Option<(Head, usize)>, u16> {
-        Head::parse(text.as_bytes()).map_err(|error| error.into_reply().status)
-    }
-
-    #[test]
-    fn a_head_is_read_only_when_it_is_complete() {
-        let text = "POST http://h:1/a?b HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\nExpect: 100-Continue\r\n\r\n";
-        for end in 0..text.len() {
-            assert_eq!(parse(&text[..end]), Ok(None), "{:?}", &text[..end]);
-        }
-        let (head, length) = parse(&format!("{text}abc")).expect("good").expect("complete");
-        assert_eq!(length, text.len());
-        assert_eq!((head.method.as_str(), head.target.as_str(), head.content_length), ("POST", "/a?b", Some(3)));
-        assert!(head.expect_continue && head.keep_alive);
-        let request = head.into_request(b"abc");
-        assert_eq!(request.bytes, b"POST /a?b HTTP/1.1\r\nContent-Length: 3\r\nConnection: close\r\n\r\nabc");
-    }
-
-    #[test]
-    fn whatever_could_be_read_in_two_ways_is_refused() {
-        let table = [
-            ("GET / HTTP/1.1\nHost: h\n\n", 400),
-            ("GET / HTTP/1.1\r\nHost: h\r\n\n", 400),
-            ("GET / HTTP/1.1\r\nHost: h\rX: y\r\n\r\n", 400),
-            ("GET / HTTP/1.1\r\nHost: h\r\n folded\r\n\r\n", 400),
-            ("GET / HTTP/1.1\r\nHost : h\r\n\r\n", 400),
-            ("GET / HTTP/1.1\r\nHost: h\0\r\n\r\n", 400),
-            ("GET / HTTP/1.1\r\n\r\n", 400),
-            ("GET / HTTP/1.1\r\nHost: h\r\nHost: h\r\n\r\n", 400),
-            ("GET /\r\n\r\n", 400),
-            ("GET / HTTP/2.0\r\nHost: h\r\n\r\n", 505),
-            ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 505),
-            ("GET /\u{e9} HTTP/1.1\r\nHost: h\r\n\r\n", 400),
-            ("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: +3\r\n\r\n", 400),
-            ("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: -1\r\n\r\n", 400),
-            ("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 0x3\r\n\r\n", 400),
-            ("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 3, 3\r\n\r\n", 400),
-            ("POST / HTTP/1.1\r\nHost: h\r\nContent-Length:\r\n\r\n", 400),
-            ("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\n", 400),
-            ("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 99999999999999999999999\r\n\r\n", 413),
-            ("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n", 400),
-            ("POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n", 501),
-            ("POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n", 400),
-            ("POST / HTTP/1.1\r\nHost: h\r\nExpect: tea\r\n\r\n", 417),
-        ];
-        for (text, status) in table {
-            assert_eq!(parse(text).expect_err(text), status, "{text:?}");
-        }
-        let long = format!("GET /{} HTTP/1.1\r\n", "a".repeat(LINE_LIMIT));
-        assert_eq!(parse(&long), Err(414));
-        let large = format!("GET / HTTP/1.1\r\nHost: h\r\nX: {}", "a".repeat(HEAD_LIMIT));
-        assert_eq!(parse(&large), Err(431));
-        let many = format!("GET / HTTP/1.1\r\nHost: h\r\n{}\r\n", "X: y\r\n".repeat(HEADERS_MOST));
-        assert_eq!(parse(&many), Err(431));
-    }
-
-    #[test]
-    fn a_connection_stays_open_as_its_version_and_headers_say() {
-        let table = [
-            ("GET / HTTP/1.1\r\nHost: h\r\n\r\n", true),
-            ("GET / HTTP/1.1\r\nHost: h\r\nConnection: keep-alive, Upgrade\r\n\r\n", true),
-            ("GET / HTTP/1.1\r\nHost: h\r\nConnection: Close\r\n\r\n", false),
-            ("GET / HTTP/1.1\r\nHost: h\r\nConnection: x ,close\r\n\r\n", false),
-            ("GET / HTTP/1.0\r\n\r\n", false),
-        ];
-        for (text, open) in table {
-            let (head, _) = parse(text).expect(text).expect(text);
-            assert_eq!(head.keep_alive, open, "{text:?}");
-        }
-    }
-
-    #[test]
-    fn an_absolute_target_is_its_path() {
-        for (target, path) in [
-            ("/config", "/config"),
-            ("http://h/config?x", "/config?x"),
-            ("HTTPS://h:1/config", "/config"),
-            ("http://h", "/"),
-            ("http://h?x", "?x"),
-            ("*", "*"),
-            ("h:443", "h:443"),
-        ] {
-            assert_eq!(path_of(target), path, "{target}");
-        }
-    }
 
     #[test]
     fn few_descriptors_still_leave_a_door() {

@@ -5,10 +5,12 @@
 mod cli;
 mod gate;
 mod handler;
+mod head;
 mod http;
 mod job;
 mod kube;
 mod pods;
+mod wire;
 
 use std::fmt;
 use std::io::{self, Write};

@@ -9,10 +9,11 @@ use ureq::http::{Request, Response, header};
 use ureq::unversioned::transport::{Connector, SocksConnector};
 use ureq::{Agent, Body, Proxy};
 
+use super::address::Address;
 use super::auth::{Credential, Credentials};
 use super::connect::{self, Dial, Names};
 use super::error::{Error, Status, TlsError, chain};
-use super::kubeconfig::{Address, Cluster};
+use super::kubeconfig::Cluster;
 use super::tls::{Identity, Leg, Trust};
 use super::types::{self, Nothing, Object, Pod};
 

@@ -8,6 +8,8 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::yaml;
+
 /// An error and its causes on one line, `a: b: c`.
 pub fn chain(error: &dyn StdError) -> String {
     let mut text = error.to_string();
@@ -27,7 +29,7 @@ pub enum ConfigError {
     /// A file could not be read; `what` is its role.
     Read { what: &'static str, path: PathBuf, source: io::Error },
     /// A kubeconfig is not YAML. The parser's text names a place, never a value.
-    Yaml { path: PathBuf, source: serde_yaml::Error },
+    Yaml { path: PathBuf, source: yaml::Error },
     /// A field has the wrong type or a value that we refuse. The value itself is not shown: it may be a secret.
     Field { path: PathBuf, field: String, problem: &'static str },
     /// Two entries of one list share a name.

@@ -12,11 +12,10 @@ use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
-use serde_yaml::Value;
-
 use super::auth::Secret;
 use super::error::CredentialError;
 use super::tls::Identity;
+use super::yaml::{self, Value};
 
 /// Most that is kept of stdout and of stderr, in bytes; an ExecCredential has 2 to 10 KB.
 const OUTPUT_LIMIT: usize = 256 * 1024;
@@ -198,7 +197,8 @@ fn tail(text: &str, most: usize) -> String {
 /// Reads an ExecCredential. The rules are those of client-go's plugin/pkg/client/auth/exec/exec.go (refreshCredsLocked).
 fn parse(exec: &Exec, stdout: &[u8]) -> Result<Answer, CredentialError> {
     let problem = |problem| CredentialError::Answer { command: exec.name(), problem };
-    let root: Value = serde_yaml::from_slice(stdout).map_err(|_| problem("it printed something that is not JSON"))?;
+    let text = std::str::from_utf8(stdout).map_err(|_| problem("it printed something that is not UTF-8"))?;
+    let root = yaml::parse(text).map_err(|_| problem("it printed something that is not JSON"))?;
     if root.get("kind").and_then(Value::as_str) != Some("ExecCredential") {
         return Err(problem("its kind is not ExecCredential"));
     }

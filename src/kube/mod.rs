@@ -9,15 +9,19 @@
 //! - a list is whole or an error;
 //! - no error text holds a token, a key, or what a credential plugin printed.
 
+mod address;
 mod auth;
 mod client;
 mod connect;
 mod error;
 mod exec;
 mod kubeconfig;
+mod plugin;
 mod proxy;
 mod tls;
 mod types;
+mod user;
+mod yaml;
 
 pub use client::Client;
 pub use error::{ConfigError, CredentialError, Error, Status, TlsError, chain};

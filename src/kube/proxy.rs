@@ -1,9 +1,12 @@
-//! The proxy that the environment asks for. The rules are those of Go, which kubectl follows:
+//! Proxy addresses, and the proxy that the environment asks for. The rules are those of Go, which kubectl follows:
 //! <https://pkg.go.dev/golang.org/x/net/http/httpproxy#Config>. Pure: the environment comes in as a function.
 
 use std::net::IpAddr;
 
-use super::kubeconfig::Address;
+use ureq::Proxy;
+use ureq::http::Uri;
+
+use super::address::Address;
 
 /// The value of HTTPS_PROXY or HTTP_PROXY, whichever the address needs, unless NO_PROXY excludes it.
 pub fn from_environment(server: &Address, env: impl Fn(&str) -> Option<String>) -> Option<String> {
@@ -15,6 +18,25 @@ pub fn from_environment(server: &Address, env: impl Fn(&str) -> Option<String>) 
         return None;
     }
     Some(proxy)
+}
+
+/// A proxy from the kubeconfig or the environment. As for Go, socks5 leaves names to the proxy, which is what people with
+/// a tunnel to a private network need.
+pub fn parse(url: &str) -> Option<Proxy> {
+    let (scheme, rest) = url.split_once("://")?;
+    let scheme = match scheme.to_ascii_lowercase().as_str() {
+        "socks5" | "socks5h" => "socks5h",
+        "http" => "http",
+        "https" => "https",
+        _ => return None,
+    };
+    let url = format!("{scheme}://{rest}");
+    // ureq would take another port for one that is out of range.
+    let uri: Uri = url.parse().ok()?;
+    let authority = uri.authority()?;
+    let port_is_good = authority.port().is_none_or(|port| port.as_str().parse::<u16>().is_ok());
+    let after_host = authority.as_str().rsplit_once(authority.host())?.1;
+    (port_is_good && (after_host.is_empty() || authority.port_u16().is_some())).then(|| Proxy::new(&url).ok())?
 }
 
 /// Go never sends requests for this machine through a proxy.

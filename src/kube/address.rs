@@ -1,0 +1,66 @@
+//! The address of a Kubernetes API, checked and taken apart. Pure.
+
+use std::fmt;
+
+use ureq::http::Uri;
+
+/// The address of an API: a scheme in small letters, an authority and a path prefix, without a slash at the end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Address {
+    text: String,
+    https: bool,
+    host: String,
+    port: u16,
+}
+
+impl Address {
+    /// Checks an address. Without a scheme it is http unless `tls_by_default`.
+    ///
+    /// # Errors
+    /// What is wrong with it, as the end of a sentence.
+    pub fn parse(text: &str, tls_by_default: bool) -> Result<Self, &'static str> {
+        let full = match (text.contains("://"), tls_by_default) {
+            (true, _) => text.to_owned(),
+            (false, true) => format!("https://{text}"),
+            (false, false) => format!("http://{text}"),
+        };
+        let uri: Uri = full.parse().map_err(|_| "is not a URL like https://host:6443")?;
+        let https = match uri.scheme_str() {
+            Some(scheme) if scheme.eq_ignore_ascii_case("https") => true,
+            Some(scheme) if scheme.eq_ignore_ascii_case("http") => false,
+            _ => return Err("is neither https:// nor http://"),
+        };
+        let authority = uri.authority().filter(|authority| !authority.host().is_empty()).ok_or("names no host")?;
+        if authority.as_str().contains('@') || uri.query().is_some() || full.contains('#') {
+            return Err("holds more than a scheme, a host, a port and a path");
+        }
+        let given = &authority.as_str()[authority.host().len()..];
+        let port = match (given.strip_prefix(':'), https) {
+            (None | Some(""), true) => 443,
+            (None | Some(""), false) => 80,
+            (Some(digits), _) => digits.parse().map_err(|_| "has a port that is no port number")?,
+        };
+        let (scheme, host) = (if https { "https" } else { "http" }, authority.host().to_owned());
+        let path = uri.path().trim_end_matches('/');
+        Ok(Self { text: format!("{scheme}://{authority}{path}"), https, host, port })
+    }
+
+    pub fn is_https(&self) -> bool {
+        self.https
+    }
+
+    /// The host, an IPv6 address in its brackets.
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
