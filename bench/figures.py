@@ -1,29 +1,35 @@
 #!/usr/bin/env python3
-"""Prints the figures of README: size, time to start, memory at rest and under 64 parallel requests.
+"""Prints the figures of README: size, time to start, memory at rest, under 64 parallel requests, and with 10,000 pods.
 
 usage: bench/figures.py [POSTS]     (KUBECONFIG names the cluster; POSTS premium Jobs are created there, 256 by default)
 
-Needs python3 alone and a release build. Every request has a connection of its own, as the clients of a course have.
+Needs python3 alone and a release build. Every request has a connection of its own, as the clients of a course have. The
+10,000 pods come from a server of this script's own, so that no cluster has to hold them.
 """
 
 import concurrent.futures
+import gzip
 import http.client
+import http.server
+import json
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 
 BINARY = os.path.join(os.path.dirname(__file__), "..", "target", "release", "img-classification")
 PARALLEL = 64
 STARTS = 21
+PODS = 10_000
 LISTENING = "listening on http://"
 
 
-def start():
+def start(*args):
     """A running server: the process, its address, and the milliseconds from start to the line that it listens."""
     began = time.perf_counter()
-    process = subprocess.Popen([BINARY, "--listen", "127.0.0.1:0"], stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen([BINARY, "--listen", "127.0.0.1:0", *args], stderr=subprocess.PIPE, text=True)
     for line in process.stderr:
         if line.startswith(LISTENING):
             took = (time.perf_counter() - began) * 1000
@@ -48,14 +54,86 @@ def request(address, method, path, body=None):
     return answer.status, (time.perf_counter() - began) * 1000
 
 
-def many(address, count, *args):
+def many(address, count, *args, workers=PARALLEL):
     began = time.perf_counter()
-    with concurrent.futures.ThreadPoolExecutor(PARALLEL) as pool:
+    with concurrent.futures.ThreadPoolExecutor(workers) as pool:
         answers = list(pool.map(lambda _: request(address, *args), range(count)))
     took = time.perf_counter() - began
     good = sum(status == 200 for status, _ in answers)
     times = sorted(ms for _, ms in answers)
     return f"{good} of {count} answered 200, {count / took:.0f}/s, p50 {times[count // 2]:.0f} ms, p99 {times[count * 99 // 100]:.0f} ms"
+
+
+def pod_list():
+    """A PodList of as many pods as PODS says, of the usual 4 to 5 KB each."""
+    def pod(i):
+        return {
+            "metadata": {
+                "name": f"premium-mnist-bcdfghjklm-{i:05}",
+                "namespace": "default",
+                "uid": f"8a8d8e5f-0000-4000-8000-{i:012}",
+                "managedFields": [{"manager": "kubelet", "fieldsV1": {"f:status": "x" * 3600}}],
+            },
+            "spec": {
+                "nodeName": f"ip-192-168-11-{i % 250}.ec2.internal",
+                "containers": [{"name": "classifier", "image": "registry.example/mp12-classifier:1.0"}],
+            },
+            "status": {
+                "phase": "Running",
+                "podIP": f"192.168.{i // 250 % 250}.{i % 250}",
+                "conditions": [{"type": "Ready", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z"}] * 4,
+            },
+        }
+    return json.dumps({"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": [pod(i) for i in range(PODS)]})
+
+
+class PodServer(http.server.BaseHTTPRequestHandler):
+    """Answers every GET with the same list, gzipped as Kubernetes does."""
+
+    protocol_version = "HTTP/1.1"
+    body = b""
+
+    def do_GET(self):
+        self.send_response(200)
+        for name, value in (("Content-Type", "application/json"), ("Content-Encoding", "gzip")):
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(self.body)))
+        self.end_headers()
+        self.wfile.write(self.body)
+
+    def log_message(self, *args):
+        pass
+
+
+def many_pods():
+    plain = pod_list().encode()
+    PodServer.body = gzip.compress(plain, 1)
+    api = http.server.ThreadingHTTPServer(("127.0.0.1", 0), PodServer)
+    threading.Thread(target=api.serve_forever, daemon=True).start()
+    cluster = {
+        "current-context": "c",
+        "clusters": [{"name": "c", "cluster": {"server": f"http://127.0.0.1:{api.server_port}"}}],
+        "contexts": [{"name": "c", "context": {"cluster": "c"}}],
+    }
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as config:
+        json.dump(cluster, config)
+        config.flush()
+        process, address, _ = start("--kubeconfig", config.name)
+    try:
+        request(address, "GET", "/healthz")
+        before = memory(process, "VmHWM")
+        times = sorted(request(address, "GET", "/config")[1] for _ in range(5))
+        after = memory(process, "VmHWM")
+        print(
+            f"GET /config, {PODS} pods ({len(plain) / 1e6:.0f} MB of JSON): p50 {times[2]:.0f} ms, "
+            f"most memory {after / 1000:.1f} MB, {(after - before) / 1000:.1f} more than before"
+        )
+        print(f"the same, 8 at a time: {many(address, 64, 'GET', '/config', workers=8)}, "
+              f"most memory {memory(process, 'VmHWM') / 1000:.1f} MB")
+    finally:
+        process.terminate()
+        process.wait()
+        api.shutdown()
 
 
 def main():
@@ -81,6 +159,7 @@ def main():
     finally:
         process.terminate()
         process.wait()
+    many_pods()
 
 
 if __name__ == "__main__":
