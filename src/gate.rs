@@ -99,8 +99,8 @@ pub struct Inner {
     pub connect: Connect,
     /// Longest wait for its answer.
     pub timeout: Duration,
-    /// Writes a refusal of the request with that method and path (`- -` if there is none yet), and its line in the log.
-    pub refusal: fn(&str, ApiError) -> Vec<u8>,
+    /// Writes a refusal, and its line in the log with that method and path; without them there is none.
+    pub refusal: fn(Option<&str>, ApiError) -> Vec<u8>,
 }
 
 /// The open door. Cloned handles share it.
@@ -119,7 +119,7 @@ struct Shared {
     complained: Mutex<Option<Instant>>,
 }
 
-/// The method and path of a request that could not be read.
+/// Stands in the log for the method and path of a request that could not be read.
 const UNREAD: &str = "- -";
 
 impl Gate {
@@ -245,9 +245,10 @@ impl Gate {
         Some(ticket)
     }
 
-    /// Refuses a connection without waiting: the answer fits into the socket's empty buffer.
+    /// Refuses a connection without waiting: the answer fits into the socket's empty buffer. Not in the access log, which a
+    /// flood would fill.
     fn refuse(&self, stream: &TcpStream) {
-        let refusal = wire::closing((self.0.inner.refusal)(UNREAD, ApiError::ConnectionLimit));
+        let refusal = wire::closing((self.0.inner.refusal)(None, ApiError::ConnectionLimit));
         // A client that does not take even this gets nothing.
         let _ = wire::send_now(stream, &refusal);
         let _ = stream.shutdown(Shutdown::Write);
@@ -264,7 +265,7 @@ impl Gate {
                 Ok(None) => return Ok(()),
                 Err(Broken::Io(error)) => return Err(error),
                 Err(Broken::Refused(error)) => {
-                    let refusal = (self.0.inner.refusal)(UNREAD, error);
+                    let refusal = (self.0.inner.refusal)(Some(UNREAD), error);
                     wire::write_all(stream, &wire::closing(refusal), ANSWER_TIMEOUT)?;
                     return wire::linger(stream);
                 }
@@ -293,7 +294,7 @@ impl Gate {
         let ((mut inner, begun), permit) = match forwards {
             Ok(begun) => begun,
             Err(error) => {
-                let mut refusal = (self.0.inner.refusal)(&request.line, error);
+                let mut refusal = (self.0.inner.refusal)(Some(&request.line), error);
                 if request.line.starts_with("HEAD ") {
                     refusal.truncate(refusal.windows(4).position(|four| four == b"\r\n\r\n").map_or(0, |at| at + 4));
                 }

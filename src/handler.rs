@@ -341,7 +341,9 @@ impl ApiError {
 /// What a failure of Kubernetes means to the caller. The sentences are stable; what Kubernetes said is in the log only.
 fn judge_kube(error: &kube::Error, tier: Option<Tier>) -> (u16, String, Option<u64>) {
     let (status, sentence, retry) = match error {
-        kube::Error::Unreachable { .. } => (503, "Kubernetes cannot be reached; try again later", Some(RETRY_SOON)),
+        kube::Error::Unreachable { .. } | kube::Error::Down { .. } => {
+            (503, "Kubernetes cannot be reached; try again later", Some(RETRY_SOON))
+        }
         kube::Error::Timeout { .. } | kube::Error::Credential(CredentialError::Waiting { .. }) => {
             (504, "Kubernetes did not answer in time; try again later", None)
         }

@@ -198,10 +198,12 @@ fn respond(request: Request, reply: Reply, arrived: Instant) {
     }
 }
 
-/// A refusal by the gate, as it goes over the wire; `line` is the method and the path.
-pub fn refusal(line: &str, error: ApiError) -> Vec<u8> {
+/// A refusal by the gate, as it goes over the wire; `line` is the method and the path for the log.
+pub fn refusal(line: Option<&str>, error: ApiError) -> Vec<u8> {
     let reply = error.into_reply();
-    log(line, &reply, Duration::ZERO);
+    if let Some(line) = line {
+        log(line, &reply, Duration::ZERO);
+    }
     let mut bytes = Vec::new();
     let written = response(reply).raw_print(&mut bytes, HTTPVersion(1, 1), &[], false, None);
     written.expect("a Vec takes all bytes");

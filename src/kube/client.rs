@@ -11,6 +11,7 @@ use ureq::{Agent, Body, Proxy};
 
 use super::address::Address;
 use super::auth::{Credential, Credentials};
+use super::circuit::Circuit;
 use super::connect::{self, Dial, Names};
 use super::error::{Error, Status, TlsError, chain};
 use super::kubeconfig::Cluster;
@@ -54,6 +55,7 @@ pub struct Client {
     impersonate: Vec<(String, String)>,
     credentials: Credentials,
     agent: Mutex<(Option<Arc<Identity>>, Agent)>,
+    circuit: Circuit,
     connections: usize,
     timeout: Duration,
 }
@@ -72,7 +74,8 @@ impl Client {
         let credentials = Credentials::new(user);
         credentials.prepare();
         let agent = Mutex::new((identity, agent));
-        Ok(Self { server, trust, proxy, impersonate, credentials, agent, connections, timeout })
+        let circuit = Circuit::default();
+        Ok(Self { server, trust, proxy, impersonate, credentials, agent, circuit, connections, timeout })
     }
 
     /// Stores a Job. `name` is the one in `manifest`: where an answer was lost the create is repeated under the same
@@ -137,14 +140,23 @@ impl Client {
     /// Tries until it succeeds, until trying again would not help, or until the deadline.
     fn retry<T>(&self, mut operation: impl FnMut(&Call<'_>) -> Result<T, Error>) -> Result<T, Error> {
         let deadline = Instant::now() + self.timeout;
+        let Some(pass) = self.circuit.enter() else {
+            return Err(Error::Down { url: self.server.to_string() });
+        };
         let credential = self.credentials.get(deadline)?;
         let mut call = Call { client: self, credential, deadline, tries: 0 };
         let mut renewed = false;
         loop {
             let error = match operation(&call) {
-                Ok(done) => return Ok(done),
+                Ok(done) => {
+                    pass.answered();
+                    return Ok(done);
+                }
                 Err(error) => error,
             };
+            if !matches!(error, Error::Unreachable { .. } | Error::Timeout { .. }) {
+                pass.answered();
+            }
             if is_unauthorized(&error) && !renewed {
                 renewed = true;
                 if let Some(credential) = self.credentials.renew(&call.credential, deadline)? {
@@ -152,12 +164,18 @@ impl Client {
                     continue;
                 }
             }
-            match pause(&error, call.tries) {
+            let pause = pause(&error, call.tries).filter(|_| !pass.is_over());
+            match pause {
                 Some(pause) if pause < call.left() => {
                     log::debug!("trying again in {} ms: {}", pause.as_millis(), chain(&error));
                     thread::sleep(pause);
                 }
-                _ => return Err(error),
+                _ => {
+                    if matches!(error, Error::Unreachable { .. }) {
+                        pass.gave_up();
+                    }
+                    return Err(error);
+                }
             }
             call.tries += 1;
         }
@@ -307,6 +325,7 @@ fn pause(error: &Error, tries: u32) -> Option<Duration> {
         | Error::ProxyRefused { .. }
         | Error::NotKubernetes { .. }
         | Error::Unconfirmed { .. }
+        | Error::Down { .. }
         | Error::Credential(_) => return None,
     };
     let broken = matches!(error, Error::Unreachable { .. } | Error::Truncated { .. });

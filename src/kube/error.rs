@@ -125,6 +125,8 @@ impl StdError for TlsError {}
 pub enum Error {
     /// No connection, or it broke: refused, reset, no such host, proxy down.
     Unreachable { url: String, source: ureq::Error },
+    /// Others have just tried in vain for long; not tried again.
+    Down { url: String },
     /// TLS was refused by us or by the server; trying again would not help.
     Untrusted { url: String, source: ureq::Error },
     /// The deadline passed first.
@@ -187,6 +189,7 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unreachable { url, .. } => write!(f, "cannot reach {url}"),
+            Self::Down { url } => write!(f, "{url} cannot be reached; not tried now"),
             Self::Untrusted { url, .. } => write!(f, "no trusted connection to {url}"),
             Self::Timeout { url } => write!(f, "no answer in time from {url}"),
             Self::Truncated { url } => write!(f, "the answer of {url} ended too early"),
@@ -210,7 +213,8 @@ impl StdError for Error {
         match self {
             Self::Unreachable { source, .. } | Self::Untrusted { source, .. } => Some(source),
             Self::Credential(error) => error.source(),
-            Self::Timeout { .. }
+            Self::Down { .. }
+            | Self::Timeout { .. }
             | Self::Truncated { .. }
             | Self::ProxyRefused { .. }
             | Self::NotKubernetes { .. }

@@ -11,6 +11,7 @@
 
 mod address;
 mod auth;
+mod circuit;
 mod client;
 mod connect;
 mod error;
