@@ -265,8 +265,8 @@ impl Gate {
                 Ok(None) => return Ok(()),
                 Err(Broken::Io(error)) => return Err(error),
                 Err(Broken::Refused(error)) => {
-                    let refusal = (self.0.inner.refusal)(Some(UNREAD), error);
-                    wire::write_all(stream, &wire::closing(refusal), ANSWER_TIMEOUT)?;
+                    let refusal = self.refusal(UNREAD, error, input.starts_with(b"HEAD "), true);
+                    wire::write_all(stream, &refusal, ANSWER_TIMEOUT)?;
                     return wire::linger(stream);
                 }
             };
@@ -294,11 +294,8 @@ impl Gate {
         let ((mut inner, begun), permit) = match forwards {
             Ok(begun) => begun,
             Err(error) => {
-                let mut refusal = (self.0.inner.refusal)(Some(&request.line), error);
-                if request.line.starts_with("HEAD ") {
-                    refusal.truncate(refusal.windows(4).position(|four| four == b"\r\n\r\n").map_or(0, |at| at + 4));
-                }
-                return wire::write_all(stream, &if last { wire::closing(refusal) } else { refusal }, ANSWER_TIMEOUT);
+                let refusal = self.refusal(&request.line, error, request.line.starts_with("HEAD "), last);
+                return wire::write_all(stream, &refusal, ANSWER_TIMEOUT);
             }
         };
         let mut pending = if last { wire::closing(begun) } else { begun };
@@ -317,6 +314,14 @@ impl Gate {
             ticket.answering(pending.len());
         }
         wire::write_all(stream, &pending, ANSWER_TIMEOUT)
+    }
+
+    fn refusal(&self, line: &str, error: ApiError, to_head: bool, last: bool) -> Vec<u8> {
+        let mut refusal = (self.0.inner.refusal)(Some(line), error);
+        if to_head {
+            refusal = wire::without_body(refusal);
+        }
+        if last { wire::closing(refusal) } else { refusal }
     }
 
     fn permit(&self) -> Option<Permit<'_>> {

@@ -57,9 +57,11 @@ impl Head {
             expect_continue: false,
             keep_alive: minor == 1,
         };
-        let hosts = parsed.headers.iter().filter(|header| header.name.eq_ignore_ascii_case("host")).count();
-        if hosts > 1 || (minor == 1 && hosts == 0) {
-            return Err(ApiError::BadRequest("it needs exactly one Host header"));
+        let mut hosts = parsed.headers.iter().filter(|header| header.name.eq_ignore_ascii_case("host"));
+        match (hosts.next(), hosts.next()) {
+            (Some(host), None) if host.value.iter().all(|byte| is_host(*byte)) => {}
+            (None, _) if minor == 0 => {}
+            _ => return Err(ApiError::BadRequest("it needs exactly one Host header, with a host in it")),
         }
         for header in parsed.headers.iter() {
             head.take(header.name, header.value, minor)?;
@@ -138,6 +140,11 @@ fn head_length(input: &[u8]) -> Result<Option<usize>, ApiError> {
     Ok(None)
 }
 
+/// The characters of a host and a port, RFC 3986, section 3.2.2, less the comma: with it a list of hosts would pass.
+fn is_host(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"-._~!$&'()*+;=:%[]".contains(&byte)
+}
+
 /// Digits and nothing else. One with too many for a number is too large in any case.
 fn content_length(value: &[u8]) -> Result<usize, ApiError> {
     let text = std::str::from_utf8(value).unwrap_or_default();
@@ -190,6 +197,8 @@ mod tests {
             ("GET / HTTP/1.1\r\nHost: h\0\r\n\r\n", 400),
             ("GET / HTTP/1.1\r\n\r\n", 400),
             ("GET / HTTP/1.1\r\nHost: h\r\nHost: h\r\n\r\n", 400),
+            ("GET / HTTP/1.1\r\nHost: h,i\r\n\r\n", 400),
+            ("GET / HTTP/1.1\r\nHost: u@h/p\r\n\r\n", 400),
             ("GET /\r\n\r\n", 400),
             ("GET / HTTP/2.0\r\nHost: h\r\n\r\n", 505),
             ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 505),

@@ -47,7 +47,8 @@ impl From<ApiError> for Broken {
     }
 }
 
-/// Reads a whole request; none if the client left, or sent nothing within `patience`. `input` keeps what came after it.
+/// Reads a whole request; none if the client left, or sent nothing within `patience`. `input` keeps what came after it, and
+/// all of one that is refused.
 pub fn read_request(stream: &TcpStream, input: &mut Vec<u8>, patience: Duration) -> Result<Option<Request>, Broken> {
     let idle = Instant::now() + patience;
     let mut slow = input.first().map(|_| Instant::now() + HEAD_TIMEOUT);
@@ -64,24 +65,25 @@ pub fn read_request(stream: &TcpStream, input: &mut Vec<u8>, patience: Duration)
             Filled::Late => return Err(ApiError::TooSlow.into()),
         }
     };
-    input.drain(..used);
     let length = head.content_length.unwrap_or(0);
     if length > BODY_LIMIT {
         return Err(ApiError::BodyTooLarge.into());
     }
-    if head.expect_continue && input.len() < length {
+    let whole = used + length;
+    if head.expect_continue && input.len() < whole {
         write_all(stream, b"HTTP/1.1 100 Continue\r\n\r\n", BODY_TIMEOUT)?;
     }
     let deadline = Instant::now() + BODY_TIMEOUT;
-    while input.len() < length {
+    while input.len() < whole {
         match fill(stream, input, deadline)? {
             Filled::Some => {}
             Filled::End => return Err(ApiError::BadRequest("its body is shorter than its Content-Length").into()),
             Filled::Late => return Err(ApiError::TooSlow.into()),
         }
     }
-    let body: Vec<u8> = input.drain(..length).collect();
-    Ok(Some(Request { line: head.line(), bytes: head.write(&body), keep_alive: head.keep_alive }))
+    let bytes = head.write(&input[used..whole]);
+    input.drain(..whole);
+    Ok(Some(Request { line: head.line(), bytes, keep_alive: head.keep_alive }))
 }
 
 enum Filled {
@@ -159,6 +161,14 @@ pub fn linger(stream: &TcpStream) -> io::Result<()> {
 pub fn closing(mut answer: Vec<u8>) -> Vec<u8> {
     if let Some(end) = answer.windows(2).position(|pair| pair == b"\r\n") {
         answer.splice(end..end, b"\r\nConnection: close".iter().copied());
+    }
+    answer
+}
+
+/// An answer to HEAD.
+pub fn without_body(mut answer: Vec<u8>) -> Vec<u8> {
+    if let Some(end) = answer.windows(4).position(|four| four == b"\r\n\r\n") {
+        answer.truncate(end + 4);
     }
     answer
 }
