@@ -5,17 +5,20 @@
 mod support;
 
 use serde_json::{Value, json};
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
 use support::answer::{Answer, unauthorized};
 use support::api::{ApiServer, Listen, Request};
 use support::kubeconfig::Kubeconfig;
 use support::server::Setup;
-use support::tls;
+use support::tls::{self, Clients};
 
 const KINDS: [&str; 5] = ["client-pkcs1", "client-pkcs8", "client-sec1", "client-ed25519", "client-chain"];
 
 /// An API server that asks for client certificates and checks those that come.
 fn asking() -> ApiServer {
-    ApiServer::listen(&Listen { ask_clients: true, ..Listen::default() })
+    ApiServer::listen(&Listen { clients: Clients::Checked, ..Listen::default() })
 }
 
 /// The request that a POST to the program causes at the API server, when the user of the kubeconfig is this.
@@ -85,6 +88,51 @@ fn a_token_file_that_was_replaced_is_read_again_when_the_old_token_is_refused() 
 }
 
 #[test]
+fn a_token_serves_while_its_file_is_not_there() {
+    let api = ApiServer::start();
+    let setup = Setup::new();
+    let path = setup.home().join("token");
+    let user = json!({"token": "inline", "tokenFile": path});
+    let server = setup.kubeconfig(Kubeconfig::new(&api.url()).user(user).yaml()).start();
+    assert_eq!(server.post_job().status, 200);
+    assert_eq!(api.requests()[0].header("Authorization"), Some("Bearer inline"));
+    api.script(|request| match request.header("Authorization") {
+        Some("Bearer of-file") => Answer::Honest,
+        _ => unauthorized().into(),
+    });
+    assert_eq!(server.post_job().status, 502);
+    std::fs::write(&path, "of-file").unwrap();
+    assert_eq!(server.post_job().status, 200);
+}
+
+#[test]
+fn a_token_file_that_becomes_a_pipe_hangs_nobody() {
+    let api = ApiServer::start();
+    let setup = Setup::new();
+    let path = setup.file("token", "old");
+    let user = json!({"tokenFile": path});
+    let server = setup.kubeconfig(Kubeconfig::new(&api.url()).user(user.clone()).yaml()).start();
+    assert_eq!(server.post_job().status, 200);
+    std::fs::remove_file(&path).unwrap();
+    make_pipe(&path);
+    // A refusal has the file read again.
+    api.queue([unauthorized().into()]);
+    let start = Instant::now();
+    assert_eq!(server.post_job().status, 502);
+    for _ in 0..20 {
+        assert_eq!(server.post_job().status, 200, "the last good token stays in use");
+    }
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+    let line = Setup::new().kubeconfig(Kubeconfig::new(&api.url()).user(user).yaml()).refused();
+    assert!(line.contains(path.to_str().unwrap()), "{line}");
+}
+
+/// A named pipe that nobody writes to.
+fn make_pipe(path: &Path) {
+    assert!(Command::new("mkfifo").arg(path).status().unwrap().success());
+}
+
+#[test]
 fn a_token_file_that_is_missing_or_empty_is_refused_by_name() {
     assert!(refused(json!({"tokenFile": "/nowhere/token"})).contains("/nowhere/token"));
     let setup = Setup::new();
@@ -123,6 +171,14 @@ fn client_certificates_of_every_kind_are_shown_whole_from_data_and_from_files() 
         }
     }
     assert_eq!(tls::der("client-chain.pem").len(), 2);
+}
+
+#[test]
+fn a_client_certificate_of_version_1_is_shown_too() {
+    let api = ApiServer::listen(&Listen { clients: Clients::Taken, ..Listen::default() });
+    let user = json!({"client-certificate": tls::path("client-v1.pem"), "client-key": tls::path("client-v1.key.pem")});
+    let request = seen_as(user, &api);
+    assert_eq!(request.client_chain, tls::der("client-v1.pem"));
 }
 
 #[test]

@@ -49,50 +49,74 @@ fn a_good_post_answers_with_the_job_in_the_promised_order() {
 #[test]
 fn bodies_that_are_not_the_object_are_400_and_create_nothing() {
     let (api, server) = started();
-    let bodies: Vec<&[u8]> = vec![
-        b"",
-        b" ",
-        b"not json",
-        b"dataset=mnist",
-        b"{",
-        br#"{"dataset":"mnist""#,
-        b"[]",
-        br#"["mnist"]"#,
-        br#"[{"dataset":"mnist"}]"#,
-        br#""mnist""#,
-        b"null",
-        b"7",
-        b"true",
-        b"{}",
-        br#"{"data":"mnist"}"#,
-        br#"{"dataset":null}"#,
-        br#"{"dataset":1}"#,
-        br#"{"dataset":true}"#,
-        br#"{"dataset":["mnist"]}"#,
-        br#"{"dataset":{"mnist":null}}"#,
-        br#"{"dataset":{}}"#,
-        br#"{"dataset":"cifar"}"#,
-        br#"{"dataset":""}"#,
-        br#"{"dataset":"MNIST"}"#,
-        br#"{"dataset":" mnist"}"#,
-        br#"{"dataset":"mnist\u0000"}"#,
-        br#"{"Dataset":"mnist"}"#,
-        br#"{"dataset":"mnist","dataset":"kmnist"}"#,
-        br#"{"dataset":"mnist","dataset":"mnist"}"#,
-        br#"{"dataset":"mnist"}{"dataset":"mnist"}"#,
-        br#"{"dataset":"mnist"} {"dataset":"kmnist"}"#,
-        br#"{"dataset":"mnist"} trailing"#,
-        br#"{"dataset":"mnist",}"#,
-        br#"{'dataset':'mnist'}"#,
-        b"{\"dataset\":\"mnist\xff\"}",
-        b"{\"dataset\":\"mnist\",\"x\":\"\xc3\x28\"}",
-        b"\xff\xfe{\x00",
+    // What the sentence must say of each.
+    let cases: [(&str, &[&[u8]]); 7] = [
+        ("empty", &[b"", b" ", b" \r\n\t"]),
+        (
+            "single JSON object",
+            &[
+                b"not json",
+                b"dataset=mnist",
+                b"{",
+                br#"{"dataset":"mnist""#,
+                b"[]",
+                br#"["mnist"]"#,
+                br#"[{"dataset":"mnist"}]"#,
+                br#""mnist""#,
+                b"null",
+                b"7",
+                b"true",
+                br#"{"dataset":"mnist"}{"dataset":"mnist"}"#,
+                br#"{"dataset":"mnist"} {"dataset":"kmnist"}"#,
+                br#"{"dataset":"mnist"} trailing"#,
+                br#"{"dataset":"mnist",}"#,
+                br#"{'dataset':'mnist'}"#,
+            ],
+        ),
+        ("no dataset", &[b"{}", br#"{"data":"mnist"}"#, br#"{"Dataset":"mnist"}"#, br#"{"x":{"dataset":"mnist"}}"#]),
+        (
+            "not a string",
+            &[
+                br#"{"dataset":null}"#,
+                br#"{"dataset":1}"#,
+                br#"{"dataset":true}"#,
+                br#"{"dataset":["mnist"]}"#,
+                br#"{"dataset":{"mnist":null}}"#,
+                br#"{"dataset":{}}"#,
+            ],
+        ),
+        (
+            "unknown dataset",
+            &[
+                br#"{"dataset":"cifar"}"#,
+                br#"{"dataset":""}"#,
+                br#"{"dataset":"MNIST"}"#,
+                br#"{"dataset":" mnist"}"#,
+                br#"{"dataset":"mnist\u0000"}"#,
+            ],
+        ),
+        (
+            "more than once",
+            &[
+                br#"{"dataset":"mnist","dataset":"kmnist"}"#,
+                br#"{"dataset":"mnist","dataset":"mnist"}"#,
+                br#"{"dataset":7,"dataset":"mnist"}"#,
+                br#"{"dataset":"mnist","x":1,"d\u0061taset":"mnist"}"#,
+            ],
+        ),
+        ("UTF-8", &[b"{\"dataset\":\"mnist\xff\"}", b"{\"dataset\":\"mnist\",\"x\":\"\xc3\x28\"}", b"\xff\xfe{\x00"]),
     ];
-    for body in bodies {
-        for target in [FREE, PREMIUM] {
-            let answer = server.post(target, body);
-            assert_eq!(answer.status, 400, "{}", String::from_utf8_lossy(body));
-            answer.error();
+    let known = cases.map(|(words, _)| words);
+    for (words, bodies) in cases {
+        for body in bodies {
+            for target in [FREE, PREMIUM] {
+                let answer = server.post(target, body);
+                assert_eq!(answer.status, 400, "{}", String::from_utf8_lossy(body));
+                let sentence = answer.error();
+                let said: Vec<&str> = known.into_iter().filter(|words| sentence.contains(words)).collect();
+                assert_eq!(said, [words], "{sentence:?} for {}", String::from_utf8_lossy(body));
+                assert!(sentence.contains(r#"{"dataset":"#) || sentence.contains("mnist"), "what to do: {sentence:?}");
+            }
         }
     }
     assert_eq!(api.requests().len(), 0, "a bad request reached Kubernetes");

@@ -5,12 +5,16 @@
 mod support;
 
 use serde_json::json;
+use std::io::BufReader;
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
+use support::answer::{Answer, unauthorized};
 use support::api::{ApiServer, Listen, Request};
+use support::http::{Connection, read_line};
 use support::kubeconfig::{Kubeconfig, TOKEN};
 use support::plugin::Plugin;
 use support::server::Setup;
-use support::tls;
+use support::tls::{self, Clients};
 
 /// The request that a POST to the program causes at the API server.
 fn seen(setup: Setup, api: &ApiServer) -> Request {
@@ -50,6 +54,85 @@ fn outside_a_cluster_the_service_account_is_not_taken_for_granted() {
 }
 
 #[test]
+fn in_a_pod_the_service_account_is_used() {
+    // Only in a mount namespace of one's own can a test have files under /var/run/secrets.
+    let isolated: &[&str] = if permitted(&["--mount"]) {
+        &["--mount"]
+    } else if permitted(&["--mount", "--map-root-user"]) {
+        &["--mount", "--map-root-user"]
+    } else {
+        eprintln!("SKIPPED: in_a_pod_the_service_account_is_used: unshare --mount is not permitted here");
+        return;
+    };
+    let api = ApiServer::start();
+    let port = api.address().port().to_string();
+    let home = tempfile::TempDir::new().unwrap();
+    std::fs::write(home.path().join("token"), "of-pod\n").unwrap();
+    let mounted = "mount -t tmpfs tmpfs /var/run && mkdir -p /var/run/secrets/kubernetes.io && \
+                   ln -s \"$HOME\" /var/run/secrets/kubernetes.io/serviceaccount && exec \"$@\"";
+    let start = || {
+        let mut command = Command::new("unshare");
+        command.args(isolated).args(["--", "sh", "-c", mounted, "sh", env!("CARGO_BIN_EXE_img-classification")]);
+        command.args(["serve", "--listen", "127.0.0.1:0", "--log-level", "debug"]).env_clear();
+        command.env("PATH", std::env::var("PATH").unwrap()).env("HOME", home.path());
+        command.env("KUBERNETES_SERVICE_HOST", "127.0.0.1").env("KUBERNETES_SERVICE_PORT", &port);
+        InPod(command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap())
+    };
+
+    let mut without_ca = start();
+    let line = without_ca.read_until("img-classification: ").pop().unwrap();
+    assert!(line.contains("/var/run/secrets/kubernetes.io/serviceaccount/ca.crt"), "{line}");
+    assert_eq!(without_ca.0.wait().unwrap().code(), Some(1));
+
+    std::fs::copy(tls::path("ca.pem"), home.path().join("ca.crt")).unwrap();
+    let mut pod = start();
+    let lines = pod.read_until("listening on http://");
+    assert!(!lines.concat().contains("of-pod"), "{lines:?}");
+    let address = lines.last().unwrap().trim_start_matches("listening on http://").parse().unwrap();
+    let ask = |method: &str, target: &str, body: Option<&[u8]>| Connection::open(address).request(method, target, body);
+    let answer = ask("POST", "/img-classification/free", Some(br#"{"dataset":"mnist"}"#));
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    assert_eq!(bearer(&api.requests()[0]), Some("of-pod"));
+    assert_eq!(ask("GET", "/config", None).status, 200);
+    // Kubernetes replaces the token long before it ends.
+    std::fs::write(home.path().join("token"), "next\n").unwrap();
+    api.script(|request| match bearer(request) {
+        Some("next") => Answer::Honest,
+        _ => unauthorized().into(),
+    });
+    assert_eq!(ask("GET", "/readyz", None).status, 200);
+}
+
+fn permitted(flags: &[&str]) -> bool {
+    let tried = Command::new("unshare").args(flags).args(["--", "mount", "-t", "tmpfs", "tmpfs", "/var/run"]).output();
+    tried.is_ok_and(|end| end.status.success())
+}
+
+/// The program in a mount namespace; killed when dropped.
+struct InPod(Child);
+
+impl InPod {
+    /// The lines of stderr up to the one that begins so.
+    fn read_until(&mut self, start: &str) -> Vec<String> {
+        let mut reader = BufReader::new(self.0.stderr.as_mut().unwrap());
+        let mut lines: Vec<String> = Vec::new();
+        while !lines.last().is_some_and(|line| line.starts_with(start)) {
+            let line = read_line(&mut reader);
+            lines.push(line.unwrap_or_else(|error| panic!("{error} after {lines:?}")));
+        }
+        lines
+    }
+}
+
+impl Drop for InPod {
+    fn drop(&mut self) {
+        // The process may have ended already; either way there is nothing left to do about an error.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
 fn a_kubeconfig_beats_the_in_cluster_account() {
     let api = ApiServer::start();
     let setup = Setup::for_api(&api).env("KUBERNETES_SERVICE_HOST", "127.0.0.9").env("KUBERNETES_SERVICE_PORT", "1");
@@ -85,6 +168,30 @@ fn missing_files_and_empty_elements_of_the_list_are_skipped() {
 #[test]
 fn a_list_of_nothing_but_missing_files_is_refused_by_name() {
     check_refused(Setup::new().env("KUBECONFIG", "/nowhere/a:/nowhere/b"), &["/nowhere/a"]);
+}
+
+#[test]
+fn a_file_of_the_list_that_is_there_but_unreadable_is_never_skipped() {
+    let api = ApiServer::start();
+    for listed in ["unreadable", "plain/x"] {
+        let setup = Setup::new();
+        std::fs::create_dir(setup.home().join("unreadable")).unwrap();
+        setup.file("plain", "");
+        let good = setup.file("good", good(&api, "found"));
+        let bad = setup.home().join(listed).display().to_string();
+        let first = Setup::new().env("KUBECONFIG", &format!("{bad}:{}", good.display()));
+        check_refused(first, &[&bad]);
+        let last = Setup::new().env("KUBECONFIG", &format!("{}:{bad}", good.display()));
+        check_refused(last, &[&bad]);
+    }
+}
+
+#[test]
+fn an_unreadable_file_in_the_home_folder_does_not_lead_to_the_in_cluster_account() {
+    let setup = Setup::new();
+    std::fs::create_dir_all(setup.home().join(".kube/config")).unwrap();
+    let setup = setup.env("KUBERNETES_SERVICE_HOST", "127.0.0.1").env("KUBERNETES_SERVICE_PORT", "1");
+    check_refused(setup, &[".kube/config"]);
 }
 
 #[test]
@@ -133,7 +240,7 @@ fn the_context_is_taken_from_the_flag_then_the_environment_then_the_file() {
 
 #[test]
 fn relative_paths_start_at_the_file_that_defined_the_entry() {
-    let api = ApiServer::listen(&Listen { ask_clients: true, ..Listen::default() });
+    let api = ApiServer::listen(&Listen { clients: Clients::Checked, ..Listen::default() });
     let setup = Setup::new();
     setup.file("one/pki/ca.pem", tls::pem("ca.pem"));
     setup.file("two/client.pem", tls::pem("client-pkcs8.pem"));
@@ -196,6 +303,11 @@ fn every_form_that_kubectl_reads_is_read() {
         ("BOM and JSON", format!("\u{feff}{}", Kubeconfig::new(&api.url()).json())),
         ("JSON", Kubeconfig::new(&api.url()).json()),
         ("document start and comments", format!("# a comment\n---\n{yaml}# the end\n")),
+        ("document end", with("---\n")),
+        ("document end of the other kind", with("...\n")),
+        ("a second document", with("---\nkind: List\nusers: 7\n")),
+        ("a second kubeconfig", with(&format!("---\n{}", Kubeconfig::new("https://127.0.0.9:1").yaml()))),
+        ("document start and end", format!("---\n{yaml}---\n")),
         ("unknown fields", with("colors: true\nextensions:\n- name: x\n  extension: {a: 1}\npreferences: {}\n")),
         ("null preferences", with("preferences: null\n")),
         ("no kind", yaml.replace("kind: Config\n", "").replace("apiVersion: v1\n", "")),
@@ -336,6 +448,40 @@ fn the_same_name_twice_in_one_list_is_an_error() {
     ] {
         let text = base.replace(&format!("\"{list}\":["), &format!("\"{list}\":[{entry},"));
         check_refused(Setup::new().kubeconfig(text), &["test", list.trim_end_matches('s')]);
+    }
+}
+
+#[test]
+fn names_cannot_write_lines_of_their_own_at_start() {
+    let api = ApiServer::start();
+    let forged = "x\nlistening on http://192.0.2.1:1\r\u{1b}[2J\u{2028}\u{85}credentials: none";
+    let text = Kubeconfig::new(&api.url()).json().replace("\"name\":\"test\"", "\"name\":FORGED");
+    let text = text.replace("\"current-context\":\"test\"", "\"current-context\":FORGED");
+    let text =
+        text.replace("\"cluster\":\"test\"", "\"cluster\":FORGED").replace("\"user\":\"test\"", "\"user\":FORGED");
+    assert_eq!(text.matches("FORGED").count(), 6);
+    let text = text.replace("FORGED", &json!(forged).to_string());
+    let basic = text.replace(
+        &format!("\"token\":\"{TOKEN}\""),
+        &json!({"username": forged, "password": "x", "as": "jane"}).to_string().replace(['{', '}'], ""),
+    );
+    let plugin = json!({"exec": {"apiVersion": "client.authentication.k8s.io/v1", "interactiveMode": "Never", "command": format!("/{forged}")}});
+    let plugin = text.replace(&format!("\"token\":\"{TOKEN}\""), &plugin.to_string()[1..plugin.to_string().len() - 1]);
+    for text in [&text, &basic, &plugin] {
+        let server = Setup::new().kubeconfig(text).start();
+        server.post_job();
+        server.wait_for_log("of the POST", |line| line.starts_with("POST "));
+        let log = server.stderr();
+        assert_eq!(log.lines().filter(|line| line.starts_with("listening on ")).count(), 1, "{log}");
+        for line in log.lines() {
+            assert!(!line.contains(|c: char| c.is_control() || c == '\u{2028}'), "{line:?}");
+        }
+    }
+    // The same where the start fails: `refused` sees to it that it is one line.
+    for broken in [text.replace("\"cluster\":{", "\"lost\":{"), text.replace("\"server\":\"https", "\"server\":\"ftp")]
+    {
+        let line = Setup::new().kubeconfig(broken).refused();
+        assert!(!line.contains(|c: char| c.is_control() || c == '\u{2028}'), "{line:?}");
     }
 }
 

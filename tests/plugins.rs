@@ -11,6 +11,7 @@ use support::http::Response;
 use support::kubeconfig::Kubeconfig;
 use support::plugin::{Plugin, credential, is_alive};
 use support::server::{Server, Setup};
+use support::tls::Clients;
 use support::{answer, eventually, tls};
 
 const SECRET: &str = "s3cr3t-0f-plugin";
@@ -230,7 +231,7 @@ fn null_arguments_and_environment_are_none() {
 
 #[test]
 fn a_client_certificate_of_a_plugin_is_shown() {
-    let api = ApiServer::listen(&Listen { ask_clients: true, ..Listen::default() });
+    let api = ApiServer::listen(&Listen { clients: Clients::Checked, ..Listen::default() });
     for kind in ["client-chain", "client-sec1"] {
         let (certificate, key) = (format!("{kind}.pem"), format!("{kind}.key.pem"));
         let setup = Setup::new();
@@ -247,7 +248,7 @@ fn a_client_certificate_of_a_plugin_is_shown() {
 
 #[test]
 fn a_new_client_certificate_of_a_plugin_is_used_after_a_401() {
-    let api = ApiServer::listen(&Listen { ask_clients: true, ..Listen::default() });
+    let api = ApiServer::listen(&Listen { clients: Clients::Checked, ..Listen::default() });
     let setup = Setup::new();
     let status = |kind: &str| json!({"clientCertificateData": tls::pem(&format!("{kind}.pem")), "clientKeyData": tls::pem(&format!("{kind}.key.pem"))});
     setup.file("first", credential("v1", &status("client-pkcs8")).to_string());
@@ -262,6 +263,33 @@ fn a_new_client_certificate_of_a_plugin_is_used_after_a_401() {
     );
     let server = with_user(setup, &api, plugin.user()).start();
     check_post(&server);
+    assert_eq!(plugin.runs(), 2);
+}
+
+#[test]
+fn a_certificate_of_a_plugin_is_gone_when_its_next_answer_has_none() {
+    let api = ApiServer::listen(&Listen { clients: Clients::Checked, ..Listen::default() });
+    let setup = Setup::new();
+    let first = json!({
+        "token": "first",
+        "clientCertificateData": tls::pem("client-sec1.pem"), "clientKeyData": tls::pem("client-sec1.key.pem"),
+    });
+    setup.file("first", credential("v1", &first).to_string());
+    setup.file("second", credential("v1", &json!({"token": "second"})).to_string());
+    let body = "if test -e \"$HERE/ran\"; then cat \"$HERE/second\"; else cat \"$HERE/first\"; fi\ntouch \"$HERE/ran\"";
+    let plugin = Plugin::write(setup.home(), "plugin", body);
+    let server = with_user(setup, &api, plugin.user()).start();
+    check_post(&server);
+    assert_eq!(api.requests()[0].client_chain, tls::der("client-sec1.pem"));
+    api.script(|request| match authorization(request) {
+        Some("Bearer second") => answer::Answer::Honest,
+        _ => answer::unauthorized().into(),
+    });
+    for _ in 0..3 {
+        check_post(&server);
+        let request = api.requests().pop().unwrap();
+        assert_eq!((authorization(&request), request.client_chain.len()), (Some("Bearer second"), 0));
+    }
     assert_eq!(plugin.runs(), 2);
 }
 
@@ -384,21 +412,97 @@ fn a_hung_plugin_is_killed_with_its_children_and_requests_get_an_error_in_time()
     assert_eq!(api.requests().len(), 0);
 }
 
+/// A child that the plugin leaves behind, what else it says, and whether that is a success.
+const LEFT_BEHIND: [(&str, &str); 6] = [
+    ("both", "sleep 200 &"),
+    ("stdout", "sleep 200 2>/dev/null &"),
+    ("stderr", "sleep 200 >/dev/null &"),
+    ("both, in a session of its own", "setsid sleep 200 &"),
+    ("stdout, in a session of its own", "setsid sleep 200 2>/dev/null &"),
+    ("stderr, in a session of its own", "setsid sleep 200 >/dev/null &"),
+];
+
 #[test]
-fn a_child_that_outlives_the_plugin_and_holds_its_stdout_is_not_waited_for_long() {
-    let body = format!("sleep 200 &\necho $! >>\"$HERE/plugin.pids\"\n{}", print(&json!({"token": "abc"})));
-    let (_api, server, plugin) = started(&body);
-    let start = Instant::now();
-    let answer = server.post_job();
-    assert!(start.elapsed() < Duration::from_secs(30), "{:?}", start.elapsed());
-    assert!([200, 502, 503, 504].contains(&answer.status), "{}", answer.text());
-    let pids = plugin.pids();
-    drop(server);
-    for pid in pids.into_iter().filter(|pid| is_alive(*pid)) {
+fn a_child_that_outlives_the_plugin_and_holds_its_output_does_not_cost_the_answer() {
+    std::thread::scope(|scope| {
+        for (what, child) in LEFT_BEHIND {
+            scope.spawn(move || {
+                let body = format!("{child}\necho $! >>\"$HERE/plugin.pids\"\n{}", print(&json!({"token": "abc"})));
+                let (api, server, plugin) = started(&body);
+                let start = Instant::now();
+                let answer = server.post_job();
+                let elapsed = start.elapsed();
+                let pids = plugin.pids();
+                pids.iter().copied().for_each(end);
+                assert_eq!(answer.status, 200, "{what}: {}\n{}", answer.text(), server.stderr());
+                assert_eq!(authorization(&api.requests()[0]), Some("Bearer abc"), "{what}");
+                assert!(elapsed < Duration::from_secs(4), "{what}: {elapsed:?}");
+                assert_eq!(pids.len(), 2, "{what}: the plugin was run again");
+            });
+        }
+    });
+}
+
+#[test]
+fn a_failure_is_told_although_a_child_holds_the_output() {
+    std::thread::scope(|scope| {
+        for (what, child) in LEFT_BEHIND {
+            scope.spawn(move || {
+                let body = format!("{child}\necho $! >>\"$HERE/plugin.pids\"\necho 'log in first' >&2\nexit 7");
+                let (api, server, plugin) = started(&body);
+                let answer = check_failure(&api, &server);
+                plugin.pids().into_iter().for_each(end);
+                assert_eq!(answer.status, 502, "{what}: {}", answer.text());
+                assert!(server.stderr().contains("log in first"), "{what}: {}", server.stderr());
+            });
+        }
+    });
+}
+
+/// Ends a stray child that a test started, if it is still there.
+fn end(pid: u32) {
+    let command = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    if is_alive(pid) && command.starts_with("sleep") {
         let pid = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
-        // Gone in between, or a stray child that this test started and ends.
+        // Gone in between is as well.
         let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
     }
+}
+
+#[test]
+fn sigterm_ends_a_hanging_plugin_and_its_children() {
+    for waiting in [false, true] {
+        let (api, mut server, plugin) = started("sleep 200 &\necho $! >>\"$HERE/plugin.pids\"\nsleep 201");
+        eventually("the plugin runs", || plugin.runs() >= 2);
+        let mut connection = server.connect();
+        if waiting {
+            connection.send(b"GET /config HTTP/1.1\r\nHost: x\r\n\r\n");
+        }
+        let start = Instant::now();
+        server.signal(rustix::process::Signal::TERM);
+        // Read before the end: the traces go with the server's folder.
+        let pids = plugin.pids();
+        assert_eq!(server.wait().code(), Some(0), "{}", server.stderr());
+        assert!(start.elapsed() < Duration::from_secs(12), "{:?}", start.elapsed());
+        eventually("the plugin and its child are gone", || !pids.iter().copied().any(is_alive));
+        assert_eq!(api.requests().len(), 0);
+    }
+}
+
+#[test]
+fn a_plugin_that_fails_slower_than_the_deadline_is_named_in_the_end() {
+    let api = ApiServer::start();
+    let setup = Setup::new();
+    let plugin = Plugin::write(setup.home(), "plugin", "sleep 1.5\necho 'log in first' >&2\nexit 7");
+    let server = with_user(setup, &api, plugin.user()).args(&["--kube-timeout", "1"]).start();
+    eventually("the first failure", || server.post_job().status == 502);
+    for _ in 0..4 {
+        let answer = server.post_job();
+        assert_eq!(answer.status, 502, "{}", answer.text());
+        assert!(answer.error().contains("credential"), "{}", answer.text());
+    }
+    assert!(server.stderr().contains("log in first"), "{}", server.stderr());
+    assert_eq!(api.requests().len(), 0);
 }
 
 #[test]

@@ -5,10 +5,13 @@
 mod support;
 
 use serde_json::{Value, json};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 use support::api::{ApiServer, Listen, Request};
+use support::http::Response;
 use support::kubeconfig::Kubeconfig;
 use support::proxy::{Kind, Proxy};
-use support::server::Setup;
+use support::server::{Server, Setup};
 use support::tls;
 
 /// A kubeconfig for `api` with these fields of its cluster.
@@ -23,6 +26,15 @@ fn seen(setup: Setup, api: &ApiServer) -> Request {
     assert_eq!(answer.status, 200, "{}\n{}", answer.text(), server.stderr());
     api.requests().pop().unwrap()
 }
+
+/// One request to the program.
+type Operation = fn(&Server) -> Response;
+
+const OPERATIONS: [(&str, Operation); 3] = [
+    ("POST", Server::post_job),
+    ("/config", |server| server.get("/config")),
+    ("/readyz", |server| server.get("/readyz")),
+];
 
 /// Starts, and then cannot reach Kubernetes: the status and the log of a POST.
 fn failing(setup: Setup, api: &ApiServer) -> (u16, String) {
@@ -161,6 +173,45 @@ fn an_address_without_a_scheme_is_http() {
 }
 
 #[test]
+fn a_scheme_in_capital_letters_is_the_same_scheme() {
+    let api = ApiServer::start();
+    for scheme in ["HTTPS", "Https"] {
+        let request = seen(with(&api, json!({"server": format!("{scheme}://{}", api.address())})), &api);
+        assert!(request.header("Authorization").is_some());
+    }
+    let plain = plain();
+    for scheme in ["http", "HTTP", "hTTp"] {
+        let server = format!("{scheme}://{}", plain.address());
+        let config = Kubeconfig::new(&server).cluster(json!({"certificate-authority-data": null}));
+        let line = Setup::new().kubeconfig(config.yaml()).refused();
+        assert!(line.contains("https"), "{scheme}: {line}");
+        seen(Setup::new().kubeconfig(config.user(json!({})).yaml()), &plain);
+    }
+    assert!(plain.requests().iter().all(|request| request.header("Authorization").is_none()));
+}
+
+#[test]
+fn a_port_that_is_none_is_refused() {
+    let api = ApiServer::start();
+    for port in ["65536", "99999", "4294967739", "-1", "x", "1x"] {
+        for server in
+            [format!("https://127.0.0.1:{port}"), format!("https://[::1]:{port}"), format!("127.0.0.1:{port}")]
+        {
+            let line = with(&api, json!({"server": server})).refused();
+            assert!(line.contains("server"), "{server}: {line}");
+        }
+        for scheme in ["http", "https", "socks5"] {
+            let url = format!("{scheme}://127.0.0.1:{port}");
+            let line = with(&api, json!({"proxy-url": url})).refused();
+            assert!(line.contains("proxy-url"), "{url}: {line}");
+            let setup = with(&api, json!({"server": "https://kubernetes.example:6443"}));
+            let line = setup.env("HTTPS_PROXY", &url).refused();
+            assert!(line.contains("HTTPS_PROXY"), "{url}: {line}");
+        }
+    }
+}
+
+#[test]
 fn an_http_proxy_of_the_kubeconfig_is_used() {
     let api = ApiServer::start();
     let proxy = Proxy::start(Kind::Connect, api.address());
@@ -197,6 +248,146 @@ fn a_socks5_proxy_of_the_kubeconfig_is_used() {
     let proxy = Proxy::start(Kind::Socks5, api.address());
     seen(with(&api, json!({"proxy-url": format!("socks5://{}", proxy.address())})), &api);
     assert_eq!(proxy.asked()[0].target, api.address().to_string());
+}
+
+#[test]
+fn a_socks5_proxy_resolves_names_that_are_not_known_here() {
+    let api = ApiServer::start();
+    let name = json!({"server": "https://kubernetes.example:6443"});
+    for scheme in ["socks5", "socks5h", "SOCKS5"] {
+        let proxy = Proxy::start(Kind::Socks5, api.address());
+        let url = format!("{scheme}://{}", proxy.address());
+        let mut cluster = name.clone();
+        cluster["proxy-url"] = json!(url);
+        assert_eq!(seen(with(&api, cluster), &api).sni.as_deref(), Some("kubernetes.example"));
+        seen(with(&api, name.clone()).env("HTTPS_PROXY", &url), &api);
+        let targets: Vec<String> = proxy.asked().into_iter().map(|asked| asked.target).collect();
+        assert_eq!(targets, ["kubernetes.example:6443"; 2], "{scheme}");
+    }
+}
+
+#[test]
+fn a_socks5_proxy_gets_the_credentials_of_its_own_address() {
+    let api = ApiServer::start();
+    let proxy = Proxy::start(Kind::Socks5Login, api.address());
+    seen(with(&api, json!({"proxy-url": format!("socks5://jane:pass@{}", proxy.address())})), &api);
+    assert_eq!(proxy.asked()[0].authorization.as_deref(), Some("jane:pass"));
+}
+
+#[test]
+fn a_socks5_proxy_that_refuses_the_login_is_502_at_once() {
+    let api = ApiServer::start();
+    for login in ["jane:wr0ng@", ""] {
+        let proxy = Proxy::start(Kind::Socks5Login, api.address());
+        let url = format!("socks5://{login}{}", proxy.address());
+        let setup = with(&api, json!({"proxy-url": url})).args(&["--kube-timeout", "6"]);
+        let start = Instant::now();
+        let (status, log) = failing(setup, &api);
+        assert!(!log.contains("wr0ng"), "{log}");
+        assert_eq!(status, 502, "{url}: {log}");
+        assert!(start.elapsed() < Duration::from_secs(4), "{url}: {:?}", start.elapsed());
+    }
+}
+
+#[test]
+fn a_proxy_behind_tls_is_verified_by_the_authority_of_the_cluster() {
+    let api = ApiServer::start();
+    let proxy = Proxy::start(Kind::TlsConnect("server"), api.address());
+    let by_ip = format!("https://jane:s3cr3t@{}", proxy.address());
+    let by_name = format!("https://jane:s3cr3t@localhost:{}", proxy.address().port());
+    for url in [by_ip, by_name] {
+        for cluster in
+            [json!({"proxy-url": url}), json!({"proxy-url": url, "server": "https://kubernetes.example:6443"})]
+        {
+            let server = with(&api, cluster.clone()).args(&["--log-level", "debug"]).start();
+            for (what, ask) in OPERATIONS {
+                let answer = ask(&server);
+                assert_eq!(answer.status, 200, "{what} {cluster}: {}\n{}", answer.text(), server.stderr());
+            }
+            let log = server.stderr();
+            assert!(!log.contains("s3cr3t") && !log.contains(&tls::encode(b"jane:s3cr3t")), "{log}");
+            let asked = proxy.asked().pop().unwrap();
+            assert_eq!(asked.authorization, Some(format!("Basic {}", tls::encode(b"jane:s3cr3t"))));
+            let server =
+                cluster["server"].as_str().map_or(api.address().to_string(), |url| url.replace("https://", ""));
+            assert_eq!(asked.target, server);
+        }
+    }
+    assert_eq!(proxy.asked().len(), 4, "the connections are not kept");
+}
+
+#[test]
+fn a_proxy_behind_tls_of_another_name_or_authority_is_never_asked() {
+    let api = ApiServer::start();
+    let other_name = Proxy::start(Kind::TlsConnect("named-server"), api.address());
+    let cluster = json!({"proxy-url": format!("https://jane:s3cr3t@{}", other_name.address())});
+    let (status, log) = failing(with(&api, cluster), &api);
+    assert_eq!(status, 502, "{log}");
+    let proxy = Proxy::start(Kind::TlsConnect("server"), api.address());
+    let cluster = json!({
+        "proxy-url": format!("https://{}", proxy.address()), "certificate-authority-data": tls::base64("other-ca.pem"),
+    });
+    let (status, log) = failing(with(&api, cluster), &api);
+    assert_eq!(status, 502, "{log}");
+    assert_eq!((proxy.asked(), other_name.asked()), (Vec::new(), Vec::new()));
+}
+
+#[test]
+fn the_credentials_of_a_proxy_are_unescaped_as_in_every_url() {
+    let api = ApiServer::start();
+    let proxy = Proxy::start(Kind::Connect, api.address());
+    seen(with(&api, json!({"proxy-url": format!("http://ja%40ne:p%3As%2Fs%25@{}", proxy.address())})), &api);
+    assert_eq!(proxy.asked()[0].authorization, Some(format!("Basic {}", tls::encode(b"ja@ne:p:s/s%"))));
+}
+
+#[test]
+fn a_slow_proxy_never_makes_an_operation_outlive_its_deadline() {
+    let api = ApiServer::start();
+    let pause = Duration::from_millis(300);
+    let kinds = [
+        ("http", "dripping", Kind::Dripping(pause)),
+        // Long enough that what is left of the deadline is less than a whole one.
+        ("http", "late", Kind::Late(Duration::from_millis(1200))),
+        ("http", "mute", Kind::Mute),
+        ("https", "mute", Kind::Mute),
+        ("socks5", "mute", Kind::Mute),
+        ("socks5", "dripping", Kind::Socks5Dripping(pause)),
+    ];
+    std::thread::scope(|scope| {
+        for (scheme, what, kind) in kinds {
+            let proxy = Proxy::start(kind, api.address());
+            let url = format!("{scheme}://{}", proxy.address());
+            let server = Arc::new(with(&api, json!({"proxy-url": url})).start());
+            for (operation, ask) in OPERATIONS {
+                let server = server.clone();
+                scope.spawn(move || {
+                    let start = Instant::now();
+                    let answer = ask(&server);
+                    let (elapsed, status) = (start.elapsed(), if operation == "/readyz" { 503 } else { 504 });
+                    assert_eq!(answer.status, status, "{scheme} {what} {operation}: {}", answer.text());
+                    let due = Duration::from_millis(1900)..Duration::from_millis(3200);
+                    assert!(due.contains(&elapsed), "{scheme} {what} {operation}: {elapsed:?}");
+                });
+            }
+        }
+    });
+    assert_eq!(api.connections(), 0);
+}
+
+#[test]
+fn a_proxy_that_refuses_is_502_at_once() {
+    let api = ApiServer::start();
+    for status in [403, 407] {
+        let proxy = Proxy::start(Kind::Refusing(status), api.address());
+        let url = format!("http://jane:s3cr3t@{}", proxy.address());
+        let setup = with(&api, json!({"proxy-url": url})).args(&["--kube-timeout", "20"]);
+        let start = Instant::now();
+        let (seen, log) = failing(setup, &api);
+        assert_eq!(seen, 502, "{status}: {log}");
+        assert!(start.elapsed() < Duration::from_secs(10), "{status}: {:?}", start.elapsed());
+        assert!(log.contains(&status.to_string()) && !log.contains("s3cr3t"), "{log}");
+        assert_eq!(proxy.asked().len(), 1, "{status}: repeated");
+    }
 }
 
 #[test]
@@ -240,6 +431,21 @@ fn no_proxy_exempts_from_the_proxy_of_the_environment() {
 }
 
 #[test]
+fn no_proxy_knows_the_port_that_a_url_leaves_out() {
+    let api = ApiServer::start();
+    let proxy = Proxy::start(Kind::Connect, api.address());
+    let url = format!("http://{}", proxy.address());
+    let through = |no_proxy: &str| {
+        let setup = with(&api, json!({"server": "https://kubernetes.invalid"})).args(&["--kube-timeout", "1"]);
+        let before = proxy.asked().len();
+        setup.env("HTTPS_PROXY", &url).env("NO_PROXY", no_proxy).start().post_job();
+        proxy.asked().len() > before
+    };
+    assert!(!through("kubernetes.invalid:443"));
+    assert!(through("kubernetes.invalid:6443"));
+}
+
+#[test]
 fn no_proxy_does_not_overrule_the_proxy_of_the_kubeconfig() {
     let api = ApiServer::start();
     let proxy = Proxy::start(Kind::Connect, api.address());
@@ -251,7 +457,7 @@ fn no_proxy_does_not_overrule_the_proxy_of_the_kubeconfig() {
 #[test]
 fn a_proxy_that_is_down_or_forbids_is_never_gone_around() {
     let api = ApiServer::start();
-    let forbidding = Proxy::start(Kind::Forbidding, api.address());
+    let forbidding = Proxy::start(Kind::Refusing(403), api.address());
     // Port 1 of an address nobody listens on: refused at once.
     for url in [
         "http://127.0.0.9:1".to_owned(),

@@ -105,7 +105,10 @@ impl Cluster {
     }
 
     /// The same from texts in order of precedence; their paths resolve relative file names.
-    fn from_texts(texts: Vec<(PathBuf, String)>, context: Option<&str>) -> Result<Self, ConfigError> {
+    ///
+    /// # Errors
+    /// [`ConfigError`], which names the file and the field.
+    pub fn from_texts(texts: Vec<(PathBuf, String)>, context: Option<&str>) -> Result<Self, ConfigError> {
         let files = texts.into_iter().map(|(path, text)| File::parse(path, &text)).collect::<Result<Vec<_>, _>>()?;
         let (name, by) = match context {
             Some(name) => (name.to_owned(), "--context".to_owned()),

@@ -5,6 +5,7 @@ use flate2::write::GzEncoder;
 use serde_json::{Value, json};
 use std::io::Write;
 use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
 
 /// What happens to one request.
 #[derive(Clone)]
@@ -26,6 +27,8 @@ pub enum Answer {
     Drip,
     /// The answer waits until the test opens the gate.
     After(Gate, Box<Answer>),
+    /// The answer comes so much later: a slow Kubernetes.
+    Slowly(Duration, Box<Answer>),
     /// A kept-alive connection that the server closes right after its answer.
     ThenClose(Box<Answer>),
 }
@@ -106,6 +109,13 @@ impl Reply {
         self.header("Content-Encoding", "gzip")
     }
 
+    /// Turns over the bits of one byte of the body, as it goes over the wire; negative places count from its end.
+    pub fn corrupted(mut self, place: isize) -> Reply {
+        let place = if place < 0 { self.body.len() - place.unsigned_abs() } else { place.unsigned_abs() };
+        self.body[place] ^= 0xff;
+        self
+    }
+
     pub fn chunked(mut self) -> Reply {
         self.chunked = true;
         self
@@ -115,6 +125,12 @@ impl Reply {
     pub fn cut(mut self, bytes: usize) -> Reply {
         self.cut = Some(bytes);
         self
+    }
+
+    /// All but the last byte of the body.
+    pub fn cut_last(self) -> Reply {
+        let length = self.body.len();
+        self.cut(length - 1)
     }
 
     pub fn is_cut(&self) -> bool {

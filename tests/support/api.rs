@@ -4,7 +4,7 @@ use super::PATIENCE;
 use super::answer::{Accept, Answer, Reply};
 use super::cluster::Cluster;
 use super::http::{find, read_body, read_headers, read_line};
-use super::tls;
+use super::tls::{self, Clients};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use serde_json::Value;
 use std::collections::VecDeque;
@@ -26,8 +26,7 @@ pub struct Listen<'a> {
     pub ip: &'a str,
     /// The certificate under tests/data/tls; none is plain HTTP.
     pub identity: Option<&'a str>,
-    /// Ask for a client certificate of the client CA, and check the one that comes.
-    pub ask_clients: bool,
+    pub clients: Clients,
 }
 
 /// A request as it arrived.
@@ -81,7 +80,7 @@ impl<T: Read + Write + Send> Stream for T {}
 
 impl Default for Listen<'_> {
     fn default() -> Self {
-        Listen { ip: "127.0.0.1", identity: Some("server"), ask_clients: false }
+        Listen { ip: "127.0.0.1", identity: Some("server"), clients: Clients::NotAsked }
     }
 }
 
@@ -93,7 +92,7 @@ impl ApiServer {
 
     pub fn listen(listen: &Listen) -> ApiServer {
         let shared = Arc::new(Shared {
-            tls: listen.identity.map(|identity| tls::server_config(identity, listen.ask_clients)),
+            tls: listen.identity.map(|identity| tls::server_config(identity, listen.clients)),
             script: Mutex::new(Box::new(|_| Answer::Honest)),
             accepts: Mutex::default(),
             cluster: Mutex::default(),
@@ -307,6 +306,11 @@ fn give(
         Answer::Drip => drip(stream).map(|()| false),
         Answer::After(gate, answer) => {
             gate.wait();
+            give(*answer, request, shared, stream, raw)
+        }
+        Answer::Slowly(time, answer) => {
+            // The slowness is the fault that is played here, and no wait for anything.
+            std::thread::sleep(time);
             give(*answer, request, shared, stream, raw)
         }
         Answer::ThenClose(answer) => give(*answer, request, shared, stream, raw).map(|_| false),

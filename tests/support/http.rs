@@ -2,7 +2,7 @@
 
 use super::PATIENCE;
 use serde_json::Value;
-use std::io::{self, BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 
 pub struct Connection(BufReader<TcpStream>);
@@ -22,6 +22,17 @@ impl Connection {
         Connection(BufReader::new(stream))
     }
 
+    /// A connection that was made in another way.
+    pub fn over(stream: TcpStream) -> Connection {
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        Connection(BufReader::new(stream))
+    }
+
+    /// The socket itself; what was read ahead is not in it.
+    pub fn stream(&self) -> &TcpStream {
+        self.0.get_ref()
+    }
+
     pub fn send(&mut self, bytes: &[u8]) {
         self.0.get_mut().write_all(bytes).unwrap();
     }
@@ -37,17 +48,30 @@ impl Connection {
 
     /// Reads one answer; interim answers (1xx) are passed over.
     pub fn answer(&mut self, to_head: bool) -> io::Result<Response> {
+        self.answer_and_interim(to_head).map(|(answer, _)| answer)
+    }
+
+    /// Reads one answer and counts the interim ones (1xx) before it.
+    pub fn answer_and_interim(&mut self, to_head: bool) -> io::Result<(Response, usize)> {
+        let mut interim = 0;
         loop {
             let line = read_line(&mut self.0)?;
             let status = line.split(' ').nth(1).and_then(|code| code.parse().ok());
             let status: u16 = status.ok_or_else(|| io::Error::other(format!("status line {line:?}")))?;
             let headers = read_headers(&mut self.0)?;
             if status < 200 {
+                interim += 1;
                 continue;
             }
             let body = if to_head { Vec::new() } else { read_body(&mut self.0, &headers)? };
-            return Ok(Response { status, headers, body });
+            return Ok((Response { status, headers, body }, interim));
         }
+    }
+
+    /// Everything up to the end of the connection.
+    pub fn rest(&mut self) -> io::Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        self.0.read_to_end(&mut bytes).map(|_| bytes)
     }
 
     /// True once the peer has closed its side; whatever it still sent is read and dropped.

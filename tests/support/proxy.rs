@@ -1,9 +1,12 @@
 //! Proxies for the way to the API server: HTTP CONNECT and SOCKS5, each a thread, every wish recorded.
 
 use super::http::{read_headers, read_line};
+use super::tls::{self, Clients};
+use rustls::ServerConnection;
 use std::io::{self, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 /// A proxy that leads every connection to one address, whatever name it was asked for.
 pub struct Proxy {
@@ -16,15 +19,28 @@ pub struct Proxy {
 pub struct Asked {
     /// `HOST:PORT`.
     pub target: String,
+    /// The header of an HTTP proxy; the name and the password, with a colon between, for a SOCKS proxy.
     pub authorization: Option<String>,
 }
 
 #[derive(Clone, Copy)]
 pub enum Kind {
     Connect,
-    /// A CONNECT proxy that says 403 to everybody.
-    Forbidding,
+    /// A CONNECT proxy behind TLS, with the certificate of that name under tests/data/tls.
+    TlsConnect(&'static str),
+    /// A CONNECT proxy that answers this status to everybody.
+    Refusing(u16),
+    /// A CONNECT proxy whose answer comes byte by byte, with this time between two of them.
+    Dripping(Duration),
+    /// A CONNECT proxy that says yes after this time, and then nothing any more.
+    Late(Duration),
+    /// Accepts, and never says a byte.
+    Mute,
     Socks5,
+    /// SOCKS5 that wants the user name `jane` and the password `pass`, RFC 1929.
+    Socks5Login,
+    /// SOCKS5 that agrees to talk, and then says a byte of its answer every now and then.
+    Socks5Dripping(Duration),
 }
 
 impl Proxy {
@@ -52,22 +68,115 @@ impl Proxy {
     }
 }
 
-fn serve(kind: Kind, mut client: TcpStream, destination: SocketAddr, record: &Mutex<Vec<Asked>>) -> io::Result<()> {
+fn serve(kind: Kind, client: TcpStream, destination: SocketAddr, record: &Mutex<Vec<Asked>>) -> io::Result<()> {
+    let mut client = match kind {
+        Kind::TlsConnect(identity) => Client::with_tls(client, identity)?,
+        _ => Client { socket: client.into(), tls: None },
+    };
     let asked = match kind {
-        Kind::Connect | Kind::Forbidding => hear_connect(&client)?,
-        Kind::Socks5 => hear_socks5(&mut client)?,
+        Kind::Mute => return client.wait_for_end(),
+        Kind::Socks5 | Kind::Socks5Dripping(_) => hear_socks5(&mut client, false)?,
+        Kind::Socks5Login => hear_socks5(&mut client, true)?,
+        _ => hear_connect(&mut client)?,
     };
     record.lock().unwrap().push(asked);
     match kind {
-        Kind::Forbidding => return client.write_all(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n"),
-        Kind::Connect => client.write_all(b"HTTP/1.1 200 Connection established\r\n\r\n")?,
-        Kind::Socks5 => client.write_all(&[5, 0, 0, 1, 0, 0, 0, 0, 0, 0])?,
+        Kind::Refusing(status) => {
+            let answer = format!("HTTP/1.1 {status} No\r\nContent-Length: 0\r\n\r\n");
+            return client.write_all(answer.as_bytes());
+        }
+        Kind::Dripping(pause) => return client.drip(b"HTTP/1.1 200 Connection established\r\nX: ", pause),
+        Kind::Socks5Dripping(pause) => return client.drip(&[5, 0, 0, 3, 255], pause),
+        Kind::Late(time) => {
+            // The slowness is the fault that is played here, and no wait for anything.
+            std::thread::sleep(time);
+            client.write_all(b"HTTP/1.1 200 Connection established\r\n\r\n")?;
+            return client.wait_for_end();
+        }
+        Kind::Connect | Kind::TlsConnect(_) => client.write_all(b"HTTP/1.1 200 Connection established\r\n\r\n")?,
+        Kind::Socks5 | Kind::Socks5Login => client.write_all(&[5, 0, 0, 1, 0, 0, 0, 0, 0, 0])?,
+        Kind::Mute => {}
     }
-    tunnel(&client, &TcpStream::connect(destination)?)
+    tunnel(client, &TcpStream::connect(destination)?)
+}
+
+/// A client's connection. Two threads may use clones of it at a time, one to read and one to write, also with TLS: the
+/// socket is read outside the lock.
+#[derive(Clone)]
+struct Client {
+    socket: Arc<TcpStream>,
+    tls: Option<Arc<Mutex<ServerConnection>>>,
+}
+
+impl Client {
+    fn with_tls(socket: TcpStream, identity: &str) -> io::Result<Client> {
+        let mut tls =
+            ServerConnection::new(tls::server_config(identity, Clients::NotAsked)).map_err(io::Error::other)?;
+        let mut socket = socket;
+        while tls.is_handshaking() {
+            tls.complete_io(&mut socket)?;
+        }
+        Ok(Client { socket: socket.into(), tls: Some(Arc::new(Mutex::new(tls))) })
+    }
+
+    /// Sends this, and then its last byte for ever, with a pause before each byte.
+    fn drip(&mut self, bytes: &[u8], pause: Duration) -> io::Result<()> {
+        let (last, endless) = (bytes[bytes.len() - 1], bytes.len()..);
+        for byte in bytes.iter().copied().chain(endless.map(|_| last)) {
+            std::thread::sleep(pause);
+            self.write_all(&[byte])?;
+        }
+        Ok(())
+    }
+
+    /// Says nothing until the client closes.
+    fn wait_for_end(&mut self) -> io::Result<()> {
+        io::copy(self, &mut io::sink()).map(drop)
+    }
+}
+
+impl Read for Client {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let Some(tls) = &self.tls else { return (&*self.socket).read(into) };
+        let mut piece = [0; 4096];
+        loop {
+            match tls.lock().unwrap().reader().read(into) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                done => return done,
+            }
+            let count = (&*self.socket).read(&mut piece)?;
+            let mut tls = tls.lock().unwrap();
+            let mut rest = &piece[..count];
+            // Also once for the end of the stream.
+            loop {
+                tls.read_tls(&mut rest)?;
+                tls.process_new_packets().map_err(io::Error::other)?;
+                if rest.is_empty() {
+                    break;
+                }
+            }
+        }
+    }
+}
+
+impl Write for Client {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let Some(tls) = &self.tls else { return (&*self.socket).write(bytes) };
+        let mut tls = tls.lock().unwrap();
+        let count = tls.writer().write(bytes)?;
+        while tls.wants_write() {
+            tls.write_tls(&mut &*self.socket)?;
+        }
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// The client sends nothing more until it is answered, so a buffered reader swallows nothing.
-fn hear_connect(client: &TcpStream) -> io::Result<Asked> {
+fn hear_connect(client: &mut Client) -> io::Result<Asked> {
     let mut reader = BufReader::new(client);
     let line = read_line(&mut reader)?;
     let headers = read_headers(&mut reader)?;
@@ -76,38 +185,58 @@ fn hear_connect(client: &TcpStream) -> io::Result<Asked> {
     Ok(Asked { target: target.unwrap_or(&line).to_owned(), authorization })
 }
 
-/// RFC 1928, without authentication.
-fn hear_socks5(client: &mut TcpStream) -> io::Result<Asked> {
-    let [_, methods] = read_exactly::<2>(client)?;
-    client.read_exact(&mut vec![0; methods.into()])?;
-    client.write_all(&[5, 0])?;
+/// RFC 1928, with RFC 1929 for a login.
+fn hear_socks5(client: &mut Client, login: bool) -> io::Result<Asked> {
+    let [_, count] = read_exactly::<2>(client)?;
+    let mut methods = vec![0; count.into()];
+    client.read_exact(&mut methods)?;
+    let method = if login { 2 } else { 0 };
+    if !methods.contains(&method) {
+        client.write_all(&[5, 0xff])?;
+        return Err(io::ErrorKind::PermissionDenied.into());
+    }
+    client.write_all(&[5, method])?;
+    let mut authorization = None;
+    if login {
+        read_exactly::<1>(client)?;
+        let (name, password) = (read_text(client)?, read_text(client)?);
+        let good = (name.as_str(), password.as_str()) == ("jane", "pass");
+        client.write_all(&[1, u8::from(!good)])?;
+        if !good {
+            return Err(io::ErrorKind::PermissionDenied.into());
+        }
+        authorization = Some(format!("{name}:{password}"));
+    }
     let [_, _, _, kind] = read_exactly::<4>(client)?;
     let host = match kind {
         1 => std::net::Ipv4Addr::from(read_exactly::<4>(client)?).to_string(),
         4 => std::net::Ipv6Addr::from(read_exactly::<16>(client)?).to_string(),
-        _ => {
-            let [length] = read_exactly::<1>(client)?;
-            let mut name = vec![0; length.into()];
-            client.read_exact(&mut name)?;
-            String::from_utf8_lossy(&name).into_owned()
-        }
+        _ => read_text(client)?,
     };
     let port = u16::from_be_bytes(read_exactly::<2>(client)?);
-    Ok(Asked { target: format!("{host}:{port}"), authorization: None })
+    Ok(Asked { target: format!("{host}:{port}"), authorization })
 }
 
-fn read_exactly<const N: usize>(stream: &mut TcpStream) -> io::Result<[u8; N]> {
+/// A length in one byte and so much text.
+fn read_text(client: &mut Client) -> io::Result<String> {
+    let [length] = read_exactly::<1>(client)?;
+    let mut text = vec![0; length.into()];
+    client.read_exact(&mut text)?;
+    Ok(String::from_utf8_lossy(&text).into_owned())
+}
+
+fn read_exactly<const N: usize>(stream: &mut Client) -> io::Result<[u8; N]> {
     let mut bytes = [0; N];
     stream.read_exact(&mut bytes).map(|()| bytes)
 }
 
-fn tunnel(client: &TcpStream, server: &TcpStream) -> io::Result<()> {
-    let (mut from, mut to) = (server.try_clone()?, client.try_clone()?);
+fn tunnel(mut client: Client, server: &TcpStream) -> io::Result<()> {
+    let (mut from, mut to) = (server.try_clone()?, client.clone());
     let back = std::thread::spawn(move || {
         io::copy(&mut from, &mut to)?;
-        to.shutdown(Shutdown::Write)
+        to.socket.shutdown(Shutdown::Write)
     });
-    io::copy(&mut &*client, &mut &*server)?;
+    io::copy(&mut client, &mut &*server)?;
     server.shutdown(Shutdown::Write)?;
     back.join().unwrap_or_else(|_| Err(io::Error::other("the way back panicked")))
 }

@@ -1,11 +1,24 @@
 //! The certificates under tests/data/tls (made by its make.sh) and the TLS settings of the tests' own API server.
 
+use rustls::client::danger::HandshakeSignatureValid;
+use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use rustls::server::WebPkiClientVerifier;
-use rustls::{RootCertStore, ServerConfig};
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::{DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig, SignatureScheme};
 use std::path::PathBuf;
 use std::sync::Arc;
+
+/// What the API server does about client certificates.
+#[derive(Clone, Copy)]
+pub enum Clients {
+    NotAsked,
+    /// They are asked for one of the client CA; the one that comes is checked, none is as good.
+    Checked,
+    /// They are asked for one, and whatever comes is taken.
+    Taken,
+}
 
 /// A file of tests/data/tls, for example `ca.pem`.
 pub fn path(name: &str) -> PathBuf {
@@ -31,17 +44,19 @@ pub fn der(name: &str) -> Vec<Vec<u8>> {
     certificates(name).iter().map(|certificate| certificate.to_vec()).collect()
 }
 
-/// TLS for the API server: `identity` names its certificate; clients are asked for one of the client CA where wanted.
-pub fn server_config(identity: &str, ask_clients: bool) -> Arc<ServerConfig> {
+/// TLS for the API server and for proxies: `identity` names the certificate.
+pub fn server_config(identity: &str, clients: Clients) -> Arc<ServerConfig> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = ServerConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions().unwrap();
-    let builder = if ask_clients {
-        let mut roots = RootCertStore::empty();
-        roots.add(certificates("client-ca.pem").remove(0)).unwrap();
-        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
-        builder.with_client_cert_verifier(verifier.allow_unauthenticated().build().unwrap())
-    } else {
-        builder.with_no_client_auth()
+    let builder = match clients {
+        Clients::NotAsked => builder.with_no_client_auth(),
+        Clients::Checked => {
+            let mut roots = RootCertStore::empty();
+            roots.add(certificates("client-ca.pem").remove(0)).unwrap();
+            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+            builder.with_client_cert_verifier(verifier.allow_unauthenticated().build().unwrap())
+        }
+        Clients::Taken => builder.with_client_cert_verifier(Arc::new(TakeAny(provider))),
     };
     let key = PrivateKeyDer::from_pem_file(path(&format!("{identity}.key.pem"))).unwrap();
     Arc::new(builder.with_single_cert(certificates(&format!("{identity}.pem")), key).unwrap())
@@ -49,4 +64,45 @@ pub fn server_config(identity: &str, ask_clients: bool) -> Arc<ServerConfig> {
 
 fn certificates(name: &str) -> Vec<CertificateDer<'static>> {
     CertificateDer::pem_file_iter(path(name)).unwrap().map(Result::unwrap).collect()
+}
+
+/// Looks at no certificate: rustls itself knows no X.509 of version 1, which API servers take all the same.
+#[derive(Debug)]
+struct TakeAny(Arc<CryptoProvider>);
+
+impl ClientCertVerifier for TakeAny {
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &[]
+    }
+
+    fn verify_client_cert(
+        &self,
+        _end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _now: UnixTime,
+    ) -> Result<ClientCertVerified, rustls::Error> {
+        Ok(ClientCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _message: &[u8],
+        _cert: &CertificateDer<'_>,
+        _dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _message: &[u8],
+        _cert: &CertificateDer<'_>,
+        _dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
 }

@@ -47,4 +47,9 @@ openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out client-chain
 client client-chain intermediate
 cat intermediate.pem >>client-chain.pem
 
+# Without extensions openssl makes X.509 of version 1, which rustls cannot look into.
+openssl ecparam -genkey -noout -name prime256v1 -out client-v1.key.pem
+openssl req -new -key client-v1.key.pem -subj '/CN=client-v1/O=testers' -out request.tmp
+openssl x509 -req -in request.tmp -signkey client-v1.key.pem -days $days -out client-v1.pem 2>/dev/null
+
 rm -f ./*.tmp ./*.srl ca.key.pem other-ca.key.pem client-ca.key.pem intermediate.key.pem intermediate.pem
