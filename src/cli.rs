@@ -61,6 +61,20 @@ const KUBE_TIMEOUT: Opt = Opt {
     default: "10",
     help: "seconds for the whole of one Kubernetes operation, retries included",
 };
+const POSTS_PER_MINUTE: Opt = Opt {
+    name: "posts-per-minute",
+    value: "NUMBER",
+    env: "POSTS_PER_MINUTE",
+    default: "1200",
+    help: "POSTs that one address may make in a minute, at once or spread; 0 is without limit",
+};
+const PREMIUM_TOKEN_FILE: Opt = Opt {
+    name: "premium-token-file",
+    value: "PATH",
+    env: "PREMIUM_TOKEN_FILE",
+    default: "none: premium is open to all",
+    help: "file with the bearer token that POSTs to premium must carry",
+};
 const LOG_LEVEL: Opt = Opt {
     name: "log-level",
     value: "LEVEL",
@@ -69,7 +83,17 @@ const LOG_LEVEL: Opt = Opt {
     help: "error, warn, info (a line per request) or debug",
 };
 
-const OPTS: [&Opt; 7] = [&LISTEN, &IMAGE, &KUBECONFIG, &CONTEXT, &JOB_TTL, &KUBE_TIMEOUT, &LOG_LEVEL];
+const OPTS: [&Opt; 9] = [
+    &LISTEN,
+    &IMAGE,
+    &KUBECONFIG,
+    &CONTEXT,
+    &JOB_TTL,
+    &KUBE_TIMEOUT,
+    &POSTS_PER_MINUTE,
+    &PREMIUM_TOKEN_FILE,
+    &LOG_LEVEL,
+];
 
 /// Longest --kube-timeout, in seconds: callers have long given up by then.
 const KUBE_TIMEOUT_MOST: u64 = 600;
@@ -99,6 +123,10 @@ pub struct Options {
     pub context: Option<String>,
     /// For one Kubernetes operation.
     pub kube_timeout: Duration,
+    /// For one address; 0 is without limit.
+    pub posts_per_minute: u32,
+    /// --premium-token-file
+    pub premium_token_file: Option<PathBuf>,
     /// The least level that is logged.
     pub log_level: LevelFilter,
 }
@@ -111,6 +139,14 @@ impl Options {
             format!("image: {}", self.jobs.image),
             format!("job-ttl: {} s", self.jobs.ttl),
             format!("kube-timeout: {} s", self.kube_timeout.as_secs()),
+            match self.posts_per_minute {
+                0 => "posts-per-minute: without limit".to_owned(),
+                limit => format!("posts-per-minute: {limit} for each address"),
+            },
+            match &self.premium_token_file {
+                Some(path) => format!("premium-token-file: {}", path.display()),
+                None => "premium-token-file: none, premium is open to all".to_owned(),
+            },
             format!("log-level: {}", self.log_level.as_str().to_ascii_lowercase()),
         ]
     }
@@ -188,6 +224,22 @@ impl Given<'_> {
         self.flags.iter().rev().find(|(flag, _)| flag.name == opt.name).map(|(_, value)| value)
     }
 
+    /// A flag that must not be empty.
+    fn flag_only(&self, opt: &Opt, wanted: &'static str) -> Result<Option<&OsString>, UsageError> {
+        match self.flag(opt) {
+            Some(value) if value.is_empty() => {
+                Err(UsageError::Value { given: format!("--{}", opt.name), value: String::new(), wanted })
+            }
+            flag => Ok(flag),
+        }
+    }
+
+    /// The value of an option that has no default.
+    fn optional(&self, opt: &Opt, wanted: &'static str) -> Result<Option<OsString>, UsageError> {
+        let from_env = || (self.env)(opt.env).filter(|value| !value.is_empty());
+        Ok(self.flag_only(opt, wanted)?.cloned().or_else(from_env))
+    }
+
     /// The value as `read` takes it, or the default's.
     fn value<T>(
         &self,
@@ -217,24 +269,22 @@ fn options(given: &Given<'_>) -> Result<Options, UsageError> {
     })?;
     let timeout =
         given.value(&KUBE_TIMEOUT, "a number of seconds from 1 to 600", |text| number(text, 1, KUBE_TIMEOUT_MOST))?;
-    let log_level = given.value(&LOG_LEVEL, "error, warn, info or debug", level)?;
-    let given_context = given.flag(&CONTEXT).is_some() || (given.env)(CONTEXT.env).is_some_and(|name| !name.is_empty());
-    let context = given.value(&CONTEXT, "the name of a context", |text| {
-        Some(text).filter(|text| !text.is_empty()).map(str::to_owned)
+    let posts = given.value(&POSTS_PER_MINUTE, "a number of requests from 0 to 1000000", |text| {
+        u32::try_from(number(text, 0, 1_000_000)?).ok()
     })?;
-    let kubeconfig = match given.flag(&KUBECONFIG) {
-        Some(path) if path.is_empty() => {
-            let (given, value) = ("--kubeconfig".to_owned(), String::new());
-            return Err(UsageError::Value { given, value, wanted: "the path of a file" });
-        }
-        path => path.map(PathBuf::from),
-    };
+    let log_level = given.value(&LOG_LEVEL, "error, warn, info or debug", level)?;
+    let context = given.optional(&CONTEXT, "the name of a context")?.map(|name| name.to_string_lossy().into_owned());
+    let premium_token_file = given.optional(&PREMIUM_TOKEN_FILE, "the path of a file")?.map(PathBuf::from);
+    // Its variable is a list, and read with the rest of the kubeconfig's environment.
+    let kubeconfig = given.flag_only(&KUBECONFIG, "the path of a file")?.map(PathBuf::from);
     Ok(Options {
         listen: listen.expect(CHECKED),
         jobs: job::Settings { image: image.expect(CHECKED), ttl: ttl.expect(CHECKED) },
         kubeconfig,
-        context: context.filter(|_| given_context),
+        context,
         kube_timeout: Duration::from_secs(timeout.expect(CHECKED)),
+        posts_per_minute: posts.expect(CHECKED),
+        premium_token_file,
         log_level: log_level.expect(CHECKED),
     })
 }
@@ -316,7 +366,7 @@ mod tests {
 
     #[test]
     fn bad_values_name_the_flag_or_the_variable() {
-        let flags: [&[&str]; 14] = [
+        let flags: [&[&str]; 16] = [
             &["--listen", "5000"],
             &["--listen", ":5000"],
             &["--listen", "::1:5000"],
@@ -331,6 +381,8 @@ mod tests {
             &["--log-level", "loud"],
             &["--context", ""],
             &["--kubeconfig", ""],
+            &["--posts-per-minute", "many"],
+            &["--premium-token-file", ""],
         ];
         for args in flags {
             let error = read(args, &[]).expect_err(args[1]).to_string();

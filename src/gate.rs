@@ -10,17 +10,19 @@
 
 use std::collections::HashMap;
 use std::io::{self, Read, Write};
-use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
-use std::os::fd::OwnedFd;
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::handler::ApiError;
+use crate::limiter::Limiter;
 use crate::wire::{self, Broken, HEAD_TIMEOUT, Request};
 
 /// Most connections at a time, descriptors permitting. Each is a thread with 20 KB in use: 10 MB of a t2.nano's 512.
@@ -61,12 +63,14 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 pub struct Limits {
     connections: usize,
     forwards: usize,
+    posts_per_minute: u32,
 }
 
 impl Limits {
-    /// Shares out the descriptors that the process may open (`ulimit -n`), after raising their number as far as is needed
+    /// `posts_per_minute` is for one address, 0 without limit. The rest comes of sharing out the descriptors that the
+    /// process may open (`ulimit -n`), after raising their number as far as is needed
     /// and allowed: 1024, the usual number, is for programs that use select().
-    pub fn from_descriptors() -> Self {
+    pub fn from_descriptors(posts_per_minute: u32) -> Self {
         let wanted = (CONNECTIONS_MOST + FORWARD_DESCRIPTORS * FORWARDS_MOST + DESCRIPTORS_KEPT) as u64;
         let limit = getrlimit(Resource::Nofile);
         let most = limit.maximum.map_or(wanted, |maximum| maximum.min(wanted));
@@ -74,14 +78,14 @@ impl Limits {
         if current < most && setrlimit(Resource::Nofile, Rlimit { current: Some(most), ..limit }).is_ok() {
             current = most;
         }
-        Self::of(usize::try_from(current).unwrap_or(usize::MAX))
+        Self { posts_per_minute, ..Self::of(usize::try_from(current).unwrap_or(usize::MAX)) }
     }
 
     fn of(descriptors: usize) -> Self {
         let free = descriptors.saturating_sub(DESCRIPTORS_KEPT);
         let forwards = (free / 5).clamp(4, FORWARDS_MOST);
         let connections = free.saturating_sub(FORWARD_DESCRIPTORS * forwards).clamp(8, CONNECTIONS_MOST);
-        Self { connections, forwards }
+        Self { connections, forwards, posts_per_minute: 0 }
     }
 
     /// Most requests at a time that pass the gate.
@@ -103,15 +107,34 @@ pub struct Inner {
     pub refusal: fn(Option<&str>, ApiError) -> Vec<u8>,
 }
 
-/// The open door. Cloned handles share it.
+/// Where connections come from.
+pub enum Socket {
+    /// Bound by us, gone with us.
+    Own(TcpListener),
+    /// Passed by a service manager, which keeps it: what we do not accept, our successor does.
+    Inherited(TcpListener),
+}
+
+/// A gate. Cloned handles share it.
 #[derive(Clone)]
 pub struct Gate(Arc<Shared>);
 
-struct Shared {
+/// The accepting side of a gate, on a thread of its own once it is open.
+pub struct Door {
+    gate: Gate,
     listener: TcpListener,
+    woken: UnixStream,
+    shared_socket: bool,
+}
+
+struct Shared {
     address: SocketAddr,
-    limits: Limits,
     inner: Inner,
+    /// A byte here ends the accepting.
+    wake: UnixStream,
+    forwards_most: usize,
+    connections_most: usize,
+    posts: Option<Mutex<Limiter>>,
     closing: AtomicBool,
     forwards: AtomicUsize,
     connections: Mutex<Connections>,
@@ -123,17 +146,34 @@ struct Shared {
 const UNREAD: &str = "- -";
 
 impl Gate {
-    /// Binds `address` (`HOST:PORT`, port 0 for any); connections wait until [`open`](Self::open).
+    /// Takes a listening socket; connections wait until the [`Door`] is opened.
     ///
     /// # Errors
-    /// No such address here, port taken, no permission.
-    pub fn bind(address: impl ToSocketAddrs, limits: Limits, inner: Inner) -> io::Result<Self> {
-        let listener = TcpListener::bind(address)?;
+    /// It is none.
+    pub fn new(socket: Socket, limits: Limits, inner: Inner) -> io::Result<(Self, Door)> {
+        let (listener, shared_socket) = match socket {
+            Socket::Own(listener) => (listener, false),
+            Socket::Inherited(listener) => (listener, true),
+        };
         let address = listener.local_addr()?;
-        let (closing, forwards) = (AtomicBool::new(false), AtomicUsize::new(0));
-        let (connections, left, complained) = (Mutex::default(), Condvar::new(), Mutex::default());
-        let shared = Shared { listener, address, limits, inner, closing, forwards, connections, left, complained };
-        Ok(Self(Arc::new(shared)))
+        // Accepting never waits by itself: the door waits for a connection or for the word to close.
+        listener.set_nonblocking(true)?;
+        let (wake, woken) = UnixStream::pair()?;
+        let shared = Shared {
+            address,
+            inner,
+            wake,
+            forwards_most: limits.forwards,
+            connections_most: limits.connections,
+            posts: (limits.posts_per_minute > 0).then(|| Mutex::new(Limiter::new(limits.posts_per_minute))),
+            closing: AtomicBool::new(false),
+            forwards: AtomicUsize::new(0),
+            connections: Mutex::default(),
+            left: Condvar::new(),
+            complained: Mutex::default(),
+        };
+        let gate = Self(Arc::new(shared));
+        Ok((gate.clone(), Door { gate, listener, woken, shared_socket }))
     }
 
     /// The address with the real port.
@@ -141,61 +181,21 @@ impl Gate {
         self.0.address
     }
 
-    /// Starts to take connections, on a thread of its own.
-    ///
-    /// # Errors
-    /// No thread.
-    pub fn open(&self) -> io::Result<()> {
-        let gate = self.clone();
-        thread::Builder::new().name("gate".into()).spawn(move || gate.accept()).map(drop)
-    }
-
     /// Refuses new connections, ends idle ones, and waits at most `limit` for requests in flight to be answered.
     pub fn close(&self, limit: Duration) {
         self.0.closing.store(true, Ordering::SeqCst);
-        if let Ok(socket) = self.0.listener.try_clone() {
-            // Ends the accept call; an error means that it has ended already.
-            let _ = TcpStream::from(OwnedFd::from(socket)).shutdown(Shutdown::Both);
-        }
-        let mut connections = self.0.lock();
-        connections.end_waiting();
+        // An error means that nobody is accepting.
+        let _ = (&self.0.wake).write_all(b"!");
         let deadline = Instant::now() + limit;
-        while !connections.open.is_empty() {
+        let mut connections = self.0.lock();
+        while connections.accepting || !connections.open.is_empty() {
+            connections.end_waiting();
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 log::warn!("{} requests did not finish in time", connections.open.len());
                 return;
             }
             connections = self.0.left.wait_timeout(connections, left).unwrap_or_else(PoisonError::into_inner).0;
-        }
-    }
-
-    fn accept(&self) {
-        // Given up to accept, and refuse, a connection when there is no other descriptor.
-        let mut reserve = self.0.listener.try_clone().ok();
-        while !self.0.closing.load(Ordering::SeqCst) {
-            let error = match self.0.listener.accept() {
-                Ok((stream, peer)) => {
-                    self.admit(stream, peer.ip());
-                    continue;
-                }
-                Err(error) => error,
-            };
-            match error.kind() {
-                // The client's own affair.
-                io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted | io::ErrorKind::ConnectionReset => {}
-                _ if self.0.closing.load(Ordering::SeqCst) => return,
-                _ => {
-                    self.complain(&format!("cannot accept a connection: {error}"));
-                    if reserve.take().is_some()
-                        && let Ok((stream, _)) = self.0.listener.accept()
-                    {
-                        self.refuse(&stream);
-                    }
-                    thread::sleep(ACCEPT_PAUSE);
-                }
-            }
-            reserve = reserve.or_else(|| self.0.listener.try_clone().ok());
         }
     }
 
@@ -233,13 +233,13 @@ impl Gate {
         let peer = peer.to_canonical();
         let mut connections = self.0.lock();
         let of_peer = connections.open.values().filter(|other| other.peer == peer).count();
-        if of_peer >= self.0.limits.connections / PEER_SHARE {
+        if of_peer >= self.0.connections_most / PEER_SHARE {
             connections.evict(|other| other.peer == peer && other.phase == Phase::Waiting)?;
-        } else if connections.open.len() >= self.0.limits.connections {
+        } else if connections.open.len() >= self.0.connections_most {
             connections.evict(|other| other.phase == Phase::Waiting)?;
         }
         connections.last += 1;
-        let ticket = Ticket { gate: self.clone(), key: connections.last };
+        let ticket = Ticket { gate: self.clone(), peer, key: connections.last };
         let (phase, since) = (Phase::Waiting, Instant::now());
         connections.open.insert(ticket.key, Connection { peer, stream: Arc::clone(stream), phase, since });
         Some(ticket)
@@ -270,7 +270,10 @@ impl Gate {
                     return wire::linger(stream);
                 }
             };
-            ticket.phase(Phase::Busy);
+            // Whoever was made to leave is not served: a Job would be made for an answer that nobody gets.
+            if !ticket.phase(Phase::Busy) {
+                return Ok(());
+            }
             let last = !request.keep_alive || self.0.closing.load(Ordering::SeqCst);
             self.answer(&request, last, stream, ticket)?;
             ticket.phase(Phase::Waiting);
@@ -285,12 +288,23 @@ impl Gate {
         }
     }
 
+    /// Counts a POST against its address.
+    fn count_post(&self, request: &Request, ticket: &Ticket) -> Result<(), ApiError> {
+        match &self.0.posts {
+            Some(posts) if request.line.starts_with("POST ") => {
+                let mut posts = posts.lock().unwrap_or_else(PoisonError::into_inner);
+                posts.take(ticket.peer, Instant::now()).map_err(ApiError::TooManyPosts)
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Passes tiny_http's answer on, or refuses if it has too much to do or gives none.
     fn answer(&self, request: &Request, last: bool, stream: &TcpStream, ticket: &Ticket) -> io::Result<()> {
         let forwards = self
-            .permit()
-            .ok_or(ApiError::Busy)
-            .and_then(|permit| self.exchange(&request.bytes).map(|begun| (begun, permit)).map_err(ApiError::NoAnswer));
+            .count_post(request, ticket)
+            .and_then(|()| self.permit().ok_or(ApiError::Busy))
+            .and_then(|permit| self.exchange(&request.bytes).map(|begun| (begun, permit)));
         let ((mut inner, begun), permit) = match forwards {
             Ok(begun) => begun,
             Err(error) => {
@@ -327,12 +341,20 @@ impl Gate {
     fn permit(&self) -> Option<Permit<'_>> {
         let forwards = &self.0.forwards;
         let permit = Permit(forwards);
-        (forwards.fetch_add(1, Ordering::SeqCst) < self.0.limits.forwards).then_some(permit)
+        (forwards.fetch_add(1, Ordering::SeqCst) < self.0.forwards_most).then_some(permit)
     }
 
     /// Sends a request to tiny_http and waits for the first piece of its answer, which has the status line at least.
-    fn exchange(&self, request: &[u8]) -> io::Result<(UnixStream, Vec<u8>)> {
-        let mut inner = (self.0.inner.connect)()?;
+    fn exchange(&self, request: &[u8]) -> Result<(UnixStream, Vec<u8>), ApiError> {
+        let inner = (self.0.inner.connect)().map_err(|error| {
+            // No descriptors, say: nothing has been sent yet, the client may try again.
+            self.complain(&format!("cannot connect to tiny_http: {error}"));
+            ApiError::Busy
+        })?;
+        self.begin(&inner, request).map(|begun| (inner, begun)).map_err(ApiError::NoAnswer)
+    }
+
+    fn begin(&self, mut inner: &UnixStream, request: &[u8]) -> io::Result<Vec<u8>> {
         inner.set_read_timeout(Some(self.0.inner.timeout))?;
         inner.write_all(request)?;
         let mut begun = Vec::new();
@@ -343,7 +365,71 @@ impl Gate {
                 count => begun.extend_from_slice(&piece[..count]),
             }
         }
-        Ok((inner, begun))
+        Ok(begun)
+    }
+}
+
+impl Door {
+    /// Starts to take connections.
+    ///
+    /// # Errors
+    /// No thread.
+    pub fn open(self) -> io::Result<()> {
+        self.gate.0.lock().accepting = true;
+        thread::Builder::new().name("gate".into()).spawn(move || {
+            let gate = self.gate.clone();
+            self.accept();
+            gate.0.lock().accepting = false;
+            gate.0.left.notify_all();
+        })?;
+        Ok(())
+    }
+
+    fn accept(self) {
+        // Given up to accept, and refuse, a connection when there is no other descriptor.
+        let mut reserve = self.listener.try_clone().ok();
+        loop {
+            let closing = self.gate.0.closing.load(Ordering::SeqCst);
+            if closing && self.shared_socket {
+                return;
+            }
+            match self.listener.accept() {
+                Ok((stream, peer)) => {
+                    self.gate.admit(stream, peer.ip());
+                    continue;
+                }
+                // Those that had come before the end were taken, too: with the socket they would be lost.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock && closing => return,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.wait(),
+                // The client's own affair.
+                Err(error) if matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted) => {
+                }
+                Err(error) => {
+                    self.gate.complain(&format!("cannot accept a connection: {error}"));
+                    if reserve.take().is_some()
+                        && let Ok((stream, _)) = self.listener.accept()
+                    {
+                        self.gate.refuse(&stream);
+                    }
+                    thread::sleep(ACCEPT_PAUSE);
+                    if closing {
+                        return;
+                    }
+                }
+            }
+            reserve = reserve.or_else(|| self.listener.try_clone().ok());
+        }
+    }
+
+    /// Waits for a connection or for the end.
+    fn wait(&self) {
+        let mut sources = [PollFd::new(&self.listener, PollFlags::IN), PollFd::new(&self.woken, PollFlags::IN)];
+        if let Err(error) = poll(&mut sources, None)
+            && error != Errno::INTR
+        {
+            self.gate.complain(&format!("cannot wait for connections: {error}"));
+            thread::sleep(ACCEPT_PAUSE);
+        }
     }
 }
 
@@ -364,6 +450,8 @@ impl Drop for Permit<'_> {
 /// Every connection that has a thread.
 #[derive(Default)]
 struct Connections {
+    /// More may come.
+    accepting: bool,
     open: HashMap<u64, Connection>,
     /// The last key that was given.
     last: u64,
@@ -413,15 +501,16 @@ impl Connections {
 /// A connection's place, given up when its thread ends.
 struct Ticket {
     gate: Gate,
+    peer: IpAddr,
     key: u64,
 }
 
 impl Ticket {
-    fn phase(&self, phase: Phase) {
+    /// Notes a new phase; false if the connection has been made to leave.
+    fn phase(&self, phase: Phase) -> bool {
         let mut connections = self.gate.0.lock();
-        if let Some(connection) = connections.open.get_mut(&self.key) {
-            (connection.phase, connection.since) = (phase, Instant::now());
-        }
+        let connection = connections.open.get_mut(&self.key);
+        connection.map(|connection| (connection.phase, connection.since) = (phase, Instant::now())).is_some()
     }
 
     /// Makes room among the answers that wait for their readers.

@@ -10,6 +10,7 @@ use serde_json::json;
 use crate::job::{self, Dataset, Tier};
 use crate::kube::{self, CredentialError};
 use crate::pods;
+use crate::premium::Token;
 
 /// Longest request body, in bytes: forty times what a good one needs.
 pub const BODY_LIMIT: usize = 1024;
@@ -29,6 +30,8 @@ pub struct App {
     pub kube: kube::Client,
     /// The same for every Job.
     pub jobs: job::Settings,
+    /// What premium requests must carry; none: premium is open.
+    pub premium: Option<Token>,
 }
 
 /// What a request line asks for.
@@ -70,6 +73,19 @@ impl Route {
             (_, "/img-classification/premium")              => Err(ApiError::MethodNotAllowed(POST)),
             (_, "/config" | "/healthz" | "/readyz")         => Err(ApiError::MethodNotAllowed(GET)),
             _                                               => Err(ApiError::NotFound),
+        }
+    }
+
+    /// Checks who asks, before anything is read of the body.
+    ///
+    /// # Errors
+    /// 401 if the route needs a token and `authorization` does not carry it.
+    pub fn authorize(self, app: &App, authorization: Option<&str>) -> Result<(), ApiError> {
+        match (self, &app.premium) {
+            (Self::CreateJob(Tier::Premium), Some(token)) if !token.accepts(authorization) => {
+                Err(ApiError::Unauthorized)
+            }
+            _ => Ok(()),
         }
     }
 
@@ -212,13 +228,15 @@ pub struct Reply {
     pub retry_after: Option<u64>,
     /// Value for an Allow header.
     pub allow: Option<&'static str>,
+    /// Ask for a bearer token.
+    pub challenge: bool,
     /// The job's name, or the chain of causes.
     pub note: String,
 }
 
 impl Reply {
     fn new(status: u16, body: Vec<u8>) -> Self {
-        Self { status, body, retry_after: None, allow: None, note: String::new() }
+        Self { status, body, retry_after: None, allow: None, challenge: false, note: String::new() }
     }
 
     fn json(status: u16, body: &serde_json::Value) -> Self {
@@ -257,6 +275,10 @@ pub enum ApiError {
     Expectation,
     /// A version other than HTTP/1.0 and 1.1.
     Version,
+    /// No token, or the wrong one, where one is needed.
+    Unauthorized,
+    /// More posts than one address may make; the time until the next one may come.
+    TooManyPosts(std::time::Duration),
     /// More connections than we keep.
     ConnectionLimit,
     /// More requests wait for Kubernetes than we keep.
@@ -281,8 +303,9 @@ impl ApiError {
             Self::MethodNotAllowed(methods) => Some(methods),
             _ => None,
         };
+        let challenge = matches!(self, Self::Unauthorized);
         let note = self.causes().unwrap_or_else(|| sentence.clone());
-        Reply { retry_after, allow, note, ..Reply::json(status, &json!({ "error": sentence })) }
+        Reply { retry_after, allow, challenge, note, ..Reply::json(status, &json!({ "error": sentence })) }
     }
 
     /// Status, sentence and Retry-After in seconds.
@@ -310,6 +333,11 @@ impl ApiError {
             Self::HeadTooLarge => plain(431, "the headers are too many or too long; send fewer"),
             Self::Expectation => plain(417, "only Expect: 100-continue is known; leave the header out"),
             Self::Version => plain(505, "only HTTP/1.1 and HTTP/1.0 are spoken here"),
+            Self::Unauthorized => plain(401, "premium needs a token; send it as Authorization: Bearer TOKEN"),
+            Self::TooManyPosts(wait) => {
+                let sentence = "this address posts too often; wait as Retry-After says".to_owned();
+                (429, sentence, Some(wait.as_secs().saturating_add(1)))
+            }
             Self::ConnectionLimit => {
                 (503, "there are too many connections; try again later".to_owned(), Some(RETRY_SOON))
             }

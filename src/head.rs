@@ -27,6 +27,8 @@ pub struct Head {
     /// The path, with its query.
     target: String,
     pub content_length: Option<usize>,
+    /// The value of Authorization, if it can be passed on.
+    authorization: Option<String>,
     transfer_encoding: bool,
     pub expect_continue: bool,
     pub keep_alive: bool,
@@ -53,6 +55,7 @@ impl Head {
             method: method.to_owned(),
             target: path_of(target).to_owned(),
             content_length: None,
+            authorization: None,
             transfer_encoding: false,
             expect_continue: false,
             keep_alive: minor == 1,
@@ -85,6 +88,11 @@ impl Head {
                 return Err(ApiError::BadRequest("it has two Content-Lengths"));
             }
             self.content_length = Some(length);
+        } else if name.eq_ignore_ascii_case("authorization") {
+            // Visible ASCII only, as tokens are; two of them are none.
+            let text =
+                std::str::from_utf8(value).ok().filter(|text| text.bytes().all(|byte| (b' '..=b'~').contains(&byte)));
+            self.authorization = text.filter(|_| self.authorization.is_none()).map(str::to_owned);
         } else if name.eq_ignore_ascii_case("transfer-encoding") {
             self.transfer_encoding = true;
         } else if name.eq_ignore_ascii_case("connection") {
@@ -107,8 +115,11 @@ impl Head {
     /// The request written anew, so that tiny_http reads the same one as we did.
     pub fn write(&self, body: &[u8]) -> Vec<u8> {
         let length = self.content_length.map(|length| format!("Content-Length: {length}\r\n")).unwrap_or_default();
+        let authorization = self.authorization.as_ref().map(|value| format!("Authorization: {value}\r\n"));
+        let authorization = authorization.unwrap_or_default();
         // Closed after each: an open connection would hold one of tiny_http's threads.
-        let head = format!("{} {} HTTP/1.1\r\n{length}Connection: close\r\n\r\n", self.method, self.target);
+        let head =
+            format!("{} {} HTTP/1.1\r\n{length}{authorization}Connection: close\r\n\r\n", self.method, self.target);
         [head.as_bytes(), body].concat()
     }
 }

@@ -31,7 +31,7 @@ pub const WORKERS: usize = 16;
 const SPARE: usize = 16;
 
 /// Pause before tiny_http is started anew after it failed.
-const RESTART_PAUSE: Duration = Duration::from_millis(100);
+const RESTART_PAUSE: Duration = Duration::from_millis(250);
 
 /// Most of a request's path in the log, in characters.
 const PATH_SHOWN: usize = 200;
@@ -41,6 +41,15 @@ pub struct Inner {
     listening: Mutex<Listening>,
     stopping: AtomicBool,
     queue: usize,
+    progress: Mutex<Progress>,
+}
+
+/// How the workers get on.
+struct Progress {
+    /// Requests that wait for a worker or have one.
+    open: usize,
+    /// When a request last came to an idle crew, or was finished.
+    moved: Instant,
 }
 
 impl Inner {
@@ -51,7 +60,8 @@ impl Inner {
     pub fn bind(forwards: usize) -> io::Result<Self> {
         let listening = Mutex::new(Listening::start()?);
         let queue = forwards.saturating_sub(WORKERS + SPARE).max(1);
-        Ok(Self { listening, stopping: AtomicBool::new(false), queue })
+        let progress = Mutex::new(Progress { open: 0, moved: Instant::now() });
+        Ok(Self { listening, stopping: AtomicBool::new(false), queue, progress })
     }
 
     /// A connection to tiny_http, for one request.
@@ -59,8 +69,16 @@ impl Inner {
     /// # Errors
     /// As connect(2).
     pub fn connect(&self) -> io::Result<UnixStream> {
-        let socket = Arc::clone(&self.lock().socket);
-        UnixStream::connect(format!("/proc/self/fd/{}", socket.as_raw_fd()))
+        let (server, socket) = {
+            let listening = self.lock();
+            (Arc::clone(&listening.server), Arc::clone(&listening.socket))
+        };
+        let connected = UnixStream::connect(format!("/proc/self/fd/{}", socket.as_raw_fd()));
+        if connected.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused) {
+            // Nobody accepts there any more. If that came by a panic, only this tells the loop in serve().
+            server.unblock();
+        }
+        connected
     }
 
     /// Takes no further requests; those that were taken are finished.
@@ -74,16 +92,17 @@ impl Inner {
     ///
     /// # Errors
     /// A worker's thread could not be started.
-    pub fn serve(&self, app: &Arc<App>, patience: Duration) -> io::Result<()> {
+    pub fn serve(self: &Arc<Self>, app: &Arc<App>, patience: Duration) -> io::Result<()> {
         let (queue, waiting) = mpsc::sync_channel(self.queue);
         let waiting = Arc::new(Mutex::new(waiting));
         for number in 0..WORKERS {
-            let (app, waiting) = (Arc::clone(app), Arc::clone(&waiting));
-            thread::Builder::new().name(format!("worker-{number}")).spawn(move || work(&app, &waiting, patience))?;
+            let (inner, app, waiting) = (Arc::clone(self), Arc::clone(app), Arc::clone(&waiting));
+            let work = move || inner.work(&app, &waiting, patience);
+            thread::Builder::new().name(format!("worker-{number}")).spawn(work)?;
         }
         while !self.stopping.load(Ordering::SeqCst) {
             match self.server().recv() {
-                Ok(request) => take(app, request, &queue),
+                Ok(request) => self.take(app, request, &queue),
                 Err(_) if self.stopping.load(Ordering::SeqCst) => break,
                 Err(error) => self.restart(&error),
             }
@@ -99,16 +118,69 @@ impl Inner {
         Arc::clone(&self.lock().server)
     }
 
-    /// tiny_http's accept loop ends at its first error (no descriptors, say). The gate is still open and finds the new one.
+    /// tiny_http's accept loop ends at its first error, or panics for want of a descriptor or a thread. The gate is still
+    /// open and finds the new one.
     fn restart(&self, error: &io::Error) {
         log::error!("tiny_http no longer accepts ({error}); starting it anew");
-        match Listening::start() {
-            Ok(listening) => *self.lock() = listening,
-            Err(error) => {
-                log::error!("tiny_http does not start: {error}");
-                thread::sleep(RESTART_PAUSE);
+        while !self.stopping.load(Ordering::SeqCst) {
+            match Listening::start() {
+                Ok(listening) => {
+                    *self.lock() = listening;
+                    return;
+                }
+                Err(error) => log::error!("tiny_http does not start: {error}"),
             }
+            thread::sleep(RESTART_PAUSE);
         }
+    }
+
+    /// Whether a request has been finished lately, if there are any: each ends by its deadline, so that a crew in which
+    /// nothing moves for `patience` is stuck.
+    pub fn is_alive(&self, patience: Duration) -> bool {
+        let progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
+        progress.open == 0 || progress.moved.elapsed() < patience
+    }
+
+    /// Answers at once, or hands over to a worker.
+    fn take(&self, app: &App, mut request: Request, queue: &mpsc::SyncSender<Waiting>) {
+        let arrived = Instant::now();
+        let route = Route::parse(request.method().as_str(), request.url());
+        let reply = match route {
+            Ok(route) if route.asks_kubernetes() => {
+                self.count(true);
+                match queue.try_send(Waiting { request, route, arrived }) {
+                    Ok(()) => return,
+                    Err(mpsc::TrySendError::Full(waiting) | mpsc::TrySendError::Disconnected(waiting)) => {
+                        self.count(false);
+                        request = waiting.request;
+                        ApiError::Busy.into_reply()
+                    }
+                }
+            }
+            Ok(route) => answer(app, &mut request, route),
+            Err(error) => error.into_reply(),
+        };
+        respond(request, reply, arrived);
+    }
+
+    fn work(&self, app: &App, waiting: &Mutex<mpsc::Receiver<Waiting>>, patience: Duration) {
+        loop {
+            // The lock is held while waiting and let go with the request in hand.
+            let next = waiting.lock().unwrap_or_else(PoisonError::into_inner).recv();
+            let Ok(Waiting { mut request, route, arrived }) = next else { return };
+            let late = arrived.elapsed() > patience;
+            let reply = if late { ApiError::Busy.into_reply() } else { answer(app, &mut request, route) };
+            respond(request, reply, arrived);
+            self.count(false);
+        }
+    }
+
+    fn count(&self, came: bool) {
+        let mut progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
+        if !came || progress.open == 0 {
+            progress.moved = Instant::now();
+        }
+        progress.open = if came { progress.open + 1 } else { progress.open.saturating_sub(1) };
     }
 }
 
@@ -125,9 +197,10 @@ impl Listening {
         getrandom::getrandom(&mut random).map_err(io::Error::other)?;
         let folder = std::env::temp_dir().join(format!("img-classification-{:016x}", u64::from_ne_bytes(random)));
         fs::DirBuilder::new().mode(0o700).create(&folder)?;
-        let listening = Self::start_in(&folder);
+        // tiny_http panics when there is no thread for it.
+        let started = catch_unwind(|| Self::start_in(&folder));
         fs::remove_dir_all(&folder)?;
-        listening
+        started.unwrap_or_else(|_| Err(io::Error::other("it panicked")))
     }
 
     fn start_in(folder: &Path) -> io::Result<Self> {
@@ -145,38 +218,11 @@ struct Waiting {
     arrived: Instant,
 }
 
-/// Answers at once, or hands over to a worker.
-fn take(app: &App, mut request: Request, queue: &mpsc::SyncSender<Waiting>) {
-    let arrived = Instant::now();
-    let route = Route::parse(request.method().as_str(), request.url());
-    let reply = match route {
-        Ok(route) if route.asks_kubernetes() => match queue.try_send(Waiting { request, route, arrived }) {
-            Ok(()) => return,
-            Err(mpsc::TrySendError::Full(waiting) | mpsc::TrySendError::Disconnected(waiting)) => {
-                request = waiting.request;
-                ApiError::Busy.into_reply()
-            }
-        },
-        Ok(route) => answer(app, &mut request, route),
-        Err(error) => error.into_reply(),
-    };
-    respond(request, reply, arrived);
-}
-
-fn work(app: &App, waiting: &Mutex<mpsc::Receiver<Waiting>>, patience: Duration) {
-    loop {
-        // The lock is held while waiting and let go with the request in hand.
-        let next = waiting.lock().unwrap_or_else(PoisonError::into_inner).recv();
-        let Ok(Waiting { mut request, route, arrived }) = next else { return };
-        let late = arrived.elapsed() > patience;
-        let reply = if late { ApiError::Busy.into_reply() } else { answer(app, &mut request, route) };
-        respond(request, reply, arrived);
-    }
-}
-
 /// Never fails: a panic is a reply, too.
 fn answer(app: &App, request: &mut Request, route: Route) -> Reply {
     let outcome = catch_unwind(AssertUnwindSafe(|| {
+        let authorization = request.headers().iter().find(|header| header.field.equiv("Authorization"));
+        route.authorize(app, authorization.map(|header| header.value.as_str()))?;
         let body = if route.takes_body() { read_body(request)? } else { Vec::new() };
         handler::handle(app, route.into_call(&body)?)
     }));
@@ -211,7 +257,7 @@ pub fn refusal(line: Option<&str>, error: ApiError) -> Vec<u8> {
 }
 
 fn response(reply: Reply) -> Response<io::Cursor<Vec<u8>>> {
-    let Reply { status, body, retry_after, allow, note: _ } = reply;
+    let Reply { status, body, retry_after, allow, challenge, note: _ } = reply;
     // A length is better than chunks: the client sees whether it has all.
     let mut response = Response::from_data(body).with_status_code(status).with_chunked_threshold(usize::MAX);
     response.add_header(header("Content-Type", "application/json"));
@@ -220,6 +266,9 @@ fn response(reply: Reply) -> Response<io::Cursor<Vec<u8>>> {
     }
     if let Some(methods) = allow {
         response.add_header(header("Allow", methods));
+    }
+    if challenge {
+        response.add_header(header("WWW-Authenticate", "Bearer"));
     }
     response
 }

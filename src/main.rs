@@ -9,11 +9,15 @@ mod head;
 mod http;
 mod job;
 mod kube;
+mod limiter;
 mod pods;
+mod premium;
+mod service;
 mod wire;
 
 use std::fmt;
 use std::io::{self, Write};
+use std::net::TcpListener;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -46,21 +50,30 @@ fn run() -> Result<(), StartError> {
     let cluster = kube::Cluster::load(&sources).map_err(StartError::Config)?;
     let configuration: Vec<String> = options.lines().into_iter().chain(cluster.lines()).collect();
     let kube = kube::Client::new(cluster, options.kube_timeout, http::WORKERS).map_err(StartError::Tls)?;
-    let app = Arc::new(handler::App { kube, jobs: options.jobs.clone() });
-    let limits = gate::Limits::from_descriptors();
+    let premium = options.premium_token_file.as_deref().map(premium::Token::read).transpose();
+    let premium = premium.map_err(StartError::PremiumToken)?;
+    let app = Arc::new(handler::App { kube, jobs: options.jobs.clone(), premium });
+    let limits = gate::Limits::from_descriptors(options.posts_per_minute);
     let inner = Arc::new(http::Inner::bind(limits.forwards()).map_err(StartError::Inner)?);
     // A request may wait for a worker as long as it may then take.
     let timeout = options.kube_timeout * 2 + INNER_SLACK;
-    let door = Arc::clone(&inner);
-    let behind = gate::Inner { connect: Box::new(move || door.connect()), timeout, refusal: http::refusal };
-    let gate = gate::Gate::bind(&options.listen, limits, behind)
-        .map_err(|source| StartError::Bind { address: options.listen.clone(), source })?;
+    let connect = Arc::clone(&inner);
+    let behind = gate::Inner { connect: Box::new(move || connect.connect()), timeout, refusal: http::refusal };
+    let bind = |source| StartError::Bind { address: options.listen.clone(), source };
+    let socket = match service::inherited_socket().map_err(bind)? {
+        Some(listener) => gate::Socket::Inherited(listener),
+        None => gate::Socket::Own(TcpListener::bind(&options.listen).map_err(bind)?),
+    };
+    let (gate, door) = gate::Gate::new(socket, limits, behind).map_err(bind)?;
     stop_on_signals(gate.clone(), Arc::clone(&inner)).map_err(StartError::Threads)?;
-    gate.open().map_err(StartError::Threads)?;
+    door.open().map_err(StartError::Threads)?;
+    let alive = Arc::clone(&inner);
+    service::feed_watchdog(gate.address(), move || alive.is_alive(timeout)).map_err(StartError::Threads)?;
     for line in configuration {
         let _ = writeln!(io::stderr(), "{}", one_line(&line));
     }
     let _ = writeln!(io::stderr(), "listening on http://{}", gate.address());
+    service::ready();
     inner.serve(&app, options.kube_timeout).map_err(StartError::Threads)?;
     app.kube.close();
     Ok(())
@@ -115,6 +128,7 @@ fn stop_on_signals(gate: gate::Gate, inner: Arc<http::Inner>) -> io::Result<()> 
     let mut signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT])?;
     thread::Builder::new().name("signals".into()).spawn(move || {
         if signals.forever().next().is_some() {
+            service::stopping();
             gate.close(STOP_LIMIT);
             inner.stop();
         }
@@ -130,6 +144,7 @@ enum StartError {
     Config(kube::ConfigError),
     Tls(kube::TlsError),
     Bind { address: String, source: io::Error },
+    PremiumToken(io::Error),
     Inner(io::Error),
     Threads(io::Error),
 }
@@ -138,9 +153,13 @@ impl StartError {
     fn exit_code(&self) -> ExitCode {
         match self {
             Self::Usage(_) => ExitCode::from(2),
-            Self::Print(_) | Self::Config(_) | Self::Tls(_) | Self::Bind { .. } | Self::Inner(_) | Self::Threads(_) => {
-                ExitCode::FAILURE
-            }
+            Self::Print(_)
+            | Self::Config(_)
+            | Self::Tls(_)
+            | Self::Bind { .. }
+            | Self::PremiumToken(_)
+            | Self::Inner(_)
+            | Self::Threads(_) => ExitCode::FAILURE,
         }
     }
 }
@@ -155,6 +174,7 @@ impl fmt::Display for StartError {
             Self::Bind { address, .. } => {
                 write!(f, "cannot listen on {address}; choose another address with --listen, or end what has it")
             }
+            Self::PremiumToken(_) => write!(f, "cannot use the file that --premium-token-file names"),
             Self::Inner(_) => write!(f, "cannot make a private socket in {}", std::env::temp_dir().display()),
             Self::Threads(_) => write!(f, "cannot start threads or watch for signals"),
         }
@@ -165,9 +185,11 @@ impl std::error::Error for StartError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::Config(error) => error.source(),
-            Self::Print(source) | Self::Inner(source) | Self::Threads(source) | Self::Bind { source, .. } => {
-                Some(source)
-            }
+            Self::Print(source)
+            | Self::PremiumToken(source)
+            | Self::Inner(source)
+            | Self::Threads(source)
+            | Self::Bind { source, .. } => Some(source),
             Self::Usage(_) | Self::Tls(_) => None,
         }
     }

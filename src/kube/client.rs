@@ -298,18 +298,27 @@ impl Call<'_> {
         let mut answer = self.send(&path, None)?;
         let found = describe(&answer);
         let reader = answer.body_mut().with_config().limit(LIST_LIMIT).reader();
-        types::read_pod_list(BufReader::with_capacity(INPUT_BUFFER, reader), pods).map_err(|error| {
+        let mut reader = BufReader::with_capacity(INPUT_BUFFER, reader);
+        types::read_pod_list(&mut reader, pods).map_err(|error| {
             let url = self.url("/api/v1/pods");
             match error.classify() {
-                serde_json::error::Category::Io => match broken(url, io::Error::from(error)) {
-                    // Its beginning was there.
-                    Error::Unreachable { url, .. } => Error::Truncated { url },
-                    error => error,
-                },
+                serde_json::error::Category::Io => cut(broken(url, io::Error::from(error))),
                 serde_json::error::Category::Eof => Error::Truncated { url },
-                _ => Error::NotKubernetes { url, found },
+                // Damaged gzip reads as nonsense first, and its checksum stands at the end.
+                _ => match io::copy(&mut reader, &mut io::sink()) {
+                    Ok(_) => Error::NotKubernetes { url, found },
+                    Err(error) => cut(broken(url, error)),
+                },
             }
         })
+    }
+}
+
+/// A connection that broke within an answer: its beginning was there.
+fn cut(error: Error) -> Error {
+    match error {
+        Error::Unreachable { url, .. } => Error::Truncated { url },
+        error => error,
     }
 }
 
@@ -359,7 +368,7 @@ fn failure(url: &str, error: ureq::Error) -> Error {
             Error::NotKubernetes { url, found: format!("more than the {limit} bytes that we read") }
         }
         ureq::Error::LargeResponseHeader(..) => Error::NotKubernetes { url, found: "too large a head".into() },
-        // The end of a connection within a head, too, is a protocol error to ureq: worth another try.
+        ureq::Error::Protocol(error) => Error::NotKubernetes { url, found: format!("bad HTTP ({error})") },
         ureq::Error::ConnectProxyFailed(reason) => Error::ProxyRefused { url, reason },
         source @ ureq::Error::Other(_) => Error::Untrusted { url, source },
         source => Error::Unreachable { url, source },
@@ -376,6 +385,10 @@ fn broken(url: String, error: io::Error) -> Error {
         Ok(inner) => failure(&url, inner),
         Err(error) => match error.kind() {
             io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => Error::Timeout { url },
+            // Not from the system but from ureq's SOCKS connector: the proxy knows us not.
+            io::ErrorKind::PermissionDenied | io::ErrorKind::Other if error.raw_os_error().is_none() => {
+                Error::ProxyRefused { url, reason: error.to_string() }
+            }
             _ => Error::Unreachable { url, source: ureq::Error::Io(error) },
         },
     }

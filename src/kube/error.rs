@@ -170,7 +170,8 @@ impl Status {
 
     /// The role lacks a permission. Other refusals with the same code come from admission.
     pub fn not_permitted(&self) -> bool {
-        self.code == 403 && self.message.contains(" cannot ")
+        let rbac = ["User \"", "\" cannot ", " resource \""];
+        self.code == 403 && rbac.iter().all(|words| self.message.contains(words))
     }
 
     /// The namespace of the request does not exist.

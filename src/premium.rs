@@ -1,0 +1,63 @@
+//! The bearer token that premium requests need, if the operator wants one.
+
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
+
+use subtle::ConstantTimeEq;
+
+/// Longest token file, in bytes; a header of more would not pass the gate.
+const FILE_LIMIT: u64 = 4096;
+
+/// A token; never shown.
+pub struct Token(String);
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("<set>")
+    }
+}
+
+impl Token {
+    /// Reads a file; white space around the token is not part of it.
+    ///
+    /// # Errors
+    /// The file cannot be read, is empty, or holds what no header can carry.
+    pub fn read(path: &Path) -> io::Result<Self> {
+        let mut text = String::new();
+        File::open(path)?.take(FILE_LIMIT).read_to_string(&mut text)?;
+        let token = text.trim();
+        if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "it must hold one line of visible ASCII characters",
+            ));
+        }
+        Ok(Self(token.to_owned()))
+    }
+
+    /// Whether an Authorization header carries this token. The time that it takes says nothing of how much was right.
+    pub fn accepts(&self, authorization: Option<&str>) -> bool {
+        let (scheme, given) = authorization.and_then(|value| value.split_once(' ')).unwrap_or_default();
+        scheme.eq_ignore_ascii_case("bearer") && bool::from(given.trim().as_bytes().ct_eq(self.0.as_bytes()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_whole_token_is_accepted() {
+        let token = Token("s3cret".to_owned());
+        assert!(token.accepts(Some("Bearer s3cret")) && token.accepts(Some("bearer  s3cret ")));
+        for wrong in
+            ["", "s3cret", "Bearer", "Bearer ", "Bearer s3cre", "Bearer s3crets", "Bearer S3CRET", "Basic s3cret"]
+        {
+            assert!(!token.accepts(Some(wrong)), "{wrong}");
+        }
+        assert!(!token.accepts(None));
+        assert_eq!(format!("{token:?}"), "<set>");
+    }
+}
