@@ -66,6 +66,13 @@ impl Head {
             (None, _) if minor == 0 => {}
             _ => return Err(ApiError::BadRequest("it needs exactly one Host header, with a host in it")),
         }
+        let mut given = parsed.headers.iter().filter(|header| header.name.eq_ignore_ascii_case("authorization"));
+        // Two of them are none, and so is one with other than visible ASCII, of which tokens are made.
+        if let (Some(one), None) = (given.next(), given.next()) {
+            let text = std::str::from_utf8(one.value).ok();
+            head.authorization =
+                text.filter(|text| text.bytes().all(|byte| (b' '..=b'~').contains(&byte))).map(str::to_owned);
+        }
         for header in parsed.headers.iter() {
             head.take(header.name, header.value, minor)?;
         }
@@ -88,11 +95,6 @@ impl Head {
                 return Err(ApiError::BadRequest("it has two Content-Lengths"));
             }
             self.content_length = Some(length);
-        } else if name.eq_ignore_ascii_case("authorization") {
-            // Visible ASCII only, as tokens are; two of them are none.
-            let text =
-                std::str::from_utf8(value).ok().filter(|text| text.bytes().all(|byte| (b' '..=b'~').contains(&byte)));
-            self.authorization = text.filter(|_| self.authorization.is_none()).map(str::to_owned);
         } else if name.eq_ignore_ascii_case("transfer-encoding") {
             self.transfer_encoding = true;
         } else if name.eq_ignore_ascii_case("connection") {
@@ -250,6 +252,18 @@ mod tests {
             let (head, _) = parse(text).expect(text).expect(text);
             assert_eq!(head.keep_alive, open, "{text:?}");
         }
+    }
+
+    #[test]
+    fn one_authorization_is_passed_on_and_more_are_none() {
+        for (count, passed) in [(0, false), (1, true), (2, false), (3, false)] {
+            let text = format!("GET / HTTP/1.1\r\nHost: h\r\n{}\r\n", "Authorization: Bearer t\r\n".repeat(count));
+            let (head, _) = parse(&text).expect("good").expect("complete");
+            assert_eq!(head.authorization.is_some(), passed, "{count}");
+        }
+        let (head, _) =
+            parse("GET / HTTP/1.1\r\nHost: h\r\nAuthorization: a\tb\r\n\r\n").expect("good").expect("complete");
+        assert_eq!(head.authorization, None);
     }
 
     #[test]

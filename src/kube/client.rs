@@ -385,13 +385,18 @@ fn broken(url: String, error: io::Error) -> Error {
         Ok(inner) => failure(&url, inner),
         Err(error) => match error.kind() {
             io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => Error::Timeout { url },
-            // Not from the system but from ureq's SOCKS connector: the proxy knows us not.
-            io::ErrorKind::PermissionDenied | io::ErrorKind::Other if error.raw_os_error().is_none() => {
-                Error::ProxyRefused { url, reason: error.to_string() }
-            }
+            _ if is_socks_refusal(&error) => Error::ProxyRefused { url, reason: error.to_string() },
             _ => Error::Unreachable { url, source: ureq::Error::Io(error) },
         },
     }
+}
+
+/// What ureq's SOCKS connector says when the proxy does not want us; it has no type for it. That the proxy cannot reach the
+/// cluster is another matter, and may pass.
+fn is_socks_refusal(error: &io::Error) -> bool {
+    let refusals =
+        ["password authentication failed", "no acceptable auth methods", "connection not allowed by ruleset"];
+    error.raw_os_error().is_none() && refusals.contains(&error.to_string().as_str())
 }
 
 /// An answer other than 2xx: a Status object from Kubernetes, or whatever stands before it.

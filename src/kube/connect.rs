@@ -162,6 +162,8 @@ impl Tunnel {
         let code = answer.parse(&head).ok().and(answer.code);
         match code {
             Some(200..=299) => Ok(stream.into_inner()),
+            // The proxy does not reach the cluster, which may pass.
+            Some(code @ 500..) => Err(io::Error::other(format!("the proxy answered {code}")).into()),
             Some(code) => Err(ureq::Error::ConnectProxyFailed(format!("the proxy answered {code}"))),
             None => Err(ureq::Error::ConnectProxyFailed("the proxy gave no HTTP answer".to_owned())),
         }

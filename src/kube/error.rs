@@ -28,8 +28,8 @@ pub enum ConfigError {
     NotFound { looked: String },
     /// A file could not be read; `what` is its role.
     Read { what: &'static str, path: PathBuf, source: io::Error },
-    /// A kubeconfig is not YAML. The parser's text names a place, never a value.
-    Yaml { path: PathBuf, source: yaml::Error },
+    /// A kubeconfig is not YAML.
+    Yaml { path: PathBuf, source: yaml::NotYaml },
     /// A field has the wrong type or a value that we refuse. The value itself is not shown: it may be a secret.
     Field { path: PathBuf, field: String, problem: &'static str },
     /// Two entries of one list share a name.

@@ -1,20 +1,42 @@
 //! The only file that names serde_yaml: text to a tree, and a [`Node`] in it that gives typed values.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use base64::Engine;
 use serde::Deserialize;
-pub use serde_yaml::{Error, Value};
+pub use serde_yaml::Value;
 
 use super::error::ConfigError;
 use super::read_file;
+
+/// Where a text stops being YAML. What serde_yaml says of it is left out: it may quote the text, and with it a secret.
+#[derive(Debug)]
+pub struct NotYaml(Option<(usize, usize)>);
+
+impl fmt::Display for NotYaml {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some((line, column)) => write!(f, "see line {line}, column {column}"),
+            None => write!(f, "it nests too deeply, or repeats itself too often"),
+        }
+    }
+}
+
+impl std::error::Error for NotYaml {}
+
+impl From<serde_yaml::Error> for NotYaml {
+    fn from(error: serde_yaml::Error) -> Self {
+        Self(error.location().map(|place| (place.line(), place.column())))
+    }
+}
 
 /// Reads YAML, and with it JSON. Of several documents the first counts, as for kubectl; aliases that grow without measure
 /// are refused by serde_yaml.
 ///
 /// # Errors
-/// It is not YAML. The error's text names a place, never a value.
-pub fn parse(text: &str) -> Result<Value, Error> {
+/// It is not YAML.
+pub fn parse(text: &str) -> Result<Value, NotYaml> {
     let document = serde_yaml::Deserializer::from_str(text.trim_start_matches('\u{feff}')).next();
     let mut root = document.map_or(Ok(Value::Null), Value::deserialize)?;
     root.apply_merge()?;
@@ -135,5 +157,19 @@ impl<'a> Node<'a> {
     pub fn error(&self, problem: &'static str) -> ConfigError {
         let field = if self.field.is_empty() { "the top level" } else { &self.field };
         ConfigError::Field { path: self.path.to_owned(), field: field.to_owned(), problem }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_names_a_place_and_quotes_nothing() {
+        for text in ["a: b: hush", "t: !!int hush", "a: hush\na: hush", "[hush", "a: *hush", "\"hush"] {
+            let error = parse(text).expect_err(text);
+            assert!(!error.to_string().contains("hush"), "{error}");
+            assert!(!format!("{error:?}").contains("hush"), "{error:?}");
+        }
     }
 }
