@@ -309,7 +309,7 @@ fn a_proxy_behind_tls_is_verified_by_the_authority_of_the_cluster() {
             let asked = proxy.asked().pop().unwrap();
             assert_eq!(asked.authorization, Some(format!("Basic {}", tls::encode(b"jane:s3cr3t"))));
             let server =
-                cluster["server"].as_str().map_or(api.address().to_string(), |url| url.replace("https://", ""));
+                cluster["server"].as_str().map_or_else(|| api.address().to_string(), |url| url.replace("https://", ""));
             assert_eq!(asked.target, server);
         }
     }
@@ -388,6 +388,31 @@ fn a_proxy_that_refuses_is_502_at_once() {
         assert!(log.contains(&status.to_string()) && !log.contains("s3cr3t"), "{log}");
         assert_eq!(proxy.asked().len(), 1, "{status}: repeated");
     }
+}
+
+#[test]
+fn an_outage_that_an_http_proxy_tells_of_is_503() {
+    for status in [502, 503, 504] {
+        check_outage("http", Kind::Refusing(status));
+    }
+}
+
+#[test]
+fn an_outage_that_a_socks5_proxy_tells_of_is_503() {
+    // Network unreachable, host unreachable, connection refused.
+    for code in [3, 4, 5] {
+        check_outage("socks5", Kind::Socks5Refusing(code));
+    }
+}
+
+/// The proxy lets us through, but says that it cannot reach Kubernetes itself.
+fn check_outage(scheme: &str, kind: Kind) {
+    let api = ApiServer::start();
+    let proxy = Proxy::start(kind, api.address());
+    let url = format!("{scheme}://{}", proxy.address());
+    let setup = with(&api, json!({"proxy-url": url})).args(&["--kube-timeout", "1"]);
+    let (status, log) = failing(setup, &api);
+    assert_eq!(status, 503, "{log}");
 }
 
 #[test]

@@ -17,6 +17,8 @@ pub enum Answer {
     /// The request takes effect, and nothing is said until the client gives up.
     HonestThenNever,
     Reply(Reply),
+    /// The request takes effect, and the connection ends after so many bytes of the answer, its head included.
+    HonestThenCut(usize),
     /// The connection ends in order, without an answer.
     Close,
     /// The connection ends by a TCP reset, without an answer.

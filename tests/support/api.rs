@@ -295,6 +295,11 @@ fn give(
             shared.cluster.lock().unwrap().answer(request);
             Ok(false)
         }
+        Answer::HonestThenCut(bytes) => {
+            let reply = shared.cluster.lock().unwrap().answer(request);
+            stream.write_all(&reply.bytes()[..bytes])?;
+            stream.flush().map(|()| false)
+        }
         Answer::HonestThenNever => {
             shared.cluster.lock().unwrap().answer(request);
             wait_for_end(stream).map(|()| false)

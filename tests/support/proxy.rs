@@ -39,6 +39,8 @@ pub enum Kind {
     Socks5,
     /// SOCKS5 that wants the user name `jane` and the password `pass`, RFC 1929.
     Socks5Login,
+    /// SOCKS5 that gives this reply code of RFC 1928 to everybody.
+    Socks5Refusing(u8),
     /// SOCKS5 that agrees to talk, and then says a byte of its answer every now and then.
     Socks5Dripping(Duration),
 }
@@ -75,7 +77,7 @@ fn serve(kind: Kind, client: TcpStream, destination: SocketAddr, record: &Mutex<
     };
     let asked = match kind {
         Kind::Mute => return client.wait_for_end(),
-        Kind::Socks5 | Kind::Socks5Dripping(_) => hear_socks5(&mut client, false)?,
+        Kind::Socks5 | Kind::Socks5Refusing(_) | Kind::Socks5Dripping(_) => hear_socks5(&mut client, false)?,
         Kind::Socks5Login => hear_socks5(&mut client, true)?,
         _ => hear_connect(&mut client)?,
     };
@@ -95,6 +97,7 @@ fn serve(kind: Kind, client: TcpStream, destination: SocketAddr, record: &Mutex<
         }
         Kind::Connect | Kind::TlsConnect(_) => client.write_all(b"HTTP/1.1 200 Connection established\r\n\r\n")?,
         Kind::Socks5 | Kind::Socks5Login => client.write_all(&[5, 0, 0, 1, 0, 0, 0, 0, 0, 0])?,
+        Kind::Socks5Refusing(code) => return client.write_all(&[5, code, 0, 1, 0, 0, 0, 0, 0, 0]),
         Kind::Mute => {}
     }
     tunnel(client, &TcpStream::connect(destination)?)

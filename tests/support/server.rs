@@ -25,6 +25,7 @@ pub struct Setup {
     home: TempDir,
     args: Vec<String>,
     env: Vec<(String, String)>,
+    through: Vec<String>,
 }
 
 /// The running server; killed when dropped.
@@ -58,7 +59,7 @@ impl Setup {
             ("PATH".to_owned(), std::env::var("PATH").unwrap()),
             ("HOME".to_owned(), home.path().to_str().unwrap().to_owned()),
         ];
-        Setup { home, args: Vec::new(), env }
+        Setup { home, args: Vec::new(), env, through: Vec::new() }
     }
 
     /// A kubeconfig that points at `api`, with the token `test-token`.
@@ -80,6 +81,12 @@ impl Setup {
     pub fn env(mut self, name: &str, value: &str) -> Setup {
         self.env.retain(|(key, _)| key != name);
         self.env.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Started by this command, which gets the program and its arguments behind its own and is to become the program.
+    pub fn through(mut self, command: &[&str]) -> Setup {
+        self.through = command.iter().map(|word| (*word).to_owned()).collect();
         self
     }
 
@@ -151,7 +158,15 @@ impl Setup {
     }
 
     fn command(&self, leading: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_img-classification"));
+        let program = env!("CARGO_BIN_EXE_img-classification");
+        let mut command = match self.through.split_first() {
+            None => Command::new(program),
+            Some((first, rest)) => {
+                let mut command = Command::new(first);
+                command.args(rest).arg(program);
+                command
+            }
+        };
         command.args(leading).args(&self.args).env_clear().envs(self.env.clone());
         command.current_dir(self.home.path()).stdin(Stdio::null()).stderr(Stdio::piped());
         command
