@@ -33,6 +33,12 @@ const SPARE: usize = 16;
 /// Pause before tiny_http is started anew after it failed.
 const RESTART_PAUSE: Duration = Duration::from_millis(250);
 
+/// How long a tiny_http that has been replaced is still asked for requests: what the gate sends is there at once.
+const RETIRED_FOR: Duration = Duration::from_secs(1);
+
+/// How often it is asked.
+const RETIRED_TICK: Duration = Duration::from_millis(10);
+
 /// Most of a request's path in the log, in characters.
 const PATH_SHOWN: usize = 200;
 
@@ -100,11 +106,25 @@ impl Inner {
             let work = move || inner.work(&app, &waiting, patience);
             thread::Builder::new().name(format!("worker-{number}")).spawn(work)?;
         }
+        let mut retired: Option<Retired> = None;
         while !self.stopping.load(Ordering::SeqCst) {
-            match self.server().recv() {
-                Ok(request) => self.take(app, request, &queue),
+            let received = match &retired {
+                None => self.server().recv().map(Some),
+                Some(_) => self.server().recv_timeout(RETIRED_TICK),
+            };
+            if let Some(old) = &retired {
+                while let Ok(Some(request)) = old.server.try_recv() {
+                    self.take(app, request, &queue);
+                }
+            }
+            if retired.as_ref().is_some_and(|old| Instant::now() >= old.until) {
+                retired = None;
+            }
+            match received {
+                Ok(Some(request)) => self.take(app, request, &queue),
+                Ok(None) => {}
                 Err(_) if self.stopping.load(Ordering::SeqCst) => break,
-                Err(error) => self.restart(&error),
+                Err(error) => retired = Some(self.restart(&error)),
             }
         }
         Ok(())
@@ -120,18 +140,20 @@ impl Inner {
 
     /// tiny_http's accept loop ends at its first error, or panics for want of a descriptor or a thread. The gate is still
     /// open and finds the new one.
-    fn restart(&self, error: &io::Error) {
+    fn restart(&self, error: &io::Error) -> Retired {
         log::error!("tiny_http no longer accepts ({error}); starting it anew");
+        let server = self.server();
         while !self.stopping.load(Ordering::SeqCst) {
             match Listening::start() {
                 Ok(listening) => {
                     *self.lock() = listening;
-                    return;
+                    break;
                 }
                 Err(error) => log::error!("tiny_http does not start: {error}"),
             }
             thread::sleep(RESTART_PAUSE);
         }
+        Retired { server, until: Instant::now() + RETIRED_FOR }
     }
 
     /// Whether a request has been finished lately, if there are any: each ends by its deadline, so that a crew in which
@@ -182,6 +204,12 @@ impl Inner {
         }
         progress.open = if came { progress.open + 1 } else { progress.open.saturating_sub(1) };
     }
+}
+
+/// A server that accepts no more, but may still be reading a request that it had accepted.
+struct Retired {
+    server: Arc<Server>,
+    until: Instant,
 }
 
 /// A server on a socket whose name is gone: nobody but the holder of `socket` can connect, and a process that is killed
