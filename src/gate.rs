@@ -12,7 +12,7 @@ use std::collections::HashMap;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -30,6 +30,9 @@ const CONNECTIONS_MOST: usize = 512;
 
 /// Most requests at a time that tiny_http has, descriptors permitting.
 const FORWARDS_MOST: usize = 256;
+
+/// How long a request waits for a place among them, before it is refused.
+const PERMIT_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Descriptors of such a request: the private connection's two ends, of which tiny_http keeps two copies.
 const FORWARD_DESCRIPTORS: usize = 3;
@@ -136,7 +139,9 @@ struct Shared {
     connections_most: usize,
     posts: Option<Mutex<Limiter>>,
     closing: AtomicBool,
-    forwards: AtomicUsize,
+    /// Requests that tiny_http has.
+    forwards: Mutex<usize>,
+    forwarded: Condvar,
     connections: Mutex<Connections>,
     left: Condvar,
     complained: Mutex<Option<Instant>>,
@@ -167,7 +172,8 @@ impl Gate {
             connections_most: limits.connections,
             posts: (limits.posts_per_minute > 0).then(|| Mutex::new(Limiter::new(limits.posts_per_minute))),
             closing: AtomicBool::new(false),
-            forwards: AtomicUsize::new(0),
+            forwards: Mutex::default(),
+            forwarded: Condvar::new(),
             connections: Mutex::default(),
             left: Condvar::new(),
             complained: Mutex::default(),
@@ -338,10 +344,18 @@ impl Gate {
         if last { wire::closing(refusal) } else { refusal }
     }
 
+    /// The right to have a request with tiny_http. When all are taken, those of requests that it is about to refuse come back
+    /// within a millisecond: /healthz must not be refused with them.
     fn permit(&self) -> Option<Permit<'_>> {
-        let forwards = &self.0.forwards;
-        let permit = Permit(forwards);
-        (forwards.fetch_add(1, Ordering::SeqCst) < self.0.forwards_most).then_some(permit)
+        let forwards = self.0.forwards.lock().unwrap_or_else(PoisonError::into_inner);
+        let most = self.0.forwards_most;
+        let free = self.0.forwarded.wait_timeout_while(forwards, PERMIT_PATIENCE, |forwards| *forwards >= most);
+        let (mut forwards, late) = free.unwrap_or_else(PoisonError::into_inner);
+        if late.timed_out() {
+            return None;
+        }
+        *forwards += 1;
+        Some(Permit(&self.0))
     }
 
     /// Sends a request to tiny_http and waits for the first piece of its answer, which has the status line at least.
@@ -439,11 +453,12 @@ impl Shared {
     }
 }
 
-struct Permit<'a>(&'a AtomicUsize);
+struct Permit<'a>(&'a Shared);
 
 impl Drop for Permit<'_> {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::SeqCst);
+        *self.0.forwards.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
+        self.0.forwarded.notify_one();
     }
 }
 
