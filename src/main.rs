@@ -60,7 +60,7 @@ fn run() -> Result<(), StartError> {
     let connect = Arc::clone(&inner);
     let behind = gate::Inner { connect: Box::new(move || connect.connect()), timeout, refusal: http::refusal };
     let bind = |source| StartError::Bind { address: options.listen.clone(), source };
-    let socket = match service::inherited_socket().map_err(bind)? {
+    let socket = match service::inherited_socket().map_err(StartError::Inherited)? {
         Some(listener) => gate::Socket::Inherited(listener),
         None => gate::Socket::Own(TcpListener::bind(&options.listen).map_err(bind)?),
     };
@@ -145,6 +145,7 @@ enum StartError {
     Tls(kube::TlsError),
     Bind { address: String, source: io::Error },
     PremiumToken(io::Error),
+    Inherited(io::Error),
     Inner(io::Error),
     Threads(io::Error),
 }
@@ -158,6 +159,7 @@ impl StartError {
             | Self::Tls(_)
             | Self::Bind { .. }
             | Self::PremiumToken(_)
+            | Self::Inherited(_)
             | Self::Inner(_)
             | Self::Threads(_) => ExitCode::FAILURE,
         }
@@ -174,6 +176,7 @@ impl fmt::Display for StartError {
             Self::Bind { address, .. } => {
                 write!(f, "cannot listen on {address}; choose another address with --listen, or end what has it")
             }
+            Self::Inherited(_) => write!(f, "cannot use the socket that LISTEN_FDS passes"),
             Self::PremiumToken(_) => write!(f, "cannot use the file that --premium-token-file names"),
             Self::Inner(_) => write!(f, "cannot make a private socket in {}", std::env::temp_dir().display()),
             Self::Threads(_) => write!(f, "cannot start threads or watch for signals"),
@@ -187,6 +190,7 @@ impl std::error::Error for StartError {
             Self::Config(error) => error.source(),
             Self::Print(source)
             | Self::PremiumToken(source)
+            | Self::Inherited(source)
             | Self::Inner(source)
             | Self::Threads(source)
             | Self::Bind { source, .. } => Some(source),

@@ -15,7 +15,11 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 /// # Errors
 /// What was passed is no listening TCP socket.
 pub fn inherited_socket() -> io::Result<Option<TcpListener>> {
-    listenfd::ListenFd::from_env().take_tcp_listener(0)
+    let Some(listener) = listenfd::ListenFd::from_env().take_tcp_listener(0)? else { return Ok(None) };
+    if rustix::net::sockopt::socket_acceptconn(&listener)? {
+        return Ok(Some(listener));
+    }
+    Err(io::Error::new(io::ErrorKind::InvalidInput, "it does not listen; the socket unit needs Accept=no"))
 }
 
 /// Says that requests are served (Type=notify).
