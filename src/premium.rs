@@ -26,7 +26,10 @@ impl Token {
     /// The file cannot be read, is empty, or holds what no header can carry.
     pub fn read(path: &Path) -> io::Result<Self> {
         let mut text = String::new();
-        File::open(path)?.take(FILE_LIMIT).read_to_string(&mut text)?;
+        let length = File::open(path)?.take(FILE_LIMIT + 1).read_to_string(&mut text)?;
+        if length as u64 > FILE_LIMIT {
+            return Err(io::Error::new(io::ErrorKind::FileTooLarge, "it has over 4096 bytes"));
+        }
         let token = text.trim();
         if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Err(io::Error::new(
