@@ -9,7 +9,7 @@ use std::fs;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -233,8 +233,10 @@ impl Listening {
 
     fn start_in(folder: &Path) -> io::Result<Self> {
         let path = folder.join("http.sock");
-        let server = Server::http_unix(&path).map_err(io::Error::other)?;
+        let listener = UnixListener::bind(&path)?;
         let socket = rustix::fs::open(&path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+        // Last, when nothing more can fail: a server that is dropped needs a descriptor to wake its own thread.
+        let server = Server::from_listener(listener, None).map_err(io::Error::other)?;
         Ok(Self { server: Arc::new(server), socket: Arc::new(socket) })
     }
 }

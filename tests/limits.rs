@@ -184,7 +184,7 @@ fn expect_recovery(server: &Server, after: &str) {
 }
 
 #[test]
-fn a_good_client_is_served_among_a_thousand_idle_and_three_hundred_slow_ones() {
+fn a_good_client_is_served_among_two_thousand_idle_and_five_hundred_slow_ones() {
     allow_many_connections();
     let api = ApiServer::start();
     let server = with_descriptors(&api, 256);
@@ -198,7 +198,7 @@ fn a_good_client_is_served_among_a_thousand_idle_and_three_hundred_slow_ones() {
     let (mut held, mut posted) = (0, 1);
     std::thread::scope(|scope| {
         scope.spawn(|| {
-            let mut idle = Crowd::new(server.address(), 1000);
+            let mut idle = Crowd::new(server.address(), 2000);
             ready.wait();
             while !stop.load(Ordering::SeqCst) {
                 idle.go_round(&stop, |_| {});
@@ -206,7 +206,7 @@ fn a_good_client_is_served_among_a_thousand_idle_and_three_hundred_slow_ones() {
             opened.fetch_add(idle.opened, Ordering::SeqCst);
         });
         scope.spawn(|| {
-            let mut slow = Crowd::new(server.address(), 300);
+            let mut slow = Crowd::new(server.address(), 500);
             let head = b"GET /healthz HTTP/1.1\r\nHost: h\r\nX-Slow: ";
             let mut round = 0;
             ready.wait();
@@ -240,6 +240,7 @@ fn a_good_client_is_served_among_a_thousand_idle_and_three_hundred_slow_ones() {
     assert_eq!(api.jobs().len(), posted, "a Job too many or too few; failed tries: {:?}", seen.failed);
     assert!(p99 < Duration::from_secs(1), "{p99:?}; failed tries: {:?}", seen.failed);
     api.hang_up();
+    assert_eq!(server.post_job().status, 200);
     eventually("descriptors and threads are given back", || {
         let now = (descriptors(&server).len(), threads(&server));
         now.0 <= before.0 && now.1 <= before.1
@@ -316,8 +317,13 @@ fn wherever_descriptors_run_out_the_server_comes_back() {
         });
         limit_descriptors(&server, 1024);
         expect_recovery(&server, &format!("{free} free descriptors"));
-        api.hang_up();
-        eventually("descriptors are given back", || descriptors(&server).len() <= before);
+        eventually("descriptors are given back", || {
+            // Connections to Kubernetes that are kept for later are no leftovers; a request finds and drops those that have
+            // ended. One that was made in want may still be under way.
+            api.hang_up();
+            server.post_job();
+            descriptors(&server).len() <= before
+        });
         assert_eq!(server.terminate().code(), Some(0), "{free} free descriptors");
     }
 }
@@ -447,8 +453,10 @@ fn sigterm_lets_every_request_that_was_taken_have_its_answer() {
     for connection in &mut idle {
         assert_eq!(connection.rest().unwrap(), b"");
     }
-    let refused = TcpStream::connect(server.address()).unwrap_err();
-    assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+    // While the requests still wait for Kubernetes.
+    eventually("the port is closed", || {
+        TcpStream::connect(server.address()).is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
+    });
     gate.open();
     for client in &mut clients {
         let answer = client.answer(false).unwrap();
