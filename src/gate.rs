@@ -187,6 +187,11 @@ impl Gate {
         self.0.address
     }
 
+    /// No more connections are taken.
+    pub fn is_closing(&self) -> bool {
+        self.0.closing.load(Ordering::SeqCst)
+    }
+
     /// Refuses new connections, ends idle ones, and waits at most `limit` for requests in flight to be answered.
     pub fn close(&self, limit: Duration) {
         self.0.closing.store(true, Ordering::SeqCst);
@@ -280,14 +285,14 @@ impl Gate {
             if !ticket.phase(Phase::Busy) {
                 return Ok(());
             }
-            let last = !request.keep_alive || self.0.closing.load(Ordering::SeqCst);
+            let last = !request.keep_alive || self.is_closing();
             self.answer(&request, last, stream, ticket)?;
             ticket.phase(Phase::Waiting);
             if last {
                 return wire::linger(stream);
             }
             // Whoever closes the gate ends those that wait; this one may have come to wait just after.
-            if self.0.closing.load(Ordering::SeqCst) {
+            if self.is_closing() {
                 return Ok(());
             }
             patience = IDLE_TIMEOUT;
@@ -403,7 +408,7 @@ impl Door {
         // Given up to accept, and refuse, a connection when there is no other descriptor.
         let mut reserve = self.listener.try_clone().ok();
         loop {
-            let closing = self.gate.0.closing.load(Ordering::SeqCst);
+            let closing = self.gate.is_closing();
             if closing && self.shared_socket {
                 return;
             }

@@ -68,7 +68,9 @@ fn run() -> Result<(), StartError> {
     stop_on_signals(gate.clone(), Arc::clone(&inner)).map_err(StartError::Threads)?;
     door.open().map_err(StartError::Threads)?;
     let alive = Arc::clone(&inner);
-    service::feed_watchdog(gate.address(), move || alive.is_alive(timeout)).map_err(StartError::Threads)?;
+    let watched = gate.clone();
+    service::feed_watchdog(gate.address(), move || alive.is_alive(timeout), move || watched.is_closing())
+        .map_err(StartError::Threads)?;
     for line in configuration {
         let _ = writeln!(io::stderr(), "{}", one_line(&line));
     }

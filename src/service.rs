@@ -41,13 +41,20 @@ fn notify(state: NotifyState<'_>) {
 /// Feeds the watchdog (WatchdogSec=), if there is one, after a probe that went the way of every request: accepted at the
 /// public address, through the gate and tiny_http, and with `alive` for what a probe does not meet, the workers.
 ///
+/// It ends when `closing` says so: who stops accepting cannot be probed.
+///
 /// # Errors
 /// No thread.
-pub fn feed_watchdog(address: SocketAddr, alive: impl Fn() -> bool + Send + 'static) -> io::Result<()> {
+pub fn feed_watchdog(
+    address: SocketAddr,
+    alive: impl Fn() -> bool + Send + 'static,
+    closing: impl Fn() -> bool + Send + 'static,
+) -> io::Result<()> {
     let Some(interval) = sd_notify::watchdog_enabled() else { return Ok(()) };
     thread::Builder::new().name("watchdog".into()).spawn(move || {
-        loop {
+        while !closing() {
             match probe(address) {
+                Err(_) if closing() => return,
                 Ok(()) if alive() => notify(NotifyState::Watchdog),
                 Ok(()) => log::error!("the workers do not get on; the watchdog is not fed"),
                 Err(error) => log::error!("no answer from ourselves ({error}); the watchdog is not fed"),

@@ -164,14 +164,14 @@ impl Client {
                     continue;
                 }
             }
-            let pause = pause(&error, call.tries).filter(|_| !pass.is_over());
-            match pause {
-                Some(pause) if pause < call.left() => {
+            let over = pass.is_over();
+            match pause(&error, call.tries) {
+                Some(pause) if !over && pause < call.left() => {
                     log::debug!("trying again in {} ms: {}", pause.as_millis(), chain(&error));
                     thread::sleep(pause);
                 }
                 _ => {
-                    if matches!(error, Error::Unreachable { .. }) {
+                    if !over && matches!(error, Error::Unreachable { .. }) {
                         pass.gave_up();
                     }
                     return Err(error);

@@ -84,7 +84,13 @@ impl Dial {
             run_connector: details.run_connector.clone(),
             register_shutdown: details.register_shutdown.clone(),
         };
-        let transport = TcpConnector::default().connect(&details, None::<In>)?;
+        let transport = match TcpConnector::default().connect(&details, None::<In>) {
+            // A host that swallows packets is as unreachable as one that refuses them: nothing has been asked of it yet.
+            Err(ureq::Error::Timeout(_)) => {
+                return Err(io::Error::new(io::ErrorKind::NotConnected, "no connection in time").into());
+            }
+            other => other?,
+        };
         transport.map(Transport::boxed).ok_or(ureq::Error::ConnectionFailed)
     }
 }

@@ -7,6 +7,7 @@ use super::kubeconfig::Kubeconfig;
 use rustix::process::{Pid, Signal, kill_process};
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -26,6 +27,7 @@ pub struct Setup {
     args: Vec<String>,
     env: Vec<(String, String)>,
     through: Vec<String>,
+    stdin: Option<OwnedFd>,
 }
 
 /// The running server; killed when dropped.
@@ -59,7 +61,7 @@ impl Setup {
             ("PATH".to_owned(), std::env::var("PATH").unwrap()),
             ("HOME".to_owned(), home.path().to_str().unwrap().to_owned()),
         ];
-        Setup { home, args: Vec::new(), env, through: Vec::new() }
+        Setup { home, args: Vec::new(), env, through: Vec::new(), stdin: None }
     }
 
     /// A kubeconfig that points at `api`, with the token `test-token`.
@@ -87,6 +89,12 @@ impl Setup {
     /// Started by this command, which gets the program and its arguments behind its own and is to become the program.
     pub fn through(mut self, command: &[&str]) -> Setup {
         self.through = command.iter().map(|word| (*word).to_owned()).collect();
+        self
+    }
+
+    /// Its standard input is this instead of nothing.
+    pub fn stdin(mut self, stdin: impl Into<OwnedFd>) -> Setup {
+        self.stdin = Some(stdin.into());
         self
     }
 
@@ -168,7 +176,8 @@ impl Setup {
             }
         };
         command.args(leading).args(&self.args).env_clear().envs(self.env.clone());
-        command.current_dir(self.home.path()).stdin(Stdio::null()).stderr(Stdio::piped());
+        let stdin = self.stdin.as_ref().map_or_else(Stdio::null, |stdin| stdin.try_clone().unwrap().into());
+        command.current_dir(self.home.path()).stdin(stdin).stderr(Stdio::piped());
         command
     }
 }
