@@ -18,7 +18,7 @@ impl fmt::Display for NotYaml {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
             Some((line, column)) => write!(f, "see line {line}, column {column}"),
-            None => write!(f, "it nests too deeply, or repeats itself too often"),
+            None => write!(f, "it nests too deeply, repeats itself too often, or merges (<<) what is no mapping"),
         }
     }
 }
