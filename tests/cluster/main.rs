@@ -326,7 +326,7 @@ fn account_token() -> String {
         let account = "/metadata/annotations/kubernetes.io~1service-account.name";
         secrets
             .into_iter()
-            .find(|secret| text(secret, account) == "img-classification" && text(secret, "/data/token") != "")
+            .find(|secret| text(secret, account) == "img-classification" && !text(secret, "/data/token").is_empty())
     });
     String::from_utf8(STANDARD.decode(text(&secret, "/data/token")).unwrap()).unwrap()
 }
