@@ -36,8 +36,8 @@ impl Address {
         }
         let given = &authority.as_str()[authority.host().len()..];
         let port = match (given.strip_prefix(':'), https) {
-            (None | Some(""), true) => 443,
-            (None | Some(""), false) => 80,
+            (None, true) => 443,
+            (None, false) => 80,
             (Some(digits), _) => digits.parse().map_err(|_| "has a port that is no port number")?,
         };
         let (scheme, host) = (if https { "https" } else { "http" }, authority.host().to_owned());

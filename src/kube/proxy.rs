@@ -34,6 +34,10 @@ pub fn parse(url: &str) -> Option<Proxy> {
     // ureq would take another port for one that is out of range.
     let uri: Uri = url.parse().ok()?;
     let authority = uri.authority()?;
+    if scheme == "https" {
+        // Its certificate is verified by this name.
+        super::tls::server_name(authority.host()).ok()?;
+    }
     let port_is_good = authority.port().is_none_or(|port| port.as_str().parse::<u16>().is_ok());
     let after_host = authority.as_str().rsplit_once(authority.host())?.1;
     (port_is_good && (after_host.is_empty() || authority.port_u16().is_some())).then(|| Proxy::new(&url).ok())?

@@ -125,6 +125,7 @@ impl<'de, C: Extend<Pod>> Visitor<'de> for ListSeed<'_, C> {
             match key.as_str() {
                 "kind" => kind = map.next_value()?,
                 "metadata" => next = map.next_value::<Option<Metadata>>()?.unwrap_or_default().next,
+                "items" if items => return Err(de::Error::duplicate_field("items")),
                 "items" => {
                     map.next_value_seed(ItemsSeed(&mut *self.0))?;
                     items = true;

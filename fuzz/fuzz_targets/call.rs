@@ -1,0 +1,82 @@
+//! From a request line and a body to a call. The input is `METHOD TARGET`, a line feed, and the body.
+
+#![no_main]
+
+use img_classification_fuzz::handler::{ApiError, Call, Route};
+use img_classification_fuzz::job::{Dataset, Tier};
+use img_classification_fuzz::keys;
+use libfuzzer_sys::fuzz_target;
+use serde_json::Value;
+
+fuzz_target!(|input: &[u8]| {
+    let mut parts = input.splitn(2, |byte| *byte == b'\n');
+    let (line, body) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+    let Ok(line) = std::str::from_utf8(line) else { return };
+    let (method, target) = line.split_once(' ').unwrap_or((line, ""));
+    let path = target.find(['?', '#']).map_or(target, |end| &target[..end]);
+    let route = match Route::parse(method, target) {
+        Ok(route) => route,
+        Err(error) => return refused(error, &[404, 405, 501]),
+    };
+    let expected = match route {
+        Route::CreateJob(Tier::Free) => "POST /img-classification/free",
+        Route::CreateJob(Tier::Premium) => "POST /img-classification/premium",
+        Route::ListPods => "GET /config",
+        Route::Healthz => "GET /healthz",
+        Route::Readyz => "GET /readyz",
+    };
+    assert_eq!(format!("{} {path}", if method == "HEAD" { "GET" } else { method }), expected);
+    assert_eq!(route.takes_body(), method == "POST");
+    match (route, route.into_call(body)) {
+        (Route::CreateJob(tier), Ok(Call::CreateJob(called, dataset))) => {
+            assert_eq!(tier, called);
+            good_body(body, dataset);
+        }
+        (Route::CreateJob(tier), Err(error)) => {
+            bad_body(tier, body);
+            refused(error, &[400]);
+        }
+        (Route::ListPods, Ok(Call::ListPods))
+        | (Route::Healthz, Ok(Call::Healthz))
+        | (Route::Readyz, Ok(Call::Readyz)) => {}
+        (route, call) => panic!("{route:?} became {call:?}"),
+    }
+});
+
+/// serde_json's tree says the same of it. What is passed over may be more than the tree can hold and is JSON all the same:
+/// a number out of range, many brackets, half a surrogate pair.
+fn good_body(body: &[u8], dataset: Dataset) {
+    let keys = keys(body).expect("an object");
+    assert_eq!(keys.iter().filter(|key| *key == "dataset").count(), 1, "not one dataset");
+    match serde_json::from_slice::<Value>(body) {
+        Ok(Value::Object(object)) => assert_eq!(object.get("dataset").and_then(Value::as_str), Some(dataset.as_str())),
+        Ok(other) => panic!("not an object: {other}"),
+        Err(error) => {
+            let text = error.to_string();
+            let beyond =
+                ["number out of range", "recursion limit exceeded", "surrogate", "unexpected end of hex escape"];
+            assert!(beyond.iter().any(|problem| text.contains(problem)), "not JSON: {text}");
+        }
+    }
+}
+
+/// A body that the tree takes was refused for what it says, or for saying it twice: then once is good.
+fn bad_body(tier: Tier, body: &[u8]) {
+    let Ok(Value::Object(object)) = serde_json::from_slice::<Value>(body) else { return };
+    let Some(dataset) = object.get("dataset").and_then(Value::as_str).and_then(Dataset::parse) else { return };
+    let once = Value::Object(object).to_string();
+    let call = Route::CreateJob(tier).into_call(once.as_bytes()).expect("a good body was refused");
+    assert_eq!(call, Call::CreateJob(tier, dataset));
+}
+
+/// Every error is answered with `{"error": SENTENCE}` and a status of the contract.
+fn refused(error: ApiError, statuses: &[u16]) {
+    let reply = error.into_reply();
+    assert!(statuses.contains(&reply.status), "{} is not in the contract", reply.status);
+    let body: Value = serde_json::from_slice(&reply.body).expect("the answer is JSON");
+    let object = body.as_object().expect("the answer is an object");
+    assert_eq!(object.len(), 1, "{body}");
+    assert!(object["error"].as_str().is_some_and(|sentence| !sentence.is_empty()), "{body}");
+    assert_eq!(reply.allow.is_some(), reply.status == 405);
+    assert_eq!(reply.retry_after, None);
+}

@@ -1,0 +1,94 @@
+//! A request's head: what is taken for one is one in every other reading, too, and what is passed on is what was read.
+
+#![no_main]
+
+use img_classification_fuzz::handler::ApiError;
+use img_classification_fuzz::head::Head;
+use libfuzzer_sys::fuzz_target;
+
+/// Prefixes that are tried one by one; of a longer head only as many, evenly spread.
+const PREFIXES: usize = 256;
+
+fuzz_target!(|input: &[u8]| {
+    match Head::parse(input) {
+        Ok(Some((head, length))) => complete(input, &head, length),
+        Ok(None) => {}
+        Err(error) => refused(input, error),
+    }
+});
+
+/// More bytes never turn a refusal into anything else.
+fn refused(input: &[u8], error: ApiError) {
+    let longer = [input, b"\r\n\r\n"].concat();
+    let status = error.into_reply().status;
+    let again = Head::parse(&longer).map_err(|error| error.into_reply().status);
+    assert_eq!(again, Err(status), "another answer to more of it");
+    assert!([400, 413, 414, 417, 431, 501, 505].contains(&status), "{status} is not in the contract");
+}
+
+fn complete(input: &[u8], head: &Head, length: usize) {
+    let bytes = input.get(..length).expect("a head is no longer than what it was read from");
+    let (again, again_length) = Head::parse(bytes).expect("still good").expect("still complete");
+    assert_eq!((&again, again_length), (head, length), "another head without what follows it");
+    for end in (0..length).step_by(length / PREFIXES + 1).chain([length - 1]) {
+        assert!(
+            matches!(Head::parse(&bytes[..end]), Ok(None)),
+            "it was complete, or refused, {} bytes ago",
+            length - end
+        );
+    }
+    let authorization = framing(bytes, head);
+    rewritten(head, authorization);
+}
+
+/// The same framing for a reader that goes line by line and knows nothing of HTTP but its colons. Gives the
+/// Authorization, if there is one and no more.
+fn framing<'a>(bytes: &'a [u8], head: &Head) -> Option<&'a [u8]> {
+    let mut lines = bytes.split(|byte| *byte == b'\n');
+    let request_line = lines.next().expect("there is a first line").trim_ascii();
+    let (mut hosts, mut authorizations) = (0, Vec::new());
+    for line in lines {
+        let Some(colon) = line.iter().position(|byte| *byte == b':') else { continue };
+        let (name, value) = (line[..colon].trim_ascii().to_ascii_lowercase(), line[colon + 1..].trim_ascii());
+        match name.as_slice() {
+            b"host" => hosts += 1,
+            b"authorization" => authorizations.push(value),
+            b"transfer-encoding" => panic!("a Transfer-Encoding got through"),
+            b"content-length" => {
+                let length = head.content_length.expect("a Content-Length that nobody saw");
+                let zeros = value.iter().take_while(|byte| **byte == b'0').count().min(value.len() - 1);
+                assert_eq!(value[zeros..], *length.to_string().as_bytes(), "another Content-Length");
+            }
+            _ => {}
+        }
+    }
+    let hosts_least = usize::from(request_line.ends_with(b"HTTP/1.1"));
+    assert!((hosts_least..=1).contains(&hosts), "{hosts} Host headers");
+    match authorizations.as_slice() {
+        [one] if one.iter().all(|byte| (b' '..=b'~').contains(byte)) => Some(*one),
+        _ => None,
+    }
+}
+
+/// The head that goes to tiny_http is the one that was read, and nothing in it starts a line of its own.
+fn rewritten(head: &Head, authorization: Option<&[u8]>) {
+    let body: &[u8] = b"\r\n\0body";
+    let written = head.write(body);
+    let text = written.strip_suffix(body).expect("the body is at its end");
+    let text = std::str::from_utf8(text).expect("a head is text");
+    let text = text.strip_suffix("\r\n\r\n").expect("an empty line before the body");
+    let lines: Vec<&str> = text.split("\r\n").collect();
+    assert!(lines.iter().flat_map(|line| line.bytes()).all(|byte| (b' '..=b'~').contains(&byte)), "{lines:?}");
+    let request_line = format!("{} HTTP/1.1", head.line());
+    assert_eq!(request_line.split(' ').count(), 3, "{request_line:?}");
+    let length = head.content_length.map(|length| format!("Content-Length: {length}"));
+    let authorization = authorization.map(|value| format!("Authorization: {}", String::from_utf8_lossy(value)));
+    let expected = [Some(request_line.clone()), length, authorization, Some("Connection: close".to_owned())];
+    assert_eq!(lines, expected.into_iter().flatten().collect::<Vec<_>>());
+    let with_host = format!("{request_line}\r\nHost: h\r\n{}\r\n\r\n", lines[1..].join("\r\n"));
+    let (read, whole) = Head::parse(with_host.as_bytes()).expect("good").expect("complete");
+    assert_eq!(whole, with_host.len());
+    assert_eq!((read.line(), read.content_length), (head.line(), head.content_length));
+    assert!(!read.keep_alive && !read.expect_continue);
+    assert_eq!(String::from_utf8(read.write(body)), String::from_utf8(written), "not the same when written again");
+}

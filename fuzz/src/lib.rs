@@ -1,0 +1,47 @@
+//! The program's modules for the fuzz targets: the program itself is a binary and has no library.
+//!
+//! They stand under their own names, because they refer to one another by them.
+
+#![allow(dead_code)] // most of what opens a socket is not fuzzed
+
+#[path = "../../src/handler.rs"]
+pub mod handler;
+#[path = "../../src/head.rs"]
+pub mod head;
+#[path = "../../src/job.rs"]
+pub mod job;
+pub mod kube;
+#[path = "../../src/pods.rs"]
+pub mod pods;
+#[path = "../../src/premium.rs"]
+pub mod premium;
+
+use std::fmt;
+
+use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
+
+/// The keys of a JSON object, those that come twice, too; of which serde_json's tree has only the last.
+///
+/// # Errors
+/// It is not a JSON object.
+pub fn keys(json: &[u8]) -> Result<Vec<String>, serde_json::Error> {
+    serde_json::Deserializer::from_slice(json).deserialize_map(Keys)
+}
+
+struct Keys;
+
+impl<'de> Visitor<'de> for Keys {
+    type Value = Vec<String>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Vec<String>, M::Error> {
+        let mut keys = Vec::new();
+        while let Some((key, IgnoredAny)) = map.next_entry()? {
+            keys.push(key);
+        }
+        Ok(keys)
+    }
+}
