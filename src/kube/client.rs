@@ -297,9 +297,10 @@ impl Call<'_> {
         let path = format!("/api/v1/pods{query}");
         let mut answer = self.send(&path, None)?;
         let found = describe(&answer);
-        let reader = answer.body_mut().with_config().limit(LIST_LIMIT).reader();
-        let mut reader = BufReader::with_capacity(INPUT_BUFFER, reader);
-        types::read_pod_list(&mut reader, pods).map_err(|error| {
+        let mut reader = answer.body_mut().with_config().limit(LIST_LIMIT).reader();
+        // The buffer goes by value: std reads single bytes from a BufReader itself twice as fast as from a reference to one.
+        let buffered = BufReader::with_capacity(INPUT_BUFFER, &mut reader);
+        types::read_pod_list(buffered, pods).map_err(|error| {
             let url = self.url("/api/v1/pods");
             match error.classify() {
                 serde_json::error::Category::Io => cut(broken(url, io::Error::from(error))),
