@@ -3,7 +3,8 @@
 //! tiny_http has no limits of time, size or number, and one odd request can end the process (a Content-Length of a
 //! petabyte is allocated) or leave others unserved (idle connections hold its threads). So it listens on a private Unix
 //! socket, where it sees only what this module wrote: one request of known length a connection, rewritten from its parsed
-//! parts. The answer is read whole and passed on, so that a slow reader holds nobody up but itself.
+//! parts. The answer is passed on piece by piece, and what a slow reader leaves is kept here, so that it holds nobody up but
+//! itself.
 //!
 //! After any doubt about where a request ends the connection is closed. What a head says is read in
 //! [`head`](crate::head), bytes are moved by [`wire`]; this module never looks at a path or into a body.

@@ -1,4 +1,4 @@
-//! The address of a Kubernetes API, checked and taken apart. Pure.
+//! The address of a Kubernetes API, checked and taken apart, and text that goes into one. Pure.
 
 use std::fmt;
 
@@ -63,4 +63,17 @@ impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.text)
     }
+}
+
+/// Escapes all but ASCII letters, digits and the bytes in `keep`.
+pub fn percent_encode(text: &str, keep: &[u8]) -> String {
+    let mut out = String::new();
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || keep.contains(&byte) {
+            out.push(char::from(byte));
+        } else {
+            out.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    out
 }

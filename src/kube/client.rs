@@ -9,7 +9,7 @@ use ureq::http::{Request, Response, header};
 use ureq::unversioned::transport::{Connector, SocksConnector};
 use ureq::{Agent, Body, Proxy};
 
-use super::address::Address;
+use super::address::{Address, percent_encode};
 use super::auth::{Credential, Credentials};
 use super::circuit::Circuit;
 use super::connect::{self, Dial, Names};
@@ -43,6 +43,9 @@ const INPUT_BUFFER: usize = 16 * 1024;
 
 /// Write buffer of a connection, in bytes: a whole request with a 1.5 KB Job and an EKS token of 2 KB.
 const OUTPUT_BUFFER: usize = 8 * 1024;
+
+/// RFC 3986, section 2.3: what a value in a query may hold as it is, besides letters and digits.
+const UNRESERVED: &[u8] = b"-._~";
 
 /// Does not begin with "curl" or "Mozilla", for which the API server indents its JSON.
 const USER_AGENT: &str = concat!("img-classification/", env!("CARGO_PKG_VERSION"));
@@ -119,7 +122,11 @@ impl Client {
             let mut pods = C::default();
             let mut next = String::new();
             loop {
-                let query = if next.is_empty() { String::new() } else { format!("?continue={}", escape(&next)) };
+                let query = if next.is_empty() {
+                    String::new()
+                } else {
+                    format!("?continue={}", percent_encode(&next, UNRESERVED))
+                };
                 next = call.pod_list(&query, &mut pods)?;
                 if next.is_empty() {
                     return Ok(pods);
@@ -427,16 +434,4 @@ fn refusal(url: String, mut answer: Response<Body>) -> Error {
 fn describe(answer: &Response<Body>) -> String {
     let kind = answer.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
     kind.unwrap_or("a body of no stated type").chars().take(80).collect()
-}
-
-/// RFC 3986 for a value in a query: all but the unreserved characters.
-fn escape(text: &str) -> String {
-    let mut out = String::new();
-    for byte in text.bytes() {
-        match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => out.push(char::from(byte)),
-            _ => out.push_str(&format!("%{byte:02X}")),
-        }
-    }
-    out
 }

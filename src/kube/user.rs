@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicU32;
 
 use base64::Engine;
 
-use super::address::Address;
+use super::address::{Address, percent_encode};
 use super::auth::{Basic, Bearer, Secret, User};
 use super::error::ConfigError;
 use super::exec::{ApiVersion, Exec};
@@ -73,6 +73,10 @@ fn identity(node: &Node<'_>) -> Result<Option<Arc<Identity>>, ConfigError> {
     }
 }
 
+/// RFC 9110, section 5.6.2: what a header's name may hold besides letters and digits, as in client-go's
+/// transport/round_trippers.go (headerKeyEscape), which escapes `%` as well.
+const TOKEN: &[u8] = b"!#$&'*+-.^_`|~";
+
 /// Headers, from <https://kubernetes.io/docs/reference/access-authn-authz/authentication/#user-impersonation>.
 fn impersonation(node: &Node<'_>) -> Result<Vec<(String, String)>, ConfigError> {
     let mut headers = Vec::new();
@@ -84,7 +88,7 @@ fn impersonation(node: &Node<'_>) -> Result<Vec<(String, String)>, ConfigError> 
     let extra = node.field("as-user-extra").mapping()?;
     for key in extra.keys() {
         let key = key.ok_or_else(|| extra.error("has a key that is not a string"))?;
-        let name = format!("Impersonate-Extra-{}", percent_encode(key));
+        let name = format!("Impersonate-Extra-{}", percent_encode(key, TOKEN));
         headers.extend(extra.field(key).texts()?.into_iter().map(|value| (name.clone(), value)));
     }
     if user.is_none() && !headers.is_empty() {
@@ -95,19 +99,6 @@ fn impersonation(node: &Node<'_>) -> Result<Vec<(String, String)>, ConfigError> 
         HeaderName::try_from(name).is_ok() && HeaderValue::try_from(value).is_ok()
     });
     if sendable { Ok(headers) } else { Err(node.field("as").error("holds characters that no HTTP header can carry")) }
-}
-
-/// client-go's transport/round_trippers.go (headerKeyEscape): what is no token character of RFC 9110 is escaped.
-fn percent_encode(key: &str) -> String {
-    let mut out = String::new();
-    for byte in key.bytes() {
-        match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' => out.push(char::from(byte)),
-            _ if b"!#$&'*+-.^_`|~".contains(&byte) => out.push(char::from(byte)),
-            _ => out.push_str(&format!("%{byte:02X}")),
-        }
-    }
-    out
 }
 
 fn exec(
