@@ -67,6 +67,8 @@ fn run() -> Result<(), StartError> {
     let (gate, door) = gate::Gate::new(socket, limits, behind).map_err(bind)?;
     stop_on_signals(gate.clone(), Arc::clone(&inner)).map_err(StartError::Threads)?;
     door.open().map_err(StartError::Threads)?;
+    // Not before: a start that fails must not leave a plugin running.
+    app.kube.prepare();
     let alive = Arc::clone(&inner);
     let watched = gate.clone();
     service::feed_watchdog(gate.address(), move || alive.is_alive(timeout), move || watched.is_closing())

@@ -65,7 +65,6 @@ pub struct Client {
 
 impl Client {
     /// A client whose every operation ends within `timeout` and which keeps up to `connections` connections alive.
-    /// A credential plugin is started, but not waited for.
     ///
     /// # Errors
     /// [`TlsError`]: certificates that cannot be used.
@@ -75,7 +74,6 @@ impl Client {
         let impersonate = std::mem::take(&mut user.impersonate);
         let agent = agent(&server, &trust, proxy.as_ref(), identity.as_deref(), connections)?;
         let credentials = Credentials::new(user);
-        credentials.prepare();
         let agent = Mutex::new((identity, agent));
         let circuit = Circuit::default();
         Ok(Self { server, trust, proxy, impersonate, credentials, agent, circuit, connections, timeout })
@@ -186,6 +184,11 @@ impl Client {
             }
             call.tries += 1;
         }
+    }
+
+    /// Starts a credential plugin, so that the first request need not wait for it.
+    pub fn prepare(&self) {
+        self.credentials.prepare();
     }
 
     /// Ends a credential plugin that is still running.
