@@ -47,6 +47,10 @@ const PEER_SHARE: usize = 2;
 /// Time between requests of a kept-alive connection.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// At a stop, a connection that came, or was last answered, less than this ago may still send a request: it may be on its
+/// way. Long for a network, short for a stop.
+const LAST_REQUEST: Duration = Duration::from_secs(1);
+
 /// Time to take an answer: 1.5 MB (10,000 pods) at 0.5 Mbit/s.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -193,7 +197,8 @@ impl Gate {
         self.0.closing.load(Ordering::SeqCst)
     }
 
-    /// Refuses new connections, ends idle ones, and waits at most `limit` for requests in flight to be answered.
+    /// Refuses new connections, ends idle ones, and waits at most `limit` for requests in flight, or on their way, to be
+    /// answered.
     pub fn close(&self, limit: Duration) {
         self.0.closing.store(true, Ordering::SeqCst);
         // An error means that nobody is accepting.
@@ -201,13 +206,14 @@ impl Gate {
         let deadline = Instant::now() + limit;
         let mut connections = self.0.lock();
         while connections.accepting || !connections.open.is_empty() {
-            connections.end_waiting();
+            let next = connections.end_waiting();
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 log::warn!("{} requests did not finish in time", connections.open.len());
                 return;
             }
-            connections = self.0.left.wait_timeout(connections, left).unwrap_or_else(PoisonError::into_inner).0;
+            let pause = next.map_or(left, |next| next.min(left));
+            connections = self.0.left.wait_timeout(connections, pause).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 
@@ -292,9 +298,9 @@ impl Gate {
             if last {
                 return wire::linger(stream);
             }
-            // Whoever closes the gate ends those that wait; this one may have come to wait just after.
+            // Whoever closes the gate has to see that this one waits again.
             if self.is_closing() {
-                return Ok(());
+                self.0.left.notify_all();
             }
             patience = IDLE_TIMEOUT;
         }
@@ -506,11 +512,19 @@ impl Connections {
         Some(())
     }
 
-    fn end_waiting(&mut self) {
+    /// Ends those that have waited for long; gives the time until the next one has.
+    fn end_waiting(&self) -> Option<Duration> {
+        let mut next = None;
         for waiting in self.open.values().filter(|one| one.phase == Phase::Waiting) {
-            // Reading only: a request that has just arrived may still be answered.
-            let _ = waiting.stream.shutdown(Shutdown::Read);
+            let left = LAST_REQUEST.saturating_sub(waiting.since.elapsed());
+            if left.is_zero() {
+                // Reading only: a request that has just arrived may still be answered.
+                let _ = waiting.stream.shutdown(Shutdown::Read);
+            } else {
+                next = Some(next.map_or(left, |next: Duration| next.min(left)));
+            }
         }
+        next
     }
 
     fn answer_bytes(&self) -> usize {

@@ -172,6 +172,29 @@ fn stopping_is_said_while_requests_are_still_in_flight() {
 }
 
 #[test]
+fn a_request_on_its_way_when_the_stop_comes_is_answered() {
+    let (api, manager) = (ApiServer::start(), Manager::new());
+    let mut server = manager.watches(Setup::for_api(&api)).start();
+    assert_eq!(manager.next(), READY);
+    let mut silent = server.connect();
+    // Connections are taken in order: when this one is answered, the silent one has been taken, too.
+    let mut kept = server.connect();
+    kept.send(request(false).as_bytes());
+    assert_eq!(kept.answer(false).unwrap().status, 200);
+    server.signal(Signal::TERM);
+    assert_eq!(manager.next(), STOPPING);
+    for client in [&mut silent, &mut kept] {
+        client.send(request(true).as_bytes());
+        let answer = client.answer(false).unwrap();
+        assert_eq!((answer.status, answer.header("Connection")), (200, Some("close")));
+    }
+    let start = Instant::now();
+    assert_eq!(server.wait().code(), Some(0));
+    assert!(start.elapsed() < SLACK, "{:?}", start.elapsed());
+    assert_eq!(api.jobs().len(), 2);
+}
+
+#[test]
 fn a_manager_that_is_not_there_is_a_warning_and_no_more() {
     let api = ApiServer::start();
     let server = watchdog(Setup::for_api(&api), INTERVAL).env("NOTIFY_SOCKET", "/nowhere/notify").start();
