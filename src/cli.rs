@@ -8,15 +8,23 @@ use std::time::Duration;
 
 use log::LevelFilter;
 
-use crate::job;
+use crate::{job, local};
 
-/// An option: how it is written, its variable, its default, and what it is for.
+/// An option: how it is written, its variable, its default, and what it is for. A switch has no value, and an option for
+/// one moment no variable.
 struct Opt {
     name: &'static str,
     value: &'static str,
     env: &'static str,
     default: &'static str,
     help: &'static str,
+}
+
+impl Opt {
+    /// A switch without a variable.
+    const fn switch(name: &'static str, help: &'static str) -> Self {
+        Self { name, value: "", env: "", default: "", help }
+    }
 }
 
 const LISTEN: Opt = Opt {
@@ -83,17 +91,94 @@ const LOG_LEVEL: Opt = Opt {
     help: "error, warn, info (a line per request) or debug",
 };
 
-const OPTS: [&Opt; 9] = [
-    &LISTEN,
-    &IMAGE,
-    &KUBECONFIG,
-    &CONTEXT,
-    &JOB_TTL,
-    &KUBE_TIMEOUT,
-    &POSTS_PER_MINUTE,
-    &PREMIUM_TOKEN_FILE,
-    &LOG_LEVEL,
-];
+const LOCAL: Opt = Opt {
+    name: "local",
+    value: "",
+    env: "LOCAL",
+    default: "off",
+    help: "a simulated cluster within this process in place of a kubeconfig's; no container is run",
+};
+const LOCAL_JOB_SECONDS: Opt = Opt {
+    name: "local-job-seconds",
+    value: "SECONDS",
+    env: "LOCAL_JOB_SECONDS",
+    default: "20",
+    help: "with --local: seconds that a classifier seems to run",
+};
+const LOCAL_NODES: Opt = Opt {
+    name: "local-nodes",
+    value: "NUMBER",
+    env: "LOCAL_NODES",
+    default: "2",
+    help: "with --local: nodes, each with room for one classifier",
+};
+const PRINT: Opt = Opt::switch("print", "only print the YAML; no cluster is asked");
+const JSON: Opt = Opt::switch("json", "one JSON object in place of lines");
+const AS_SERVICE: Opt =
+    Opt::switch("as-service", "look with the environment of the systemd service, /etc/img-classification.env");
+const ALL: Opt = Opt::switch("all", "every Job of both namespaces, not only those that this program made");
+const YES: Opt = Opt::switch("yes", "do not ask");
+const CLEAN_FIRST: Opt = Opt::switch("clean-first", "begin as `clean` does, with the kubeconfig's cluster");
+const CLEAN_AFTER: Opt = Opt::switch("clean-after", "end so, too");
+
+/// A command: its argument if it takes one, what it does, and its options.
+struct Verb {
+    name: &'static str,
+    argument: &'static str,
+    help: &'static str,
+    opts: &'static [&'static Opt],
+}
+
+const SERVE: Verb = Verb {
+    name: "serve",
+    argument: "",
+    help: "take requests; this is what no command means, too",
+    opts: &[
+        &LISTEN,
+        &IMAGE,
+        &KUBECONFIG,
+        &CONTEXT,
+        &LOCAL,
+        &LOCAL_JOB_SECONDS,
+        &LOCAL_NODES,
+        &JOB_TTL,
+        &KUBE_TIMEOUT,
+        &POSTS_PER_MINUTE,
+        &PREMIUM_TOKEN_FILE,
+        &LOG_LEVEL,
+    ],
+};
+const SETUP: Verb = Verb {
+    name: "setup",
+    argument: "",
+    help: "make or repair the namespace, the quotas and the role in the cluster",
+    opts: &[&PRINT, &KUBECONFIG, &CONTEXT, &KUBE_TIMEOUT],
+};
+const DOCTOR: Verb = Verb {
+    name: "doctor",
+    argument: "",
+    help: "look at everything that the service needs, and say what to do where it is missing",
+    opts: &[&AS_SERVICE, &JSON, &LISTEN, &IMAGE, &KUBECONFIG, &CONTEXT, &KUBE_TIMEOUT],
+};
+const CLEAN: Verb = Verb {
+    name: "clean",
+    argument: "",
+    help: "delete the Jobs that this program made, and wait until their pods are gone",
+    opts: &[&ALL, &YES, &KUBECONFIG, &CONTEXT, &KUBE_TIMEOUT],
+};
+const SELFTEST: Verb = Verb {
+    name: "selftest",
+    argument: "URL",
+    help: "ask a running server, such as http://127.0.0.1:5000, what an autograder asks",
+    opts: &[&CLEAN_FIRST, &CLEAN_AFTER, &KUBECONFIG, &CONTEXT, &KUBE_TIMEOUT],
+};
+const VERBS: [&Verb; 5] = [&SERVE, &SETUP, &DOCTOR, &CLEAN, &SELFTEST];
+
+/// Longest --local-job-seconds, an hour: who waits longer wants a real cluster.
+const LOCAL_JOB_SECONDS_MOST: u64 = 3600;
+
+/// Most --local-nodes: each costs next to nothing, but a list of a hundred is long enough.
+const LOCAL_NODES_MOST: u64 = 100;
 
 /// Longest --kube-timeout, in seconds: callers have long given up by then.
 const KUBE_TIMEOUT_MOST: u64 = 600;
@@ -104,10 +189,31 @@ const JOB_TTL_MOST: u64 = 2_147_483_647;
 /// What to do.
 #[derive(Debug)]
 pub enum Command {
-    /// Serve.
+    /// Take requests.
     Serve(Box<Options>),
+    /// Make or repair what the cluster needs.
+    Setup { access: Access, print: bool },
+    /// Look at everything. `options` are those that `serve` would have.
+    Doctor { options: Box<Options>, json: bool },
+    /// The same as the service would: in another environment, with these arguments.
+    DoctorAsService { args: Vec<OsString> },
+    /// Delete Jobs.
+    Clean { access: Access, all: bool, yes: bool },
+    /// Ask a server what an autograder asks.
+    Selftest { url: String, access: Access, clean_first: bool, clean_after: bool },
     /// Print this text and end.
     Print(String),
+}
+
+/// Where the cluster is, and how long it may take.
+#[derive(Debug, Clone)]
+pub struct Access {
+    /// --kubeconfig; the variable is a list and read with the rest of the kubeconfig's environment.
+    pub kubeconfig: Option<PathBuf>,
+    /// --context
+    pub context: Option<String>,
+    /// For one Kubernetes operation.
+    pub kube_timeout: Duration,
 }
 
 /// The effective configuration, apart from what the kubeconfig says.
@@ -117,12 +223,10 @@ pub struct Options {
     pub listen: String,
     /// Image and TTL of the Jobs.
     pub jobs: job::Settings,
-    /// --kubeconfig; the variable is a list and read with the rest of the kubeconfig's environment.
-    pub kubeconfig: Option<PathBuf>,
-    /// --context
-    pub context: Option<String>,
-    /// For one Kubernetes operation.
-    pub kube_timeout: Duration,
+    /// The cluster.
+    pub access: Access,
+    /// --local
+    pub local: Option<local::Settings>,
     /// For one address; 0 is without limit.
     pub posts_per_minute: u32,
     /// --premium-token-file
@@ -138,7 +242,7 @@ impl Options {
             format!("listen: {}", self.listen),
             format!("image: {}", self.jobs.image),
             format!("job-ttl: {} s", self.jobs.ttl),
-            format!("kube-timeout: {} s", self.kube_timeout.as_secs()),
+            format!("kube-timeout: {} s", self.access.kube_timeout.as_secs()),
             match self.posts_per_minute {
                 0 => "posts-per-minute: without limit".to_owned(),
                 limit => format!("posts-per-minute: {limit} for each address"),
@@ -159,6 +263,12 @@ pub enum UsageError {
     Syntax(String),
     /// Not a command.
     Command(String),
+    /// The command does not take this option.
+    Foreign { command: &'static str, option: &'static str },
+    /// The command needs this argument.
+    Missing { command: &'static str, argument: &'static str },
+    /// Two that exclude each other.
+    Conflict(&'static str, &'static str),
     /// A value that the option does not take; `given` is the flag or the variable.
     Value { given: String, value: String, wanted: &'static str },
 }
@@ -168,6 +278,13 @@ impl fmt::Display for UsageError {
         match self {
             Self::Syntax(text) => write!(f, "{text}; see img-classification --help"),
             Self::Command(name) => write!(f, "there is no command {name:?}; see img-classification --help"),
+            Self::Foreign { command, option } => {
+                write!(f, "{command} does not take --{option}; see img-classification {command} --help")
+            }
+            Self::Missing { command, argument } => {
+                write!(f, "{command} needs {argument}: img-classification {command} {argument}")
+            }
+            Self::Conflict(one, other) => write!(f, "--{one} and --{other} exclude each other; leave one of them out"),
             Self::Value { given, value, wanted } => write!(f, "{given} is {value:?}, but must be {wanted}"),
         }
     }
@@ -189,27 +306,71 @@ pub fn parse(
     args: impl IntoIterator<Item = OsString>,
     env: &dyn Fn(&str) -> Option<OsString>,
 ) -> Result<Command, UsageError> {
-    let mut parser = lexopt::Parser::from_args(args);
+    let args: Vec<OsString> = args.into_iter().collect();
+    let mut parser = lexopt::Parser::from_args(&args);
     let mut flags: Vec<(&Opt, OsString)> = Vec::new();
-    let mut command = None;
+    let mut words = Vec::new();
+    let mut wants_help = false;
     while let Some(arg) = parser.next()? {
         match arg {
-            lexopt::Arg::Short('h') | lexopt::Arg::Long("help") => return Ok(Command::Print(help())),
+            lexopt::Arg::Short('h') | lexopt::Arg::Long("help") => wants_help = true,
             lexopt::Arg::Short('V') | lexopt::Arg::Long("version") => {
                 return Ok(Command::Print(concat!("img-classification ", env!("CARGO_PKG_VERSION"), "\n").to_owned()));
             }
-            lexopt::Arg::Long(name) => match OPTS.iter().find(|opt| opt.name == name) {
+            lexopt::Arg::Long(name) => match VERBS.iter().flat_map(|verb| verb.opts).find(|opt| opt.name == name) {
+                Some(opt) if opt.value.is_empty() => flags.push((opt, "1".into())),
                 Some(opt) => flags.push((opt, parser.value()?)),
                 None => return Err(arg.unexpected().into()),
             },
-            lexopt::Arg::Value(value) if command.is_none() => command = Some(value),
-            _ => return Err(arg.unexpected().into()),
+            lexopt::Arg::Value(value) => words.push(value),
+            lexopt::Arg::Short(_) => return Err(arg.unexpected().into()),
         }
     }
-    if let Some(name) = command.filter(|name| name != "serve") {
-        return Err(UsageError::Command(name.to_string_lossy().into_owned()));
+    let mut words = words.into_iter();
+    let named = words.next();
+    let verb = match &named {
+        None => &SERVE,
+        Some(name) => *VERBS
+            .iter()
+            .find(|verb| name == verb.name)
+            .ok_or_else(|| UsageError::Command(name.to_string_lossy().into_owned()))?,
+    };
+    if wants_help {
+        return Ok(Command::Print(if named.is_some() { verb_help(verb) } else { help() }));
     }
-    options(&Given { flags, env }).map(|options| Command::Serve(Box::new(options)))
+    let argument = if verb.argument.is_empty() { None } else { words.next() };
+    if let Some(extra) = words.next() {
+        return Err(lexopt::Arg::Value(extra).unexpected().into());
+    }
+    if let Some((opt, _)) = flags.iter().find(|(opt, _)| !verb.opts.iter().any(|own| own.name == opt.name)) {
+        return Err(UsageError::Foreign { command: verb.name, option: opt.name });
+    }
+    command(verb.name, argument, &Given { flags, env }, args)
+}
+
+fn command(
+    name: &'static str,
+    argument: Option<OsString>,
+    given: &Given<'_>,
+    args: Vec<OsString>,
+) -> Result<Command, UsageError> {
+    let is_set = |opt: &Opt| given.flag(opt).is_some();
+    Ok(match name {
+        "setup" => Command::Setup { access: access(given)?, print: is_set(&PRINT) },
+        "doctor" if is_set(&AS_SERVICE) => {
+            let switch = format!("--{}", AS_SERVICE.name);
+            Command::DoctorAsService { args: args.into_iter().filter(|arg| *arg != *switch).collect() }
+        }
+        "doctor" => Command::Doctor { options: Box::new(options(given)?), json: is_set(&JSON) },
+        "clean" => Command::Clean { access: access(given)?, all: is_set(&ALL), yes: is_set(&YES) },
+        "selftest" => {
+            let url = argument.ok_or(UsageError::Missing { command: "selftest", argument: "URL" })?;
+            let (clean_first, clean_after) = (is_set(&CLEAN_FIRST), is_set(&CLEAN_AFTER));
+            let url = url.to_string_lossy().into_owned();
+            Command::Selftest { url, access: access(given)?, clean_first, clean_after }
+        }
+        _ => Command::Serve(Box::new(options(given)?)),
+    })
 }
 
 /// Where values come from.
@@ -260,33 +421,60 @@ impl Given<'_> {
     }
 }
 
+const CHECKED: &str = "defaults are good values";
+
+fn access(given: &Given<'_>) -> Result<Access, UsageError> {
+    let timeout =
+        given.value(&KUBE_TIMEOUT, "a number of seconds from 1 to 600", |text| number(text, 1, KUBE_TIMEOUT_MOST))?;
+    let context = given.optional(&CONTEXT, "the name of a context")?.map(|name| name.to_string_lossy().into_owned());
+    // Its variable is a list, and read with the rest of the kubeconfig's environment.
+    let kubeconfig = given.flag_only(&KUBECONFIG, "the path of a file")?.map(PathBuf::from);
+    Ok(Access { kubeconfig, context, kube_timeout: Duration::from_secs(timeout.expect(CHECKED)) })
+}
+
+/// The embedded cluster has a kubeconfig of its own, so that another one cannot be meant, too; the variables for it may
+/// have been set for other programs.
+fn local(given: &Given<'_>) -> Result<Option<local::Settings>, UsageError> {
+    let wanted = given.value(&LOCAL, "1 or 0", switch)?.expect(CHECKED);
+    let job_seconds = given.value(&LOCAL_JOB_SECONDS, "a number of seconds from 1 to 3600", |text| {
+        u32::try_from(number(text, 1, LOCAL_JOB_SECONDS_MOST)?).ok()
+    })?;
+    let nodes = given
+        .value(&LOCAL_NODES, "a number from 1 to 100", |text| u16::try_from(number(text, 1, LOCAL_NODES_MOST)?).ok())?;
+    if let (true, Some(other)) = (wanted, [&KUBECONFIG, &CONTEXT].into_iter().find(|opt| given.flag(opt).is_some())) {
+        return Err(UsageError::Conflict(LOCAL.name, other.name));
+    }
+    Ok(wanted.then_some(local::Settings { job_seconds: job_seconds.expect(CHECKED), nodes: nodes.expect(CHECKED) }))
+}
+
 fn options(given: &Given<'_>) -> Result<Options, UsageError> {
-    const CHECKED: &str = "defaults are good values";
     let listen = given.value(&LISTEN, "an address and a port, such as 0.0.0.0:5000 or [::]:5000", address)?;
     let image = given.value(&IMAGE, "an image name such as registry/name:tag", image)?;
     let ttl = given.value(&JOB_TTL, "a number of seconds from 0 to 2147483647", |text| {
         u32::try_from(number(text, 0, JOB_TTL_MOST)?).ok()
     })?;
-    let timeout =
-        given.value(&KUBE_TIMEOUT, "a number of seconds from 1 to 600", |text| number(text, 1, KUBE_TIMEOUT_MOST))?;
     let posts = given.value(&POSTS_PER_MINUTE, "a number of requests from 0 to 1000000", |text| {
         u32::try_from(number(text, 0, 1_000_000)?).ok()
     })?;
     let log_level = given.value(&LOG_LEVEL, "error, warn, info or debug", level)?;
-    let context = given.optional(&CONTEXT, "the name of a context")?.map(|name| name.to_string_lossy().into_owned());
     let premium_token_file = given.optional(&PREMIUM_TOKEN_FILE, "the path of a file")?.map(PathBuf::from);
-    // Its variable is a list, and read with the rest of the kubeconfig's environment.
-    let kubeconfig = given.flag_only(&KUBECONFIG, "the path of a file")?.map(PathBuf::from);
     Ok(Options {
         listen: listen.expect(CHECKED),
         jobs: job::Settings { image: image.expect(CHECKED), ttl: ttl.expect(CHECKED) },
-        kubeconfig,
-        context,
-        kube_timeout: Duration::from_secs(timeout.expect(CHECKED)),
+        access: access(given)?,
+        local: local(given)?,
         posts_per_minute: posts.expect(CHECKED),
         premium_token_file,
         log_level: log_level.expect(CHECKED),
     })
+}
+
+fn switch(text: &str) -> Option<bool> {
+    match text {
+        "1" | "true" | "on" => Some(true),
+        "0" | "false" | "off" => Some(false),
+        _ => None,
+    }
 }
 
 fn address(text: &str) -> Option<String> {
@@ -319,17 +507,36 @@ fn level(text: &str) -> Option<LevelFilter> {
 fn help() -> String {
     let mut text = String::from(
         "Image classification as a service: a POST becomes a Kubernetes Job, GET /config shows every pod.\n\n\
-         Usage: img-classification [serve] [OPTIONS]\n\nOptions (a flag wins over its variable):\n",
+         Usage: img-classification [COMMAND] [OPTIONS]\n\nCommands (each has a --help of its own):\n",
     );
-    for opt in OPTS {
-        text.push_str(&format!(
-            "  --{} {}\n        {}\n        [env: {}] [default: {}]\n",
-            opt.name, opt.value, opt.help, opt.env, opt.default
-        ));
+    for verb in VERBS {
+        text.push_str(&format!("  {:<13} {}\n", format!("{} {}", verb.name, verb.argument), verb.help));
     }
-    text.push_str("  -h, --help\n        print this\n  -V, --version\n        print the version\n");
-    text.push_str("\nExit codes: 0 done, 1 failed, 2 wrong usage.\n");
-    text
+    text.push_str("\nOptions of serve (a flag wins over its variable):\n");
+    text + &opts_help(&SERVE)
+}
+
+fn verb_help(verb: &Verb) -> String {
+    let Verb { name, argument, help, .. } = verb;
+    let argument = if argument.is_empty() { String::new() } else { format!(" {argument}") };
+    let head = format!("img-classification {name}: {help}.\n\nUsage: img-classification {name}{argument} [OPTIONS]\n");
+    head + "\nOptions (a flag wins over its variable):\n" + &opts_help(verb)
+}
+
+fn opts_help(verb: &Verb) -> String {
+    let mut text = String::new();
+    for Opt { name, value, env, default, help } in verb.opts {
+        let value = if value.is_empty() { String::new() } else { format!(" {value}") };
+        text.push_str(&format!("  --{name}{value}\n        {help}\n"));
+        match env.is_empty() {
+            true => {}
+            // A switch's variable is set to 1.
+            false if value.is_empty() => text.push_str(&format!("        [env: {env}=1] [default: {default}]\n")),
+            false => text.push_str(&format!("        [env: {env}] [default: {default}]\n")),
+        }
+    }
+    text + "  -h, --help\n        print this\n  -V, --version\n        print the version\n\n\
+            Exit codes: 0 done, 1 failed, 2 wrong usage.\n"
 }
 
 #[cfg(test)]
@@ -340,7 +547,7 @@ mod tests {
         let env = |name: &str| vars.iter().find(|(key, _)| *key == name).map(|(_, value)| OsString::from(value));
         match parse(args.iter().map(OsString::from), &env)? {
             Command::Serve(options) => Ok(*options),
-            Command::Print(text) => panic!("{text}"),
+            other => panic!("{other:?}"),
         }
     }
 
@@ -349,8 +556,9 @@ mod tests {
         let options = read(&[], &[]).expect("no option is needed");
         assert_eq!(options.listen, "0.0.0.0:5000");
         assert_eq!(options.jobs.ttl, 3600);
-        assert_eq!(options.kube_timeout, Duration::from_secs(10));
-        assert_eq!((options.context, options.kubeconfig), (None, None));
+        assert_eq!(options.access.kube_timeout, Duration::from_secs(10));
+        assert_eq!((options.access.context, options.access.kubeconfig), (None, None));
+        assert!(options.local.is_none());
     }
 
     #[test]
@@ -358,9 +566,9 @@ mod tests {
         let options =
             read(&["serve", "--listen=[::1]:1", "--context", "a"], &[("LISTEN", "x:2"), ("KUBE_CONTEXT", "b")]);
         let options = options.expect("good");
-        assert_eq!((options.listen.as_str(), options.context.as_deref()), ("[::1]:1", Some("a")));
+        assert_eq!((options.listen.as_str(), options.access.context.as_deref()), ("[::1]:1", Some("a")));
         let options = read(&[], &[("LISTEN", ""), ("KUBE_CONTEXT", "b"), ("JOB_TTL", "0")]).expect("good");
-        assert_eq!((options.listen.as_str(), options.context.as_deref()), ("0.0.0.0:5000", Some("b")));
+        assert_eq!((options.listen.as_str(), options.access.context.as_deref()), ("0.0.0.0:5000", Some("b")));
         assert_eq!(options.jobs.ttl, 0);
     }
 

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use serde::de::DeserializeOwned;
 use ureq::http::{Request, Response, header};
 use ureq::unversioned::transport::{Connector, SocksConnector};
 use ureq::{Agent, Body, Proxy};
@@ -45,7 +46,10 @@ const INPUT_BUFFER: usize = 16 * 1024;
 const OUTPUT_BUFFER: usize = 8 * 1024;
 
 /// RFC 3986, section 2.3: what a value in a query may hold as it is, besides letters and digits.
-const UNRESERVED: &[u8] = b"-._~";
+pub(super) const UNRESERVED: &[u8] = b"-._~";
+
+/// The media type of what we write.
+pub(super) const JSON: &str = "application/json";
 
 /// Does not begin with "curl" or "Mozilla", for which the API server indents its JSON.
 const USER_AGENT: &str = concat!("img-classification/", env!("CARGO_PKG_VERSION"));
@@ -89,7 +93,7 @@ impl Client {
         // An earlier try may have stored it.
         let mut unsure = false;
         self.retry(|call| {
-            let answer = match call.send(&path, Some(manifest)) {
+            let answer = match call.send("POST", &path, Some((JSON, manifest))) {
                 Err(Error::Status { status, .. }) if unsure && status.already_exists() => return Ok(()),
                 // A quota is asked before the name is looked at: the Job it refuses may be the one that it counts.
                 Err(Error::Status { url, status, .. }) if unsure && status.quota_exceeded() => {
@@ -103,7 +107,7 @@ impl Client {
                 Ok(answer) => answer,
             };
             unsure = true;
-            let object: Object = call.object(&path, answer)?;
+            let object: Object = call.object(&path, answer, OBJECT_LIMIT)?;
             if object.kind == "Job" && object.metadata.name == name {
                 return Ok(());
             }
@@ -143,7 +147,7 @@ impl Client {
     }
 
     /// Tries until it succeeds, until trying again would not help, or until the deadline.
-    fn retry<T>(&self, mut operation: impl FnMut(&Call<'_>) -> Result<T, Error>) -> Result<T, Error> {
+    pub(super) fn retry<T>(&self, mut operation: impl FnMut(&Call<'_>) -> Result<T, Error>) -> Result<T, Error> {
         let deadline = Instant::now() + self.timeout;
         let Some(pass) = self.circuit.enter() else {
             return Err(Error::Down { url: self.server.to_string() });
@@ -238,7 +242,7 @@ fn agent(
 }
 
 /// One try of an operation.
-struct Call<'a> {
+pub(super) struct Call<'a> {
     client: &'a Client,
     credential: Arc<Credential>,
     deadline: Instant,
@@ -250,18 +254,17 @@ impl Call<'_> {
         self.deadline.saturating_duration_since(Instant::now())
     }
 
-    fn url(&self, path: &str) -> String {
+    pub(super) fn url(&self, path: &str) -> String {
         format!("{}{path}", self.client.server)
     }
 
-    /// Sends a GET, or with a body a POST, and gives the answer if its status is a success.
-    fn send(&self, path: &str, body: Option<&[u8]>) -> Result<Response<Body>, Error> {
+    /// Sends a request, its body with its media type, and gives the answer if its status is a success.
+    pub(super) fn send(&self, method: &str, path: &str, body: Option<(&str, &[u8])>) -> Result<Response<Body>, Error> {
         let url = self.url(path);
         let agent = self
             .client
             .agent(self.credential.identity.as_ref())
             .map_err(|error| Error::Untrusted { url: url.clone(), source: ureq::Error::Other(error.into()) })?;
-        let method = if body.is_some() { "POST" } else { "GET" };
         let mut request = Request::builder().method(method).uri(&url);
         if let Some(value) = &self.credential.authorization {
             request = request.header(header::AUTHORIZATION, value);
@@ -270,10 +273,9 @@ impl Call<'_> {
             request = request.header(name, value);
         }
         let sent = match body {
-            Some(body) => request
-                .header(header::CONTENT_TYPE, "application/json")
-                .body(body)
-                .map(|request| self.run(&agent, request)),
+            Some((media_type, body)) => {
+                request.header(header::CONTENT_TYPE, media_type).body(body).map(|request| self.run(&agent, request))
+            }
             None => request.body(()).map(|request| self.run(&agent, request)),
         };
         let answer = sent.map_err(ureq::Error::Http).and_then(|sent| sent).map_err(|error| failure(&url, error))?;
@@ -290,11 +292,16 @@ impl Call<'_> {
         agent.run(request)
     }
 
-    /// Reads an answer whole and sees what kind of object it is.
-    fn object(&self, path: &str, mut answer: Response<Body>) -> Result<Object, Error> {
+    /// Reads an answer whole, at most `limit` bytes of it.
+    pub(super) fn object<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        mut answer: Response<Body>,
+        limit: u64,
+    ) -> Result<T, Error> {
         let url = self.url(path);
         let found = describe(&answer);
-        let body = answer.body_mut().with_config().limit(OBJECT_LIMIT).read_to_vec();
+        let body = answer.body_mut().with_config().limit(limit).read_to_vec();
         let body = body.map_err(|error| failure(&url, error))?;
         serde_json::from_slice(&body).map_err(|error| match error.classify() {
             serde_json::error::Category::Eof if !body.is_empty() => Error::Truncated { url },
@@ -305,7 +312,7 @@ impl Call<'_> {
     /// Streams one page of pods into `pods`; gives the token of the next page, empty on the last.
     fn pod_list<C: Extend<Pod>>(&self, query: &str, pods: &mut C) -> Result<String, Error> {
         let path = format!("/api/v1/pods{query}");
-        let mut answer = self.send(&path, None)?;
+        let mut answer = self.send("GET", &path, None)?;
         let found = describe(&answer);
         let mut reader = answer.body_mut().with_config().limit(LIST_LIMIT).reader();
         // The buffer goes by value: std reads single bytes from a BufReader itself twice as fast as from a reference to one.

@@ -186,6 +186,18 @@ impl Status {
     }
 }
 
+impl Error {
+    /// Kubernetes has no such object, or no such kind.
+    pub fn not_found(&self) -> bool {
+        matches!(self, Self::Status { status, .. } if status.code == 404)
+    }
+
+    /// The role of this credential lacks a permission.
+    pub fn not_permitted(&self) -> bool {
+        matches!(self, Self::Status { status, .. } if status.not_permitted())
+    }
+}
+
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -1,4 +1,4 @@
-//! The Kubernetes API, as far as this program needs it: who we are, where the cluster is, and three calls.
+//! The Kubernetes API, as far as this program needs it: who we are, where the cluster is, and its calls.
 //!
 //! ureq, rustls and YAML are named in this folder only, and nothing here imports from outside it. It holds no policy of
 //! the service: no tiers, no quotas, no HTTP statuses of ours.
@@ -17,6 +17,7 @@ mod connect;
 mod error;
 mod exec;
 mod kubeconfig;
+mod objects;
 mod plugin;
 mod proxy;
 mod tls;
@@ -27,7 +28,9 @@ mod yaml;
 pub use client::Client;
 pub use error::{ConfigError, CredentialError, Error, Status, TlsError, chain};
 pub use kubeconfig::{Cluster, Sources};
+pub use objects::Verb;
 pub use types::Pod;
+pub use yaml::documents;
 
 use std::fs::File;
 use std::io::{self, Read};

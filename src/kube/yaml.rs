@@ -43,6 +43,19 @@ pub fn parse(text: &str) -> Result<Value, NotYaml> {
     Ok(root)
 }
 
+/// Reads every document of a YAML text that is about Kubernetes' objects.
+///
+/// # Errors
+/// It is not YAML, or not such YAML as JSON can say.
+pub fn documents(text: &str) -> Result<Vec<serde_json::Value>, NotYaml> {
+    let read = |document| -> Result<serde_json::Value, NotYaml> {
+        let mut root = Value::deserialize(document)?;
+        root.apply_merge()?;
+        serde_json::to_value(root).map_err(|_| NotYaml(None))
+    };
+    serde_yaml::Deserializer::from_str(text).map(read).collect()
+}
+
 /// A place in a file: gives typed values, and errors that name the field but never its content.
 #[derive(Clone)]
 pub struct Node<'a> {

@@ -1,0 +1,125 @@
+//! Any object by its path, for the commands that look after a cluster: what they read is small, or asked for in pages, so
+//! whole values are kept here, other than for the server's own pod list.
+
+use std::time::SystemTime;
+
+use serde_json::Value;
+use ureq::http::header;
+
+use super::address::percent_encode;
+use super::client::{Client, JSON, UNRESERVED};
+use super::error::Error;
+
+/// Objects in a page of a list: 500, as kubectl asks for.
+const PAGE: usize = 500;
+
+/// Longest answer, in bytes: a page of pods has 3 MB, one with large annotations three times that.
+const ANSWER_LIMIT: u64 = 32 * 1024 * 1024;
+
+/// The field manager of what we apply, see
+/// <https://kubernetes.io/docs/reference/using-api/server-side-apply/#managers>.
+const MANAGER: &str = "img-classification";
+
+/// What to do with a path.
+#[derive(Debug, Clone, Copy)]
+pub enum Verb<'a> {
+    /// Read it.
+    Get,
+    /// Make a new object, or have a review answered.
+    Create(&'a Value),
+    /// Make it so, whoever else had set these fields: server-side apply.
+    Apply(&'a Value),
+    /// Change these fields and remove those that are null: a JSON merge patch, RFC 7396.
+    Merge(&'a Value),
+    /// Remove it, with these DeleteOptions.
+    Delete(&'a Value),
+}
+
+impl Verb<'_> {
+    /// (method, media type and body)
+    fn parts(&self) -> (&'static str, Option<(&'static str, Vec<u8>)>) {
+        match self {
+            Self::Get => ("GET", None),
+            Self::Create(object) => ("POST", Some((JSON, bytes(object)))),
+            // All JSON is YAML.
+            Self::Apply(object) => ("PATCH", Some(("application/apply-patch+yaml", bytes(object)))),
+            Self::Merge(patch) => ("PATCH", Some(("application/merge-patch+json", bytes(patch)))),
+            Self::Delete(options) => ("DELETE", Some((JSON, bytes(options)))),
+        }
+    }
+}
+
+fn bytes(value: &Value) -> Vec<u8> {
+    value.to_string().into_bytes()
+}
+
+impl Client {
+    /// Does something with one object, and gives what Kubernetes answered. It may be done twice, if an answer was lost.
+    ///
+    /// # Errors
+    /// [`Error`]
+    pub fn object(&self, verb: Verb<'_>, path: &str) -> Result<Value, Error> {
+        let (method, body) = verb.parts();
+        let path = match verb {
+            Verb::Apply(_) => format!("{path}?fieldManager={MANAGER}&force=true"),
+            Verb::Merge(_) => format!("{path}?fieldManager={MANAGER}"),
+            _ => path.to_owned(),
+        };
+        self.retry(|call| {
+            let answer = call.send(method, &path, body.as_ref().map(|(kind, bytes)| (*kind, bytes.as_slice())))?;
+            call.object(&path, answer, ANSWER_LIMIT)
+        })
+    }
+
+    /// All objects of a list, page by page; `path` may have a query.
+    ///
+    /// # Errors
+    /// [`Error`]; never half a list.
+    pub fn list(&self, path: &str) -> Result<Vec<Value>, Error> {
+        let first = format!("{path}{}limit={PAGE}", if path.contains('?') { '&' } else { '?' });
+        self.retry(|call| {
+            let mut all = Vec::new();
+            let mut next = String::new();
+            loop {
+                let path = if next.is_empty() {
+                    first.clone()
+                } else {
+                    format!("{first}&continue={}", percent_encode(&next, UNRESERVED))
+                };
+                let answer = call.send("GET", &path, None)?;
+                let mut page: Value = call.object(&path, answer, ANSWER_LIMIT)?;
+                match page["items"].take() {
+                    Value::Array(items) => all.extend(items),
+                    Value::Null if page["kind"].as_str().is_some_and(|kind| kind.ends_with("List")) => {}
+                    _ => {
+                        return Err(Error::NotKubernetes {
+                            url: call.url(&path),
+                            found: "something that is no list".into(),
+                        });
+                    }
+                }
+                next = page["metadata"]["continue"].as_str().unwrap_or_default().to_owned();
+                if next.is_empty() {
+                    return Ok(all);
+                }
+            }
+        })
+    }
+
+    /// The server's version (its `gitVersion`), and its clock, if it shows one.
+    ///
+    /// # Errors
+    /// [`Error`]
+    pub fn version(&self) -> Result<(String, Option<SystemTime>), Error> {
+        const PATH: &str = "/version";
+        self.retry(|call| {
+            let answer = call.send("GET", PATH, None)?;
+            let date = answer.headers().get(header::DATE).and_then(|date| date.to_str().ok());
+            let date = date.and_then(|date| httpdate::parse_http_date(date).ok());
+            let version: Value = call.object(PATH, answer, ANSWER_LIMIT)?;
+            let version = version["gitVersion"].as_str().map(str::to_owned);
+            let found = || "something without a gitVersion".to_owned();
+            Ok((version.ok_or_else(|| Error::NotKubernetes { url: call.url(PATH), found: found() })?, date))
+        })
+    }
+}

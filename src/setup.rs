@@ -1,0 +1,193 @@
+//! `setup`: the namespace, the quotas and the role, from the very files of k8s/, made or repaired by server-side apply.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::{Map, Value, json};
+
+use crate::kube::{self, Client, Error, Verb};
+use crate::report::{Finding, Paper};
+
+/// In the order in which one needs the other.
+const FILES: [&str; 4] = [
+    include_str!("../k8s/namespace.yaml"),
+    include_str!("../k8s/quota.yaml"),
+    include_str!("../k8s/quota-premium.yaml"),
+    include_str!("../k8s/rbac.yaml"),
+];
+
+/// The widest topic in what [`run`] says: a kind, a namespace and a name.
+pub const TOPIC_WIDTH: usize = "rolebinding free-service/img-classification-jobs".len();
+
+/// How long a namespace that is just being deleted may take for it: its pods have 30 s to end.
+const TERMINATION: Duration = Duration::from_secs(60);
+
+/// Between two looks at it.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+/// All the files as one YAML text.
+pub fn yaml() -> String {
+    FILES.join("---\n")
+}
+
+/// Applies the files, says what that changed, and ends with what it was good for.
+///
+/// # Errors
+/// What Kubernetes said; what had been applied by then stays.
+pub fn run(kube: &Client, paper: Paper) -> Result<(), Error> {
+    let mut changed = 0;
+    apply(kube, |finding| {
+        changed += usize::from(finding.text != UNCHANGED);
+        paper.finding(&finding);
+    })?;
+    match changed {
+        0 => paper.line("nothing to change"),
+        1 => paper.line("1 object changed"),
+        count => paper.line(&format!("{count} objects changed")),
+    }
+    Ok(())
+}
+
+const UNCHANGED: &str = "unchanged";
+
+/// Applies the files, and tells of each object what happened to it.
+///
+/// # Errors
+/// What Kubernetes said.
+pub fn apply(kube: &Client, mut tell: impl FnMut(Finding)) -> Result<(), Error> {
+    for object in objects() {
+        let done = apply_one(kube, &object)?;
+        tell(Finding::ok(topic(&object), done));
+    }
+    Ok(())
+}
+
+/// What the files hold.
+fn objects() -> Vec<Value> {
+    let read = |text| kube::documents(text).expect("a test reads these very files");
+    FILES.into_iter().flat_map(read).collect()
+}
+
+/// Makes one object as the file has it; what that came to, in words.
+fn apply_one(kube: &Client, object: &Value) -> Result<String, Error> {
+    let path = path(object);
+    let mut before = look(kube, &path)?;
+    let is_ending =
+        |before: &Option<Value>| before.as_ref().is_some_and(|old| !old["metadata"]["deletionTimestamp"].is_null());
+    let start = Instant::now();
+    while is_ending(&before) && start.elapsed() < TERMINATION {
+        thread::sleep(LOOK_AGAIN);
+        before = look(kube, &path)?;
+    }
+    // The role of a binding can never be changed, and neither can what it was good for be kept.
+    let replaced =
+        before.as_ref().is_some_and(|old| !object["roleRef"].is_null() && old["roleRef"] != object["roleRef"]);
+    if replaced {
+        kube.object(Verb::Delete(&json!({})), &path)?;
+    }
+    let mut after = kube.object(Verb::Apply(object), &path)?;
+    // What others have added stays after an apply; in a quota it would hold the classifiers back.
+    let foreign = foreign_limits(object, &after);
+    if !foreign.is_empty() {
+        let removal: Map<String, Value> = foreign.iter().map(|key| (key.clone(), Value::Null)).collect();
+        after = kube.object(Verb::Merge(&json!({ "spec": { "hard": removal } })), &path)?;
+    }
+    let Some(before) = before else { return Ok("created".to_owned()) };
+    if replaced {
+        return Ok("replaced: it was bound to another role".to_owned());
+    }
+    let mut changes = Vec::new();
+    compare(object, &before, &after, "", &mut changes);
+    changes.extend(foreign.iter().map(|key| format!("spec.hard.{key} removed")));
+    Ok(if changes.is_empty() { UNCHANGED.to_owned() } else { format!("changed: {}", changes.join(", ")) })
+}
+
+fn look(kube: &Client, path: &str) -> Result<Option<Value>, Error> {
+    match kube.object(Verb::Get, path) {
+        Ok(object) => Ok(Some(object)),
+        Err(error) if error.not_found() => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Limits of a quota that the file does not have.
+fn foreign_limits(object: &Value, stored: &Value) -> Vec<String> {
+    let Some(ours) = object["spec"]["hard"].as_object() else { return Vec::new() };
+    let stored = stored["spec"]["hard"].as_object().into_iter().flat_map(Map::keys);
+    stored.filter(|key| !ours.contains_key(*key)).cloned().collect()
+}
+
+/// The fields of `object` that differ between before and after. Kubernetes writes some values in its own way (1000 becomes
+/// 1k), so that the file's own text says nothing.
+fn compare(object: &Value, before: &Value, after: &Value, field: &str, changes: &mut Vec<String>) {
+    if let Value::Object(fields) = object {
+        for (name, value) in fields {
+            let inner = if field.is_empty() { name.clone() } else { format!("{field}.{name}") };
+            compare(value, &before[name], &after[name], &inner, changes);
+        }
+    } else if before != after {
+        match (before, after) {
+            (Value::Array(_), _) | (_, Value::Array(_)) => changes.push(field.to_owned()),
+            (Value::Null, after) => changes.push(format!("{field} set to {}", shown(after))),
+            (before, after) => changes.push(format!("{field} from {} to {}", shown(before), shown(after))),
+        }
+    }
+}
+
+fn shown(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+}
+
+/// Where the API has an object of our files.
+fn path(object: &Value) -> String {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let version = text(&object["apiVersion"]);
+    let group = if version.contains('/') { format!("/apis/{version}") } else { format!("/api/{version}") };
+    let namespace = match object["metadata"]["namespace"].as_str() {
+        Some(namespace) => format!("/namespaces/{namespace}"),
+        None => String::new(),
+    };
+    format!("{group}{namespace}/{}s/{}", text(&object["kind"]).to_lowercase(), text(&object["metadata"]["name"]))
+}
+
+/// A kind and a name, as kubectl writes them.
+fn topic(object: &Value) -> String {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let namespace = object["metadata"]["namespace"].as_str().map_or_else(String::new, |name| format!("{name}/"));
+    format!("{} {namespace}{}", text(&object["kind"]).to_lowercase(), text(&object["metadata"]["name"]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_object_of_the_files_has_its_path_and_fits_the_column() {
+        let objects = objects();
+        let paths: Vec<String> = objects.iter().map(path).collect();
+        assert_eq!(
+            paths[..2],
+            ["/api/v1/namespaces/free-service", "/api/v1/namespaces/free-service/resourcequotas/free-cpu"]
+        );
+        let jobs = "/apis/rbac.authorization.k8s.io/v1/namespaces/default/rolebindings/img-classification-jobs";
+        assert_eq!(paths.last().map(String::as_str), Some(jobs));
+        assert!(objects.iter().all(|object| topic(object).len() <= TOPIC_WIDTH));
+    }
+
+    #[test]
+    fn all_of_it_is_one_yaml_text() {
+        assert_eq!(kube::documents(&yaml()).expect("YAML"), objects());
+    }
+
+    #[test]
+    fn only_what_differs_in_the_cluster_is_a_change() {
+        let object = json!({"spec": {"hard": {"a": "1000", "b": "2"}}, "rules": [1]});
+        let before = json!({"spec": {"hard": {"a": "1k"}}, "rules": [2], "other": 1});
+        let after = json!({"spec": {"hard": {"a": "1k", "b": "2", "c": "3"}}, "rules": [1], "other": 2});
+        let mut changes = Vec::new();
+        compare(&object, &before, &after, "", &mut changes);
+        changes.sort();
+        assert_eq!(changes, ["rules", "spec.hard.b set to 2"]);
+        assert_eq!(foreign_limits(&object, &after), ["c"]);
+    }
+}
