@@ -2,6 +2,7 @@
 //!
 //! See ARCHITECTURE.md for the way of a request through these modules.
 
+mod clean;
 mod cli;
 mod gate;
 mod handler;
@@ -14,6 +15,7 @@ mod local;
 mod pods;
 mod premium;
 mod report;
+mod selftest;
 mod serve;
 mod service;
 mod setup;
@@ -25,6 +27,7 @@ use std::fmt;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
+use clean::{CleanError, Which};
 use cli::{Access, Command};
 use report::{Paper, one_line};
 
@@ -40,7 +43,7 @@ fn main() -> ExitCode {
             // A closed stderr leaves nobody to tell.
             let _ = writeln!(io::stderr(), "img-classification: {}", one_line(&kube::chain(&error)));
             match error {
-                Failure::Usage(_) => ExitCode::from(2),
+                Failure::Usage(_) | Failure::Clean(CleanError::Unconfirmed) => ExitCode::from(2),
                 _ => ExitCode::FAILURE,
             }
         }
@@ -63,8 +66,20 @@ fn run() -> Result<bool, Failure> {
         Command::Setup { access, print: false } => {
             setup::run(&connect(&access, &env)?, paper(setup::TOPIC_WIDTH)).map(|()| true).map_err(Failure::Kube)
         }
-        Command::Doctor { .. } | Command::DoctorAsService { .. } | Command::Clean { .. } | Command::Selftest { .. } => {
-            Ok(false)
+        Command::Doctor { .. } | Command::DoctorAsService { .. } => Ok(false),
+        Command::Clean { access, all, yes } => {
+            let which = if all { Which::All { confirmed: yes } } else { Which::Ours };
+            clean::run(&connect(&access, &env)?, paper(clean::TOPIC_WIDTH), which).map_err(Failure::Clean)
+        }
+        Command::Selftest { url, access, clean_first, clean_after } => {
+            let kube = if clean_first || clean_after { Some(connect(&access, &env)?) } else { None };
+            let paper = paper(selftest::TOPIC_WIDTH);
+            let clean = |wanted: bool| match &kube {
+                Some(kube) if wanted => clean::run(kube, paper, Which::Ours).map_err(Failure::Clean),
+                _ => Ok(true),
+            };
+            // However the test came out, what it made goes.
+            Ok(clean(clean_first)? && (selftest::run(&url, paper) & clean(clean_after)?))
         }
         Command::Print(text) => print(&text),
     }
@@ -112,6 +127,7 @@ enum Failure {
     Config(kube::ConfigError),
     Tls(kube::TlsError),
     Kube(kube::Error),
+    Clean(CleanError),
 }
 
 impl fmt::Display for Failure {
@@ -122,10 +138,11 @@ impl fmt::Display for Failure {
             Self::Start(error) => write!(f, "{error}"),
             Self::Config(error) => write!(f, "{error}"),
             Self::Tls(error) => write!(f, "the kubeconfig's certificates cannot be used: {error}"),
-            Self::Kube(error) if error.not_permitted() => {
+            Self::Kube(error) | Self::Clean(CleanError::Kube(error)) if error.not_permitted() => {
                 write!(f, "{error}; this takes an administrator's kubeconfig, see --kubeconfig and --context")
             }
             Self::Kube(error) => write!(f, "{error}"),
+            Self::Clean(error) => write!(f, "{error}"),
         }
     }
 }
@@ -136,6 +153,7 @@ impl std::error::Error for Failure {
             Self::Start(error) => error.source(),
             Self::Config(error) => error.source(),
             Self::Kube(error) => error.source(),
+            Self::Clean(error) => error.source(),
             Self::Print(source) => Some(source),
             Self::Usage(_) | Self::Tls(_) => None,
         }

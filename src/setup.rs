@@ -83,7 +83,7 @@ fn apply_one(kube: &Client, object: &Value) -> Result<String, Error> {
     let replaced =
         before.as_ref().is_some_and(|old| !object["roleRef"].is_null() && old["roleRef"] != object["roleRef"]);
     if replaced {
-        kube.object(Verb::Delete(&json!({})), &path)?;
+        kube.object(Verb::Delete, &path)?;
     }
     let mut after = kube.object(Verb::Apply(object), &path)?;
     // What others have added stays after an apply; in a quota it would hold the classifiers back.

@@ -16,6 +16,9 @@ const PAGE: usize = 500;
 /// Longest answer, in bytes: a page of pods has 3 MB, one with large annotations three times that.
 const ANSWER_LIMIT: u64 = 32 * 1024 * 1024;
 
+/// How objects are deleted.
+const BACKGROUND: &str = r#"{"kind":"DeleteOptions","apiVersion":"v1","propagationPolicy":"Background"}"#;
+
 /// The field manager of what we apply, see
 /// <https://kubernetes.io/docs/reference/using-api/server-side-apply/#managers>.
 const MANAGER: &str = "img-classification";
@@ -31,8 +34,8 @@ pub enum Verb<'a> {
     Apply(&'a Value),
     /// Change these fields and remove those that are null: a JSON merge patch, RFC 7396.
     Merge(&'a Value),
-    /// Remove it, with these DeleteOptions.
-    Delete(&'a Value),
+    /// Remove it; what it owns goes after it. Without this a Job's pods would stay.
+    Delete,
 }
 
 impl Verb<'_> {
@@ -44,7 +47,7 @@ impl Verb<'_> {
             // All JSON is YAML.
             Self::Apply(object) => ("PATCH", Some(("application/apply-patch+yaml", bytes(object)))),
             Self::Merge(patch) => ("PATCH", Some(("application/merge-patch+json", bytes(patch)))),
-            Self::Delete(options) => ("DELETE", Some((JSON, bytes(options)))),
+            Self::Delete => ("DELETE", Some((JSON, BACKGROUND.into()))),
         }
     }
 }

@@ -1,0 +1,229 @@
+//! `clean`: deletes Jobs, and is done when their pods are gone and the quotas are free again.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::io::{self, BufRead, IsTerminal, Write};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::job::Tier;
+use crate::kube::{Client, Error, Verb};
+use crate::report::{Finding, Paper};
+
+/// The widest topic in what [`run`] says.
+pub const TOPIC_WIDTH: usize = "free-service".len();
+
+/// Longest wait for pods to end and quotas to be free: pods have 30 s to end by themselves, and a node may be slow.
+const LIMIT: Duration = Duration::from_secs(120);
+
+/// Between two looks at the cluster.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
+
+/// What this program's Jobs and pods carry; escaped for a query.
+const OURS: &str = "labelSelector=app.kubernetes.io%2Fmanaged-by%3Dimg-classification";
+
+/// What every Job's pods carry.
+const OF_A_JOB: &str = "labelSelector=job-name";
+
+/// What is to be deleted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Which {
+    /// What this program made.
+    Ours,
+    /// Every Job of the two namespaces; `confirmed` if nobody is to be asked.
+    All { confirmed: bool },
+}
+
+/// Why nothing, or not all, was deleted.
+#[derive(Debug)]
+pub enum CleanError {
+    /// Somebody has to confirm, and there is no terminal to ask on.
+    Unconfirmed,
+    /// The answer was not yes.
+    Refused,
+    /// Kubernetes.
+    Kube(Error),
+}
+
+impl From<Error> for CleanError {
+    fn from(error: Error) -> Self {
+        Self::Kube(error)
+    }
+}
+
+impl fmt::Display for CleanError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unconfirmed => {
+                write!(f, "--all deletes Jobs of others, too; without a terminal to ask on it needs --yes")
+            }
+            Self::Refused => write!(f, "nothing was deleted"),
+            Self::Kube(error) => write!(f, "{error}"),
+        }
+    }
+}
+
+impl std::error::Error for CleanError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Kube(error) => error.source(),
+            Self::Unconfirmed | Self::Refused => None,
+        }
+    }
+}
+
+/// Deletes, waits and says so; whether all is gone.
+///
+/// # Errors
+/// [`CleanError`]
+pub fn run(kube: &Client, paper: Paper, which: Which) -> Result<bool, CleanError> {
+    let spaces = [Tier::Free, Tier::Premium].map(|tier| Space::look(kube, tier.namespace(), which));
+    let [free, premium] = spaces;
+    let mut spaces = [free?, premium?];
+    let count: usize = spaces.iter().map(|space| space.jobs.len()).sum();
+    if count > 0 && which == (Which::All { confirmed: false }) {
+        confirm(count)?;
+    }
+    for space in &mut spaces {
+        space.delete(kube, paper)?;
+    }
+    let deadline = Instant::now() + LIMIT;
+    let mut all_gone = true;
+    for space in &spaces {
+        all_gone &= space.wait(kube, paper, deadline)?;
+    }
+    if all_gone {
+        paper.line("ready");
+    }
+    Ok(all_gone)
+}
+
+fn confirm(count: usize) -> Result<(), CleanError> {
+    if !io::stdin().is_terminal() {
+        return Err(CleanError::Unconfirmed);
+    }
+    let _ = write!(
+        io::stderr(),
+        "Delete all {count} Jobs of {} and {}? [y/N] ",
+        Tier::Free.namespace(),
+        Tier::Premium.namespace()
+    );
+    let mut answer = String::new();
+    let read = io::stdin().lock().read_line(&mut answer);
+    let is_yes = read.is_ok() && matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes");
+    if is_yes { Ok(()) } else { Err(CleanError::Refused) }
+}
+
+/// A namespace, and what is to go from it.
+struct Space {
+    namespace: &'static str,
+    /// Of the pods that are to go.
+    selector: &'static str,
+    jobs: BTreeSet<String>,
+}
+
+impl Space {
+    fn look(kube: &Client, namespace: &'static str, which: Which) -> Result<Self, Error> {
+        let (query, selector) = match which {
+            Which::Ours => (format!("?{OURS}"), OURS),
+            Which::All { .. } => (String::new(), OF_A_JOB),
+        };
+        let jobs = kube.list(&format!("/apis/batch/v1/namespaces/{namespace}/jobs{query}"))?;
+        Ok(Self { namespace, selector, jobs: jobs.iter().map(name).collect() })
+    }
+
+    fn delete(&self, kube: &Client, paper: Paper) -> Result<(), Error> {
+        for job in &self.jobs {
+            delete(kube, &format!("/apis/batch/v1/namespaces/{}/jobs/{job}", self.namespace))?;
+            paper.finding(&Finding::ok(self.namespace, format!("deleted job {job}")));
+        }
+        // Somebody may have deleted a Job and left its pods, which hold the quota like others.
+        for pod in self.pods(kube)?.iter().filter(|pod| owner(pod).is_none()) {
+            delete(kube, &format!("/api/v1/namespaces/{}/pods/{}", self.namespace, name(pod)))?;
+            paper.finding(&Finding::ok(self.namespace, format!("deleted pod {}, which had lost its Job", name(pod))));
+        }
+        if self.jobs.is_empty() {
+            paper.finding(&Finding::ok(self.namespace, "no Jobs to delete"));
+        }
+        Ok(())
+    }
+
+    fn pods(&self, kube: &Client) -> Result<Vec<Value>, Error> {
+        kube.list(&format!("/api/v1/namespaces/{}/pods?{}", self.namespace, self.selector))
+    }
+
+    /// Waits for the pods, then for the quotas; whether both are done by the deadline.
+    fn wait(&self, kube: &Client, paper: Paper, deadline: Instant) -> Result<bool, Error> {
+        let mut said = String::new();
+        loop {
+            let Some(rest) = self.rest(kube)? else { return Ok(true) };
+            if Instant::now() >= deadline {
+                let text = format!("still there after {} s: {rest}", LIMIT.as_secs());
+                let fix = format!("kubectl describe pods,resourcequotas -n {}", self.namespace);
+                paper.finding(&Finding::fail(self.namespace, text, fix));
+                return Ok(false);
+            }
+            if rest != said {
+                paper.finding(&Finding::ok(self.namespace, format!("waiting for {rest}")));
+                said = rest;
+            }
+            thread::sleep(LOOK_AGAIN);
+        }
+    }
+
+    /// What is still to go; none when it is done.
+    fn rest(&self, kube: &Client) -> Result<Option<String>, Error> {
+        let pods = self.pods(kube)?;
+        // Whoever posts meanwhile has a Job that is not to go.
+        let is_ours = |pod: &&Value| owner(pod).is_none_or(|job| self.jobs.contains(job));
+        let left: Vec<String> = pods.iter().filter(is_ours).map(name).collect();
+        if !left.is_empty() {
+            return Ok(Some(match left.as_slice() {
+                [pod] => format!("pod {pod}"),
+                [first, ..] => format!("{} pods, {first} among them", left.len()),
+                [] => String::new(),
+            }));
+        }
+        let quotas = kube.list(&format!("/api/v1/namespaces/{}/resourcequotas", self.namespace))?;
+        let used: Vec<String> = quotas.iter().flat_map(in_use).collect();
+        // What others use stays in use.
+        if used.is_empty() || self.has_others(kube)? {
+            return Ok(None);
+        }
+        Ok(Some(format!("the quota's use to be counted anew: {}", used.join(", "))))
+    }
+
+    fn has_others(&self, kube: &Client) -> Result<bool, Error> {
+        let has_jobs = !kube.list(&format!("/apis/batch/v1/namespaces/{}/jobs", self.namespace))?.is_empty();
+        Ok(has_jobs || !kube.list(&format!("/api/v1/namespaces/{}/pods", self.namespace))?.is_empty())
+    }
+}
+
+/// What of a quota's limits on CPU, pods and Jobs is in use.
+fn in_use(quota: &Value) -> Vec<String> {
+    let counts = |key: &str| key.ends_with("cpu") || key.ends_with("pods") || key == "count/jobs.batch";
+    let used = quota["status"]["used"].as_object().into_iter().flatten();
+    let used = used.filter(|(key, amount)| counts(key) && amount.as_str().is_some_and(|amount| amount != "0"));
+    used.map(|(key, amount)| format!("{key} {}", amount.as_str().unwrap_or_default())).collect()
+}
+
+fn name(object: &Value) -> String {
+    object["metadata"]["name"].as_str().unwrap_or_default().to_owned()
+}
+
+/// The name of the Job that a pod belongs to.
+fn owner(pod: &Value) -> Option<&str> {
+    let owners = pod["metadata"]["ownerReferences"].as_array()?;
+    owners.iter().find(|owner| owner["kind"] == "Job").and_then(|owner| owner["name"].as_str())
+}
+
+/// What is gone already is as good.
+fn delete(kube: &Client, path: &str) -> Result<(), Error> {
+    match kube.object(Verb::Delete, path) {
+        Ok(_) => Ok(()),
+        Err(error) if error.not_found() => Ok(()),
+        Err(error) => Err(error),
+    }
+}
