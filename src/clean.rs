@@ -15,9 +15,6 @@ use crate::report::{Finding, Paper};
 /// The widest topic in what [`run`] says.
 pub const TOPIC_WIDTH: usize = "free-service".len();
 
-/// Longest wait for pods to end and quotas to be free: pods have 30 s to end by themselves, and a node may be slow.
-const LIMIT: Duration = Duration::from_secs(120);
-
 /// Between two looks at the cluster.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
@@ -74,11 +71,11 @@ impl std::error::Error for CleanError {
     }
 }
 
-/// Deletes, waits and says so; whether all is gone.
+/// Deletes, waits at most `timeout`, and says so; whether all is gone.
 ///
 /// # Errors
 /// [`CleanError`]
-pub fn run(kube: &Client, paper: Paper, which: Which) -> Result<bool, CleanError> {
+pub fn run(kube: &Client, paper: Paper, which: Which, timeout: Duration) -> Result<bool, CleanError> {
     let spaces = [Tier::Free, Tier::Premium].map(|tier| Space::look(kube, tier.namespace(), which));
     let [free, premium] = spaces;
     let mut spaces = [free?, premium?];
@@ -89,7 +86,7 @@ pub fn run(kube: &Client, paper: Paper, which: Which) -> Result<bool, CleanError
     for space in &mut spaces {
         space.delete(kube, paper)?;
     }
-    let deadline = Instant::now() + LIMIT;
+    let deadline = Instant::now() + timeout;
     let mut all_gone = true;
     for space in &spaces {
         all_gone &= space.wait(kube, paper, deadline)?;
@@ -160,7 +157,7 @@ impl Space {
         loop {
             let Some(rest) = self.rest(kube)? else { return Ok(true) };
             if Instant::now() >= deadline {
-                let text = format!("still there after {} s: {rest}", LIMIT.as_secs());
+                let text = format!("still there when the time was up: {rest}");
                 let fix = format!("kubectl describe pods,resourcequotas -n {}", self.namespace);
                 paper.finding(&Finding::fail(self.namespace, text, fix));
                 return Ok(false);

@@ -118,6 +118,13 @@ const AS_SERVICE: Opt =
     Opt::switch("as-service", "look with the environment of the systemd service, /etc/img-classification.env");
 const ALL: Opt = Opt::switch("all", "every Job of both namespaces, not only those that this program made");
 const YES: Opt = Opt::switch("yes", "do not ask");
+const TIMEOUT: Opt = Opt {
+    name: "timeout",
+    value: "SECONDS",
+    env: "",
+    default: "120",
+    help: "longest wait for pods to end; they have 30 s to end by themselves, and a node may be slow",
+};
 const CLEAN_FIRST: Opt = Opt::switch("clean-first", "begin as `clean` does, with the kubeconfig's cluster");
 const CLEAN_AFTER: Opt = Opt::switch("clean-after", "end so, too");
 
@@ -164,15 +171,18 @@ const CLEAN: Verb = Verb {
     name: "clean",
     argument: "",
     help: "delete the Jobs that this program made, and wait until their pods are gone",
-    opts: &[&ALL, &YES, &KUBECONFIG, &CONTEXT, &KUBE_TIMEOUT],
+    opts: &[&ALL, &YES, &TIMEOUT, &KUBECONFIG, &CONTEXT, &KUBE_TIMEOUT],
 };
 const SELFTEST: Verb = Verb {
     name: "selftest",
     argument: "URL",
     help: "ask a running server, such as http://127.0.0.1:5000, what an autograder asks",
-    opts: &[&CLEAN_FIRST, &CLEAN_AFTER, &KUBECONFIG, &CONTEXT, &KUBE_TIMEOUT],
+    opts: &[&CLEAN_FIRST, &CLEAN_AFTER, &TIMEOUT, &KUBECONFIG, &CONTEXT, &KUBE_TIMEOUT],
 };
 const VERBS: [&Verb; 5] = [&SERVE, &SETUP, &DOCTOR, &CLEAN, &SELFTEST];
+
+/// Longest --timeout, in seconds, an hour: a script that waits longer is stuck.
+const TIMEOUT_MOST: u64 = 3600;
 
 /// Longest --local-job-seconds, an hour: who waits longer wants a real cluster.
 const LOCAL_JOB_SECONDS_MOST: u64 = 3600;
@@ -198,9 +208,9 @@ pub enum Command {
     /// The same as the service would: in another environment, with these arguments.
     DoctorAsService { args: Vec<OsString> },
     /// Delete Jobs.
-    Clean { access: Access, all: bool, yes: bool },
+    Clean { access: Access, all: bool, yes: bool, timeout: Duration },
     /// Ask a server what an autograder asks.
-    Selftest { url: String, access: Access, clean_first: bool, clean_after: bool },
+    Selftest { url: String, access: Access, clean_first: bool, clean_after: bool, timeout: Duration },
     /// Print this text and end.
     Print(String),
 }
@@ -362,12 +372,15 @@ fn command(
             Command::DoctorAsService { args: args.into_iter().filter(|arg| *arg != *switch).collect() }
         }
         "doctor" => Command::Doctor { options: Box::new(options(given)?), json: is_set(&JSON) },
-        "clean" => Command::Clean { access: access(given)?, all: is_set(&ALL), yes: is_set(&YES) },
+        "clean" => {
+            let (all, yes, timeout) = (is_set(&ALL), is_set(&YES), timeout(given)?);
+            Command::Clean { access: access(given)?, all, yes, timeout }
+        }
         "selftest" => {
             let url = argument.ok_or(UsageError::Missing { command: "selftest", argument: "URL" })?;
             let (clean_first, clean_after) = (is_set(&CLEAN_FIRST), is_set(&CLEAN_AFTER));
             let url = url.to_string_lossy().into_owned();
-            Command::Selftest { url, access: access(given)?, clean_first, clean_after }
+            Command::Selftest { url, access: access(given)?, clean_first, clean_after, timeout: timeout(given)? }
         }
         _ => Command::Serve(Box::new(options(given)?)),
     })
@@ -385,6 +398,12 @@ impl Given<'_> {
         self.flags.iter().rev().find(|(flag, _)| flag.name == opt.name).map(|(_, value)| value)
     }
 
+    /// The option's variable; an empty one is none.
+    fn variable(&self, opt: &Opt) -> Option<OsString> {
+        let value = if opt.env.is_empty() { None } else { (self.env)(opt.env) };
+        value.filter(|value| !value.is_empty())
+    }
+
     /// A flag that must not be empty.
     fn flag_only(&self, opt: &Opt, wanted: &'static str) -> Result<Option<&OsString>, UsageError> {
         match self.flag(opt) {
@@ -397,8 +416,7 @@ impl Given<'_> {
 
     /// The value of an option that has no default.
     fn optional(&self, opt: &Opt, wanted: &'static str) -> Result<Option<OsString>, UsageError> {
-        let from_env = || (self.env)(opt.env).filter(|value| !value.is_empty());
-        Ok(self.flag_only(opt, wanted)?.cloned().or_else(from_env))
+        Ok(self.flag_only(opt, wanted)?.cloned().or_else(|| self.variable(opt)))
     }
 
     /// The value as `read` takes it, or the default's.
@@ -408,8 +426,7 @@ impl Given<'_> {
         wanted: &'static str,
         read: impl Fn(&str) -> Option<T>,
     ) -> Result<Option<T>, UsageError> {
-        let from_env = || (self.env)(opt.env).filter(|value| !value.is_empty());
-        let (given, value) = match (self.flag(opt), from_env()) {
+        let (given, value) = match (self.flag(opt), self.variable(opt)) {
             (Some(value), _) => (format!("--{}", opt.name), value.clone()),
             (None, Some(value)) => (opt.env.to_owned(), value),
             (None, None) => return Ok(read(opt.default)),
@@ -430,6 +447,11 @@ fn access(given: &Given<'_>) -> Result<Access, UsageError> {
     // Its variable is a list, and read with the rest of the kubeconfig's environment.
     let kubeconfig = given.flag_only(&KUBECONFIG, "the path of a file")?.map(PathBuf::from);
     Ok(Access { kubeconfig, context, kube_timeout: Duration::from_secs(timeout.expect(CHECKED)) })
+}
+
+fn timeout(given: &Given<'_>) -> Result<Duration, UsageError> {
+    let seconds = given.value(&TIMEOUT, "a number of seconds from 1 to 3600", |text| number(text, 1, TIMEOUT_MOST))?;
+    Ok(Duration::from_secs(seconds.expect(CHECKED)))
 }
 
 /// The embedded cluster has a kubeconfig of its own, so that another one cannot be meant, too; the variables for it may
@@ -528,11 +550,12 @@ fn opts_help(verb: &Verb) -> String {
     for Opt { name, value, env, default, help } in verb.opts {
         let value = if value.is_empty() { String::new() } else { format!(" {value}") };
         text.push_str(&format!("  --{name}{value}\n        {help}\n"));
-        match env.is_empty() {
-            true => {}
-            // A switch's variable is set to 1.
-            false if value.is_empty() => text.push_str(&format!("        [env: {env}=1] [default: {default}]\n")),
-            false => text.push_str(&format!("        [env: {env}] [default: {default}]\n")),
+        // A switch's variable is set to 1.
+        let set = if value.is_empty() { "=1" } else { "" };
+        match (env.is_empty(), default.is_empty()) {
+            (false, _) => text.push_str(&format!("        [env: {env}{set}] [default: {default}]\n")),
+            (true, false) => text.push_str(&format!("        [default: {default}]\n")),
+            (true, true) => {}
         }
     }
     text + "  -h, --help\n        print this\n  -V, --version\n        print the version\n\n\

@@ -67,15 +67,15 @@ fn run() -> Result<bool, Failure> {
             setup::run(&connect(&access, &env)?, paper(setup::TOPIC_WIDTH)).map(|()| true).map_err(Failure::Kube)
         }
         Command::Doctor { .. } | Command::DoctorAsService { .. } => Ok(false),
-        Command::Clean { access, all, yes } => {
+        Command::Clean { access, all, yes, timeout } => {
             let which = if all { Which::All { confirmed: yes } } else { Which::Ours };
-            clean::run(&connect(&access, &env)?, paper(clean::TOPIC_WIDTH), which).map_err(Failure::Clean)
+            clean::run(&connect(&access, &env)?, paper(clean::TOPIC_WIDTH), which, timeout).map_err(Failure::Clean)
         }
-        Command::Selftest { url, access, clean_first, clean_after } => {
+        Command::Selftest { url, access, clean_first, clean_after, timeout } => {
             let kube = if clean_first || clean_after { Some(connect(&access, &env)?) } else { None };
             let paper = paper(selftest::TOPIC_WIDTH);
             let clean = |wanted: bool| match &kube {
-                Some(kube) if wanted => clean::run(kube, paper, Which::Ours).map_err(Failure::Clean),
+                Some(kube) if wanted => clean::run(kube, paper, Which::Ours, timeout).map_err(Failure::Clean),
                 _ => Ok(true),
             };
             // However the test came out, what it made goes.

@@ -37,7 +37,7 @@ pub fn yaml() -> String {
 pub fn run(kube: &Client, paper: Paper) -> Result<(), Error> {
     let mut changed = 0;
     apply(kube, |finding| {
-        changed += usize::from(finding.text != UNCHANGED);
+        changed += usize::from(finding.text != UNCHANGED && finding.text != WAITING);
         paper.finding(&finding);
     })?;
     match changed {
@@ -49,6 +49,7 @@ pub fn run(kube: &Client, paper: Paper) -> Result<(), Error> {
 }
 
 const UNCHANGED: &str = "unchanged";
+const WAITING: &str = "waiting for the end of its deletion";
 
 /// Applies the files, and tells of each object what happened to it.
 ///
@@ -56,8 +57,8 @@ const UNCHANGED: &str = "unchanged";
 /// What Kubernetes said.
 pub fn apply(kube: &Client, mut tell: impl FnMut(Finding)) -> Result<(), Error> {
     for object in objects() {
-        let done = apply_one(kube, &object)?;
-        tell(Finding::ok(topic(&object), done));
+        let before = look_past_deletion(kube, &object, &mut tell)?;
+        tell(Finding::ok(topic(&object), apply_one(kube, &object, before)?));
     }
     Ok(())
 }
@@ -68,17 +69,26 @@ fn objects() -> Vec<Value> {
     FILES.into_iter().flat_map(read).collect()
 }
 
-/// Makes one object as the file has it; what that came to, in words.
-fn apply_one(kube: &Client, object: &Value) -> Result<String, Error> {
+/// What is there now; if it is just being deleted, what is there afterwards.
+fn look_past_deletion(kube: &Client, object: &Value, tell: &mut impl FnMut(Finding)) -> Result<Option<Value>, Error> {
     let path = path(object);
-    let mut before = look(kube, &path)?;
+    let mut found = look(kube, &path)?;
     let is_ending =
-        |before: &Option<Value>| before.as_ref().is_some_and(|old| !old["metadata"]["deletionTimestamp"].is_null());
-    let start = Instant::now();
-    while is_ending(&before) && start.elapsed() < TERMINATION {
-        thread::sleep(LOOK_AGAIN);
-        before = look(kube, &path)?;
+        |found: &Option<Value>| found.as_ref().is_some_and(|old| !old["metadata"]["deletionTimestamp"].is_null());
+    if is_ending(&found) {
+        tell(Finding::ok(topic(object), WAITING));
     }
+    let start = Instant::now();
+    while is_ending(&found) && start.elapsed() < TERMINATION {
+        thread::sleep(LOOK_AGAIN);
+        found = look(kube, &path)?;
+    }
+    Ok(found)
+}
+
+/// Makes one object as the file has it; what that came to, in words.
+fn apply_one(kube: &Client, object: &Value, before: Option<Value>) -> Result<String, Error> {
+    let path = path(object);
     // The role of a binding can never be changed, and neither can what it was good for be kept.
     let replaced =
         before.as_ref().is_some_and(|old| !object["roleRef"].is_null() && old["roleRef"] != object["roleRef"]);

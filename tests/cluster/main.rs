@@ -9,6 +9,8 @@
 #[allow(dead_code, reason = "every test crate uses another part of it")]
 mod support;
 
+mod commands;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

@@ -1,0 +1,153 @@
+//! The commands around the server: setup, clean and selftest.
+
+use super::*;
+
+/// Runs a command of the program for this cluster.
+fn command(args: &[&str]) -> (Option<i32>, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_img-classification"));
+    let output = command.args(args).env("KUBECONFIG", kubeconfig()).output().unwrap();
+    (
+        output.status.code(),
+        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr),
+    )
+}
+
+fn command_ok(args: &[&str]) -> String {
+    let (code, said) = command(args);
+    assert_eq!(code, Some(0), "{args:?}: {said}");
+    said
+}
+
+#[test]
+fn setup_makes_what_is_missing_and_repairs_what_is_wrong_and_then_has_nothing_to_do() {
+    empty_cluster();
+    command_ok(&["setup"]);
+    let again = command_ok(&["setup"]);
+    assert!(again.ends_with("nothing to change\n"), "{again}");
+
+    let wrong = r#"{"spec":{"hard":{"requests.cpu":"900m","requests.memory":"1Gi"}}}"#;
+    kubectl_ok(&["patch", "resourcequota", "free-cpu", "-n", FREE, "--type", "merge", "-p", wrong]);
+    kubectl_ok(&["delete", "rolebinding", "img-classification-jobs", "-n", PREMIUM]);
+    kubectl_ok(&["delete", "clusterrolebinding", "img-classification-pods"]);
+    kubectl_ok(&[
+        "create",
+        "clusterrolebinding",
+        "img-classification-pods",
+        "--clusterrole=cluster-admin",
+        "--group=nobody",
+    ]);
+    let repaired = command_ok(&["setup"]);
+    for line in [
+        "ok resourcequota free-service/free-cpu: changed: spec.hard.requests.cpu from 900m to 2, spec.hard.requests.memory removed",
+        "ok rolebinding default/img-classification-jobs: created",
+        "ok clusterrolebinding img-classification-pods: replaced: it was bound to another role",
+        "ok namespace free-service: unchanged",
+        "3 objects changed",
+    ] {
+        assert!(repaired.lines().any(|said| said == line), "no {line:?} in\n{repaired}");
+    }
+    let hard = items(&["get", "resourcequotas", "-n", FREE, "--field-selector", "metadata.name=free-cpu"]);
+    assert_eq!(hard[0]["spec"]["hard"], json!({"requests.cpu": "2", "limits.cpu": "2"}));
+    assert!(command_ok(&["setup"]).ends_with("nothing to change\n"));
+}
+
+#[test]
+fn setup_waits_for_a_namespace_that_is_being_deleted_and_makes_it_anew() {
+    empty_cluster();
+    let server = server("long");
+    post_ok(&server, "free", "mnist");
+    within(SOON, "its pod", || (!pods(FREE).is_empty()).then_some(()));
+    kubectl_ok(&["delete", "namespace", FREE, "--wait=false"]);
+    let said = command_ok(&["setup"]);
+    assert!(said.contains("ok namespace free-service: created\n"), "{said}");
+    assert_eq!(jobs(FREE).len(), 0);
+    post_ok(&server, "free", "mnist");
+}
+
+#[test]
+fn clean_removes_our_jobs_and_is_done_when_their_room_is_free() {
+    empty_cluster();
+    let server = server("long");
+    let posted: Vec<String> =
+        ["free", "free", "free", "premium"].iter().map(|tier| post_ok(&server, tier, "mnist")).collect();
+    kubectl_ok(&["create", "job", "of-somebody-else", &format!("--image={}", image("short")), "-n", PREMIUM]);
+    within(SOON, "two pods", || (pods(FREE).len() == 2 && pods(PREMIUM).len() == 2).then_some(()));
+
+    let said = command_ok(&["clean"]);
+    for job in &posted {
+        assert!(said.contains(&format!("deleted job {job}\n")), "{said}");
+    }
+    assert!(said.ends_with("ready\n") && !said.contains("of-somebody-else"), "{said}");
+    assert_eq!((jobs(FREE).len(), pods(FREE).len()), (0, 0));
+    assert_eq!(names(&jobs(PREMIUM)), BTreeSet::from(["of-somebody-else".to_owned()]));
+    for quota in items(&["get", "resourcequotas", "-n", FREE]) {
+        let used = quota["status"]["used"].as_object().unwrap();
+        assert!(used.values().all(|amount| amount == "0"), "{quota}");
+    }
+
+    let (code, said) = command(&["clean", "--all"]);
+    assert!(code == Some(2) && said.contains("--yes"), "{code:?} {said}");
+    assert_eq!(jobs(PREMIUM).len(), 1);
+    let said = command_ok(&["clean", "--all", "--yes"]);
+    assert!(said.contains("deleted job of-somebody-else\n") && said.ends_with("ready\n"), "{said}");
+    assert_eq!((jobs(PREMIUM).len(), pods(PREMIUM).len()), (0, 0));
+    let said = command_ok(&["clean"]);
+    assert_eq!(said, "ok free-service: no Jobs to delete\nok default: no Jobs to delete\nready\n");
+}
+
+#[test]
+fn clean_removes_pods_that_lost_their_job() {
+    empty_cluster();
+    let job = post_ok(&server("long"), "free", "mnist");
+    within(SOON, "its pod", || (!pods(FREE).is_empty()).then_some(()));
+    let orphan = r#"{"kind":"DeleteOptions","apiVersion":"v1","propagationPolicy":"Orphan"}"#;
+    let file = std::env::temp_dir().join(format!("orphan-{}.json", std::process::id()));
+    std::fs::write(&file, orphan).unwrap();
+    let path = format!("/apis/batch/v1/namespaces/{FREE}/jobs/{job}");
+    kubectl_ok(&["delete", "--raw", &path, "-f", file.to_str().unwrap()]);
+    std::fs::remove_file(&file).unwrap();
+    within(SOON, "an orphan", || {
+        (jobs(FREE).is_empty() && pods(FREE).iter().all(|pod| pod["metadata"]["ownerReferences"].is_null()))
+            .then_some(())
+    });
+    let said = command_ok(&["clean"]);
+    assert!(said.contains("which had lost its Job") && said.ends_with("ready\n"), "{said}");
+    assert!(pods(FREE).is_empty());
+}
+
+#[test]
+fn selftest_passes_on_a_sound_server_and_leaves_nothing_if_told_so() {
+    empty_cluster();
+    let server = server("long");
+    post_ok(&server, "free", "mnist");
+    let url = format!("http://{}/", server.address());
+    let said = command_ok(&["selftest", &url, "--clean-first", "--clean-after"]);
+    assert!(said.lines().any(|line| line.starts_with("passed in ")), "{said}");
+    assert!(!said.contains("FAIL") && said.ends_with("ready\n"), "{said}");
+    assert!(jobs(FREE).is_empty() && jobs(PREMIUM).is_empty());
+}
+
+#[test]
+fn selftest_names_the_step_that_fails() {
+    empty_cluster();
+    let server = server("long");
+    let url = server.address().to_string();
+    let wide = r#"{"spec":{"hard":{"requests.cpu":"4","limits.cpu":"4"}}}"#;
+    kubectl_ok(&["patch", "resourcequota", "free-cpu", "-n", FREE, "--type", "merge", "-p", wide]);
+    let (code, said) = command(&["selftest", &url]);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("FAIL") && said.contains("3 free pods live at a time"), "{said}");
+
+    empty_cluster();
+    kubectl_ok(&["delete", "resourcequota", "free-jobs", "-n", FREE]);
+    kubectl_ok(&["create", "quota", "free-jobs", "--hard=count/jobs.batch=1", "-n", FREE]);
+    within(SOON, "the quota in force", || {
+        let path = "jsonpath={.status.hard.count/jobs\\.batch}";
+        (kubectl_ok(&["get", "resourcequota", "free-jobs", "-n", FREE, "-o", path]) == "1").then_some(())
+    });
+    let (code, said) = command(&["selftest", &url]);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("FAIL 3 x POST free: POST /img-classification/free was answered with 429"), "{said}");
+    assert!(said.contains("FAIL free pods: 1 new pods"), "{said}");
+    kubectl_ok(&["delete", "resourcequota", "free-jobs", "-n", FREE]);
+}
