@@ -210,6 +210,7 @@ pub enum Command {
     /// Delete Jobs.
     Clean { access: Access, all: bool, yes: bool, timeout: Duration },
     /// Ask a server what an autograder asks.
+    /// `url` has no slash at its end.
     Selftest { url: String, access: Access, clean_first: bool, clean_after: bool, timeout: Duration },
     /// Print this text and end.
     Print(String),
@@ -379,7 +380,11 @@ fn command(
         "selftest" => {
             let url = argument.ok_or(UsageError::Missing { command: "selftest", argument: "URL" })?;
             let (clean_first, clean_after) = (is_set(&CLEAN_FIRST), is_set(&CLEAN_AFTER));
-            let url = url.to_string_lossy().into_owned();
+            let url = url.to_str().and_then(base).ok_or_else(|| UsageError::Value {
+                given: "the URL".to_owned(),
+                value: url.to_string_lossy().into_owned(),
+                wanted: "http://HOST:PORT of a server; TLS is not spoken",
+            })?;
             Command::Selftest { url, access: access(given)?, clean_first, clean_after, timeout: timeout(given)? }
         }
         _ => Command::Serve(Box::new(options(given)?)),
@@ -504,6 +509,15 @@ fn address(text: &str) -> Option<String> {
     port.parse::<u16>().ok()?;
     let bare_ipv6 = host.contains(':') && !(host.starts_with('[') && host.ends_with(']'));
     (!host.is_empty() && !bare_ipv6 && !host.contains(char::is_whitespace)).then(|| text.to_owned())
+}
+
+/// The address of a server, with http:// and without a slash at its end. An autograder is given a host and a port only.
+fn base(text: &str) -> Option<String> {
+    let rest = text.strip_prefix("http://").unwrap_or(text).trim_end_matches('/');
+    let odd = |c: char| c.is_whitespace() || c.is_control() || "?#@\\".contains(c);
+    let host = rest.split('/').next().filter(|host| !host.is_empty() && !host.starts_with(':'))?;
+    let is_http = !rest.contains("://");
+    (is_http && !host.ends_with(':') && !rest.contains(odd)).then(|| format!("http://{rest}"))
 }
 
 /// The characters of <https://github.com/distribution/reference>; Kubernetes checks no more, and the node says the rest.

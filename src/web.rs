@@ -28,7 +28,6 @@ impl fmt::Display for NoAnswer {
         match &self.0 {
             ureq::Error::Timeout(_) => f.write_str("no answer in time"),
             ureq::Error::HostNotFound => f.write_str("no such host"),
-            ureq::Error::TlsRequired => f.write_str("only http:// is asked, not https://"),
             ureq::Error::Io(error) => write!(f, "{error}"),
             error => write!(f, "{error}"),
         }

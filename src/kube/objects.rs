@@ -91,9 +91,10 @@ impl Client {
                 };
                 let answer = call.send("GET", &path, None)?;
                 let mut page: Value = call.object(&path, answer, ANSWER_LIMIT)?;
-                match page["items"].take() {
-                    Value::Array(items) => all.extend(items),
-                    Value::Null if page["kind"].as_str().is_some_and(|kind| kind.ends_with("List")) => {}
+                match page.get_mut("items").map(Value::take) {
+                    Some(Value::Array(items)) => all.extend(items),
+                    // Go writes an empty list so.
+                    Some(Value::Null) => {}
                     _ => {
                         return Err(Error::NotKubernetes {
                             url: call.url(&path),

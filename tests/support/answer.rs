@@ -99,6 +99,11 @@ impl Reply {
         )
     }
 
+    /// What it says.
+    pub fn body_json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap()
+    }
+
     pub fn header(mut self, name: &str, value: &str) -> Reply {
         self.headers.push((name.to_owned(), value.to_owned()));
         self
