@@ -14,6 +14,7 @@ mod limiter;
 mod local;
 mod pods;
 mod premium;
+mod quantity;
 mod report;
 mod selftest;
 mod serve;

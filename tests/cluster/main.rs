@@ -17,8 +17,6 @@ use std::process::{Command, Output};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 use support::http::Response;
 use support::server::{Server, Setup};
@@ -317,20 +315,14 @@ fn kubeconfig_of(home: &Path, user: &Value) -> PathBuf {
     path
 }
 
-/// A token of the service account: from `kubectl create token`, or from its secret where Kubernetes still makes one.
+/// A token of the service account.
 fn account_token() -> String {
-    let made = kubectl(&["create", "token", "img-classification", "-n", "default"]);
-    if made.status.success() {
-        return String::from_utf8(made.stdout).unwrap().trim().to_owned();
-    }
-    let secret = within(SOON, "the account's secret", || {
-        let secrets = items(&["get", "secrets", "-n", "default"]);
-        let account = "/metadata/annotations/kubernetes.io~1service-account.name";
-        secrets
-            .into_iter()
-            .find(|secret| text(secret, account) == "img-classification" && !text(secret, "/data/token").is_empty())
-    });
-    String::from_utf8(STANDARD.decode(text(&secret, "/data/token")).unwrap()).unwrap()
+    let file = std::env::temp_dir().join(format!("token-request-{}.json", std::process::id()));
+    std::fs::write(&file, r#"{"kind":"TokenRequest","apiVersion":"authentication.k8s.io/v1","spec":{}}"#).unwrap();
+    let path = "/api/v1/namespaces/default/serviceaccounts/img-classification/token";
+    let made = kubectl_ok(&["create", "--raw", path, "-f", file.to_str().unwrap()]);
+    std::fs::remove_file(&file).unwrap();
+    text(&serde_json::from_str(&made).unwrap(), "/status/token").to_owned()
 }
 
 #[test]

@@ -1,0 +1,65 @@
+//! What a fresh cluster on EKS has: namespaces, nodes of type t2.medium, and the system's pods on them.
+
+use serde_json::{Value, json};
+
+use super::resources::{NAMESPACES, NODES, PODS};
+use super::store::Store;
+use super::write;
+
+/// What a t2.medium has of CPU, and what of it is left for pods.
+const CPU: &str = "2";
+const ALLOCATABLE: &str = "1930m";
+
+/// The system's pods: where the CPU goes that an empty node lacks. Each node has one of each of the first kind.
+const SYSTEM: [(&str, &str); 2] = [("aws-node", "50m"), ("kube-proxy", "100m")];
+
+/// Fills an empty store.
+pub fn fill(store: &mut Store, nodes: u16) {
+    let mut make = |resource, space: &str, object: Value| {
+        write::create(store, resource, space, object, false).expect("the objects here are good, and the store is empty")
+    };
+    for name in ["default", "kube-system", "kube-public", "kube-node-lease"] {
+        make(&NAMESPACES, "", json!({"metadata": {"name": name}}));
+    }
+    for number in 0..nodes {
+        let (third, fourth) = (16 + number / 100, 10 + number % 100);
+        let name = format!("ip-192-168-{third}-{fourth}.ec2.internal");
+        make(&NODES, "", node(&name, number, &format!("192.168.{third}.{fourth}")));
+        for (pod, cpu) in SYSTEM {
+            let object = system_pod(&format!("{pod}-{}", super::store::suffix()), &name, cpu);
+            make(&PODS, "kube-system", object);
+        }
+    }
+}
+
+fn node(name: &str, number: u16, ip: &str) -> Value {
+    let zone = ["us-east-1a", "us-east-1b"][usize::from(number % 2)];
+    let resources = |cpu: &str| json!({"cpu": cpu, "memory": "3388364Ki", "pods": "17"});
+    json!({
+        "metadata": {
+            "name": name,
+            "labels": {"kubernetes.io/hostname": name, "kubernetes.io/arch": "amd64", "kubernetes.io/os": "linux",
+                       "topology.kubernetes.io/zone": zone, "node.kubernetes.io/instance-type": "t2.medium"},
+            // Where its pods' addresses come from.
+            "annotations": {"pods": format!("10.{}.", number + 1)},
+        },
+        "spec": {},
+        "status": {
+            "capacity": resources(CPU),
+            "allocatable": resources(ALLOCATABLE),
+            "addresses": [{"type": "InternalIP", "address": ip}, {"type": "Hostname", "address": name}],
+            "conditions": [{"type": "Ready", "status": "True", "reason": "KubeletReady", "message": "kubelet is posting ready status"}],
+            "nodeInfo": {"kubeletVersion": super::VERSION, "architecture": "amd64", "operatingSystem": "linux"},
+        },
+    })
+}
+
+fn system_pod(name: &str, node: &str, cpu: &str) -> Value {
+    json!({
+        "metadata": {"name": name, "namespace": "kube-system"},
+        "spec": {
+            "nodeName": node,
+            "containers": [{"name": "main", "image": "simulated", "resources": {"requests": {"cpu": cpu}}}],
+        },
+    })
+}

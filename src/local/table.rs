@@ -1,0 +1,141 @@
+//! The tables that kubectl prints.
+
+use std::time::{Duration, SystemTime};
+
+use serde_json::{Value, json};
+
+use super::resources::Resource;
+use super::store::{Object, has_ended, is_going, items, name, text};
+
+/// Two of the largest units are enough, as in kubectl.
+const UNITS: [(&str, u64); 4] = [("d", 86_400), ("h", 3600), ("m", 60), ("s", 1)];
+
+/// A Table of these objects; a row carries its object whole if `with_objects`, else its metadata.
+pub fn table(resource: &Resource, objects: &[Object], with_objects: bool) -> Value {
+    let column = |name: &&str| {
+        let (name, priority) = name.strip_prefix('+').map_or((*name, 0), |name| (name, 1));
+        json!({"name": name, "type": "string", "format": if name == "Name" { "name" } else { "" }, "description": name, "priority": priority})
+    };
+    let columns: Vec<Value> = columns(resource).iter().map(column).collect();
+    let row = |object: &Object| {
+        let metadata =
+            json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": object["metadata"]});
+        json!({"cells": cells(resource, object), "object": if with_objects { Value::clone(object) } else { metadata }})
+    };
+    let rows: Vec<Value> = objects.iter().map(row).collect();
+    json!({"kind": "Table", "apiVersion": "meta.k8s.io/v1", "metadata": {}, "columnDefinitions": columns, "rows": rows})
+}
+
+/// Those that begin with + are shown by -o wide.
+fn columns(resource: &Resource) -> &'static [&'static str] {
+    match resource.kind {
+        "Pod" => &["Name", "Ready", "Status", "Restarts", "Age", "+IP", "+Node"],
+        "Job" => &["Name", "Completions", "Duration", "Age", "+Images"],
+        "Node" => &["Name", "Status", "Roles", "Age", "Version"],
+        "ResourceQuota" => &["Name", "Age", "Request", "Limit"],
+        "Namespace" => &["Name", "Status", "Age"],
+        "Event" => &["Last Seen", "Type", "Reason", "Object", "Message"],
+        _ => &["Name", "Age"],
+    }
+}
+
+fn cells(resource: &Resource, object: &Value) -> Value {
+    let (name, age) = (name(object), since(text(object, "/metadata/creationTimestamp")));
+    let status = &object["status"];
+    match resource.kind {
+        "Pod" => {
+            let containers = items(&status["containerStatuses"]);
+            let ready = containers.iter().filter(|container| container["ready"] == true).count();
+            let ready = format!("{ready}/{}", items(&object["spec"]["containers"]).len());
+            let or_none = |text: &str| if text.is_empty() { "<none>".to_owned() } else { text.to_owned() };
+            let (ip, node) = (or_none(text(status, "/podIP")), or_none(text(object, "/spec/nodeName")));
+            json!([name, ready, pod_status(object), "0", age, ip, node])
+        }
+        "Job" => {
+            let done = status["succeeded"].as_u64().unwrap_or_default();
+            let end = text(status, "/completionTime");
+            let duration = if end.is_empty() {
+                since(text(status, "/startTime"))
+            } else {
+                between(text(status, "/startTime"), end)
+            };
+            let image = text(object, "/spec/template/spec/containers/0/image");
+            json!([name, format!("{done}/{}", object["spec"]["completions"]), duration, age, image])
+        }
+        "Node" => {
+            let ready = if object["spec"]["unschedulable"] == true { "Ready,SchedulingDisabled" } else { "Ready" };
+            json!([name, ready, "<none>", age, text(status, "/nodeInfo/kubeletVersion")])
+        }
+        "ResourceQuota" => {
+            let list = |of_limits: bool| {
+                let hard = status["hard"].as_object().into_iter().flatten();
+                let ours = hard.filter(|(key, _)| key.starts_with("limits.") == of_limits);
+                let shown = |(key, limit): (&String, &Value)| {
+                    format!(
+                        "{key}: {}/{}",
+                        status["used"][key].as_str().unwrap_or("0"),
+                        limit.as_str().unwrap_or_default()
+                    )
+                };
+                ours.map(shown).collect::<Vec<_>>().join(", ")
+            };
+            json!([name, age, list(false), list(true)])
+        }
+        "Namespace" => json!([name, text(status, "/phase"), age]),
+        "Event" => {
+            let involved = &object["involvedObject"];
+            let involved = format!("{}/{}", text(involved, "/kind").to_lowercase(), text(involved, "/name"));
+            let seen = since(text(object, "/lastTimestamp"));
+            json!([seen, text(object, "/type"), text(object, "/reason"), involved, text(object, "/message")])
+        }
+        _ => json!([name, age]),
+    }
+}
+
+fn pod_status(pod: &Value) -> &str {
+    let state = &pod["status"]["containerStatuses"][0]["state"];
+    match (state["waiting"]["reason"].as_str(), state["terminated"]["reason"].as_str()) {
+        _ if is_going(pod) => "Terminating",
+        (Some(reason), _) | (_, Some(reason)) => reason,
+        _ if !has_ended(pod) && !text(pod, "/spec/nodeName").is_empty() && state.is_null() => "ContainerCreating",
+        _ => text(pod, "/status/phase"),
+    }
+}
+
+fn since(time: &str) -> String {
+    between(time, &super::store::now())
+}
+
+fn between(start: &str, end: &str) -> String {
+    let read = |time: &str| humantime::parse_rfc3339(time).unwrap_or(SystemTime::UNIX_EPOCH);
+    if start.is_empty() {
+        return "<unknown>".to_owned();
+    }
+    shown(read(end).duration_since(read(start)).unwrap_or(Duration::ZERO).as_secs())
+}
+
+/// As kubectl shows a duration: in seconds up to two minutes, then in two units where the first is small.
+fn shown(seconds: u64) -> String {
+    let limit = |unit: u64| if unit == 60 { 120 } else { unit };
+    let Some(at) = UNITS.iter().position(|(_, unit)| seconds >= limit(*unit)) else { return "0s".to_owned() };
+    let (name, unit) = UNITS[at];
+    let (count, rest) = (seconds / unit, seconds % unit);
+    match UNITS.get(at + 1) {
+        Some((small, size)) if count < 10 && rest >= *size => format!("{count}{name}{}{small}", rest / size),
+        _ => format!("{count}{name}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_as_short_as_kubectl_s() {
+        for (seconds, text) in
+            [(0, "0s"), (119, "119s"), (120, "2m"), (125, "2m5s"), (700, "11m"), (3700, "1h1m"), (200_000, "2d7h")]
+        {
+            assert_eq!(shown(seconds), text);
+        }
+    }
+}
