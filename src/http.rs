@@ -226,15 +226,17 @@ impl Listening {
         let folder = std::env::temp_dir().join(format!("img-classification-{:016x}", u64::from_ne_bytes(random)));
         fs::DirBuilder::new().mode(0o700).create(&folder)?;
         // tiny_http panics when there is no thread for it.
-        let started = catch_unwind(|| Self::start_in(&folder));
-        fs::remove_dir_all(&folder)?;
+        let path = folder.join("http.sock");
+        let started = catch_unwind(|| Self::start_at(&path));
+        // One by one: to look what is in a folder takes a descriptor, and there may be none. Perhaps it was never bound.
+        let _ = fs::remove_file(&path);
+        fs::remove_dir(&folder)?;
         started.unwrap_or_else(|_| Err(io::Error::other("it panicked")))
     }
 
-    fn start_in(folder: &Path) -> io::Result<Self> {
-        let path = folder.join("http.sock");
-        let listener = UnixListener::bind(&path)?;
-        let socket = rustix::fs::open(&path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+    fn start_at(path: &Path) -> io::Result<Self> {
+        let listener = UnixListener::bind(path)?;
+        let socket = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
         // Last, when nothing more can fail: a server that is dropped needs a descriptor to wake its own thread.
         let server = Server::from_listener(listener, None).map_err(io::Error::other)?;
         Ok(Self { server: Arc::new(server), socket: Arc::new(socket) })
