@@ -4,6 +4,7 @@
 
 mod clean;
 mod cli;
+mod doctor;
 mod gate;
 mod handler;
 mod head;
@@ -59,6 +60,8 @@ fn run() -> Result<bool, Failure> {
     let command = cli::parse(std::env::args_os().skip(1), &env).map_err(Failure::Usage)?;
     log_to_stderr(match &command {
         Command::Serve(options) => options.log_level,
+        // It says what went wrong in its own lines.
+        Command::Doctor { .. } => log::LevelFilter::Error,
         _ => log::LevelFilter::Warn,
     });
     match command {
@@ -67,7 +70,8 @@ fn run() -> Result<bool, Failure> {
         Command::Setup { access, print: false } => {
             setup::run(&connect(&access, &env)?, paper(setup::TOPIC_WIDTH)).map(|()| true).map_err(Failure::Kube)
         }
-        Command::Doctor { .. } | Command::DoctorAsService { .. } => Ok(false),
+        Command::Doctor { options, json } => Ok(doctor::run(&options, json, &env, paper(doctor::TOPIC_WIDTH))),
+        Command::DoctorAsService { args } => Ok(doctor::as_service(&args, &env, paper(doctor::TOPIC_WIDTH))),
         Command::Clean { access, all, yes, timeout } => {
             let which = if all { Which::All { confirmed: yes } } else { Which::Ours };
             clean::run(&connect(&access, &env)?, paper(clean::TOPIC_WIDTH), which, timeout).map_err(Failure::Clean)
