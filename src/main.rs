@@ -58,12 +58,12 @@ fn run() -> Result<bool, Failure> {
     let no_color = env("NO_COLOR").is_some_and(|value| !value.is_empty());
     let paper = |topic_width| Paper::stdout(topic_width, no_color);
     let command = cli::parse(std::env::args_os().skip(1), &env).map_err(Failure::Usage)?;
-    log_to_stderr(match &command {
-        Command::Serve(options) => options.log_level,
-        // It says what went wrong in its own lines.
-        Command::Doctor { .. } => log::LevelFilter::Error,
-        _ => log::LevelFilter::Warn,
-    });
+    match &command {
+        Command::Serve(options) => log_to_stderr(options.log_level, options.log_level),
+        // It says what went wrong with Kubernetes in its own lines.
+        Command::Doctor { .. } => log_to_stderr(log::LevelFilter::Warn, log::LevelFilter::Off),
+        _ => log_to_stderr(log::LevelFilter::Warn, log::LevelFilter::Warn),
+    }
     match command {
         Command::Serve(options) => serve::run(&options, &env).map(|()| true).map_err(Failure::Start),
         Command::Setup { print: true, .. } => print(&setup::yaml()),
@@ -105,11 +105,14 @@ fn print(text: &str) -> Result<bool, Failure> {
 }
 
 /// One line per message, without a time (journald has it); nothing in it can start a line of its own.
-fn log_to_stderr(level: log::LevelFilter) {
+///
+/// `kube` is for what is said of Kubernetes and the way to it.
+fn log_to_stderr(level: log::LevelFilter, kube: log::LevelFilter) {
     env_logger::Builder::new()
         .filter_level(level.min(log::LevelFilter::Warn))
         // What libraries say below a warning is about their own working.
         .filter_module(env!("CARGO_CRATE_NAME"), level)
+        .filter_module(concat!(env!("CARGO_CRATE_NAME"), "::kube"), kube)
         .format(|out, record| {
             let prefix = match record.level() {
                 log::Level::Error => "error: ",

@@ -19,6 +19,11 @@ const CLOCK_FAIL: Duration = Duration::from_secs(5 * 60);
 /// What sets the clock on Amazon Linux, and elsewhere.
 const SET_CLOCK: &str = "timedatectl set-ntp true, or systemctl restart chronyd; then date -u";
 
+/// Kubernetes knows no such credential.
+const UNKNOWN: &str = "aws sts get-caller-identity shows who asks; its role needs an access entry: aws eks create-access-entry \
+                       --cluster-name CLUSTER --principal-arn ROLE --kubernetes-groups img-classification. A token or \
+                       certificate of the kubeconfig's own may be over: aws eks update-kubeconfig";
+
 /// What was read of the kubeconfig.
 pub fn kubeconfig(loaded: Result<Cluster, ConfigError>) -> (Finding, Option<Cluster>) {
     match loaded {
@@ -73,8 +78,6 @@ pub fn is_outage(error: &Error) -> bool {
 
 /// The API cannot be asked, and why.
 pub fn failure(topic: &str, error: &Error) -> Finding {
-    let known = "aws sts get-caller-identity shows who asks; its role needs an access entry: aws eks create-access-entry \
-                 --cluster-name CLUSTER --principal-arn ROLE --kubernetes-groups img-classification";
     let fix = match error {
         Error::Unreachable { .. } | Error::Down { .. } => {
             "the address is the cluster's, if that was made anew: aws eks update-kubeconfig --region REGION --name CLUSTER; \
@@ -93,7 +96,7 @@ pub fn failure(topic: &str, error: &Error) -> Finding {
             "look at `server` in the kubeconfig and at HTTPS_PROXY: something else answers there"
         }
         Error::Credential(error) => credential_fix(error),
-        Error::Status { status, .. } if status.code == 401 => known,
+        Error::Status { status, .. } if status.code == 401 => UNKNOWN,
         Error::Status { .. } | Error::Unconfirmed { .. } => {
             "kubectl get --raw /readyz?verbose, and once more in a minute"
         }

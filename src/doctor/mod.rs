@@ -21,11 +21,14 @@ use serde_json::{Value, json};
 use crate::Env;
 use crate::cli::Options;
 use crate::job::Tier;
-use crate::kube::{Client, Cluster, Error, Sources};
+use crate::kube::{Client, Cluster, ConfigError, Error, Sources};
 use crate::report::{Finding, Paper, Verdict, one_line};
 
 /// The widest topic.
 pub const TOPIC_WIDTH: usize = "leftover Jobs".len();
+
+/// The topic of what has none of its own.
+const NOT_LOOKED_AT: &str = "not looked at";
 
 /// What an administrator's kubeconfig sees, and the server's needs not.
 const AS_ADMINISTRATOR: &str = "img-classification doctor --kubeconfig FILE, with an administrator's kubeconfig";
@@ -38,11 +41,12 @@ const SETUP: &str = "img-classification setup";
 
 /// Looks, and says what there is; whether nothing of it keeps the service from working.
 pub fn run(options: &Options, json: bool, env: Env<'_>, paper: Paper) -> bool {
-    let mut look = Look { report: Report::new(json, paper), kube: None, skipped: Vec::new() };
+    let mut look = Look { report: Report::new(json, paper), kube: None, hidden: Vec::new(), skipped: Vec::new() };
     let (file, context) = (options.access.kubeconfig.clone(), options.access.context.clone());
     let cluster = Cluster::load(&Sources { file, context, env });
     let plugin = cluster.as_ref().ok().and_then(|cluster| cluster.plugin(env("PATH")));
-    look.connect(cluster, options);
+    let credential = look.connect(cluster, options);
+    look.ask("identity", |kube| api::identity(kube, &credential));
     look.cluster(options);
     look.say(image::judge(&options.jobs.image));
     look.ask("pull", pods::pull);
@@ -62,7 +66,9 @@ struct Look {
     report: Report,
     /// None from the first sign that it does not answer.
     kube: Option<Client>,
-    /// What could therefore not be looked at.
+    /// What this identity may not look at.
+    hidden: Vec<&'static str>,
+    /// What could not be looked at without an API.
     skipped: Vec<&'static str>,
 }
 
@@ -73,11 +79,11 @@ impl Look {
         }
     }
 
-    /// Kubeconfig, API and clock; the rest needs them.
-    fn connect(&mut self, cluster: Result<Cluster, crate::kube::ConfigError>, options: &Options) {
+    /// Kubeconfig, API and clock; the rest needs them. It gives the kind of the credential.
+    fn connect(&mut self, cluster: Result<Cluster, ConfigError>, options: &Options) -> String {
         let (finding, cluster) = api::kubeconfig(cluster);
         self.report.say(&finding);
-        let Some(cluster) = cluster else { return };
+        let Some(cluster) = cluster else { return String::new() };
         let (server, credential) = (cluster.server.to_string(), cluster.user.to_string());
         match Client::new(cluster, options.access.kube_timeout, crate::CONNECTIONS) {
             Ok(kube) => {
@@ -90,7 +96,7 @@ impl Look {
             }
             Err(error) => self.report.say(&Finding::fail("kubeconfig", error.to_string(), UPDATE_KUBECONFIG)),
         }
-        self.ask("identity", |kube| api::identity(kube, &credential));
+        credential
     }
 
     fn cluster(&mut self, options: &Options) {
@@ -116,18 +122,10 @@ impl Look {
 
     /// Asks the cluster, if it answers. A check that cannot be made is no verdict on what it was about.
     fn ask(&mut self, topic: &'static str, check: impl FnOnce(&Client) -> Result<Vec<Finding>, Error>) {
-        let Some(kube) = &self.kube else {
-            if self.skipped.last() != Some(&topic) {
-                self.skipped.push(topic);
-            }
-            return;
-        };
+        let Some(kube) = &self.kube else { return self.skipped.push(topic) };
         match check(kube) {
             Ok(findings) => self.say(findings),
-            Err(error) if error.not_permitted() => {
-                let text = format!("not looked at: {}", api::words(&error));
-                self.report.say(&Finding::warning(topic, text, AS_ADMINISTRATOR));
-            }
+            Err(error) if error.not_permitted() => self.hidden.push(topic),
             Err(error) if api::is_outage(&error) => {
                 kube.close();
                 self.kube = None;
@@ -140,11 +138,19 @@ impl Look {
         }
     }
 
+    /// A line for all that has none of its own.
     fn say_skipped(&mut self) {
+        for topics in [&mut self.hidden, &mut self.skipped] {
+            topics.dedup();
+        }
+        if !self.hidden.is_empty() {
+            let text =
+                format!("{}: this identity may not look at that; an administrator's may", self.hidden.join(", "));
+            self.report.say(&Finding::warning(NOT_LOOKED_AT, text, AS_ADMINISTRATOR));
+        }
         if !self.skipped.is_empty() {
-            let text = format!("{}: the API cannot be reached", self.skipped.join(", "));
-            let finding = Finding { fix: None, ..Finding::warning("not looked at", text, "") };
-            self.report.say(&finding);
+            let text = format!("{}: there is no API to ask", self.skipped.join(", "));
+            self.report.say(&Finding { fix: None, ..Finding::warning(NOT_LOOKED_AT, text, "") });
         }
     }
 }

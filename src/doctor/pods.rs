@@ -157,7 +157,7 @@ fn failures(pods: &[Value]) -> Option<Finding> {
         Some(137) => "; it was killed: the node had no memory left, or somebody deleted it",
         _ => "",
     };
-    let text = format!("{} pods of ours failed; the last, {}, {how}{meaning}", failed.len(), name(last));
+    let text = format!("pods of ours that failed: {}; the last, {}, {how}{meaning}", failed.len(), name(last));
     let (namespace, pod) = (self::text(&last["metadata"]["namespace"]), self::text(&last["metadata"]["name"]));
     Some(Finding::warning("failed pods", text, format!("kubectl logs {pod} -n {namespace}")))
 }
@@ -197,7 +197,7 @@ fn count(jobs: &[Value]) -> Option<String> {
             waiting += 1;
         }
     }
-    (!jobs.is_empty()).then(|| format!("{finished} finished, {running} with a pod, {waiting} waiting"))
+    (!jobs.is_empty()).then(|| format!("{finished} finished, {running} running, {waiting} waiting"))
 }
 
 fn name(pod: &Value) -> String {
@@ -268,9 +268,9 @@ mod tests {
         let pods = [failed("new", "2026-01-02T00:00:00Z", 127), failed("old", "2026-01-01T00:00:00Z", 1)];
         let finding = failures(&pods).expect("two failed");
         assert!(
-            finding
-                .text
-                .starts_with("2 pods of ours failed; the last, default/new, ended with exit code 127 (Error); its"),
+            finding.text.starts_with(
+                "pods of ours that failed: 2; the last, default/new, ended with exit code 127 (Error); its"
+            ),
             "{}",
             finding.text
         );
@@ -284,7 +284,7 @@ mod tests {
     fn jobs_are_counted_by_how_far_they_are() {
         let over = json!({"status": {"conditions": [{"type": "Complete", "status": "True"}]}});
         let jobs = [over, json!({"status": {"active": 1}}), json!({"status": {}}), json!({})];
-        assert_eq!(count(&jobs).as_deref(), Some("1 finished, 1 with a pod, 2 waiting"));
+        assert_eq!(count(&jobs).as_deref(), Some("1 finished, 1 running, 2 waiting"));
         assert_eq!(count(&[]), None);
     }
 }

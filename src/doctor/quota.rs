@@ -118,8 +118,9 @@ impl<'a> Quota<'a> {
         let amount = |text: &Value| text.as_str().and_then(quantity::parse);
         let hard = amount(self.hard.get(JOBS)?)?;
         let used = amount(&self.used[JOBS]).unwrap_or_default();
-        let (tier, jobs, most) = (self.tier.as_str(), used / 1000, hard / 1000);
-        let text = format!("{jobs} of the {most} Jobs that the quota {} lets the {tier} tier keep", self.name);
+        let (name, namespace) = (self.name, self.tier.namespace());
+        let text =
+            format!("the quota {name} in {namespace} is for {} Jobs, of which {} are there", hard / 1000, used / 1000);
         Some(match () {
             () if hard == 0 => {
                 Finding::fail("quota", format!("{text}; every request is answered with 429"), self.fix())
@@ -298,7 +299,7 @@ mod tests {
     #[test]
     fn a_queue_is_full_when_its_jobs_are_used_up() {
         let free = |most: &str| lines(Tier::Free, &[quota("free-jobs", &json!({JOBS: most}))]);
-        assert!(free("4")[1].starts_with("ok: 3 of the 4 Jobs"), "{:?}", free("4"));
+        assert!(free("4")[1].ends_with("is for 4 Jobs, of which 3 are there"), "{:?}", free("4"));
         assert!(free("3")[1].ends_with("answered with 429 -> img-classification clean"), "{:?}", free("3"));
         assert!(free("0")[1].ends_with("429 -> img-classification setup"), "{:?}", free("0"));
     }
@@ -319,6 +320,6 @@ mod tests {
         }
         let ours = lines(Tier::Premium, &[quota("premium-jobs", &json!({JOBS: "1000", "pods": "1"}))]);
         assert!(ours[0].ends_with("-> img-classification setup"), "{ours:?}");
-        assert!(ours[1].starts_with("ok: 3 of the 1000 Jobs"), "{ours:?}");
+        assert!(ours[1].ends_with("is for 1000 Jobs, of which 3 are there"), "{ours:?}");
     }
 }
