@@ -58,12 +58,8 @@ fn run() -> Result<bool, Failure> {
     let no_color = env("NO_COLOR").is_some_and(|value| !value.is_empty());
     let paper = |topic_width| Paper::stdout(topic_width, no_color);
     let command = cli::parse(std::env::args_os().skip(1), &env).map_err(Failure::Usage)?;
-    match &command {
-        Command::Serve(options) => log_to_stderr(options.log_level, options.log_level),
-        // It says what went wrong with Kubernetes in its own lines.
-        Command::Doctor { .. } => log_to_stderr(log::LevelFilter::Warn, log::LevelFilter::Off),
-        _ => log_to_stderr(log::LevelFilter::Warn, log::LevelFilter::Warn),
-    }
+    let (level, kube) = log_levels(&command);
+    log_to_stderr(level, kube);
     match command {
         Command::Serve(options) => serve::run(&options, &env).map(|()| true).map_err(Failure::Start),
         Command::Setup { print: true, .. } => print(&setup::yaml()),
@@ -104,9 +100,17 @@ fn print(text: &str) -> Result<bool, Failure> {
     io::stdout().write_all(text.as_bytes()).map(|()| true).map_err(Failure::Print)
 }
 
+/// What is logged, and what of that about Kubernetes and the way to it.
+fn log_levels(command: &Command) -> (log::LevelFilter, log::LevelFilter) {
+    match command {
+        Command::Serve(options) => (options.log_level, options.log_level),
+        // It says in its own lines what went wrong there.
+        Command::Doctor { .. } => (log::LevelFilter::Warn, log::LevelFilter::Off),
+        _ => (log::LevelFilter::Warn, log::LevelFilter::Warn),
+    }
+}
+
 /// One line per message, without a time (journald has it); nothing in it can start a line of its own.
-///
-/// `kube` is for what is said of Kubernetes and the way to it.
 fn log_to_stderr(level: log::LevelFilter, kube: log::LevelFilter) {
     env_logger::Builder::new()
         .filter_level(level.min(log::LevelFilter::Warn))

@@ -138,3 +138,24 @@ fn token(path: &Path) -> Finding {
         ),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::Verdict;
+
+    #[test]
+    fn each_reason_not_to_listen_has_its_fix() {
+        let address = "192.0.2.7:80".parse().expect("an address");
+        for (kind, words, fix) in [
+            (io::ErrorKind::PermissionDenied, "below 1024", "0.0.0.0:5000"),
+            (io::ErrorKind::AddrNotAvailable, "not this host's own", "0.0.0.0:80"),
+            (io::ErrorKind::OutOfMemory, "cannot listen on 192.0.2.7:80", "--listen"),
+        ] {
+            let finding = not_free("192.0.2.7:80", address, &kind.into());
+            assert_eq!(finding.verdict, Verdict::Fail);
+            assert!(finding.text.contains(words), "{}", finding.text);
+            assert!(finding.fix.is_some_and(|found| found.contains(fix)), "{kind}");
+        }
+    }
+}

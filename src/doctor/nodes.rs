@@ -25,6 +25,9 @@ pub fn look(kube: &Client) -> Result<Vec<Finding>, Error> {
     Ok(vec![judge(&nodes, &kube.list(LIVE_PODS)?)])
 }
 
+/// Lets pods onto a node again.
+const UNCORDON: &str = "kubectl uncordon NODE";
+
 /// What a node has for our pods.
 struct Room {
     is_ready: bool,
@@ -37,32 +40,32 @@ struct Room {
 
 fn judge(nodes: &[Value], pods: &[Value]) -> Finding {
     let rooms: Vec<Room> = nodes.iter().map(|node| room(node, pods)).collect();
-    let classifier = quantity::parse(CPU).expect("a test reads it");
     let ready = rooms.iter().filter(|room| room.is_ready).count();
     let open: Vec<&Room> = rooms.iter().filter(|room| room.is_ready && !room.is_closed).collect();
     let closed = ready - open.len();
-    let fit: Milli = open.iter().map(|room| room.left.max(0) / classifier).sum();
-    let largest = open.iter().map(|room| room.allocatable).max().unwrap_or_default();
     let cordoned = if closed == 0 { String::new() } else { format!(", {closed} of them cordoned or tainted") };
     let text = format!("{ready} of {} nodes are ready{cordoned}", rooms.len());
     if ready == 0 {
         return Finding::fail("nodes", format!("{text}: no pod can run"), format!("kubectl get nodes; {SCALE}"));
     }
     if open.is_empty() {
-        return Finding::fail("nodes", format!("{text}: no pod can be put on them"), "kubectl uncordon NODE");
+        return Finding::fail("nodes", format!("{text}: no pod can be put on them"), UNCORDON);
     }
+    by_room(&open, &text, if closed > 0 { UNCORDON } else { SCALE })
+}
+
+/// What fits on the nodes that take pods; `more` gets more of them.
+fn by_room(open: &[&Room], text: &str, more: &str) -> Finding {
+    let classifier = quantity::parse(CPU).expect("a test reads it");
+    let largest = open.iter().map(|room| room.allocatable).max().unwrap_or_default();
     if largest < classifier {
         let text = format!("{text}; the largest has {largest}m CPU to give, too little for a classifier of {CPU}");
-        return Finding::fail(
-            "nodes",
-            text,
-            "add nodes of a larger type: eksctl create nodegroup --node-type t2.medium",
-        );
+        return Finding::fail("nodes", text, "eksctl create nodegroup --cluster CLUSTER --node-type t2.medium");
     }
+    let fit: Milli = open.iter().map(|room| room.left.max(0) / classifier).sum();
     let text = format!("{text}; {fit} classifiers of {CPU} CPU fit on them now");
     if open.len() < EXPECTED {
-        let fix = if closed > 0 { "kubectl uncordon NODE" } else { SCALE };
-        return Finding::warning("nodes", format!("{text}; the course's autograder wants {EXPECTED} nodes"), fix);
+        return Finding::warning("nodes", format!("{text}; the course's autograder wants {EXPECTED} nodes"), more);
     }
     if fit == 0 {
         let text = format!(

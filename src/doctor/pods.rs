@@ -26,7 +26,7 @@ const STUCK: [&str; 9] = [
 /// Different troubles that are told of: more of them have one cause.
 const TROUBLES_SHOWN: usize = 3;
 
-/// Most of a kubelet's message that is shown, in characters.
+/// Most of a kubelet's message that is shown, in characters, from its end: there stands the cause.
 const MESSAGE_SHOWN: usize = 300;
 
 /// Pods whose containers cannot be started, and pods that failed.
@@ -83,7 +83,8 @@ fn troubles(pods: &[Value]) -> Vec<Trouble<'_>> {
 impl Trouble<'_> {
     fn finding(&self) -> Finding {
         let others = if self.others == 0 { String::new() } else { format!(" and {} more", self.others) };
-        let message: String = self.message.chars().take(MESSAGE_SHOWN).collect();
+        let skipped = self.message.chars().count().saturating_sub(MESSAGE_SHOWN);
+        let message: String = self.message.chars().skip(skipped).collect();
         let (meaning, fix) = meaning(self.reason, &self.message);
         let (pod, image, reason) = (name(self.pod), self.image, self.reason);
         Finding::fail(
@@ -94,43 +95,51 @@ impl Trouble<'_> {
     }
 }
 
+/// Words of container runtimes and registries, what they mean, and what is to be done; the first that fit count.
+const MEANINGS: [(&[&str], &str, &str); 6] = [
+    (
+        &["no match for platform", "exec format error", "does not match the specified platform"],
+        "the image is for another kind of processor",
+        "docker build --platform linux/amd64, and push it again",
+    ),
+    (
+        &["toomanyrequests", "rate limit"],
+        "Docker Hub gives no more to this address for now",
+        "push it to ECR, and name it there by --image",
+    ),
+    (
+        &["denied", "unauthorized", "authorization failed", "no basic auth", "401", "403"],
+        "it is not there, or the nodes may not pull it",
+        "aws ecr describe-images --repository-name NAME; the nodes' role needs AmazonEC2ContainerRegistryPullOnly: aws iam \
+         attach-role-policy",
+    ),
+    (
+        &["not found", "notfound", "manifest unknown"],
+        "there is no such image or tag",
+        "docker push IMAGE, or another --image; aws ecr describe-images shows what is there",
+    ),
+    (
+        &["no such host", "dial tcp", "timeout", "connection refused", "server misbehaving"],
+        "the nodes do not reach the registry",
+        "look at its name, and at the nodes' way out: a NAT gateway or a VPC endpoint",
+    ),
+    (&[], "the node cannot start it", "kubectl describe pod, with that name and namespace"),
+];
+
 /// What a kubelet's message means, and what is to be done.
 fn meaning(reason: &str, message: &str) -> (&'static str, &'static str) {
-    let message = message.to_ascii_lowercase();
-    let has = |words: &[&str]| words.iter().any(|word| message.contains(word));
-    let by_hand = "kubectl describe pod, with that name and namespace";
-    if has(&["no match for platform", "exec format error", "does not match the specified platform"]) {
-        ("the image is for another kind of processor", "docker build --platform linux/amd64, and push it again")
-    } else if reason == "InvalidImageName" {
-        ("that is no image name", "--image REGISTRY/NAME:TAG, or CLASSIFIER_IMAGE")
-    } else if reason == "ErrImageNeverPull" {
-        (
-            "the node does not have it and may not pull it",
-            "imagePullPolicy: IfNotPresent, as this program's own Jobs have",
-        )
-    } else if has(&["toomanyrequests", "rate limit"]) {
-        ("Docker Hub gives no more to this address for now", "push it to ECR, and name it there by --image")
-    } else if has(&["denied", "unauthorized", "authorization failed", "no basic auth", "401", "403"]) {
-        (
-            "it is not there, or the nodes may not pull it",
-            "aws ecr describe-images --repository-name NAME; the nodes' role needs AmazonEC2ContainerRegistryPullOnly: aws iam \
-             attach-role-policy",
-        )
-    } else if has(&["not found", "manifest unknown", "notfound"]) {
-        (
-            "there is no such image or tag",
-            "docker push IMAGE, or another --image; aws ecr describe-images shows what is there",
-        )
-    } else if has(&["no such host", "dial tcp", "timeout", "connection refused", "server misbehaving"]) {
-        (
-            "the nodes do not reach the registry",
-            "look at its name, and at the nodes' way out: a NAT gateway or a VPC endpoint",
-        )
-    } else if reason.starts_with("Create") || reason.starts_with("Run") {
-        ("the container cannot be made", by_hand)
-    } else {
-        ("the nodes cannot pull it", by_hand)
+    match reason {
+        "InvalidImageName" => return ("that is no image name", "--image REGISTRY/NAME:TAG, or CLASSIFIER_IMAGE"),
+        "ErrImageNeverPull" => {
+            return ("the node does not have it and may not pull it", "imagePullPolicy: IfNotPresent in its template");
+        }
+        _ => {}
     }
+    let message = message.to_ascii_lowercase();
+    let fits = |words: &[&str]| words.is_empty() || words.iter().any(|word| message.contains(word));
+    let found = MEANINGS.iter().find(|(words, ..)| fits(words));
+    let (_, meaning, fix) = found.expect("the last fits always");
+    (meaning, fix)
 }
 
 /// What the kubelet said when it last tried to pull; none if nobody may see that, or it is forgotten.
@@ -239,10 +248,10 @@ mod tests {
             ("ErrImagePull", "no match for platform in manifest: not found", "another kind of processor", "--platform"),
             ("ErrImagePull", "dial tcp: lookup r: no such host", "do not reach the registry", "way out"),
             ("ErrImagePull", "toomanyrequests: You have reached", "Docker Hub", "ECR"),
-            ("ErrImagePull", "", "cannot pull it", "kubectl describe pod"),
+            ("ErrImagePull", "", "cannot start it", "kubectl describe pod"),
             ("InvalidImageName", "couldn't parse", "no image name", "--image"),
             ("ErrImageNeverPull", "", "may not pull it", "IfNotPresent"),
-            ("CreateContainerConfigError", "secret \"x\" missing", "cannot be made", "kubectl describe pod"),
+            ("CreateContainerConfigError", "secret \"x\" missing", "cannot start it", "kubectl describe pod"),
             ("RunContainerError", "exec format error", "another kind of processor", "--platform"),
         ];
         for (reason, message, words, fix) in table {
