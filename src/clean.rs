@@ -19,7 +19,7 @@ pub const TOPIC_WIDTH: usize = "free-service".len();
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
 /// What this program's Jobs and pods carry; escaped for a query.
-const OURS: &str = "labelSelector=app.kubernetes.io%2Fmanaged-by%3Dimg-classification";
+pub const OURS: &str = "labelSelector=app.kubernetes.io%2Fmanaged-by%3Dimg-classification";
 
 /// What every Job's pods carry.
 const OF_A_JOB: &str = "labelSelector=job-name";

@@ -114,8 +114,11 @@ const LOCAL_NODES: Opt = Opt {
 };
 const PRINT: Opt = Opt::switch("print", "only print the YAML; no cluster is asked");
 const JSON: Opt = Opt::switch("json", "one JSON object in place of lines");
-const AS_SERVICE: Opt =
-    Opt::switch("as-service", "look with the environment of the systemd service, /etc/img-classification.env");
+const AS_SERVICE: Opt = Opt::switch(
+    "as-service",
+    "look with the environment of the systemd service: /etc/img-classification.env, or the file that \
+         IMG_CLASSIFICATION_ENV_FILE names",
+);
 const ALL: Opt = Opt::switch("all", "every Job of both namespaces, not only those that this program made");
 const YES: Opt = Opt::switch("yes", "do not ask");
 const TIMEOUT: Opt = Opt {

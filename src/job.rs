@@ -5,7 +5,7 @@
 use serde_json::{Value, json};
 
 /// The CPU that a classifier asks for and is held to, in Kubernetes' notation: two fit into the free tier's 2 CPU.
-const CPU: &str = "900m";
+pub const CPU: &str = "900m";
 
 /// The alphabet of random suffixes, Kubernetes' own: no vowels (no words), no look-alikes,
 /// see k8s.io/apimachinery/pkg/util/rand.
@@ -33,7 +33,7 @@ impl Tier {
     }
 
     /// Where its Jobs live.
-    pub fn namespace(self) -> &'static str {
+    pub const fn namespace(self) -> &'static str {
         match self {
             Self::Free => "free-service",
             Self::Premium => "default",

@@ -4,6 +4,7 @@
 
 mod clean;
 mod cli;
+mod doctor;
 mod gate;
 mod handler;
 mod head;
@@ -57,17 +58,16 @@ fn run() -> Result<bool, Failure> {
     let no_color = env("NO_COLOR").is_some_and(|value| !value.is_empty());
     let paper = |topic_width| Paper::stdout(topic_width, no_color);
     let command = cli::parse(std::env::args_os().skip(1), &env).map_err(Failure::Usage)?;
-    log_to_stderr(match &command {
-        Command::Serve(options) => options.log_level,
-        _ => log::LevelFilter::Warn,
-    });
+    let (level, kube) = log_levels(&command);
+    log_to_stderr(level, kube);
     match command {
         Command::Serve(options) => serve::run(&options, &env).map(|()| true).map_err(Failure::Start),
         Command::Setup { print: true, .. } => print(&setup::yaml()),
         Command::Setup { access, print: false } => {
             setup::run(&connect(&access, &env)?, paper(setup::TOPIC_WIDTH)).map(|()| true).map_err(Failure::Kube)
         }
-        Command::Doctor { .. } | Command::DoctorAsService { .. } => Ok(false),
+        Command::Doctor { options, json } => Ok(doctor::run(&options, json, &env, paper(doctor::TOPIC_WIDTH))),
+        Command::DoctorAsService { args } => Ok(doctor::as_service(&args, &env, paper(doctor::TOPIC_WIDTH))),
         Command::Clean { access, all, yes, timeout } => {
             let which = if all { Which::All { confirmed: yes } } else { Which::Ours };
             clean::run(&connect(&access, &env)?, paper(clean::TOPIC_WIDTH), which, timeout).map_err(Failure::Clean)
@@ -100,12 +100,23 @@ fn print(text: &str) -> Result<bool, Failure> {
     io::stdout().write_all(text.as_bytes()).map(|()| true).map_err(Failure::Print)
 }
 
+/// What is logged, and what of that about Kubernetes and the way to it.
+fn log_levels(command: &Command) -> (log::LevelFilter, log::LevelFilter) {
+    match command {
+        Command::Serve(options) => (options.log_level, options.log_level),
+        // It says in its own lines what went wrong there.
+        Command::Doctor { .. } => (log::LevelFilter::Warn, log::LevelFilter::Off),
+        _ => (log::LevelFilter::Warn, log::LevelFilter::Warn),
+    }
+}
+
 /// One line per message, without a time (journald has it); nothing in it can start a line of its own.
-fn log_to_stderr(level: log::LevelFilter) {
+fn log_to_stderr(level: log::LevelFilter, kube: log::LevelFilter) {
     env_logger::Builder::new()
         .filter_level(level.min(log::LevelFilter::Warn))
         // What libraries say below a warning is about their own working.
         .filter_module(env!("CARGO_CRATE_NAME"), level)
+        .filter_module(concat!(env!("CARGO_CRATE_NAME"), "::kube"), kube)
         .format(|out, record| {
             let prefix = match record.level() {
                 log::Level::Error => "error: ",

@@ -21,6 +21,9 @@ use super::tls::Identity;
 /// expires and asks clients to reload it at least once a minute; client-go takes a minute less ten seconds.
 const TOKEN_FILE_AGE: Duration = Duration::from_secs(50);
 
+/// Most that is shown of a token's subject, in characters: a service account has 140 at most.
+const SUBJECT_SHOWN: usize = 256;
+
 /// A text that no log and no error may show.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
@@ -140,6 +143,14 @@ fn basic_header(basic: &Basic) -> Option<HeaderValue> {
     sensitive(&format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(pair)))
 }
 
+/// The `sub` of a JSON Web Token, RFC 7519: a name, and no secret. Tokens of EKS are of another kind and say nothing.
+fn subject(token: &str) -> Option<String> {
+    let [_, claims, _] = token.split('.').collect::<Vec<_>>().try_into().ok()?;
+    let claims = base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(claims).ok()?;
+    let claims: serde_json::Value = serde_json::from_slice(&claims).ok()?;
+    Some(claims["sub"].as_str()?.chars().take(SUBJECT_SHOWN).collect())
+}
+
 fn sensitive(text: &str) -> Option<HeaderValue> {
     let mut value = HeaderValue::from_str(text).ok()?;
     value.set_sensitive(true);
@@ -219,6 +230,12 @@ impl Credentials {
         }
     }
 
+    /// Whose token the current credential holds, by the token itself.
+    pub fn subject(&self, deadline: Instant) -> Option<String> {
+        let credential = self.get(deadline).ok()?;
+        subject(credential.authorization.as_ref()?.to_str().ok()?.strip_prefix("Bearer ")?)
+    }
+
     /// Ends a plugin that is still running.
     pub fn close(&self) {
         if let Source::Plugin(plugin) = &self.0 {
@@ -280,6 +297,17 @@ mod tests {
         let shown = format!("{user:?} {user}");
         assert!(!shown.contains("t0ken") && !shown.contains("pa55"), "{shown}");
         assert!(shown.contains("<set>"));
+    }
+
+    #[test]
+    fn a_token_tells_its_subject_and_nothing_else() {
+        let encode = |text: &str| base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(text);
+        let jwt = |claims: &str| format!("{}.{}.c2lnbmF0dXJl", encode("{}"), encode(claims));
+        let found = subject(&jwt(r#"{"sub":"system:serviceaccount:default:a","jti":"x"}"#));
+        assert_eq!(found.as_deref(), Some("system:serviceaccount:default:a"));
+        for token in ["", "t0ken", "a.b.c", "k8s-aws-v1.aGk", &jwt("[]"), &jwt(r#"{"sub":1}"#)] {
+            assert_eq!(subject(token), None, "{token}");
+        }
     }
 
     #[test]

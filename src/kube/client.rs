@@ -3,7 +3,7 @@
 use std::io::{self, BufReader};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use serde::de::DeserializeOwned;
 use ureq::http::{Request, Response, header};
@@ -166,7 +166,7 @@ impl Client {
             if !matches!(error, Error::Unreachable { .. } | Error::Timeout { .. }) {
                 pass.answered();
             }
-            if is_unauthorized(&error) && !renewed {
+            if error.unauthorized() && !renewed {
                 renewed = true;
                 if let Some(credential) = self.credentials.renew(&call.credential, deadline)? {
                     call.credential = credential;
@@ -193,6 +193,11 @@ impl Client {
     /// Starts a credential plugin, so that the first request need not wait for it.
     pub fn prepare(&self) {
         self.credentials.prepare();
+    }
+
+    /// Whose token we send, by the token itself; none if it does not say so.
+    pub fn subject(&self) -> Option<String> {
+        self.credentials.subject(Instant::now() + self.timeout)
     }
 
     /// Ends a credential plugin that is still running.
@@ -371,10 +376,6 @@ fn jitter(pause: Duration) -> Duration {
     pause.mul_f64(0.75 + f64::from(byte[0]) / 510.0)
 }
 
-fn is_unauthorized(error: &Error) -> bool {
-    matches!(error, Error::Status { status, .. } if status.code == 401)
-}
-
 /// What ureq's error means for us.
 fn failure(url: &str, error: ureq::Error) -> Error {
     let url = url.to_owned();
@@ -422,6 +423,7 @@ fn refusal(url: String, mut answer: Response<Body>) -> Error {
     let code = answer.status().as_u16();
     let seconds = answer.headers().get(header::RETRY_AFTER).and_then(|value| value.to_str().ok());
     let retry_after = seconds.and_then(|text| text.trim().parse().ok()).map(Duration::from_secs);
+    let date = date(&answer);
     let found = format!("{code} and {}", describe(&answer));
     let object: Object = match answer.body_mut().with_config().limit(OBJECT_LIMIT).read_to_vec() {
         Ok(body) => serde_json::from_slice(&body).unwrap_or_default(),
@@ -429,15 +431,21 @@ fn refusal(url: String, mut answer: Response<Body>) -> Error {
     };
     if object.kind == "Status" {
         let message = object.message.chars().take(1000).collect();
-        return Error::Status { url, status: Status { code, reason: object.reason, message }, retry_after };
+        return Error::Status { url, status: Status { code, reason: object.reason, message }, retry_after, date };
     }
     match code {
         401 | 429 | 500.. => {
             let message = format!("no Status object but {found}");
-            Error::Status { url, status: Status { code, reason: String::new(), message }, retry_after }
+            Error::Status { url, status: Status { code, reason: String::new(), message }, retry_after, date }
         }
         _ => Error::NotKubernetes { url, found },
     }
+}
+
+/// The server's clock, by an answer.
+pub(super) fn date(answer: &Response<Body>) -> Option<SystemTime> {
+    let date = answer.headers().get(header::DATE).and_then(|date| date.to_str().ok());
+    date.and_then(|date| httpdate::parse_http_date(date).ok())
 }
 
 /// The kind of an answer's body, for an error.

@@ -6,7 +6,7 @@ use std::error::Error as StdError;
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use super::yaml;
 
@@ -139,8 +139,8 @@ pub enum Error {
     NotKubernetes { url: String, found: String },
     /// The answer to a create was lost, and then a quota was full: the object may be there or not.
     Unconfirmed { url: String },
-    /// Kubernetes answered with an error of its own.
-    Status { url: String, status: Status, retry_after: Option<Duration> },
+    /// Kubernetes answered with an error of its own; `date` is its clock, if it showed it.
+    Status { url: String, status: Status, retry_after: Option<Duration>, date: Option<SystemTime> },
     /// There is no credential to send.
     Credential(CredentialError),
 }
@@ -190,6 +190,19 @@ impl Error {
     /// Kubernetes has no such object, or no such kind.
     pub fn not_found(&self) -> bool {
         matches!(self, Self::Status { status, .. } if status.code == 404)
+    }
+
+    /// Kubernetes does not take this credential.
+    pub fn unauthorized(&self) -> bool {
+        matches!(self, Self::Status { status, .. } if status.code == 401)
+    }
+
+    /// The server's clock, which stands in its refusals, too.
+    pub fn date(&self) -> Option<SystemTime> {
+        match self {
+            Self::Status { date, .. } => *date,
+            _ => None,
+        }
     }
 
     /// The role of this credential lacks a permission.

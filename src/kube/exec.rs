@@ -3,9 +3,10 @@
 //! The protocol: <https://kubernetes.io/docs/reference/access-authn-authz/authentication/#client-go-credential-plugins>.
 //! When to run it is decided in [`auth`](super::auth). What the plugin prints on stdout is a secret and goes into no error.
 
+use std::ffi::OsString;
 use std::io::{self, Read};
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
@@ -28,6 +29,9 @@ const POLL: Duration = Duration::from_millis(5);
 
 /// After the plugin has ended its output should be complete; a child it left behind may hold the pipe open this long.
 const OUTPUT_GRACE: Duration = Duration::from_millis(500);
+
+/// Where programs are looked for without PATH, by glibc's execvp(3).
+const DEFAULT_PATH: &str = "/bin:/usr/bin";
 
 /// How to run a plugin.
 #[derive(Debug)]
@@ -74,6 +78,29 @@ impl Exec {
         self.program.display().to_string()
     }
 
+    /// The file that is run: the program's own path, or the first of that name that may be run in `path`, or in what the
+    /// kubeconfig gives the plugin in its place.
+    ///
+    /// # Errors
+    /// There is no such file, or it may not be run.
+    pub fn find(&self, path: Option<OsString>) -> io::Result<PathBuf> {
+        if self.program.components().count() > 1 {
+            return runnable(&self.program).map(|()| self.program.clone());
+        }
+        let own = self.env.iter().rev().find(|(name, _)| name == "PATH").map(|(_, value)| value.into());
+        let path = own.or(path).unwrap_or_else(|| DEFAULT_PATH.into());
+        let mut problem = io::Error::from(io::ErrorKind::NotFound);
+        for folder in std::env::split_paths(&path) {
+            let file = folder.join(&self.program);
+            match runnable(&file) {
+                Ok(()) => return Ok(file),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => problem = error,
+            }
+        }
+        Err(problem)
+    }
+
     /// Ends the plugin, if it runs, and what it started.
     pub fn kill(&self) {
         let group = i32::try_from(self.running.load(Ordering::SeqCst)).ok().and_then(rustix::process::Pid::from_raw);
@@ -92,6 +119,13 @@ impl Exec {
         serde_json::json!({ "apiVersion": self.api_version.as_str(), "kind": "ExecCredential", "spec": spec })
             .to_string()
     }
+}
+
+fn runnable(file: &Path) -> io::Result<()> {
+    if !std::fs::metadata(file)?.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a file"));
+    }
+    Ok(rustix::fs::access(file, rustix::fs::Access::EXEC_OK)?)
 }
 
 /// Runs the plugin in a process group of its own and ends all of that group at the deadline.
@@ -254,6 +288,21 @@ mod tests {
         let (args, env, hint, cluster) = (Vec::new(), Vec::new(), String::new(), None);
         let running = AtomicU32::new(0);
         Exec { program: "aws".into(), args, env, api_version, hint, cluster, running }
+    }
+
+    #[test]
+    fn a_bare_name_is_found_in_path_and_a_path_is_itself() {
+        let find = |program: &str, path: &str| {
+            let exec = Exec { program: program.into(), ..plugin(ApiVersion::V1) };
+            exec.find(Some(path.into())).map_err(|error| error.kind())
+        };
+        assert_eq!(find("sh", "/nowhere:/bin"), Ok("/bin/sh".into()));
+        assert_eq!(find("/bin/sh", ""), Ok("/bin/sh".into()));
+        assert_eq!(find("sh", "/nowhere"), Err(io::ErrorKind::NotFound));
+        assert_eq!(find("passwd", "/etc:/nowhere"), Err(io::ErrorKind::PermissionDenied));
+        assert_eq!(find("/etc", ""), Err(io::ErrorKind::InvalidInput));
+        let own = Exec { program: "sh".into(), env: vec![("PATH".into(), "/bin".into())], ..plugin(ApiVersion::V1) };
+        assert_eq!(own.find(Some("/nowhere".into())).ok(), Some("/bin/sh".into()));
     }
 
     #[test]

@@ -320,6 +320,11 @@ fn in_cluster(sources: &Sources<'_>, folder: &Path) -> Result<Cluster, ConfigErr
 }
 
 impl Cluster {
+    /// The name of the credential plugin, if there is one, and the file that it is with this PATH.
+    pub fn plugin(&self, path: Option<OsString>) -> Option<(String, std::io::Result<PathBuf>)> {
+        self.user.exec.as_ref().map(|exec| (exec.name(), exec.find(path)))
+    }
+
     /// The lines of the effective configuration; secrets as `<set>`.
     pub fn lines(&self) -> Vec<String> {
         let mut lines = vec![format!("kubeconfig: {}", self.origin), format!("cluster: {}", self.server)];

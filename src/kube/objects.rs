@@ -4,10 +4,9 @@
 use std::time::SystemTime;
 
 use serde_json::Value;
-use ureq::http::header;
 
 use super::address::percent_encode;
-use super::client::{Client, JSON, UNRESERVED};
+use super::client::{Client, JSON, UNRESERVED, date};
 use super::error::Error;
 
 /// Objects in a page of a list: 500, as kubectl asks for.
@@ -118,8 +117,7 @@ impl Client {
         const PATH: &str = "/version";
         self.retry(|call| {
             let answer = call.send("GET", PATH, None)?;
-            let date = answer.headers().get(header::DATE).and_then(|date| date.to_str().ok());
-            let date = date.and_then(|date| httpdate::parse_http_date(date).ok());
+            let date = date(&answer);
             let version: Value = call.object(PATH, answer, ANSWER_LIMIT)?;
             let version = version["gitVersion"].as_str().map(str::to_owned);
             let found = || "something without a gitVersion".to_owned();

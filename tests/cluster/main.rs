@@ -425,6 +425,80 @@ fn a_full_queue_is_429() {
     post_ok(&server, "premium", "mnist");
 }
 
+/// Runs a command that looks after the cluster, as the kubeconfig's own user: its lines, and whether it was content.
+fn command(name: &str, args: &[&str]) -> (String, bool) {
+    let setup =
+        Setup::new().env("AWS_EC2_METADATA_DISABLED", "true").args(&["--kubeconfig", kubeconfig().to_str().unwrap()]);
+    let end = setup.args(args).run(&[name]);
+    (format!("{}{}", end.stdout, end.stderr), end.code == Some(0))
+}
+
+fn doctor() -> (String, bool) {
+    command("doctor", &["--listen", "0.0.0.0:0", "--image", &image("short")])
+}
+
+#[test]
+fn doctor_is_content_with_a_cluster_after_setup_and_changes_nothing() {
+    empty_cluster();
+    let before = (pods(FREE), pods(PREMIUM), jobs(FREE), jobs(PREMIUM));
+    let (said, content) = doctor();
+    assert!(content, "{said}");
+    for start in [
+        "ok API: ",
+        "ok permission: ",
+        "ok namespace: ",
+        "ok quota: ",
+        "ok dry run: a free pod",
+        "ok dry run: a premium pod",
+    ] {
+        assert!(said.lines().any(|line| line.starts_with(start)), "no {start:?} in\n{said}");
+    }
+    assert!(said.contains("2 classifiers of 900m CPU run at a time"), "{said}");
+    assert_eq!((pods(FREE), pods(PREMIUM), jobs(FREE), jobs(PREMIUM)), before);
+}
+
+#[test]
+fn what_doctor_finds_wrong_with_a_quota_setup_repairs() {
+    empty_cluster();
+    let broken = [
+        (r#"{"spec":{"hard":{"requests.cpu":"900m"}}}"#, "requests.cpu 900m: only 1 classifier"),
+        (r#"{"spec":{"hard":{"requests.memory":"1Gi"}}}"#, "has requests.memory"),
+        (r#"{"spec":{"hard":{"limits.cpu":null}}}"#, "nothing there limits limits.cpu"),
+    ];
+    for (patch, words) in broken {
+        kubectl_ok(&["patch", "resourcequota", "free-cpu", "-n", FREE, "--type", "merge", "-p", patch]);
+        let (said, content) = doctor();
+        let line =
+            said.lines().find(|line| line.starts_with("FAIL quota: ")).unwrap_or_else(|| panic!("{patch}:\n{said}"));
+        assert!(line.contains(words) && line.ends_with("; to do: img-classification setup"), "{line}");
+        assert!(!content, "{said}");
+        let (said, done) = command("setup", &[]);
+        assert!(done, "{said}");
+        within(SOON, "doctor's content", || doctor().1.then_some(()));
+    }
+    kubectl_ok(&["delete", "resourcequota", "free-cpu", "-n", FREE]);
+    let (said, content) = doctor();
+    assert!(!content && said.contains("FAIL quota: no ResourceQuota limits CPU in free-service"), "{said}");
+    assert!(command("setup", &[]).1);
+    within(SOON, "doctor's content", || doctor().1.then_some(()));
+}
+
+#[test]
+fn doctor_takes_a_full_quota_for_what_it_is_and_counts_jobs() {
+    empty_cluster();
+    let server = server("long");
+    for _ in 0..3 {
+        post_ok(&server, "free", "mnist");
+    }
+    within(SOON, "two pods", || (pods(FREE).len() == 2).then_some(()));
+    let said = within(SOON, "doctor's word on the full quota", || {
+        let (said, content) = doctor();
+        assert!(content, "{said}");
+        said.contains("ok dry run: free-service is in full use").then_some(said)
+    });
+    assert!(said.contains("warning leftover Jobs: 0 finished, 2 running, 1 waiting in free-service"), "{said}");
+}
+
 /// Posts `count` premium Jobs at once; the names of those answered with 200, and the statuses of the others.
 fn post_at_once(server: &Server, count: usize, mut meanwhile: impl FnMut(usize)) -> (BTreeSet<String>, Vec<u16>) {
     let (sender, answers) = std::sync::mpsc::channel();
