@@ -462,18 +462,20 @@ fn timeout(given: &Given<'_>) -> Result<Duration, UsageError> {
     Ok(Duration::from_secs(seconds.expect(CHECKED)))
 }
 
-/// The embedded cluster has a kubeconfig of its own, so that another one cannot be meant, too; the variables for it may
-/// have been set for other programs.
+/// The embedded cluster has a kubeconfig of its own. Another one on the command line wins over the variable, as flags do;
+/// variables for another one may have been set for other programs.
 fn local(given: &Given<'_>) -> Result<Option<local::Settings>, UsageError> {
-    let wanted = given.value(&LOCAL, "1 or 0", switch)?.expect(CHECKED);
+    let other = [&KUBECONFIG, &CONTEXT].into_iter().find(|opt| given.flag(opt).is_some());
+    let wanted = match (given.flag(&LOCAL), other) {
+        (Some(_), Some(other)) => return Err(UsageError::Conflict(LOCAL.name, other.name)),
+        (None, Some(_)) => false,
+        (_, None) => given.value(&LOCAL, "1 or 0", switch)?.expect(CHECKED),
+    };
     let job_seconds = given.value(&LOCAL_JOB_SECONDS, "a number of seconds from 1 to 3600", |text| {
         u32::try_from(number(text, 1, LOCAL_JOB_SECONDS_MOST)?).ok()
     })?;
     let nodes = given
         .value(&LOCAL_NODES, "a number from 1 to 100", |text| u16::try_from(number(text, 1, LOCAL_NODES_MOST)?).ok())?;
-    if let (true, Some(other)) = (wanted, [&KUBECONFIG, &CONTEXT].into_iter().find(|opt| given.flag(opt).is_some())) {
-        return Err(UsageError::Conflict(LOCAL.name, other.name));
-    }
     Ok(wanted.then_some(local::Settings { job_seconds: job_seconds.expect(CHECKED), nodes: nodes.expect(CHECKED) }))
 }
 
@@ -610,6 +612,15 @@ mod tests {
         let options = read(&[], &[("LISTEN", ""), ("KUBE_CONTEXT", "b"), ("JOB_TTL", "0")]).expect("good");
         assert_eq!((options.listen.as_str(), options.access.context.as_deref()), ("0.0.0.0:5000", Some("b")));
         assert_eq!(options.jobs.ttl, 0);
+    }
+
+    #[test]
+    fn a_cluster_on_the_command_line_wins_over_the_variable_for_the_embedded_one() {
+        let is_local = |args: &[&str], local: &str| Ok(read(args, &[("LOCAL", local)])?.local.is_some());
+        assert_eq!(is_local(&[], "1"), Ok(true));
+        assert_eq!(is_local(&["--local"], "0"), Ok(true));
+        assert_eq!(is_local(&["--kubeconfig", "x"], "1"), Ok(false));
+        assert_eq!(is_local(&["--local", "--context", "x"], ""), Err(UsageError::Conflict("local", "context")));
     }
 
     #[test]

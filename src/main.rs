@@ -104,9 +104,8 @@ fn print(text: &str) -> Result<bool, Failure> {
 fn log_levels(command: &Command) -> (log::LevelFilter, log::LevelFilter) {
     match command {
         Command::Serve(options) => (options.log_level, options.log_level),
-        // It says in its own lines what went wrong there.
-        Command::Doctor { .. } => (log::LevelFilter::Warn, log::LevelFilter::Off),
-        _ => (log::LevelFilter::Warn, log::LevelFilter::Warn),
+        // The others say in their own lines what went wrong there.
+        _ => (log::LevelFilter::Warn, log::LevelFilter::Off),
     }
 }
 
