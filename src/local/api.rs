@@ -381,11 +381,13 @@ fn pod_log(cluster: &Cluster, store: &Store, target: &Target<'_>) -> Result<Answ
     let state = &pod["status"]["containerStatuses"][0]["state"];
     let started = text(state, "/running/startedAt").to_owned() + text(state, "/terminated/startedAt");
     let Ok(started) = humantime::parse_rfc3339(&started) else {
-        let why = format!(
-            "container \"{}\" in pod \"{}\" is waiting to start",
-            text(pod, "/spec/containers/0/name"),
-            target.name
-        );
+        // Without a node there is nobody to ask, and nothing to say.
+        if text(pod, "/spec/nodeName").is_empty() {
+            return Ok(Answer::Whole(200, "text/plain", Vec::new()));
+        }
+        let state = if state["waiting"].is_null() { "ContainerCreating" } else { "image can't be pulled" };
+        let (container, pod) = (text(pod, "/spec/containers/0/name"), target.name);
+        let why = format!("container \"{container}\" in pod \"{pod}\" is waiting to start: {state}");
         return Err(Refusal::bad_request(why));
     };
     let env = |key: &str| {
