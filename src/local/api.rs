@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::rbac::{self, User, Wanted};
 use super::resources::{self, ACCOUNTS, PODS, Resource};
 use super::store::{self, Object, Refusal, Store, has_ended, name, namespace, text};
-use super::{Cluster, table, write};
+use super::{Cluster, protobuf, table, write};
 
 /// Steps of a training that the log shows, as the classifier has them: 5 epochs of 600 batches, every hundredth.
 const STEPS: u64 = 30;
@@ -47,7 +47,7 @@ impl Request {
     fn json(&self) -> Result<Value, Refusal> {
         if self.header("Content-Type").contains("protobuf") {
             let message = "the embedded cluster reads JSON only; write the object into a file for kubectl create -f";
-            return Err(Refusal::new(415, "UnsupportedMediaType", message));
+            return protobuf::read(&self.body).ok_or_else(|| Refusal::new(415, "UnsupportedMediaType", message));
         }
         let broken = |error| Refusal::bad_request(format!("the object provided is unrecognized: {error}"));
         if self.body.is_empty() { Ok(json!({})) } else { serde_json::from_slice(&self.body).map_err(broken) }
@@ -61,6 +61,11 @@ fn whole(code: u16, value: &Value) -> Answer {
 /// Answers.
 pub fn answer(cluster: &Arc<Cluster>, request: &Request) -> Answer {
     respond(cluster, request).unwrap_or_else(|refusal| whole(refusal.code, &refusal.into_json()))
+}
+
+/// What is said after a panic.
+pub fn fault() -> Answer {
+    whole(500, &Refusal::new(500, "InternalError", "a fault of the embedded cluster; see its log").into_json())
 }
 
 fn respond(cluster: &Arc<Cluster>, request: &Request) -> Result<Answer, Refusal> {
@@ -376,11 +381,13 @@ fn pod_log(cluster: &Cluster, store: &Store, target: &Target<'_>) -> Result<Answ
     let state = &pod["status"]["containerStatuses"][0]["state"];
     let started = text(state, "/running/startedAt").to_owned() + text(state, "/terminated/startedAt");
     let Ok(started) = humantime::parse_rfc3339(&started) else {
-        let why = format!(
-            "container \"{}\" in pod \"{}\" is waiting to start",
-            text(pod, "/spec/containers/0/name"),
-            target.name
-        );
+        // Without a node there is nobody to ask, and nothing to say.
+        if text(pod, "/spec/nodeName").is_empty() {
+            return Ok(Answer::Whole(200, "text/plain", Vec::new()));
+        }
+        let state = if state["waiting"].is_null() { "ContainerCreating" } else { "image can't be pulled" };
+        let (container, pod) = (text(pod, "/spec/containers/0/name"), target.name);
+        let why = format!("container \"{container}\" in pod \"{pod}\" is waiting to start: {state}");
         return Err(Refusal::bad_request(why));
     };
     let env = |key: &str| {

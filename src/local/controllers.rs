@@ -2,7 +2,7 @@
 //! all objects and does the next thing; none keeps more than when something began.
 
 use std::collections::HashMap;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::{Value, json};
 
@@ -21,6 +21,12 @@ const ENDING: Duration = Duration::from_millis(500);
 /// pkg/controller/job.
 const BACKOFF_FIRST: Duration = Duration::from_secs(1);
 const BACKOFF_MOST: Duration = Duration::from_secs(60);
+
+/// Who says what in events.
+const JOB: &str = "job-controller";
+const SCHEDULER: &str = "default-scheduler";
+const KUBELET: &str = "kubelet";
+const WARNINGS: [&str; 4] = ["FailedCreate", "BackoffLimitExceeded", "FailedScheduling", "Failed"];
 
 /// Times that are not in the objects, by uid: when a pod came into its phase, when a Job ended or was refused a pod.
 #[derive(Default)]
@@ -131,11 +137,13 @@ impl<'a> Round<'a> {
         if succeeded > 0 {
             status["completionTime"] = json!(store::now());
             status["conditions"] = json!([condition("Complete")]);
+            self.say(job, JOB, "Completed", "Job completed");
         } else if is_failed {
             let mut condition = condition("Failed");
             condition["reason"] = json!("BackoffLimitExceeded");
             condition["message"] = json!("Job has reached the specified backoff limit");
             status["conditions"] = json!([condition]);
+            self.say(job, JOB, "BackoffLimitExceeded", "Job has reached the specified backoff limit");
         }
         self.set_status(job, status);
     }
@@ -166,15 +174,19 @@ impl<'a> Round<'a> {
             self.look_at(again);
             return false;
         }
-        let Err(refusal) = self.create_pod(job) else {
-            self.clock.refused.remove(uid(job));
-            return true;
+        let refusal = match self.create_pod(job) {
+            Ok(pod) => {
+                self.clock.refused.remove(uid(job));
+                self.say(job, JOB, "SuccessfulCreate", &format!("Created pod: {}", name(&pod)));
+                return true;
+            }
+            Err(refusal) => refusal,
         };
         let times = self.clock.refused.get(uid(job)).map_or(0, |refused| refused.times) + 1;
         let again = self.now + backoff(times.into());
         self.clock.refused.insert(uid(job).to_owned(), Refused { times, again, version: version.to_owned() });
         self.look_at(again);
-        self.say(job, &format!("Error creating: {}", refusal.message));
+        self.say(job, JOB, "FailedCreate", &format!("Error creating: {}", refusal.message));
         false
     }
 
@@ -189,16 +201,19 @@ impl<'a> Round<'a> {
         write::create(self.store, &PODS, namespace(job), json!({"metadata": metadata, "spec": template["spec"]}), false)
     }
 
-    /// An event of the Job controller; one that is there already is counted.
-    fn say(&mut self, job: &Object, message: &str) {
-        let involved = json!({"apiVersion": "batch/v1", "kind": "Job", "name": name(job), "namespace": namespace(job), "uid": uid(job)});
+    /// Says in an event what a component did about an object. Names grow with the time, and so events are listed in order.
+    fn say(&mut self, about: &Value, component: &str, reason: &str, message: &str) {
+        let id = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_nanos();
+        let kind = if WARNINGS.contains(&reason) { "Warning" } else { "Normal" };
         let event = json!({
-            "metadata": {"name": format!("{}.{}", name(job), store::hex::<8>()), "namespace": namespace(job)},
-            "involvedObject": involved, "reason": "FailedCreate", "message": message, "type": "Warning", "count": 1,
-            "source": {"component": "job-controller"}, "firstTimestamp": store::now(), "lastTimestamp": store::now(),
+            "metadata": {"name": format!("{}.{id:x}", name(about)), "namespace": namespace(about)},
+            "involvedObject": {"apiVersion": about["apiVersion"], "kind": about["kind"], "name": name(about),
+                               "namespace": namespace(about), "uid": uid(about)},
+            "reason": reason, "message": message, "type": kind, "count": 1, "source": {"component": component},
+            "firstTimestamp": store::now(), "lastTimestamp": store::now(),
         });
         // There is nobody to tell that nobody can be told.
-        let _ = write::create(self.store, &EVENTS, namespace(job), event, false);
+        let _ = write::create(self.store, &EVENTS, namespace(about), event, false);
     }
 
     /// Gives pods to nodes with room for their CPU, oldest first.
@@ -217,7 +232,10 @@ impl<'a> Round<'a> {
             if let Some(node) = nodes.iter_mut().filter(fits).max_by_key(|node| node.1) {
                 node.1 -= wanted;
                 scheduled["spec"]["nodeName"] = json!(name(&node.0));
+                scheduled["status"]["hostIP"] = json!(text(&node.0, "/status/addresses/0/address"));
                 scheduled["status"]["conditions"] = json!([{"type": "PodScheduled", "status": "True"}]);
+                let message = format!("Successfully assigned {}/{} to {}", namespace(&pod), name(&pod), name(&node.0));
+                self.say(&pod, SCHEDULER, "Scheduled", &message);
             } else {
                 let (all, busy) = (nodes.len(), nodes.iter().filter(|node| matches_node(&pod, &node.0)).count());
                 let mut why = format!("0/{all} nodes are available:");
@@ -228,9 +246,13 @@ impl<'a> Round<'a> {
                         why.push_str(&format!("{} {count} {what}", if why.ends_with(':') { "" } else { "," }));
                     }
                 }
+                why.push('.');
                 let condition =
-                    json!({"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": why + "."});
+                    json!({"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": why});
                 scheduled["status"]["conditions"] = json!([condition]);
+                if scheduled != *pod {
+                    self.say(&pod, SCHEDULER, "FailedScheduling", &why);
+                }
             }
             if scheduled != *pod {
                 self.store.put(&PODS, scheduled);
@@ -266,9 +288,18 @@ impl<'a> Round<'a> {
         match text(pod, "/status/phase") {
             "Pending" if image.ends_with(":missing") => {
                 let message = format!("Back-off pulling image \"{image}\": ErrImagePull: {image}: not found");
+                if pod["status"]["containerStatuses"].is_null() {
+                    self.say(pod, KUBELET, "Failed", &format!("Failed to pull image \"{image}\": {image}: not found"));
+                    self.say(pod, KUBELET, "BackOff", &format!("Back-off pulling image \"{image}\""));
+                }
                 self.set_phase(pod, "Pending", &json!({"waiting": {"reason": "ImagePullBackOff", "message": message}}));
             }
             "Pending" if self.has_passed(pod, "Pending", STARTING) => {
+                let container = text(pod, "/spec/containers/0/name");
+                let pulled = format!("Container image \"{image}\" already present on machine");
+                self.say(pod, KUBELET, "Pulled", &pulled);
+                self.say(pod, KUBELET, "Created", &format!("Created container {container}"));
+                self.say(pod, KUBELET, "Started", &format!("Started container {container}"));
                 self.set_phase(pod, "Running", &json!({"running": {"startedAt": store::now()}}));
             }
             "Running" if !is_endless && self.has_passed(pod, "Running", self.job_time) => {
@@ -293,14 +324,17 @@ impl<'a> Round<'a> {
         let mut changed = Value::clone(pod);
         changed["status"]["phase"] = json!(phase);
         changed["status"]["containerStatuses"] = json!(statuses);
-        changed["status"]["conditions"] = json!([
-            {"type": "PodScheduled", "status": "True"},
-            {"type": "Ready", "status": if is_ready { "True" } else { "False" }},
-        ]);
+        let condition =
+            |(kind, holds): (&str, bool)| json!({"type": kind, "status": if holds { "True" } else { "False" }});
+        let conditions =
+            [("Initialized", true), ("Ready", is_ready), ("ContainersReady", is_ready), ("PodScheduled", true)];
+        changed["status"]["conditions"] = json!(conditions.map(condition));
         if changed["status"]["podIP"].is_null() {
             changed["status"]["startTime"] = json!(store::now());
             if is_ready {
-                changed["status"]["podIP"] = json!(self.address(text(pod, "/spec/nodeName")));
+                let address = self.address(text(pod, "/spec/nodeName"));
+                changed["status"]["podIPs"] = json!([{ "ip": address }]);
+                changed["status"]["podIP"] = json!(address);
             }
         }
         if changed != **pod {

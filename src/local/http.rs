@@ -5,6 +5,7 @@
 
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -78,7 +79,8 @@ fn converse(connection: TcpStream, tls: Arc<ServerConfig>, cluster: &Arc<Cluster
     let mut input = Vec::new();
     while let Some(request) = read_request(&mut stream, &mut input)? {
         let last = request.header("Connection").eq_ignore_ascii_case("close");
-        match api::answer(cluster, &request) {
+        let answer = catch_unwind(AssertUnwindSafe(|| api::answer(cluster, &request)));
+        match answer.unwrap_or_else(|_| api::fault()) {
             Answer::Whole(code, media_type, body) => {
                 let mut bytes = head(code, media_type, &format!("Content-Length: {}", body.len())).into_bytes();
                 bytes.extend_from_slice(&body);

@@ -10,6 +10,7 @@
 mod api;
 mod controllers;
 mod http;
+mod protobuf;
 mod quota;
 mod rbac;
 mod resources;
@@ -23,6 +24,7 @@ use std::fs;
 use std::io::{self, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -46,6 +48,9 @@ const TOKENS_MOST: usize = 1000;
 
 /// Longest sleep of the controllers; a change wakes them.
 const ROUND: Duration = Duration::from_secs(60);
+
+/// Pause of the controllers after a fault of ours, so that it does not keep the processor busy.
+const AFTER_FAULT: Duration = Duration::from_secs(1);
 
 /// How the embedded cluster is to be.
 #[derive(Debug, Clone)]
@@ -164,7 +169,9 @@ impl Cluster {
     fn control(&self) {
         let (mut clock, mut version, mut due) = (Clock::default(), 0, Instant::now());
         while let Some(mut store) = self.wait(version, due) {
-            let next = Round::new(&mut store, &mut clock, self.job_time).run();
+            // A fault of ours must not be the end of the cluster: the next round begins anew.
+            let round = AssertUnwindSafe(|| Round::new(&mut store, &mut clock, self.job_time).run());
+            let next = catch_unwind(round).unwrap_or_else(|_| Some(Instant::now() + AFTER_FAULT));
             due = next.unwrap_or_else(|| Instant::now() + ROUND);
             // What it has just changed may be the next one's work.
             if store.version() != version {

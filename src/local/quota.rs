@@ -7,10 +7,13 @@ use super::resources::{PODS, QUOTAS, Resource};
 use super::store::{Object, Refusal, Store, has_ended, items, name, namespace};
 use crate::quantity::{self, Milli};
 
+/// More than any cluster has: so many pods of so much can be added up without an overflow.
+const MOST: Milli = 1 << 80;
+
 /// What a pod asks for (`list` is requests) or is held to (limits) of CPU or memory.
 pub fn of_pod(pod: &Value, list: &str, what: &str) -> Milli {
     let amount = |container: &Value| container["resources"][list][what].as_str().and_then(quantity::parse);
-    items(&pod["spec"]["containers"]).iter().filter_map(amount).sum()
+    items(&pod["spec"]["containers"]).iter().filter_map(amount).map(|milli| milli.clamp(0, MOST)).sum()
 }
 
 /// A limit on CPU or memory: (requests or limits, cpu or memory).

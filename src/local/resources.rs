@@ -38,8 +38,8 @@ pub const CLUSTER_ROLE_BINDINGS: Resource = resource(RBAC, "clusterrolebindings"
 pub const ROLES: Resource = resource(RBAC, "roles", "Role", true, "");
 pub const ROLE_BINDINGS: Resource = resource(RBAC, "rolebindings", "RoleBinding", true, "");
 
-/// All that is stored. Nothing uses secrets here; people and tests ask for them.
-pub static ALL: [Resource; 12] = [
+/// All that is stored. Nothing uses secrets, config maps and services here; people and kubectl ask for them.
+pub static ALL: [Resource; 14] = [
     NAMESPACES,
     NODES,
     PODS,
@@ -47,6 +47,8 @@ pub static ALL: [Resource; 12] = [
     ACCOUNTS,
     EVENTS,
     SECRETS,
+    resource("", "configmaps", "ConfigMap", true, "cm"),
+    resource("", "services", "Service", true, "svc"),
     JOBS,
     CLUSTER_ROLES,
     CLUSTER_ROLE_BINDINGS,
@@ -108,7 +110,8 @@ fn resource_list(group: &str) -> Value {
     let stored = ALL.iter().filter(|resource| resource.group == group).map(|resource| {
         let shorts: Vec<&str> = Some(resource.short).filter(|short| !short.is_empty()).into_iter().collect();
         json!({"name": resource.plural, "singularName": "", "namespaced": resource.namespaced, "kind": resource.kind,
-               "verbs": verbs, "shortNames": shorts})
+               "verbs": verbs, "shortNames": shorts,
+               "categories": if [&PODS, &JOBS].contains(&resource) { vec!["all"] } else { Vec::new() }})
     });
     let reviews = REVIEWS.iter().filter(|(of, ..)| *of == group).map(
         |(_, name, kind)| json!({"name": name, "singularName": "", "namespaced": false, "kind": kind, "verbs": ["create"]}),

@@ -10,7 +10,8 @@ use super::write;
 const CPU: &str = "2";
 const ALLOCATABLE: &str = "1930m";
 
-/// The system's pods: where the CPU goes that an empty node lacks. Each node has one of each of the first kind.
+/// The system's pods, one of each on every node: where the CPU goes that an empty node lacks. It is what all of EKS's own
+/// pods take there together; so coredns, of which there are two, asks for nothing more here.
 const SYSTEM: [(&str, &str); 2] = [("aws-node", "50m"), ("kube-proxy", "100m")];
 
 /// Fills an empty store.
@@ -27,6 +28,10 @@ pub fn fill(store: &mut Store, nodes: u16) {
         make(&NODES, "", node(&name, number, &format!("192.168.{third}.{fourth}")));
         for (pod, cpu) in SYSTEM {
             let object = system_pod(&format!("{pod}-{}", super::store::suffix()), &name, cpu);
+            make(&PODS, "kube-system", object);
+        }
+        if number < 2 {
+            let object = system_pod(&format!("coredns-{}", super::store::suffix()), &name, "0");
             make(&PODS, "kube-system", object);
         }
     }

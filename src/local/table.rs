@@ -29,9 +29,9 @@ pub fn table(resource: &Resource, objects: &[Object], with_objects: bool) -> Val
 /// Those that begin with + are shown by -o wide.
 fn columns(resource: &Resource) -> &'static [&'static str] {
     match resource.kind {
-        "Pod" => &["Name", "Ready", "Status", "Restarts", "Age", "+IP", "+Node"],
-        "Job" => &["Name", "Completions", "Duration", "Age", "+Images"],
-        "Node" => &["Name", "Status", "Roles", "Age", "Version"],
+        "Pod" => &["Name", "Ready", "Status", "Restarts", "Age", "+IP", "+Node", "+Nominated Node", "+Readiness Gates"],
+        "Job" => &["Name", "Completions", "Duration", "Age", "+Containers", "+Images", "+Selector"],
+        "Node" => &["Name", "Status", "Roles", "Age", "Version", "+Internal-IP", "+External-IP"],
         "ResourceQuota" => &["Name", "Age", "Request", "Limit"],
         "Namespace" => &["Name", "Status", "Age"],
         "Event" => &["Last Seen", "Type", "Reason", "Object", "Message"],
@@ -49,7 +49,7 @@ fn cells(resource: &Resource, object: &Value) -> Value {
             let ready = format!("{ready}/{}", items(&object["spec"]["containers"]).len());
             let or_none = |text: &str| if text.is_empty() { "<none>".to_owned() } else { text.to_owned() };
             let (ip, node) = (or_none(text(status, "/podIP")), or_none(text(object, "/spec/nodeName")));
-            json!([name, ready, pod_status(object), "0", age, ip, node])
+            json!([name, ready, pod_status(object), "0", age, ip, node, "<none>", "<none>"])
         }
         "Job" => {
             let done = status["succeeded"].as_u64().unwrap_or_default();
@@ -59,12 +59,23 @@ fn cells(resource: &Resource, object: &Value) -> Value {
             } else {
                 between(text(status, "/startTime"), end)
             };
-            let image = text(object, "/spec/template/spec/containers/0/image");
-            json!([name, format!("{done}/{}", object["spec"]["completions"]), duration, age, image])
+            let container = &object["spec"]["template"]["spec"]["containers"][0];
+            let (container, image) = (text(container, "/name"), text(container, "/image"));
+            let selector = format!("controller-uid={}", text(object, "/metadata/uid"));
+            json!([
+                name,
+                format!("{done}/{}", object["spec"]["completions"]),
+                duration,
+                age,
+                container,
+                image,
+                selector
+            ])
         }
         "Node" => {
             let ready = if object["spec"]["unschedulable"] == true { "Ready,SchedulingDisabled" } else { "Ready" };
-            json!([name, ready, "<none>", age, text(status, "/nodeInfo/kubeletVersion")])
+            let (version, ip) = (text(status, "/nodeInfo/kubeletVersion"), text(status, "/addresses/0/address"));
+            json!([name, ready, "<none>", age, version, ip, "<none>"])
         }
         "ResourceQuota" => {
             let list = |of_limits: bool| {

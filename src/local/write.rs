@@ -18,6 +18,31 @@ const KEPT: [&str; 3] = ["default", "kube-system", "kube-public"];
 /// What a client may say of an object's metadata; the rest is the cluster's.
 const METADATA: [&str; 6] = ["name", "generateName", "namespace", "labels", "annotations", "ownerReferences"];
 
+/// What must be a map where it is there at all, and a list of maps; the rest of this program relies on it.
+const MAPS: [&str; 10] = [
+    "metadata",
+    "metadata/labels",
+    "metadata/annotations",
+    "spec",
+    "spec/hard",
+    "spec/template",
+    "spec/template/metadata",
+    "spec/template/metadata/labels",
+    "spec/template/spec",
+    "status",
+];
+const LISTS: [&str; 5] =
+    ["metadata/ownerReferences", "rules", "subjects", "spec/containers", "spec/template/spec/containers"];
+
+/// What must be a number of 31 bits.
+const NUMBERS: [&str; 5] = [
+    "spec/parallelism",
+    "spec/completions",
+    "spec/backoffLimit",
+    "spec/activeDeadlineSeconds",
+    "spec/ttlSecondsAfterFinished",
+];
+
 /// Stores a new object, or only sees whether it could be.
 ///
 /// # Errors
@@ -66,10 +91,16 @@ pub fn create(
 
 /// Sees that kind and place are those of the path.
 fn checked(resource: &Resource, space: &str, mut object: Value) -> Result<Value, Refusal> {
-    if !object.is_object() || !matches!(object["metadata"], Value::Null | Value::Object(_)) {
+    if !object.is_object() {
         return Err(Refusal::bad_request(format!(
             "the object provided is unrecognized (must be of type {})",
             resource.kind
+        )));
+    }
+    if let Some(field) = misshapen(&object) {
+        let (kind, field) = (resource.kind, field.replace('/', "."));
+        return Err(Refusal::bad_request(format!(
+            "{kind} in version \"v1\" cannot be handled as a {kind}: json: cannot unmarshal into Go struct field {kind}.{field}"
         )));
     }
     for (key, wanted) in [("apiVersion", resource.api_version()), ("kind", resource.kind.to_owned())] {
@@ -91,6 +122,17 @@ fn checked(resource: &Resource, space: &str, mut object: Value) -> Result<Value,
         object["metadata"]["namespace"] = json!(space);
     }
     Ok(object)
+}
+
+/// The first field that is not of its type.
+fn misshapen(object: &Value) -> Option<&'static str> {
+    let wrong = |paths: &[&'static str], fits: &dyn Fn(&Value) -> bool| {
+        let value = |path: &str| object.pointer(&format!("/{path}")).filter(|value| !value.is_null());
+        paths.iter().find(|path| value(path).is_some_and(|value| !fits(value))).copied()
+    };
+    wrong(&MAPS, &Value::is_object)
+        .or_else(|| wrong(&LISTS, &|list| list.is_array() && items(list).iter().all(Value::is_object)))
+        .or_else(|| wrong(&NUMBERS, &|number| number.as_u64().is_some_and(|number| number < 1 << 31)))
 }
 
 /// Sets what was left out.
@@ -188,6 +230,16 @@ pub fn patch(
     let mut new = Value::clone(&old);
     merge(&mut new, body);
     let mut new = checked(resource, space, new)?;
+    // Its status and the rest of its metadata are not a client's to change.
+    let (before, after) = (old["metadata"].as_object(), new["metadata"].as_object_mut());
+    if let (Some(before), Some(after)) = (before, after) {
+        let is_theirs = |key: &str| METADATA.contains(&key) || ["uid", "resourceVersion"].contains(&key);
+        after.retain(|key, _| is_theirs(key));
+        after.extend(before.iter().filter(|(key, _)| !is_theirs(key)).map(|(key, value)| (key.clone(), value.clone())));
+    }
+    if let Some(status) = old.get("status") {
+        new["status"] = status.clone();
+    }
     if new["metadata"]["resourceVersion"] != old["metadata"]["resourceVersion"] {
         let why = "the object has been modified; please apply your changes to the latest version and try again";
         let what = resource.qualified();
@@ -198,6 +250,10 @@ pub fn patch(
         ));
     }
     let is_changed = |pointer: &str| old.pointer(pointer) != new.pointer(pointer);
+    if *resource == PODS && is_changed("/spec") {
+        let why = "spec: Forbidden: pod updates may not change fields of the specification";
+        return Err(Refusal::invalid(resource, path_name, why));
+    }
     for (pointer, why) in [
         ("/roleRef", "roleRef: Invalid value: cannot change roleRef"),
         ("/spec/template", "spec.template: Invalid value: field is immutable"),

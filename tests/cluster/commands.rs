@@ -29,13 +29,12 @@ fn setup_makes_what_is_missing_and_repairs_what_is_wrong_and_then_has_nothing_to
     kubectl_ok(&["patch", "resourcequota", "free-cpu", "-n", FREE, "--type", "merge", "-p", wrong]);
     kubectl_ok(&["delete", "rolebinding", "img-classification-jobs", "-n", PREMIUM]);
     kubectl_ok(&["delete", "clusterrolebinding", "img-classification-pods"]);
-    kubectl_ok(&[
-        "create",
-        "clusterrolebinding",
-        "img-classification-pods",
-        "--clusterrole=cluster-admin",
-        "--group=nobody",
-    ]);
+    create(&json!({
+        "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding",
+        "metadata": {"name": "img-classification-pods"},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "cluster-admin"},
+        "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "Group", "name": "nobody"}],
+    }));
     let repaired = command_ok(&["setup"]);
     for line in [
         "ok resourcequota free-service/free-cpu: changed: spec.hard.requests.cpu from 900m to 2, spec.hard.requests.memory removed",
@@ -70,7 +69,11 @@ fn clean_removes_our_jobs_and_is_done_when_their_room_is_free() {
     let server = server("long");
     let posted: Vec<String> =
         ["free", "free", "free", "premium"].iter().map(|tier| post_ok(&server, tier, "mnist")).collect();
-    kubectl_ok(&["create", "job", "of-somebody-else", &format!("--image={}", image("short")), "-n", PREMIUM]);
+    let container = json!({"name": "c", "image": image("short")});
+    create(&json!({
+        "apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "of-somebody-else", "namespace": PREMIUM},
+        "spec": {"template": {"spec": {"restartPolicy": "Never", "containers": [container]}}},
+    }));
     within(SOON, "two pods", || (pods(FREE).len() == 2 && pods(PREMIUM).len() == 2).then_some(()));
 
     let said = command_ok(&["clean"]);
@@ -100,12 +103,9 @@ fn clean_removes_pods_that_lost_their_job() {
     empty_cluster();
     let job = post_ok(&server("long"), "free", "mnist");
     within(SOON, "its pod", || (!pods(FREE).is_empty()).then_some(()));
-    let orphan = r#"{"kind":"DeleteOptions","apiVersion":"v1","propagationPolicy":"Orphan"}"#;
-    let file = std::env::temp_dir().join(format!("orphan-{}.json", std::process::id()));
-    std::fs::write(&file, orphan).unwrap();
+    let orphan = json!({"kind": "DeleteOptions", "apiVersion": "v1", "propagationPolicy": "Orphan"});
     let path = format!("/apis/batch/v1/namespaces/{FREE}/jobs/{job}");
-    kubectl_ok(&["delete", "--raw", &path, "-f", file.to_str().unwrap()]);
-    std::fs::remove_file(&file).unwrap();
+    kubectl_file(&["delete", "--raw", &path, "-f"], &orphan);
     within(SOON, "an orphan", || {
         (jobs(FREE).is_empty() && pods(FREE).iter().all(|pod| pod["metadata"]["ownerReferences"].is_null()))
             .then_some(())
@@ -140,7 +140,10 @@ fn selftest_names_the_step_that_fails() {
 
     empty_cluster();
     kubectl_ok(&["delete", "resourcequota", "free-jobs", "-n", FREE]);
-    kubectl_ok(&["create", "quota", "free-jobs", "--hard=count/jobs.batch=1", "-n", FREE]);
+    create(&json!({
+        "apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "free-jobs", "namespace": FREE},
+        "spec": {"hard": {"count/jobs.batch": "1"}},
+    }));
     within(SOON, "the quota in force", || {
         let path = "jsonpath={.status.hard.count/jobs\\.batch}";
         (kubectl_ok(&["get", "resourcequota", "free-jobs", "-n", FREE, "-o", path]) == "1").then_some(())

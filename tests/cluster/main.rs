@@ -108,6 +108,20 @@ fn within<T>(limit: Duration, what: &str, mut look: impl FnMut() -> Option<T>) -
     }
 }
 
+/// Runs kubectl with a file of this content behind its last argument.
+fn kubectl_file(args: &[&str], content: &Value) -> String {
+    let folder = tempfile::TempDir::new().unwrap();
+    let file = folder.path().join("file.json");
+    std::fs::write(&file, content.to_string()).unwrap();
+    kubectl_ok(&[args, &[file.to_str().unwrap()]].concat())
+}
+
+/// Creates an object from a manifest. (`kubectl create job` and the like speak protocol buffers since 1.32, which the
+/// embedded cluster does not.)
+fn create(object: &Value) {
+    kubectl_file(&["create", "-f"], object);
+}
+
 /// The manifests of the repository, as README tells people to apply them.
 fn manifest(name: &str) -> String {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("k8s").join(name).display().to_string()
@@ -262,10 +276,7 @@ fn four_premium_jobs_have_four_pods_and_config_agrees_with_kubectl() {
             "containers": [{"name": "c", "image": image("long"), "resources": {"requests": {"cpu": "1m"}, "limits": {"cpu": "1m"}}}],
         },
     });
-    let file = std::env::temp_dir().join(format!("lonely-{}.json", std::process::id()));
-    std::fs::write(&file, lonely.to_string()).unwrap();
-    kubectl_ok(&["create", "-f", file.to_str().unwrap()]);
-    std::fs::remove_file(&file).unwrap();
+    create(&lonely);
 
     let seen = within(SOON, "/config as kubectl has it", || {
         let expected = expected_config();
@@ -315,14 +326,13 @@ fn kubeconfig_of(home: &Path, user: &Value) -> PathBuf {
     path
 }
 
-/// A token of the service account.
+/// A token of the service account, from the same call for every Kubernetes: `kubectl create token` is newer than 1.20.
 fn account_token() -> String {
-    let file = std::env::temp_dir().join(format!("token-request-{}.json", std::process::id()));
-    std::fs::write(&file, r#"{"kind":"TokenRequest","apiVersion":"authentication.k8s.io/v1","spec":{}}"#).unwrap();
+    let request = json!({ "apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {} });
     let path = "/api/v1/namespaces/default/serviceaccounts/img-classification/token";
-    let made = kubectl_ok(&["create", "--raw", path, "-f", file.to_str().unwrap()]);
-    std::fs::remove_file(&file).unwrap();
-    text(&serde_json::from_str(&made).unwrap(), "/status/token").to_owned()
+    let made = kubectl_file(&["create", "--raw", path, "-f"], &request);
+    let made: Value = serde_json::from_str(&made).unwrap();
+    text(&made, "/status/token").to_owned()
 }
 
 #[test]
