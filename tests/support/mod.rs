@@ -8,6 +8,7 @@ pub mod api;
 pub mod cluster;
 pub mod http;
 pub mod kubeconfig;
+pub mod kubernetes;
 pub mod plugin;
 pub mod proxy;
 pub mod server;
