@@ -30,8 +30,8 @@ const SLACK: Duration = Duration::from_secs(3);
 /// Far fewer than a test makes, and so seldom that none comes back while it runs.
 const FEW: usize = 3;
 
-fn limited(api: &ApiServer, per_minute: usize) -> Server {
-    Setup::for_api(api).args(&["--posts-per-minute", &per_minute.to_string()]).start()
+fn limited(per_minute: usize) -> Server {
+    Setup::local().args(&["--posts-per-minute", &per_minute.to_string()]).start()
 }
 
 fn guarded(api: &ApiServer, file: impl AsRef<[u8]>) -> Setup {
@@ -90,8 +90,7 @@ fn told(answer: &Response, per_minute: usize) -> u64 {
 
 #[test]
 fn so_many_posts_of_an_address_pass_and_the_next_makes_no_job() {
-    let api = ApiServer::start();
-    let server = limited(&api, FEW);
+    let server = limited(FEW);
     let mut client = server.connect();
     for tier in [FREE, PREMIUM, FREE] {
         assert_eq!(post(&mut client, tier, "").status, 200);
@@ -106,15 +105,14 @@ fn so_many_posts_of_an_address_pass_and_the_next_makes_no_job() {
     {
         told(&post(&mut server.connect(), FREE, &format!("{tale}\r\n")), FEW);
     }
-    assert_eq!(api.jobs().len(), FEW);
+    assert_eq!(server.jobs().len(), FEW);
     let refused = server.wait_for_log("of a refusal", |line| line.starts_with(&format!("POST {FREE} 429 ")));
     assert!(refused.contains("too often"), "{refused}");
 }
 
 #[test]
 fn another_address_has_a_bucket_of_its_own() {
-    let api = ApiServer::start();
-    let server = limited(&api, FEW);
+    let server = limited(FEW);
     let addresses = [[127, 0, 0, 1], [127, 0, 0, 2], [127, 9, 9, 9]];
     for ip in addresses {
         let mut client = connect_from(ip, server.address());
@@ -126,13 +124,12 @@ fn another_address_has_a_bucket_of_its_own() {
     for ip in addresses {
         told(&post(&mut connect_from(ip, server.address()), FREE, ""), FEW);
     }
-    assert_eq!(api.jobs().len(), FEW * addresses.len());
+    assert_eq!(server.jobs().len(), FEW * addresses.len());
 }
 
 #[test]
 fn only_posts_are_counted() {
-    let api = ApiServer::start();
-    let server = limited(&api, 1);
+    let server = limited(1);
     let mut client = server.connect();
     let looks = |client: &mut Connection| {
         for target in ["/healthz", "/readyz", "/config"] {
@@ -149,28 +146,26 @@ fn only_posts_are_counted() {
     assert_eq!(post(&mut client, FREE, "").status, 200);
     told(&post(&mut client, FREE, ""), 1);
     (0..5).for_each(|_| looks(&mut client));
-    assert_eq!(api.jobs().len(), 1);
+    assert_eq!(server.jobs().len(), 1);
 }
 
 #[test]
 fn bad_posts_are_counted_too() {
-    let api = ApiServer::start();
     let bad = [(FREE, "{}", 400), (PREMIUM, "nonsense", 400), (FREE, "", 400), ("/", MNIST, 404), ("/config", "", 405)];
-    let server = limited(&api, bad.len());
+    let server = limited(bad.len());
     let mut client = server.connect();
     for (target, body, status) in bad {
         assert_eq!(send(&mut client, "POST", target, "", body).status, status, "{target} {body}");
     }
     told(&post(&mut client, FREE, ""), bad.len());
-    assert_eq!(api.requests().len(), 0);
+    assert_eq!(server.jobs().len(), 0);
 }
 
 #[test]
 fn a_post_comes_back_as_fast_as_the_rate_says() {
     // One a second.
     const RATE: usize = 60;
-    let api = ApiServer::start();
-    let server = limited(&api, RATE);
+    let server = limited(RATE);
     let start = Instant::now();
     let (passed, took) = flood(&server, RATE + 20);
     let back = usize::try_from(took.as_secs()).unwrap() + 1;
@@ -195,7 +190,7 @@ fn a_post_comes_back_as_fast_as_the_rate_says() {
         assert!(waited < Duration::from_secs(told) + SLACK, "{waited:?} in place of {told} s");
         let most = RATE + usize::try_from(start.elapsed().as_secs()).unwrap() + 1;
         assert!(passed + turn <= most, "{passed} and {turn} passed in {:?}", start.elapsed());
-        assert_eq!(api.jobs().len(), turn);
+        assert_eq!(server.jobs().len(), turn);
     }
 }
 

@@ -13,13 +13,19 @@ use support::kubeconfig::TOKEN;
 use support::server::{Finished, Setup};
 
 /// Every option with its variable and what --help shows of its default.
-const OPTIONS: [(&str, &str, &str); 6] = [
+const OPTIONS: [(&str, &str, &str); 12] = [
     ("--listen", "LISTEN", "0.0.0.0:5000"),
     ("--image", "CLASSIFIER_IMAGE", "mp12-classifier:1.0"),
     ("--kubeconfig", "KUBECONFIG", "~/.kube/config"),
     ("--context", "KUBE_CONTEXT", "current-context"),
     ("--job-ttl", "JOB_TTL", "3600"),
     ("--kube-timeout", "KUBE_TIMEOUT", "10"),
+    ("--local", "LOCAL=1", "off"),
+    ("--local-job-seconds", "LOCAL_JOB_SECONDS", "20"),
+    ("--local-nodes", "LOCAL_NODES", "2"),
+    ("--posts-per-minute", "POSTS_PER_MINUTE", "1200"),
+    ("--premium-token-file", "PREMIUM_TOKEN_FILE", "none"),
+    ("--log-level", "LOG_LEVEL", "info"),
 ];
 
 fn run(args: &[&str]) -> Finished {

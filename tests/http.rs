@@ -13,7 +13,7 @@ const FREE: &str = "/img-classification/free";
 const PREMIUM: &str = "/img-classification/premium";
 const MNIST: &[u8] = br#"{"dataset":"mnist"}"#;
 
-fn started() -> (ApiServer, Server) {
+fn scripted() -> (ApiServer, Server) {
     let api = ApiServer::start();
     let server = Setup::for_api(&api).start();
     (api, server)
@@ -28,7 +28,7 @@ fn raw(server: &Server, bytes: &[u8]) -> Response {
 
 #[test]
 fn a_good_post_answers_with_the_job_in_the_promised_order() {
-    let (api, server) = started();
+    let server = Setup::local().start();
     for (target, namespace, tier, kind) in
         [(FREE, "free-service", "free", "ff"), (PREMIUM, "default", "premium", "cnn")]
     {
@@ -40,15 +40,15 @@ fn a_good_post_answers_with_the_job_in_the_promised_order() {
                 r#"{{"job":"{name}","namespace":"{namespace}","tier":"{tier}","dataset":"{dataset}","type":"{kind}"}}"#
             );
             assert_eq!(answer.text().trim_end(), promised);
-            assert_eq!(api.jobs().last().unwrap()["metadata"]["name"], name.as_str());
+            assert!(server.jobs().iter().any(|job| job["metadata"]["name"] == name.as_str()), "{name}");
         }
     }
-    assert_eq!(api.jobs().len(), 4);
+    assert_eq!(server.jobs().len(), 4);
 }
 
 #[test]
 fn bodies_that_are_not_the_object_are_400_and_create_nothing() {
-    let (api, server) = started();
+    let server = Setup::local().start();
     // What the sentence must say of each.
     let cases: [(&str, &[&[u8]]); 7] = [
         ("empty", &[b"", b" ", b" \r\n\t"]),
@@ -119,19 +119,19 @@ fn bodies_that_are_not_the_object_are_400_and_create_nothing() {
             }
         }
     }
-    assert_eq!(api.requests().len(), 0, "a bad request reached Kubernetes");
+    assert_eq!(server.jobs().len(), 0, "a bad request made a Job");
 }
 
 #[test]
 fn the_sentence_about_an_unknown_dataset_names_the_known_ones() {
-    let (_api, server) = started();
+    let server = Setup::local().start();
     let sentence = server.post(FREE, r#"{"dataset":"cifar"}"#).error();
     assert!(sentence.contains("mnist") && sentence.contains("kmnist"), "{sentence}");
 }
 
 #[test]
 fn unknown_extra_keys_and_white_space_are_allowed() {
-    let (api, server) = started();
+    let server = Setup::local().start();
     let bodies = [
         r#"{"dataset":"mnist","extra":{"a":[1,null,{"dataset":7}]},"n":1e3}"#,
         r#"{"x":"dataset","dataset":"mnist"}"#,
@@ -143,21 +143,21 @@ fn unknown_extra_keys_and_white_space_are_allowed() {
         let answer = server.post(FREE, body);
         assert_eq!((answer.status, &answer.json()["dataset"]), (200, &json!("mnist")), "{body}");
     }
-    assert_eq!(api.jobs().len(), bodies.len());
+    assert_eq!(server.jobs().len(), bodies.len());
 }
 
 #[test]
 fn a_client_that_expects_100_continue_is_answered() {
-    let (api, server) = started();
+    let server = Setup::local().start();
     let length = MNIST.len();
     let head = format!("POST {FREE} HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: {length}\r\n\r\n");
     assert_eq!(raw(&server, &[head.as_bytes(), MNIST].concat()).status, 200);
-    assert_eq!(api.jobs().len(), 1);
+    assert_eq!(server.jobs().len(), 1);
 }
 
 #[test]
 fn a_deeply_nested_extra_key_harms_nobody() {
-    let (_api, server) = started();
+    let server = Setup::local().start();
     let deep = format!(r#"{{"dataset":"mnist","x":{}1{}}}"#, "[".repeat(490), "]".repeat(490));
     // It is an unknown extra key; a reader that bounds its depth may say 400.
     assert!([200, 400].contains(&server.post(FREE, deep).status));
@@ -167,7 +167,7 @@ fn a_deeply_nested_extra_key_harms_nobody() {
 
 #[test]
 fn the_content_type_is_never_looked_at() {
-    let (_api, server) = started();
+    let server = Setup::local().start();
     let types = ["text/plain", "application/x-www-form-urlencoded", "application/json; charset=utf-8", "nonsense", ""];
     for kind in types {
         let head = format!(
@@ -180,7 +180,7 @@ fn the_content_type_is_never_looked_at() {
 
 #[test]
 fn a_body_of_a_kibibyte_is_taken_and_one_byte_more_is_413() {
-    let (api, server) = started();
+    let server = Setup::local().start();
     let body = |length: usize| format!("{}{}", r#"{"dataset":"mnist"}"#, " ".repeat(length - MNIST.len()));
     assert_eq!(server.post(FREE, body(1024)).status, 200);
     for length in [1025, 5000, 100_000] {
@@ -188,12 +188,12 @@ fn a_body_of_a_kibibyte_is_taken_and_one_byte_more_is_413() {
         assert_eq!(answer.status, 413, "{length}");
         answer.error();
     }
-    assert_eq!(api.jobs().len(), 1);
+    assert_eq!(server.jobs().len(), 1);
 }
 
 #[test]
 fn a_post_without_content_length_is_411_and_with_a_transfer_encoding_501() {
-    let (api, server) = started();
+    let server = Setup::local().start();
     let answer = raw(&server, format!("POST {FREE} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes());
     assert_eq!(answer.status, 411);
     answer.error();
@@ -203,12 +203,12 @@ fn a_post_without_content_length_is_411_and_with_a_transfer_encoding_501() {
     let answer = raw(&server, chunked.as_bytes());
     assert_eq!(answer.status, 501);
     answer.error();
-    assert_eq!(api.requests().len(), 0);
+    assert_eq!(server.jobs().len(), 0);
 }
 
 #[test]
 fn unknown_paths_are_404_whatever_the_method() {
-    let (api, server) = started();
+    let server = Setup::local().start();
     let paths = [
         "/",
         "/config/",
@@ -236,12 +236,12 @@ fn unknown_paths_are_404_whatever_the_method() {
             answer.error();
         }
     }
-    assert_eq!(api.requests().len(), 0);
+    assert_eq!(server.jobs().len(), 0);
 }
 
 #[test]
 fn a_known_path_with_another_method_is_405_with_allow() {
-    let (api, server) = started();
+    let server = Setup::local().start();
     let sorted = |answer: &Response| {
         let mut allowed: Vec<String> =
             answer.header("Allow").unwrap().split(',').map(|word| word.trim().to_owned()).collect();
@@ -268,12 +268,12 @@ fn a_known_path_with_another_method_is_405_with_allow() {
             answer.error();
         }
     }
-    assert_eq!(api.requests().len(), 0);
+    assert_eq!(server.jobs().len(), 0);
 }
 
 #[test]
 fn an_unknown_method_is_501() {
-    let (_api, server) = started();
+    let server = Setup::local().start();
     for method in ["BREW", "get", "PROPFIND"] {
         let answer = server.connect().request(method, "/healthz", None);
         assert_eq!(answer.status, 501, "{method}");
@@ -283,7 +283,7 @@ fn an_unknown_method_is_501() {
 
 #[test]
 fn head_answers_as_get_does_without_the_body() {
-    let (api, server) = started();
+    let (api, server) = scripted();
     api.set_pods(vec![support::cluster::pod("default", "p", "Running", Some(("n", "10.0.0.1")))]);
     for path in ["/config", "/healthz", "/readyz"] {
         let mut connection = server.connect();
@@ -302,7 +302,7 @@ fn head_answers_as_get_does_without_the_body() {
 
 #[test]
 fn query_strings_are_ignored() {
-    let (_api, server) = started();
+    let server = Setup::local().start();
     assert_eq!(server.get("/config?watch=1").status, 200);
     assert_eq!(server.get("/healthz?").status, 200);
     assert_eq!(server.get("/readyz?verbose").status, 200);
@@ -312,7 +312,7 @@ fn query_strings_are_ignored() {
 
 #[test]
 fn every_answer_is_json_with_its_length() {
-    let (_api, server) = started();
+    let server = Setup::local().start();
     let answers = [
         server.get("/healthz"),
         server.get("/readyz"),
@@ -330,7 +330,7 @@ fn every_answer_is_json_with_its_length() {
 
 #[test]
 fn healthz_never_calls_kubernetes() {
-    let (api, server) = started();
+    let (api, server) = scripted();
     let before = api.requests().len();
     for _ in 0..5 {
         assert_eq!(server.get("/healthz").status, 200);
@@ -340,7 +340,7 @@ fn healthz_never_calls_kubernetes() {
 
 #[test]
 fn one_connection_carries_many_requests_of_every_kind() {
-    let (api, server) = started();
+    let server = Setup::local().start();
     let mut connection = server.connect();
     for round in 0..20 {
         assert_eq!(connection.request("GET", "/healthz", None).status, 200, "{round}");
@@ -351,12 +351,12 @@ fn one_connection_carries_many_requests_of_every_kind() {
         assert_eq!(connection.request("GET", "/config", None).status, 200, "{round}");
         assert_eq!(connection.request("GET", "/healthz", Some(b"a body that nobody wants")).status, 200, "{round}");
     }
-    assert_eq!(api.jobs().len(), 20);
+    assert_eq!(server.jobs().len(), 20);
 }
 
 #[test]
 fn http_1_0_and_connection_close_end_the_connection_after_the_answer() {
-    let (_api, server) = started();
+    let server = Setup::local().start();
     for request in ["GET /healthz HTTP/1.0\r\n\r\n", "GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"] {
         let mut connection = server.connect();
         connection.send(request.as_bytes());
@@ -367,7 +367,7 @@ fn http_1_0_and_connection_close_end_the_connection_after_the_answer() {
 
 #[test]
 fn a_large_answer_on_a_kept_connection_does_not_stall() {
-    let (api, server) = started();
+    let (api, server) = scripted();
     let pods: Vec<Value> =
         (0..40).map(|n| support::cluster::pod("default", &format!("pod-{n}"), "Running", None)).collect();
     api.set_pods(pods);
@@ -390,7 +390,7 @@ fn is_access_line(line: &str, method: &str, path: &str, status: u16) -> bool {
 
 #[test]
 fn every_request_is_one_line_in_the_log() {
-    let (_api, server) = started();
+    let server = Setup::local().start();
     server.get("/healthz");
     server.post(FREE, MNIST);
     server.post(PREMIUM, "nonsense");
@@ -410,7 +410,7 @@ fn every_request_is_one_line_in_the_log() {
 
 #[test]
 fn a_request_cannot_write_lines_of_its_own_into_the_log() {
-    let (_api, server) = started();
+    let server = Setup::local().start();
     let long = format!("/{}", "long".repeat(1000));
     let targets: Vec<Vec<u8>> = vec![
         b"/%0aINJECTED%0d%0a".to_vec(),
@@ -443,7 +443,7 @@ fn a_request_cannot_write_lines_of_its_own_into_the_log() {
 
 #[test]
 fn requests_in_parallel_are_each_answered_once_with_jobs_of_their_own() {
-    let (api, server) = started();
+    let server = Setup::local().start();
     let names: Vec<String> = std::thread::scope(|scope| {
         let threads: Vec<_> = (0..32)
             .map(|_| {
@@ -457,5 +457,5 @@ fn requests_in_parallel_are_each_answered_once_with_jobs_of_their_own() {
         threads.into_iter().map(|thread| thread.join().unwrap()).collect()
     });
     let distinct: std::collections::BTreeSet<_> = names.iter().collect();
-    assert_eq!((distinct.len(), api.jobs().len()), (32, 32));
+    assert_eq!((distinct.len(), server.jobs().len()), (32, 32));
 }

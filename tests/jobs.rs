@@ -104,7 +104,7 @@ fn the_manifests_for_kubectl_are_the_same_jobs() {
 
 #[test]
 fn names_are_unique_dns_labels_that_tell_tier_and_dataset() {
-    let (api, server) = started();
+    let server = Setup::local().start();
     let mut connection = server.connect();
     for tier in ["free", "premium"] {
         for dataset in ["mnist", "kmnist"] {
@@ -120,7 +120,7 @@ fn names_are_unique_dns_labels_that_tell_tier_and_dataset() {
             }
         }
     }
-    let names: BTreeSet<String> = api.jobs().iter().map(|job| job["metadata"]["name"].to_string()).collect();
+    let names: BTreeSet<String> = server.jobs().iter().map(|job| job["metadata"]["name"].to_string()).collect();
     assert_eq!(names.len(), 200);
 }
 

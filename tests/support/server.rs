@@ -4,7 +4,9 @@ use super::PATIENCE;
 use super::api::ApiServer;
 use super::http::{Connection, Response};
 use super::kubeconfig::Kubeconfig;
+use super::kubernetes::Kubernetes;
 use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
@@ -17,6 +19,9 @@ use tempfile::TempDir;
 
 /// Serve on a free port.
 const SERVE: &[&str] = &["serve", "--listen", "127.0.0.1:0"];
+
+/// Ends with the file for the embedded cluster.
+const KUBECONFIG: &str = "export KUBECONFIG=";
 
 /// Begins the line that tells the bound address.
 const LISTENING: &str = "listening on http://";
@@ -62,6 +67,11 @@ impl Setup {
             ("HOME".to_owned(), home.path().to_str().unwrap().to_owned()),
         ];
         Setup { home, args: Vec::new(), env, through: Vec::new(), stdin: None }
+    }
+
+    /// The embedded cluster: for what needs no fault and no look at the requests.
+    pub fn local() -> Setup {
+        Setup::new().args(&["--local"])
     }
 
     /// A kubeconfig that points at `api`, with the token `test-token`.
@@ -205,6 +215,17 @@ impl Server {
 
     pub fn post(&self, target: &str, body: impl AsRef<[u8]>) -> Response {
         self.connect().request("POST", target, Some(body.as_ref()))
+    }
+
+    /// The embedded cluster of [`Setup::local`].
+    pub fn kubernetes(&self) -> Kubernetes {
+        let line = self.wait_for_log("that tells the kubeconfig", |line| line.contains(KUBECONFIG));
+        Kubernetes::new(Path::new(line.split_once(KUBECONFIG).unwrap().1))
+    }
+
+    /// The Jobs that it has.
+    pub fn jobs(&self) -> Vec<Value> {
+        self.kubernetes().items("/apis/batch/v1/jobs")
     }
 
     /// One good request: a free mnist Job.
