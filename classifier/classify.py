@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Trains a small network on images of ten classes, then says how many test images it gets right.
 
 DATASET is mnist or kmnist, TYPE is ff (one hidden layer) or cnn (convolutions), both from the

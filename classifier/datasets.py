@@ -9,6 +9,7 @@ import math
 import socket
 import struct
 import sys
+import tempfile
 import zlib
 from pathlib import Path
 
@@ -80,13 +81,22 @@ def download(dataset: str, folder: Path) -> None:
     import torchvision  # only here: it takes time and memory that no Job with its data needs
 
     socket.setdefaulttimeout(MIRROR_TIMEOUT)
-    try:
-        with contextlib.redirect_stdout(sys.stderr):  # what it says is not the classifier's output
-            getattr(torchvision.datasets, CLASSES[dataset])(str(folder), download=True)
-    except (OSError, RuntimeError) as error:
-        raise DataError(f"{folder / CLASSES[dataset]}: not there, and cannot be downloaded: {error}") from error
-    for archive in (folder / CLASSES[dataset] / "raw").glob("*.gz"):
-        archive.unlink()  # unpacked beside it
+    raw = folder / CLASSES[dataset] / "raw"
+    source = getattr(torchvision.datasets, CLASSES[dataset])
+    problem: Exception | None = None
+    for mirror in list(source.mirrors):
+        source.mirrors = [mirror]  # one by one: torchvision gives up at the first that sends something else
+        try:
+            raw.mkdir(parents=True, exist_ok=True)
+            # Aside, so that a download that ends early leaves nothing that looks like data.
+            with tempfile.TemporaryDirectory(dir=folder) as scratch, contextlib.redirect_stdout(sys.stderr):
+                source(scratch, download=True)
+                for path in Path(scratch).rglob("*-ubyte"):
+                    path.replace(raw / path.name)
+            return
+        except (OSError, RuntimeError) as error:
+            problem = error
+    raise DataError(f"{raw}: no data there, and none can be downloaded: {problem}")
 
 
 if __name__ == "__main__":

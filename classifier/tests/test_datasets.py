@@ -143,8 +143,21 @@ def test_what_is_not_there_is_downloaded_once(
 def test_a_download_with_another_checksum_is_refused(mirror: Path, tmp_path: Path) -> None:
     path = mirror / f"{LABELS}.gz"
     path.write_bytes(gzip.compress(bytes(1000)))
-    with pytest.raises(datasets.DataError, match="cannot be downloaded"):
-        datasets.load("mnist", tmp_path / "new")
+    for _ in range(2):  # the first leaves nothing that the second would take for data
+        with pytest.raises(datasets.DataError, match="none can be downloaded"):
+            datasets.load("mnist", tmp_path / "new")
+
+
+def test_a_mirror_that_sends_something_else_is_passed_over(
+    mirror: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (mirror / "moved").mkdir()
+    for path in list(mirror.glob("*.gz")):
+        (mirror / "moved" / path.name).write_text("<html>We have moved")
+    from torchvision.datasets import MNIST
+
+    monkeypatch.setattr(MNIST, "mirrors", [f"{MNIST.mirrors[0]}moved/", f"{MNIST.mirrors[0]}gone/", *MNIST.mirrors])
+    assert same(datasets.load("mnist", tmp_path / "new"), datasets.load("mnist", data))
 
 
 def test_without_data_and_network_it_says_where_the_data_should_be(tmp_path: Path) -> None:
@@ -153,7 +166,8 @@ def test_without_data_and_network_it_says_where_the_data_should_be(tmp_path: Pat
     nowhere = {"http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9", "no_proxy": ""}
     done = classify(DATASET="kmnist", TYPE="ff", DATA_DIR=str(tmp_path), **nowhere)
     assert done.returncode == 1
-    assert done.stderr.splitlines()[-1].startswith(f"classify.py: {tmp_path / 'KMNIST'}: not there, and cannot be downloaded")
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith(f"classify.py: {tmp_path / 'KMNIST/raw'}: no data there, and none can be downloaded")
 
 
 def test_the_images_build_reads_all_of_it(copy: Path) -> None:
