@@ -32,7 +32,8 @@ def measure(dataset: str, network: str, data: Path, cpus: float) -> None:
         _, status, usage = os.wait4(training.pid, 0)
         seconds = time.monotonic() - begin
     cpu = usage.ru_utime + usage.ru_stime
-    print(f"{dataset} {network}: status {status}, {seconds:.0f} s, {cpu:.0f} s of CPU, {usage.ru_maxrss / 1024:.0f} MB at most")
+    memory = usage.ru_maxrss / 1024
+    print(f"{dataset} {network}: status {status}, {seconds:.0f} s, {cpu:.0f} s of CPU, {memory:.0f} MB at most")
     print(f"  {lines[2]}; {lines[-1]}", flush=True)
 
 

@@ -66,7 +66,8 @@ def test_sixty_thousand_images_are_six_hundred_steps_of_which_every_hundredth_is
     tiny = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(784, 10))
     program.train(tiny, (torch.zeros(60_000, 28, 28, dtype=torch.uint8), torch.zeros(60_000, dtype=torch.long)))
     told = [line.rsplit(" ", 1)[0] for line in capsys.readouterr().out.splitlines()]
-    assert told == [f"Epoch [{epoch}/5], Step [{step}/600], Loss:" for epoch in range(1, 6) for step in range(100, 601, 100)]
+    every = [(epoch, step) for epoch in range(1, 6) for step in range(100, 601, 100)]
+    assert told == [f"Epoch [{epoch}/5], Step [{step}/600], Loss:" for epoch, step in every]
 
 
 def test_each_line_is_there_when_it_is_printed(endless: Path) -> None:

@@ -91,7 +91,9 @@ def test_a_damaged_archive_is_named(damage: Callable[[bytes], bytes], copy: Path
     assert str(path) in str(raised.value)
 
 
-@pytest.mark.parametrize("spoil", [Path.unlink, lambda path: (path.unlink(), path.mkdir())], ids=["missing", "a folder"])
+@pytest.mark.parametrize(
+    "spoil", [Path.unlink, lambda path: (path.unlink(), path.mkdir())], ids=["missing", "a folder"]
+)
 def test_one_file_that_is_not_there_is_named_and_not_replaced_by_a_download(
     spoil: Callable[[Path], object], copy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -174,7 +176,7 @@ def test_the_images_build_reads_all_of_it(copy: Path) -> None:
     command = [sys.executable, "-B", str(FOLDER / "datasets.py"), str(copy)]
     done = subprocess.run(command, env=environment(), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert done.stdout == "".join(f"{name}: 250 images to train with, 50 to test with\n" for name in ("mnist", "kmnist"))
+    assert done.stdout.splitlines() == [f"{name}: 250 images to train with, 50 to test with" for name in ("mnist", "kmnist")]
     path = copy / "KMNIST/raw" / LABELS
     path.unlink()
     done = subprocess.run(command, env=environment(), capture_output=True, text=True)
