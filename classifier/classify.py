@@ -30,7 +30,7 @@ EPOCHS = 5
 BATCH = 100  # images a step
 REPORT = 100  # steps between two lines of progress
 HIDDEN = 500  # neurons of ff
-LEARNING_RATE = 0.001  # Adam's usual one; it falls to zero over the training, which is worth half a per cent
+LEARNING_RATE = 0.001  # Adam's usual one; it falls to zero, so that the last steps settle
 SEED = 1  # any will do: the same input is to give the same numbers
 
 
