@@ -1,0 +1,271 @@
+"""The classifier from outside: what it is told, what it prints, how it ends."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="PyTorch is missing; on Debian: apt-get install python3-torch")
+
+import classify as program  # noqa: E402  (it needs torch)
+from conftest import CLASSIFY, PATIENCE, classify, environment  # noqa: E402
+from limited import cgroup  # noqa: E402
+
+# Seconds from a signal to the end: a tenth of what Kubernetes waits before it kills.
+AT_ONCE = 3
+
+NEEDS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="root is needed, for namespaces")
+
+
+@pytest.mark.parametrize(
+    ("variable", "variables"),
+    [
+        ("DATASET", {"TYPE": "ff"}),
+        ("DATASET", {"TYPE": "ff", "DATASET": ""}),
+        ("DATASET", {"TYPE": "ff", "DATASET": "MNIST"}),
+        ("DATASET", {"TYPE": "ff", "DATASET": "../mnist\n"}),
+        ("TYPE", {"DATASET": "mnist"}),
+        ("TYPE", {"DATASET": "mnist", "TYPE": "rnn"}),
+    ],
+)
+def test_a_wrong_or_missing_variable_is_one_line_and_exit_code_2(variable: str, variables: dict[str, str]) -> None:
+    done = classify(**variables)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith(f"classify.py: the environment variable {variable} is ")
+    assert ("mnist or kmnist" if variable == "DATASET" else "ff or cnn") in done.stderr
+
+
+@pytest.mark.parametrize("dataset", ["mnist", "kmnist"])
+@pytest.mark.parametrize("network", ["ff", "cnn"])
+def test_it_prints_what_it_runs_then_the_loss_of_every_epoch_and_last_the_accuracy(
+    dataset: str, network: str, data: Path
+) -> None:
+    done = classify(DATASET=dataset, TYPE=network, DATA_DIR=str(data))
+    assert (done.returncode, done.stderr) == (0, "")
+    expected = [f"dataset: {dataset}", f"type: {network}", r"cpu limit: (none|[\d.]+)"]
+    expected += [rf"Epoch \[{epoch}/5\], Step \[3/3\], Loss: \d\.\d{{4}}" for epoch in range(1, 6)]
+    expected += [r"Accuracy of the network on the 10K test images: \d{1,3} %"]
+    lines = done.stdout.split("\n")
+    assert lines.pop() == ""
+    assert len(lines) == len(expected)
+    for line, pattern in zip(lines, expected):
+        assert re.fullmatch(pattern, line), f"{line!r} is not {pattern!r}"
+
+
+def test_sixty_thousand_images_are_six_hundred_steps_of_which_every_hundredth_is_told(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    tiny = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(784, 10))
+    program.train(tiny, (torch.zeros(60_000, 28, 28, dtype=torch.uint8), torch.zeros(60_000, dtype=torch.long)))
+    told = [line.rsplit(" ", 1)[0] for line in capsys.readouterr().out.splitlines()]
+    every = [(epoch, step) for epoch in range(1, 6) for step in range(100, 601, 100)]
+    assert told == [f"Epoch [{epoch}/5], Step [{step}/600], Loss:" for epoch, step in every]
+
+
+def test_each_line_is_there_when_it_is_printed(endless: Path) -> None:
+    with start(endless) as training:
+        assert wait_for(training, "Epoch [1/5], Step [100/200]").startswith("dataset: mnist\n")
+        training.kill()
+        assert "Epoch [5/5]" not in training.stdout.read(), "it came with all the rest"
+
+
+@pytest.mark.parametrize("network", ["ff", "cnn"])
+def test_the_same_input_gives_the_same_numbers(network: str, data: Path) -> None:
+    first, second = (classify(DATASET="kmnist", TYPE=network, DATA_DIR=str(data)).stdout for _ in range(2))
+    assert "Loss: " in first
+    assert first == second
+
+
+@pytest.mark.parametrize(("dataset", "network"), [("mnist", "ff"), ("mnist", "cnn"), ("kmnist", "cnn")])
+def test_it_learns(dataset: str, network: str, make_data: Callable[..., Path]) -> None:
+    done = classify(DATASET=dataset, TYPE=network, DATA_DIR=str(make_data(6_000, 1_000)))
+    assert percent(done) >= 97
+
+
+@pytest.mark.parametrize("network", ["ff", "cnn"])
+def test_labels_that_say_nothing_teach_nothing(network: str, make_data: Callable[..., Path]) -> None:
+    done = classify(DATASET="mnist", TYPE=network, DATA_DIR=str(make_data(2_000, 1_000, shuffled=True)))
+    # 10 by chance; of 1000 images the standard deviation is 1.
+    assert 6 <= percent(done) <= 14
+
+
+def percent(done: subprocess.CompletedProcess[str]) -> int:
+    assert done.returncode == 0, done.stderr
+    return int(done.stdout.split()[-2])
+
+
+CGROUPS = {
+    "version 2": ("0::/\n", {"cpu.max": "90000 100000\n"}, 0.9),
+    "version 2, no limit": ("0::/\n", {"cpu.max": "max 100000\n"}, None),
+    "version 2, of the folder above": (
+        "0::/pod/classifier\n",
+        {"pod/cpu.max": "90000 100000\n", "pod/classifier/cpu.max": "max 100000\n", "other/cpu.max": "10000 100000\n"},
+        0.9,
+    ),
+    "version 2, the least of several": (
+        "0::/pod/classifier\n",
+        {"pod/cpu.max": "90000 100000\n", "pod/classifier/cpu.max": "200000 100000\n"},
+        0.9,
+    ),
+    "version 1": (
+        "5:memory:/\n4:cpuset:/\n3:cpu,cpuacct:/\n0::/\n",
+        {"cpu/cpu.cfs_quota_us": "250000\n", "cpu/cpu.cfs_period_us": "100000\n"},
+        2.5,
+    ),
+    "version 1, no limit": ("3:cpu:/\n", {"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, None),
+    "version 1, a path that is true outside the container": (
+        "3:cpu:/kubepods/pod1/2\n",
+        {"cpu/cpu.cfs_quota_us": "90000\n", "cpu/cpu.cfs_period_us": "100000\n"},
+        0.9,
+    ),
+    "none": ("", {}, None),
+}
+
+
+@pytest.mark.parametrize(("own", "files", "limit"), CGROUPS.values(), ids=CGROUPS.keys())
+def test_the_cpu_limit_is_the_cgroups(own: str, files: dict[str, str], limit: float | None, tmp_path: Path) -> None:
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/self/cgroup").write_text(own)
+    for name, content in files.items():
+        path = tmp_path / "sys/fs/cgroup" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+    assert program.cpu_limit(tmp_path) == limit
+
+
+def test_there_are_as_many_threads_as_can_run_all_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3})
+    assert [program.threads(limit) for limit in (0.1, 0.9, 1.9, 2, 3.5, 64)] == [1, 1, 1, 2, 3, 4]
+
+
+def test_under_a_real_limit_it_names_it_and_trains_with_one_thread(make_data: Callable[..., Path]) -> None:
+    images = make_data(2_000, 50)
+    try:
+        with cgroup(0.9) as procs:
+            procs.read_text()
+    except OSError as error:
+        pytest.skip(f"no cgroup can be made here: {error}")
+    # What torch would do by itself. Without a limit that is what it does, or this test would show nothing.
+    two = {"OMP_NUM_THREADS": "2"}
+    with start(images, variables=two) as training:
+        wait_for(training, "Epoch [1/5]")
+        assert len(busy(training)) == 2
+    with cgroup(0.9) as procs, start(images, variables=two, preexec_fn=lambda: procs.write_text("0")) as training:
+        assert "cpu limit: 0.9\n" in wait_for(training, "Epoch [1/5]")
+        assert busy(training) == {training.pid}
+
+
+def busy(training: subprocess.Popen) -> set[int]:
+    """The threads that have used the CPU for more than their start."""
+    return {int(task.name) for task in Path(f"/proc/{training.pid}/task").iterdir() if ran(task) > 1}
+
+
+def ran(task: Path) -> int:
+    """The time that a thread has run, in the kernel's ticks of 10 ms."""
+    fields = (task / "stat").read_text().rpartition(")")[2].split()
+    return int(fields[11]) + int(fields[12])
+
+
+def test_sigterm_ends_it_in_the_middle_of_the_training(endless: Path) -> None:
+    with start(endless) as training:
+        wait_for(training, "Epoch [1/5]")
+        assert end(training, training.pid) == 143
+
+
+def test_sigterm_ends_it_while_torch_is_being_imported(endless: Path) -> None:
+    with start(endless) as training:
+        assert end_once_handled(training, training.pid) == 143
+        assert training.stdout.read() == ""
+
+
+@NEEDS_ROOT
+@pytest.mark.parametrize("when", ["training", "starting"])
+def test_sigterm_ends_it_as_the_first_process_of_a_container(when: str, endless: Path) -> None:
+    if subprocess.run(["unshare", "--pid", "--fork", "true"], capture_output=True).returncode != 0:
+        pytest.skip("no namespace of processes can be made here")
+    with start(endless, "unshare", "--pid", "--fork", "--kill-child") as unshare:
+        first = child(unshare)
+        if when == "starting":
+            assert end_once_handled(unshare, first) == 143
+        else:
+            wait_for(unshare, "Epoch [1/5]")
+            assert end(unshare, first) == 143
+
+
+def child(parent: subprocess.Popen) -> int:
+    while not (children := Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text().split()):
+        assert parent.poll() is None, "it has ended"
+        time.sleep(0.001)
+    return int(children[0])
+
+
+def end_once_handled(training: subprocess.Popen, pid: int) -> int:
+    """Sends SIGTERM as soon as the process has asked for it, which is long before torch is there."""
+    bit = 1 << (signal.SIGTERM - 1)
+    while not caught(pid) & bit:
+        assert training.poll() is None, "it has ended"
+        time.sleep(0.001)
+    return end(training, pid)
+
+
+def caught(pid: int) -> int:
+    mask = re.search(r"^SigCgt:\s*(\w+)$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    return int(mask[1], 16) if mask else 0
+
+
+def end(training: subprocess.Popen, pid: int) -> int:
+    os.kill(pid, signal.SIGTERM)
+    return training.wait(timeout=AT_ONCE)
+
+
+@NEEDS_ROOT
+def test_it_needs_no_file_system_that_can_be_written_to(data: Path) -> None:
+    make_read_only = """
+        mount --make-rprivate / || exit 77
+        cut -d' ' -f2 /proc/self/mounts | while read -r mount; do mount -o remount,bind,ro "$mount" 2>/dev/null; done
+        for folder in /tmp /var/tmp "$HOME" "$DATA_DIR" .; do ! touch "$folder/written" 2>/dev/null || exit 78; done
+        exec "$@"
+    """
+    if shutil.which("unshare") is None:
+        pytest.skip("unshare is missing")
+    command = ["unshare", "--mount", "sh", "-c", make_read_only, "sh", sys.executable, CLASSIFY]
+    variables = environment(DATASET="mnist", TYPE="cnn", DATA_DIR=str(data))
+    done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=PATIENCE)
+    if done.returncode in (1, 77) and not done.stdout and ("unshare" in done.stderr or "mount:" in done.stderr):
+        pytest.skip(f"no namespace of mounts can be made here: {done.stderr.strip()}")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines()[-1].startswith("Accuracy of the network")
+
+
+def start(
+    data: Path, *before: str, variables: dict[str, str] | None = None, preexec_fn: Callable[[], object] | None = None
+) -> "Training":
+    command = [*before, sys.executable, "-B", CLASSIFY]
+    variables = environment(DATASET="mnist", TYPE="cnn", DATA_DIR=str(data), **variables or {})
+    return Training(command, env=variables, stdout=subprocess.PIPE, text=True, preexec_fn=preexec_fn)
+
+
+class Training(subprocess.Popen):
+    """A process that is killed at the end of its block, however that comes."""
+
+    def __exit__(self, *reason: object) -> None:
+        self.kill()
+        super().__exit__(*reason)
+
+
+def wait_for(training: subprocess.Popen, beginning: str) -> str:
+    """Reads on to a line that begins like that; all that was read."""
+    told = ""
+    for line in training.stdout:
+        told += line
+        if line.startswith(beginning):
+            return told
+    raise AssertionError(f"{beginning!r} never came: {told}")
