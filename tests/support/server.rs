@@ -65,6 +65,8 @@ impl Setup {
         let env = vec![
             ("PATH".to_owned(), std::env::var("PATH").unwrap()),
             ("HOME".to_owned(), home.path().to_str().unwrap().to_owned()),
+            // A process that is killed leaves its temporary folder behind; here it goes with the home folder.
+            ("TMPDIR".to_owned(), home.path().to_str().unwrap().to_owned()),
         ];
         Setup { home, args: Vec::new(), env, through: Vec::new(), stdin: None }
     }
