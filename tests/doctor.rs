@@ -782,7 +782,7 @@ fn the_environment_of_a_service_is_looked_at() {
         &end,
         "warning environment: ",
         "/nowhere/at/all, which is no folder",
-        "HOME=/root in /etc/img-classification.env",
+        "leave HOME out of /etc/img-classification.env",
     );
     let setup = host(Setup::for_api(&api)).args(GOOD);
     let token = setup.file("premium", "hunter2");

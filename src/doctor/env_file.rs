@@ -1,5 +1,5 @@
 //! `doctor --as-service`: the environment file of the systemd unit, read by systemd's rules, and this program once more with
-//! nothing but what that file has.
+//! nothing but what that file has, as the user that the unit names.
 
 use std::ffi::OsString;
 use std::fs;
@@ -17,7 +17,19 @@ use crate::report::{Finding, Paper};
 /// EnvironmentFile= of systemd/img-classification.service.
 const FILE: &str = "/etc/img-classification.env";
 
-/// The variable that names another file.
+/// User= of the unit.
+const USER: &str = "img-classification";
+
+/// Who is asked as root becomes that user.
+const SUDO: &str = "sudo img-classification doctor --as-service";
+
+/// What the unit keeps from the service: ProtectHome= and PrivateTmp= in systemd.exec(5).
+const HIDDEN: [&str; 5] = ["/home", "/root", "/run/user", "/tmp", "/var/tmp"];
+
+/// The program that runs, also where its path may not be walked by the service's user.
+const SELF: &str = "/proc/self/exe";
+
+/// The variable that names another file. With it nothing is known of the service's user.
 const FILE_ENV: &str = "IMG_CLASSIFICATION_ENV_FILE";
 
 /// What systemd gives a service that has no PATH of its own, from systemd.exec(5).
@@ -28,37 +40,82 @@ const FILE_LIMIT: u64 = 4 * 1024 * 1024;
 
 /// Becomes this program with `args`, in the service's environment. It returns only if that cannot be.
 pub fn as_service(args: &[OsString], env: Env<'_>, paper: Paper) -> bool {
-    let path = env(FILE_ENV).filter(|path| !path.is_empty()).map_or_else(|| PathBuf::from(FILE), PathBuf::from);
+    let other = env(FILE_ENV).filter(|path| !path.is_empty()).map(PathBuf::from);
+    let is_unit = other.is_none();
+    let path = other.unwrap_or_else(|| PathBuf::from(FILE));
     let mut report = Report::new(args.iter().any(|arg| arg == "--json"), paper);
     let text = match read(&path) {
         Ok(text) => text,
         Err(error) => {
+            let fix = match error.kind() {
+                io::ErrorKind::PermissionDenied => SUDO.to_owned(),
+                _ => format!("cp systemd/img-classification.env {}, and edit it", path.display()),
+            };
             let text = format!("the service's {} cannot be read: {error}", path.display());
-            let fix = format!("cp systemd/img-classification.env {}, and edit it", path.display());
             report.say(&Finding::fail("environment", text, fix));
             return report.finish();
         }
     };
     let file = parse(&text);
+    let mut findings = file.findings(&path.display().to_string());
+    let hidden = if is_unit { file.hidden() } else { Vec::new() };
+    if !hidden.is_empty() {
+        // What comes after would be seen with other eyes than the service's.
+        findings.iter().chain(&hidden).for_each(|finding| report.say(finding));
+        return report.finish();
+    }
+    let mut command = Command::new(SELF);
+    command.args(args).env_clear().env("PATH", PATH);
+    if is_unit {
+        let account = fs::read_to_string("/etc/passwd").ok().and_then(|passwd| Account::of(&passwd));
+        findings.extend(become_user(&mut command, account, rustix::process::geteuid().as_raw()));
+    }
+    command.envs(file.variables).envs(env("NO_COLOR").map(|value| ("NO_COLOR", value)));
     // With --json the one object is that of the program to come.
     if !report.json {
-        for finding in file.findings(&path.display().to_string()) {
+        for finding in findings {
             report.say(&finding);
         }
     }
-    let program = std::env::current_exe();
-    let started = program.map(|program| {
-        let mut command = Command::new(program);
-        command.args(args).env_clear().env("PATH", PATH).envs(file.variables);
-        command.envs(env("NO_COLOR").map(|value| ("NO_COLOR", value)));
-        // Each of its steps has its own deadline.
-        command.exec()
-    });
-    let error = match started {
-        Ok(error) | Err(error) => error,
-    };
+    // Each of its steps has its own deadline.
+    let error = command.exec();
     report.say(&Finding::fail("environment", format!("this program cannot be started: {error}"), "reinstall it"));
     report.finish()
+}
+
+/// The service's user, as /etc/passwd has it; install.sh puts it there.
+#[derive(Debug, PartialEq, Eq)]
+struct Account {
+    uid: u32,
+    gid: u32,
+    home: String,
+    shell: String,
+}
+
+impl Account {
+    fn of(passwd: &str) -> Option<Self> {
+        let line = passwd.lines().find_map(|line| line.strip_prefix(USER)?.strip_prefix(':'))?;
+        let mut fields = line.split(':').skip(1);
+        let (uid, gid) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
+        let (home, shell) = (fields.nth(1)?.to_owned(), fields.next().unwrap_or_default().to_owned());
+        Some(Self { uid, gid, home, shell })
+    }
+}
+
+/// As systemd does with User=: the user and its group, no other group, and four variables, which the file may change.
+fn become_user(command: &mut Command, account: Option<Account>, caller: u32) -> Option<Finding> {
+    let Some(account) = account else {
+        let text = format!("there is no user {USER}, as whom the service runs");
+        return Some(Finding::warning("environment", text, "sudo ./install.sh"));
+    };
+    command.env("HOME", account.home).env("SHELL", account.shell).env("USER", USER).env("LOGNAME", USER);
+    if caller == 0 {
+        command.uid(account.uid).gid(account.gid);
+    } else if caller != account.uid {
+        let text = format!("this is not asked as the user {USER}, which may read other files than you");
+        return Some(Finding::warning("environment", text, SUDO));
+    }
+    None
 }
 
 fn read(path: &Path) -> io::Result<String> {
@@ -94,6 +151,19 @@ impl File {
             }),
         );
         findings
+    }
+
+    /// Paths that the service does not see, whoever may read them.
+    fn hidden(&self) -> Vec<Finding> {
+        let is_hidden = |path: &str| HIDDEN.iter().any(|folder| Path::new(path).starts_with(folder));
+        // A folder more in PATH does no harm.
+        let named = self.variables.iter().filter(|(name, value)| name != "PATH" && value.split(':').any(is_hidden));
+        named
+            .map(|(name, _)| {
+                let text = format!("{name} names a path that the unit hides from the service ({})", HIDDEN.join(", "));
+                Finding::fail("environment", text, format!("move it to /var/lib/{USER}, and change {name} in {FILE}"))
+            })
+            .collect()
     }
 }
 
@@ -228,6 +298,43 @@ mod tests {
             assert_eq!(pairs(text), [("A".to_owned(), value.to_owned())], "{text:?}");
         }
         assert_eq!(pairs("A=1\nB=2"), [("A".to_owned(), "1".to_owned()), ("B".to_owned(), "2".to_owned())]);
+    }
+
+    #[test]
+    fn the_account_is_found_by_its_whole_name() {
+        let passwd = "root:x:0:0:root:/root:/bin/bash\nimg-classification2:x:1:1::/a:/b\n\
+                      img-classification:x:998:997:,,,:/var/lib/img-classification:/usr/sbin/nologin\n";
+        let (home, shell) = ("/var/lib/img-classification".to_owned(), "/usr/sbin/nologin".to_owned());
+        assert_eq!(Account::of(passwd), Some(Account { uid: 998, gid: 997, home, shell }));
+        for broken in ["", "root:x:0:0:root:/root:/bin/bash", "img-classification:x:no:1::/:/", "img-classification"] {
+            assert_eq!(Account::of(broken), None, "{broken}");
+        }
+    }
+
+    #[test]
+    fn another_caller_than_root_or_the_service_is_warned() {
+        let account = || Some(Account { uid: 998, gid: 997, home: "/h".to_owned(), shell: String::new() });
+        for (account, caller, fix) in [
+            (None, 0, Some("sudo ./install.sh")),
+            (account(), 0, None),
+            (account(), 998, None),
+            (account(), 5, Some(SUDO)),
+        ] {
+            let finding = become_user(&mut Command::new("true"), account, caller);
+            assert_eq!(finding.and_then(|finding| finding.fix).as_deref(), fix, "{caller}");
+        }
+    }
+
+    #[test]
+    fn paths_that_the_unit_hides_are_told() {
+        let text =
+            "KUBECONFIG=/etc/k:/home/ann/.kube/config\nHOME=/root\nPATH=/root/bin\nA=/homes/x\nB=x/tmp\nT=/tmp/t\n";
+        let names: Vec<String> = parse(text)
+            .hidden()
+            .into_iter()
+            .map(|finding| finding.text.split(' ').next().unwrap_or("").into())
+            .collect();
+        assert_eq!(names, ["KUBECONFIG", "HOME", "T"]);
     }
 
     #[test]

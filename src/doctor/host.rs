@@ -100,7 +100,7 @@ pub fn environment(env: Env<'_>, plugin: Option<(String, io::Result<PathBuf>)>, 
 }
 
 fn home(env: Env<'_>) -> Finding {
-    let fix = format!("HOME=/root in {ENV_FILE}");
+    let fix = format!("set it; for the service, leave HOME out of {ENV_FILE}: it is then its user's");
     match env("HOME").map(PathBuf::from) {
         None => Finding::warning("environment", "HOME is not set: ~/.kube and ~/.aws are not looked into", fix),
         Some(home) if !home.is_dir() => {
