@@ -2,7 +2,8 @@
 //!
 //! `tests/cluster/run` starts a cluster on this machine and runs this; with TEST_KUBECONFIG it runs against any cluster
 //! whose nodes have the images of TEST_CLASSIFIER (`:short` ends after 5 s, `:long` runs until it is killed). Where they
-//! have the image of Dockerfile.classifier, too, TEST_REAL_CLASSIFIER is its name.
+//! have the image of Dockerfile.classifier, too, TEST_REAL_CLASSIFIER is its name; where they have that of k8s/server.yaml and
+//! pods can be reached from here, TEST_SERVER_IMAGE says so.
 //! The tests share one cluster and run one after another; each begins with an empty one.
 #![allow(clippy::unwrap_used)]
 
@@ -11,6 +12,7 @@
 mod support;
 
 mod commands;
+mod in_cluster;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -176,7 +178,10 @@ fn post_ok(server: &Server, tier: &str, dataset: &str) -> String {
 
 /// All pods as GET /config has them: name and the five fields.
 fn config(server: &Server) -> BTreeMap<String, Value> {
-    let answer = server.get("/config");
+    pods_of(&server.get("/config"))
+}
+
+fn pods_of(answer: &Response) -> BTreeMap<String, Value> {
     assert_eq!(answer.status, 200, "{}", answer.text());
     let pods = answer.json()["pods"].as_array().unwrap().clone();
     pods.into_iter().map(|pod| (format!("{}/{}", text(&pod, "/namespace"), text(&pod, "/name")), pod)).collect()

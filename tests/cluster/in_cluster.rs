@@ -1,0 +1,100 @@
+//! The server inside the cluster, as Dockerfile and k8s/server.yaml have it: its image, its service account's token, its probes.
+
+use std::net::{IpAddr, SocketAddr};
+
+use super::support::http::Connection;
+use super::*;
+
+/// containerPort of k8s/server.yaml.
+const PORT: u16 = 5000;
+
+const SELECTOR: &str = "app.kubernetes.io/component=server";
+
+/// The Deployment of k8s/server.yaml; deleted when dropped, so that no other test finds its pod.
+struct Deployed;
+
+impl Deployed {
+    /// None where the nodes do not have the image, or this machine has no way to the pods.
+    fn new() -> Option<Deployed> {
+        if std::env::var_os("TEST_SERVER_IMAGE").is_none() {
+            println!("skipped: TEST_SERVER_IMAGE does not say that the nodes have the image of k8s/server.yaml");
+            return None;
+        }
+        let deployed = Deployed;
+        let yaml = std::fs::read_to_string(manifest("server.yaml")).unwrap();
+        // With classifiers that these nodes have: a pod whose image is still looked for takes 40 s to go.
+        let yaml = yaml.replace("value: mp12-classifier:1.0", &format!("value: {}", image("long")));
+        let folder = tempfile::TempDir::new().unwrap();
+        let file = folder.path().join("server.yaml");
+        std::fs::write(&file, yaml).unwrap();
+        kubectl_ok(&["apply", "-f", file.to_str().unwrap()]);
+        Some(deployed)
+    }
+
+    /// The address of its one pod, once that is ready.
+    fn address(&self) -> SocketAddr {
+        let ip = within(SOON, "the server's pod, ready and alone", || {
+            let pods = items(&["get", "pods", "-n", PREMIUM, "-l", SELECTOR]);
+            let ready =
+                kubectl_ok(&["get", "deployment", "img-classification", "-o", "jsonpath={.status.readyReplicas}"]);
+            (pods.len() == 1 && ready == "1").then(|| text(&pods[0], "/status/podIP").parse::<IpAddr>().unwrap())
+        });
+        SocketAddr::new(ip, PORT)
+    }
+}
+
+impl Drop for Deployed {
+    fn drop(&mut self) {
+        kubectl(&["delete", "-f", &manifest("server.yaml")]);
+    }
+}
+
+fn post_to(address: SocketAddr, tier: &str) -> Response {
+    let body = json!({ "dataset": "mnist" }).to_string();
+    Connection::open(address).request("POST", &format!("/img-classification/{tier}"), Some(body.as_bytes()))
+}
+
+fn log() -> String {
+    kubectl_ok(&["logs", "-n", PREMIUM, "-l", SELECTOR, "--tail=-1"])
+}
+
+#[test]
+fn in_the_cluster_the_server_works_with_its_service_account_alone() {
+    empty_cluster();
+    let Some(deployed) = Deployed::new() else { return };
+    let address = deployed.address();
+    for (tier, namespace) in [("free", FREE), ("premium", PREMIUM)] {
+        let answer = post_to(address, tier);
+        assert_eq!(answer.status, 200, "{}\n{}", answer.text(), log());
+        assert!(names(&jobs(namespace)).contains(answer.json()["job"].as_str().unwrap()));
+    }
+    within(SOON, "/config as the administrator has it", || {
+        (pods_of(&Connection::open(address).request("GET", "/config", None)) == expected_config()).then_some(())
+    });
+    let log = log();
+    for line in [
+        "kubeconfig: in-cluster service account",
+        "credentials: token file /var/run/secrets/kubernetes.io/serviceaccount/token",
+        "listening on http://0.0.0.0:5000",
+    ] {
+        assert!(log.lines().any(|found| found == line), "no {line:?} in\n{log}");
+    }
+}
+
+#[test]
+fn in_the_cluster_a_new_server_is_ready_before_the_old_one_stops() {
+    empty_cluster();
+    let Some(deployed) = Deployed::new() else { return };
+    let old = deployed.address();
+    kubectl_ok(&["rollout", "restart", "deployment/img-classification", "-n", PREMIUM]);
+    within(SOON, "another pod in its place", || {
+        let available = ["get", "deployment", "img-classification", "-o", "jsonpath={.status.availableReplicas}"];
+        assert_ne!(kubectl_ok(&available), "", "none is ready");
+        (items(&["get", "pods", "-n", PREMIUM, "-l", SELECTOR]).len() == 2).then_some(())
+    });
+    let new = within(SOON, "the old pod's end", || {
+        let address = deployed.address();
+        (address != old).then_some(address)
+    });
+    assert_eq!(post_to(new, "free").status, 200, "{}", log());
+}
