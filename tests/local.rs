@@ -267,6 +267,36 @@ fn jobs_take_their_pods_along_and_replace_lost_ones() {
 }
 
 #[test]
+fn a_pod_goes_in_whatever_phase_it_is_deleted() {
+    let local = start("short");
+    for (name, tag, cpu) in [
+        ("waits", "long", "3"),
+        ("runs", "long", "1m"),
+        ("done", "short", "1m"),
+        ("failed", "fails", "1m"),
+        ("unpulled", "missing", "1m"),
+    ] {
+        assert_eq!(local.kube.post(PODS, &pod(name, tag, cpu)).0, 201);
+    }
+    let reached =
+        |name: &str, phase: &str| text(&local.kube.get(&format!("{PODS}/{name}")).1, "/status/phase") == phase;
+    eventually("every phase", || {
+        reached("done", "Succeeded") && reached("failed", "Failed") && reached("runs", "Running")
+    });
+    // These have only just begun.
+    for name in ["new", "newer"] {
+        assert_eq!(local.kube.post(PODS, &pod(name, "short", "1m")).0, 201);
+    }
+    for name in ["waits", "runs", "done", "failed", "unpulled", "new", "newer"] {
+        assert_eq!(local.kube.delete(&format!("{PODS}/{name}"), &json!({})).0, 200, "{name}");
+    }
+    // Once more, while it is on its way out.
+    assert!([200, 404].contains(&local.kube.delete(&format!("{PODS}/runs"), &json!({})).0));
+    eventually("the end of all", || local.kube.items(PODS).is_empty());
+    local.is_sound();
+}
+
+#[test]
 fn a_deleted_namespace_takes_its_objects_along() {
     let local = start("long");
     local.post("free");
