@@ -924,13 +924,9 @@ fn a_line_is_there_as_soon_as_its_check_is_done() {
     let folder = tempfile::TempDir::new().unwrap();
     let kubeconfig = folder.path().join("kubeconfig");
     std::fs::write(&kubeconfig, Kubeconfig::new(&api.url()).yaml()).unwrap();
-    let mut child = Command::new(env!("CARGO_BIN_EXE_img-classification"))
-        .args(["doctor", "--kube-timeout", "60", "--kubeconfig"])
-        .arg(&kubeconfig)
-        .env("AWS_EC2_METADATA_DISABLED", "true")
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_img-classification"));
+    command.args(["doctor", "--kube-timeout", "60", "--kubeconfig"]).arg(&kubeconfig);
+    let mut child = support::spawn(command.env("AWS_EC2_METADATA_DISABLED", "true").stdout(Stdio::piped()));
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
     assert!(
         lines.any(|line| line == "ok dry run: a premium pod is let into default"),
