@@ -118,6 +118,8 @@ struct Space {
     namespace: &'static str,
     /// Of the pods that are to go.
     selector: &'static str,
+    /// The list of the Jobs that are to go.
+    jobs_path: String,
     jobs: BTreeSet<String>,
 }
 
@@ -127,8 +129,9 @@ impl Space {
             Which::Ours => (format!("?{OURS}"), OURS),
             Which::All { .. } => (String::new(), OF_A_JOB),
         };
-        let jobs = kube.list(&format!("/apis/batch/v1/namespaces/{namespace}/jobs{query}"))?;
-        Ok(Self { namespace, selector, jobs: jobs.iter().map(name).collect() })
+        let jobs_path = format!("/apis/batch/v1/namespaces/{namespace}/jobs{query}");
+        let jobs = kube.list(&jobs_path)?.iter().map(name).collect();
+        Ok(Self { namespace, selector, jobs_path, jobs })
     }
 
     fn delete(&self, kube: &Client, paper: Paper) -> Result<(), Error> {
@@ -151,14 +154,14 @@ impl Space {
         kube.list(&format!("/api/v1/namespaces/{}/pods?{}", self.namespace, self.selector))
     }
 
-    /// Waits for the pods, then for the quotas; whether both are done by the deadline.
+    /// Waits for the pods, then for the Jobs and the quotas; whether all of it is done by the deadline.
     fn wait(&self, kube: &Client, paper: Paper, deadline: Instant) -> Result<bool, Error> {
         let mut said = String::new();
         loop {
             let Some(rest) = self.rest(kube)? else { return Ok(true) };
             if Instant::now() >= deadline {
                 let text = format!("still there when the time was up: {rest}");
-                let fix = format!("kubectl describe pods,resourcequotas -n {}", self.namespace);
+                let fix = format!("kubectl describe jobs,pods,resourcequotas -n {}", self.namespace);
                 paper.finding(&Finding::fail(self.namespace, text, fix));
                 return Ok(false);
             }
@@ -176,12 +179,15 @@ impl Space {
         // Whoever posts meanwhile has a Job that is not to go.
         let is_ours = |pod: &&Value| owner(pod).is_none_or(|job| self.jobs.contains(job));
         let left: Vec<String> = pods.iter().filter(is_ours).map(name).collect();
-        if !left.is_empty() {
-            return Ok(Some(match left.as_slice() {
-                [pod] => format!("pod {pod}"),
-                [first, ..] => format!("{} pods, {first} among them", left.len()),
-                [] => String::new(),
-            }));
+        if let Some(pods) = counted("pod", &left) {
+            return Ok(Some(pods));
+        }
+        // A Job that finalizers keep is deleted and there all the same. One of its name that is not is somebody's new one.
+        let jobs = kube.list(&self.jobs_path)?;
+        let is_kept = |job: &&Value| !job["metadata"]["deletionTimestamp"].is_null() && self.jobs.contains(&name(job));
+        let kept: Vec<String> = jobs.iter().filter(is_kept).map(name).collect();
+        if let Some(jobs) = counted("job", &kept) {
+            return Ok(Some(format!("{jobs}, which finalizers keep")));
         }
         let quotas = kube.list(&format!("/api/v1/namespaces/{}/resourcequotas", self.namespace))?;
         let used: Vec<String> = quotas.iter().flat_map(in_use).collect();
@@ -204,6 +210,15 @@ fn in_use(quota: &Value) -> Vec<String> {
     let used = quota["status"]["used"].as_object().into_iter().flatten();
     let used = used.filter(|(key, amount)| counts(key) && amount.as_str().is_some_and(|amount| amount != "0"));
     used.map(|(key, amount)| format!("{key} {}", amount.as_str().unwrap_or_default())).collect()
+}
+
+/// The names, or how many there are; none if there are none.
+fn counted(noun: &str, names: &[String]) -> Option<String> {
+    match names {
+        [] => None,
+        [one] => Some(format!("{noun} {one}")),
+        [first, ..] => Some(format!("{} {noun}s, {first} among them", names.len())),
+    }
 }
 
 fn name(object: &Value) -> String {

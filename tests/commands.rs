@@ -131,9 +131,28 @@ fn clean_that_cannot_finish_says_what_is_left() {
         lines.last(),
         Some(
             &"FAIL free-service: still there when the time was up: pod free-mnist-a-x; \
-               to do: kubectl describe pods,resourcequotas -n free-service"
+               to do: kubectl describe jobs,pods,resourcequotas -n free-service"
         )
     );
+}
+
+#[test]
+fn clean_is_not_ready_while_a_finalizer_keeps_a_job() {
+    let api = ApiServer::start();
+    let mut job = named("free-mnist-a");
+    api.script(move |request| match (request.method.as_str(), request.path().rsplit('/').next().unwrap()) {
+        ("GET", "jobs") if request.path().contains("free-service") => list("JobList", &[job.clone()]),
+        ("DELETE", _) => {
+            job["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+            Reply::json(200, &job).into()
+        }
+        _ => list("List", &[]),
+    });
+    let end = run(&api, &["clean", "--timeout", "1"]);
+    assert_eq!((end.code, end.stderr.as_str()), (Some(1), ""), "{end:?}");
+    let last = "FAIL free-service: still there when the time was up: job free-mnist-a, which finalizers keep; \
+                to do: kubectl describe jobs,pods,resourcequotas -n free-service";
+    assert_eq!(end.stdout.lines().last(), Some(last));
 }
 
 #[test]
