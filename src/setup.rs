@@ -89,10 +89,8 @@ fn look_past_deletion(kube: &Client, object: &Value, tell: &mut impl FnMut(Findi
 /// Makes one object as the file has it; what that came to, in words.
 fn apply_one(kube: &Client, object: &Value, before: Option<Value>) -> Result<String, Error> {
     let path = path(object);
-    // The role of a binding can never be changed, and neither can what it was good for be kept.
-    let replaced =
-        before.as_ref().is_some_and(|old| !object["roleRef"].is_null() && old["roleRef"] != object["roleRef"]);
-    if replaced {
+    let obstacle = before.as_ref().and_then(|old| obstacle(object, old));
+    if obstacle.is_some() {
         kube.object(Verb::Delete, &path)?;
     }
     let mut after = kube.object(Verb::Apply(object), &path)?;
@@ -103,13 +101,26 @@ fn apply_one(kube: &Client, object: &Value, before: Option<Value>) -> Result<Str
         after = kube.object(Verb::Merge(&json!({ "spec": { "hard": removal } })), &path)?;
     }
     let Some(before) = before else { return Ok("created".to_owned()) };
-    if replaced {
-        return Ok("replaced: it was bound to another role".to_owned());
+    if let Some(obstacle) = obstacle {
+        return Ok(format!("replaced: {obstacle}"));
     }
     let mut changes = Vec::new();
     compare(object, &before, &after, "", &mut changes);
     changes.extend(foreign.iter().map(|key| format!("spec.hard.{key} removed")));
     Ok(if changes.is_empty() { UNCHANGED.to_owned() } else { format!("changed: {}", changes.join(", ")) })
+}
+
+/// What is wrong with an object that can never be changed; what it was good for cannot be kept either. The scopes of a quota
+/// are of this kind, see <https://kubernetes.io/docs/concepts/policy/resource-quotas/#quota-scopes>.
+fn obstacle(object: &Value, old: &Value) -> Option<&'static str> {
+    let is_scoped = |quota: &Value| ["scopes", "scopeSelector"].iter().any(|field| !quota["spec"][field].is_null());
+    if !object["roleRef"].is_null() && old["roleRef"] != object["roleRef"] {
+        Some("it was bound to another role")
+    } else if object["kind"] == "ResourceQuota" && is_scoped(old) {
+        Some("it was for pods of some scopes only")
+    } else {
+        None
+    }
 }
 
 fn look(kube: &Client, path: &str) -> Result<Option<Value>, Error> {

@@ -155,6 +155,43 @@ fn clean_is_not_ready_while_a_finalizer_keeps_a_job() {
     assert_eq!(end.stdout.lines().last(), Some(last));
 }
 
+/// Answers as a cluster that has one object, and does what is asked with any.
+fn with_object(path: &'static str, object: Value) -> ApiServer {
+    let api = ApiServer::start();
+    let mut stored = Some(object);
+    api.script(move |request| match request.method.as_str() {
+        "GET" if request.path() == path && stored.is_some() => Reply::json(200, stored.as_ref().unwrap()).into(),
+        "GET" => Reply::failure(404, "NotFound", "not found").into(),
+        "DELETE" => {
+            stored = None;
+            Reply::json(200, &json!({"kind": "Status", "status": "Success"})).into()
+        }
+        _ => Reply::json(200, &request.json()).into(),
+    });
+    api
+}
+
+#[test]
+fn setup_replaces_a_quota_whose_scopes_leave_our_pods_out() {
+    let path = "/api/v1/namespaces/free-service/resourcequotas/free-cpu";
+    let hard = json!({"requests.cpu": "2", "limits.cpu": "2"});
+    let selector = json!({"matchExpressions": [{"scopeName": "Terminating", "operator": "Exists"}]});
+    for scoped in [json!({"hard": hard, "scopes": ["Terminating"]}), json!({"hard": hard, "scopeSelector": selector})] {
+        let api = with_object(path, json!({"metadata": {"name": "free-cpu"}, "spec": scoped}));
+        let end = run(&api, &["setup"]);
+        assert_eq!((end.code, end.stderr.as_str()), (Some(0), ""), "{end:?}");
+        let line = "ok resourcequota free-service/free-cpu: replaced: it was for pods of some scopes only";
+        assert!(end.stdout.lines().any(|said| said == line), "no {line:?} in\n{}", end.stdout);
+        let methods: Vec<String> = api
+            .requests()
+            .iter()
+            .filter(|request| request.path() == path)
+            .map(|request| request.method.clone())
+            .collect();
+        assert_eq!(methods, ["GET", "DELETE", "PATCH"]);
+    }
+}
+
 #[test]
 fn clean_asks_for_every_page_and_takes_what_is_gone_as_done() {
     let api = ApiServer::start();
