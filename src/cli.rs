@@ -520,9 +520,13 @@ fn address(text: &str) -> Option<String> {
 fn base(text: &str) -> Option<String> {
     let rest = text.strip_prefix("http://").unwrap_or(text).trim_end_matches('/');
     let odd = |c: char| c.is_whitespace() || c.is_control() || "?#@\\".contains(c);
-    let host = rest.split('/').next().filter(|host| !host.is_empty() && !host.starts_with(':'))?;
+    let authority = rest.split('/').next().unwrap_or_default();
+    // Without a port it is 80. The client would take that for one that is out of range, too.
+    let port = authority.rsplit_once(':').filter(|_| !authority.ends_with(']'));
+    let port_is_good = port.is_none_or(|(_, port)| port.parse::<u16>().is_ok_and(|port| port > 0));
+    let has_host = !authority.is_empty() && !authority.starts_with(':');
     let is_http = !rest.contains("://");
-    (is_http && !host.ends_with(':') && !rest.contains(odd)).then(|| format!("http://{rest}"))
+    (is_http && has_host && port_is_good && !rest.contains(odd)).then(|| format!("http://{rest}"))
 }
 
 /// The characters of <https://github.com/distribution/reference>; Kubernetes checks no more, and the node says the rest.

@@ -384,8 +384,21 @@ fn selftest_says_of_an_address_what_is_wrong_with_it() {
         assert_eq!(end.code, Some(1), "{end:?}");
         assert!(end.stdout.starts_with("FAIL GET /config: ") && end.stdout.contains(words), "{url}: {}", end.stdout);
     }
-    for url in ["https://127.0.0.1:9", "http://", "", ":5000", "http://a b", "a?b", "ftp://a", "http:///x", "u:p@host"]
-    {
+    for url in [
+        "https://127.0.0.1:9",
+        "http://",
+        "",
+        ":5000",
+        "http://a b",
+        "a?b",
+        "ftp://a",
+        "http:///x",
+        "u:p@host",
+        "a:99999",
+        "http://a:0x50/b",
+        "[::1]:",
+        "[::1]:0",
+    ] {
         let end = Setup::new().run(&["selftest", url]);
         assert_eq!(end.code, Some(2), "{url:?}: {end:?}");
         assert!(end.stderr.contains("the URL is ") && end.stderr.contains("http://HOST:PORT"), "{url}: {}", end.stderr);
