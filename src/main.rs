@@ -32,6 +32,7 @@ use std::process::ExitCode;
 use clean::{CleanError, Which};
 use cli::{Access, Command};
 use report::{Paper, one_line};
+use setup::SetupError;
 
 /// The process's environment.
 type Env<'a> = &'a dyn Fn(&str) -> Option<OsString>;
@@ -64,7 +65,7 @@ fn run() -> Result<bool, Failure> {
         Command::Serve(options) => serve::run(&options, &env).map(|()| true).map_err(Failure::Start),
         Command::Setup { print: true, .. } => print(&setup::yaml()),
         Command::Setup { access, print: false } => {
-            setup::run(&connect(&access, &env)?, paper(setup::TOPIC_WIDTH)).map(|()| true).map_err(Failure::Kube)
+            setup::run(&connect(&access, &env)?, paper(setup::TOPIC_WIDTH)).map(|()| true).map_err(Failure::Setup)
         }
         Command::Doctor { options, json } => Ok(doctor::run(&options, json, &env, paper(doctor::TOPIC_WIDTH))),
         Command::DoctorAsService { args } => Ok(doctor::as_service(&args, &env, paper(doctor::TOPIC_WIDTH))),
@@ -137,7 +138,7 @@ enum Failure {
     Start(serve::StartError),
     Config(kube::ConfigError),
     Tls(kube::TlsError),
-    Kube(kube::Error),
+    Setup(SetupError),
     Clean(CleanError),
 }
 
@@ -149,10 +150,10 @@ impl fmt::Display for Failure {
             Self::Start(error) => write!(f, "{error}"),
             Self::Config(error) => write!(f, "{error}"),
             Self::Tls(error) => write!(f, "the kubeconfig's certificates cannot be used: {error}"),
-            Self::Kube(error) | Self::Clean(CleanError::Kube(error)) if error.not_permitted() => {
+            Self::Setup(SetupError::Kube(error)) | Self::Clean(CleanError::Kube(error)) if error.not_permitted() => {
                 write!(f, "{error}; this takes an administrator's kubeconfig, see --kubeconfig and --context")
             }
-            Self::Kube(error) => write!(f, "{error}"),
+            Self::Setup(error) => write!(f, "{error}"),
             Self::Clean(error) => write!(f, "{error}"),
         }
     }
@@ -163,7 +164,7 @@ impl std::error::Error for Failure {
         match self {
             Self::Start(error) => error.source(),
             Self::Config(error) => error.source(),
-            Self::Kube(error) => error.source(),
+            Self::Setup(error) => error.source(),
             Self::Clean(error) => error.source(),
             Self::Print(source) => Some(source),
             Self::Usage(_) | Self::Tls(_) => None,

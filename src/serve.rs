@@ -93,7 +93,7 @@ fn stop_on_signals(gate: gate::Gate, inner: Arc<http::Inner>) -> io::Result<()> 
 #[derive(Debug)]
 pub enum StartError {
     Local(io::Error),
-    Setup(kube::Error),
+    Setup(setup::SetupError),
     Config(kube::ConfigError),
     Tls(kube::TlsError),
     Bind { address: String, source: io::Error },
@@ -125,7 +125,7 @@ impl std::error::Error for StartError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::Config(error) => error.source(),
-            Self::Setup(error) => error.source(),
+            Self::Setup(error) => std::error::Error::source(error),
             Self::Local(source)
             | Self::PremiumToken(source)
             | Self::Inherited(source)
