@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::job::Tier;
-use crate::kube::{Client, Error, Verb};
+use crate::kube::{Client, Error};
 use crate::report::{Finding, Paper};
 
 /// The widest topic in what [`run`] says.
@@ -136,12 +136,12 @@ impl Space {
 
     fn delete(&self, kube: &Client, paper: Paper) -> Result<(), Error> {
         for job in &self.jobs {
-            delete(kube, &format!("/apis/batch/v1/namespaces/{}/jobs/{job}", self.namespace))?;
+            kube.delete(&format!("/apis/batch/v1/namespaces/{}/jobs/{job}", self.namespace))?;
             paper.finding(&Finding::ok(self.namespace, format!("deleted job {job}")));
         }
         // Somebody may have deleted a Job and left its pods, which hold the quota like others.
         for pod in self.pods(kube)?.iter().filter(|pod| owner(pod).is_none()) {
-            delete(kube, &format!("/api/v1/namespaces/{}/pods/{}", self.namespace, name(pod)))?;
+            kube.delete(&format!("/api/v1/namespaces/{}/pods/{}", self.namespace, name(pod)))?;
             paper.finding(&Finding::ok(self.namespace, format!("deleted pod {}, which had lost its Job", name(pod))));
         }
         if self.jobs.is_empty() {
@@ -229,13 +229,4 @@ fn name(object: &Value) -> String {
 fn owner(pod: &Value) -> Option<&str> {
     let owners = pod["metadata"]["ownerReferences"].as_array()?;
     owners.iter().find(|owner| owner["kind"] == "Job").and_then(|owner| owner["name"].as_str())
-}
-
-/// What is gone already is as good.
-fn delete(kube: &Client, path: &str) -> Result<(), Error> {
-    match kube.object(Verb::Delete, path) {
-        Ok(_) => Ok(()),
-        Err(error) if error.not_found() => Ok(()),
-        Err(error) => Err(error),
-    }
 }

@@ -139,7 +139,7 @@ fn apply_one(kube: &Client, object: &Value, before: Option<Value>) -> Result<Str
     let path = path(object);
     let obstacle = before.as_ref().and_then(|old| obstacle(object, old));
     if obstacle.is_some() {
-        kube.object(Verb::Delete, &path)?;
+        kube.delete(&path)?;
     }
     let mut after = kube.object(Verb::Apply(object), &path)?;
     // What others have added stays after an apply; in a quota it would hold the classifiers back.

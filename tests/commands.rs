@@ -5,10 +5,16 @@
 #[allow(dead_code, reason = "every test crate uses another part of it")]
 mod support;
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use std::collections::HashMap;
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Command, Stdio};
 use support::answer::{Answer, Reply};
 use support::api::{ApiServer, Listen, Request};
+use support::eventually;
+use support::kubeconfig::Kubeconfig;
+use support::plugin::{Plugin, is_alive};
 use support::server::{Finished, Setup};
 
 /// The commands that ask a cluster.
@@ -417,4 +423,47 @@ fn selftest_warns_of_pods_that_a_grader_would_count() {
     let warning = "warning pods: 1 pods are in free-service and default already; an autograder counts them, too; \
                    to do: img-classification clean, or --clean-first";
     assert_eq!(end.stdout.lines().next(), Some(warning));
+}
+
+#[test]
+fn selftest_brings_the_token_that_premium_wants() {
+    let setup = Setup::local();
+    let token = setup.file("token", "let-me-in\n");
+    let server = setup.args(&["--premium-token-file", token.to_str().unwrap()]).start();
+    let url = format!("http://{}", server.address());
+    let end = Setup::new().run(&["selftest", &url]);
+    assert!(end.code == Some(1) && end.stdout.contains("was answered with 401"), "{end:?}");
+    let end = Setup::new().args(&["--premium-token-file", token.to_str().unwrap()]).run(&["selftest", &url]);
+    // The first try has left free pods, of which two live at a time.
+    assert!(!end.stdout.contains("401") && end.stdout.contains("ok 3 x POST premium: 3 times 200"), "{end:?}");
+    assert!(!format!("{end:?}").contains("let-me-in"), "{end:?}");
+}
+
+#[test]
+fn a_command_that_is_interrupted_takes_its_credential_plugin_along() {
+    let api = ApiServer::start();
+    for signal in [Signal::INT, Signal::TERM, Signal::HUP] {
+        for args in [&["doctor"][..], &["setup"], &["clean"]] {
+            let folder = tempfile::TempDir::new().unwrap();
+            // Two processes: the plugin, and what it waits for.
+            let plugin = Plugin::write(folder.path(), "plugin", "sleep 600 & echo $! >>\"$HERE/plugin.pids\"\nwait");
+            let kubeconfig = folder.path().join("kubeconfig");
+            std::fs::write(&kubeconfig, Kubeconfig::new(&api.url()).user(plugin.user()).yaml()).unwrap();
+            let mut command = Command::new(env!("CARGO_BIN_EXE_img-classification"));
+            command.args(args).arg("--kubeconfig").arg(&kubeconfig).stdout(Stdio::null()).stderr(Stdio::null());
+            let mut child = support::spawn(&mut command);
+            eventually("the plugin runs", || plugin.pids().len() == 2);
+            kill_process(Pid::from_child(&child), signal).unwrap();
+            assert_eq!(child.wait().unwrap().signal(), Some(signal.as_raw()), "{args:?}");
+            eventually("the plugin has ended", || !plugin.pids().into_iter().any(is_alive));
+        }
+    }
+    let folder = tempfile::TempDir::new().unwrap();
+    let plugin = Plugin::write(folder.path(), "slow", "sleep 600 & echo $! >>\"$HERE/slow.pids\"\nwait");
+    let end = Setup::new()
+        .kubeconfig(Kubeconfig::new(&api.url()).user(plugin.user()).yaml())
+        .args(&["--kube-timeout", "1"])
+        .run(&["setup"]);
+    assert_eq!(end.code, Some(1), "{end:?}");
+    eventually("what gave up takes it along, too", || !plugin.pids().into_iter().any(is_alive));
 }
