@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::job::Tier;
-use crate::kube::{Client, Error, Verb};
+use crate::kube::{Client, Error};
 use crate::report::{Finding, Paper};
 
 /// The widest topic in what [`run`] says.
@@ -118,6 +118,8 @@ struct Space {
     namespace: &'static str,
     /// Of the pods that are to go.
     selector: &'static str,
+    /// The list of the Jobs that are to go.
+    jobs_path: String,
     jobs: BTreeSet<String>,
 }
 
@@ -127,18 +129,19 @@ impl Space {
             Which::Ours => (format!("?{OURS}"), OURS),
             Which::All { .. } => (String::new(), OF_A_JOB),
         };
-        let jobs = kube.list(&format!("/apis/batch/v1/namespaces/{namespace}/jobs{query}"))?;
-        Ok(Self { namespace, selector, jobs: jobs.iter().map(name).collect() })
+        let jobs_path = format!("/apis/batch/v1/namespaces/{namespace}/jobs{query}");
+        let jobs = kube.list(&jobs_path)?.iter().map(name).collect();
+        Ok(Self { namespace, selector, jobs_path, jobs })
     }
 
     fn delete(&self, kube: &Client, paper: Paper) -> Result<(), Error> {
         for job in &self.jobs {
-            delete(kube, &format!("/apis/batch/v1/namespaces/{}/jobs/{job}", self.namespace))?;
+            kube.delete(&format!("/apis/batch/v1/namespaces/{}/jobs/{job}", self.namespace))?;
             paper.finding(&Finding::ok(self.namespace, format!("deleted job {job}")));
         }
         // Somebody may have deleted a Job and left its pods, which hold the quota like others.
         for pod in self.pods(kube)?.iter().filter(|pod| owner(pod).is_none()) {
-            delete(kube, &format!("/api/v1/namespaces/{}/pods/{}", self.namespace, name(pod)))?;
+            kube.delete(&format!("/api/v1/namespaces/{}/pods/{}", self.namespace, name(pod)))?;
             paper.finding(&Finding::ok(self.namespace, format!("deleted pod {}, which had lost its Job", name(pod))));
         }
         if self.jobs.is_empty() {
@@ -151,14 +154,14 @@ impl Space {
         kube.list(&format!("/api/v1/namespaces/{}/pods?{}", self.namespace, self.selector))
     }
 
-    /// Waits for the pods, then for the quotas; whether both are done by the deadline.
+    /// Waits for the pods, then for the Jobs and the quotas; whether all of it is done by the deadline.
     fn wait(&self, kube: &Client, paper: Paper, deadline: Instant) -> Result<bool, Error> {
         let mut said = String::new();
         loop {
             let Some(rest) = self.rest(kube)? else { return Ok(true) };
             if Instant::now() >= deadline {
                 let text = format!("still there when the time was up: {rest}");
-                let fix = format!("kubectl describe pods,resourcequotas -n {}", self.namespace);
+                let fix = format!("kubectl describe jobs,pods,resourcequotas -n {}", self.namespace);
                 paper.finding(&Finding::fail(self.namespace, text, fix));
                 return Ok(false);
             }
@@ -176,12 +179,15 @@ impl Space {
         // Whoever posts meanwhile has a Job that is not to go.
         let is_ours = |pod: &&Value| owner(pod).is_none_or(|job| self.jobs.contains(job));
         let left: Vec<String> = pods.iter().filter(is_ours).map(name).collect();
-        if !left.is_empty() {
-            return Ok(Some(match left.as_slice() {
-                [pod] => format!("pod {pod}"),
-                [first, ..] => format!("{} pods, {first} among them", left.len()),
-                [] => String::new(),
-            }));
+        if let Some(pods) = counted("pod", &left) {
+            return Ok(Some(pods));
+        }
+        // A Job that finalizers keep is deleted and there all the same. One of its name that is not is somebody's new one.
+        let jobs = kube.list(&self.jobs_path)?;
+        let is_kept = |job: &&Value| !job["metadata"]["deletionTimestamp"].is_null() && self.jobs.contains(&name(job));
+        let kept: Vec<String> = jobs.iter().filter(is_kept).map(name).collect();
+        if let Some(jobs) = counted("job", &kept) {
+            return Ok(Some(format!("{jobs}, which finalizers keep")));
         }
         let quotas = kube.list(&format!("/api/v1/namespaces/{}/resourcequotas", self.namespace))?;
         let used: Vec<String> = quotas.iter().flat_map(in_use).collect();
@@ -206,6 +212,15 @@ fn in_use(quota: &Value) -> Vec<String> {
     used.map(|(key, amount)| format!("{key} {}", amount.as_str().unwrap_or_default())).collect()
 }
 
+/// The names, or how many there are; none if there are none.
+fn counted(noun: &str, names: &[String]) -> Option<String> {
+    match names {
+        [] => None,
+        [one] => Some(format!("{noun} {one}")),
+        [first, ..] => Some(format!("{} {noun}s, {first} among them", names.len())),
+    }
+}
+
 fn name(object: &Value) -> String {
     object["metadata"]["name"].as_str().unwrap_or_default().to_owned()
 }
@@ -214,13 +229,4 @@ fn name(object: &Value) -> String {
 fn owner(pod: &Value) -> Option<&str> {
     let owners = pod["metadata"]["ownerReferences"].as_array()?;
     owners.iter().find(|owner| owner["kind"] == "Job").and_then(|owner| owner["name"].as_str())
-}
-
-/// What is gone already is as good.
-fn delete(kube: &Client, path: &str) -> Result<(), Error> {
-    match kube.object(Verb::Delete, path) {
-        Ok(_) => Ok(()),
-        Err(error) if error.not_found() => Ok(()),
-        Err(error) => Err(error),
-    }
 }

@@ -180,7 +180,7 @@ const SELFTEST: Verb = Verb {
     name: "selftest",
     argument: "URL",
     help: "ask a running server, such as http://127.0.0.1:5000, what an autograder asks",
-    opts: &[&CLEAN_FIRST, &CLEAN_AFTER, &TIMEOUT, &KUBECONFIG, &CONTEXT, &KUBE_TIMEOUT],
+    opts: &[&CLEAN_FIRST, &CLEAN_AFTER, &TIMEOUT, &PREMIUM_TOKEN_FILE, &KUBECONFIG, &CONTEXT, &KUBE_TIMEOUT],
 };
 const VERBS: [&Verb; 5] = [&SERVE, &SETUP, &DOCTOR, &CLEAN, &SELFTEST];
 
@@ -206,15 +206,22 @@ pub enum Command {
     Serve(Box<Options>),
     /// Make or repair what the cluster needs.
     Setup { access: Access, print: bool },
-    /// Look at everything. `options` are those that `serve` would have.
-    Doctor { options: Box<Options>, json: bool },
+    /// Look at everything. `options` are those that `serve` would have, but for variables with which it would not start.
+    Doctor { options: Box<Options>, wrong: Vec<UsageError>, json: bool },
     /// The same as the service would: in another environment, with these arguments.
     DoctorAsService { args: Vec<OsString> },
     /// Delete Jobs.
     Clean { access: Access, all: bool, yes: bool, timeout: Duration },
     /// Ask a server what an autograder asks.
     /// `url` has no slash at its end.
-    Selftest { url: String, access: Access, clean_first: bool, clean_after: bool, timeout: Duration },
+    Selftest {
+        url: String,
+        access: Access,
+        token_file: Option<PathBuf>,
+        clean_first: bool,
+        clean_after: bool,
+        timeout: Duration,
+    },
     /// Print this text and end.
     Print(String),
 }
@@ -375,7 +382,10 @@ fn command(
             let switch = format!("--{}", AS_SERVICE.name);
             Command::DoctorAsService { args: args.into_iter().filter(|arg| *arg != *switch).collect() }
         }
-        "doctor" => Command::Doctor { options: Box::new(options(given)?), json: is_set(&JSON) },
+        "doctor" => {
+            let (options, wrong) = sound_options(given)?;
+            Command::Doctor { options: Box::new(options), wrong, json: is_set(&JSON) }
+        }
         "clean" => {
             let (all, yes, timeout) = (is_set(&ALL), is_set(&YES), timeout(given)?);
             Command::Clean { access: access(given)?, all, yes, timeout }
@@ -388,7 +398,8 @@ fn command(
                 value: url.to_string_lossy().into_owned(),
                 wanted: "http://HOST:PORT of a server; TLS is not spoken",
             })?;
-            Command::Selftest { url, access: access(given)?, clean_first, clean_after, timeout: timeout(given)? }
+            let (access, timeout, token_file) = (access(given)?, timeout(given)?, token_file(given)?);
+            Command::Selftest { url, access, token_file, clean_first, clean_after, timeout }
         }
         _ => Command::Serve(Box::new(options(given)?)),
     })
@@ -479,6 +490,24 @@ fn local(given: &Given<'_>) -> Result<Option<local::Settings>, UsageError> {
     Ok(wanted.then_some(local::Settings { job_seconds: job_seconds.expect(CHECKED), nodes: nodes.expect(CHECKED) }))
 }
 
+fn token_file(given: &Given<'_>) -> Result<Option<PathBuf>, UsageError> {
+    Ok(given.optional(&PREMIUM_TOKEN_FILE, "the path of a file")?.map(PathBuf::from))
+}
+
+/// The options without the variables that make no sense, and what is wrong with those.
+fn sound_options(given: &Given<'_>) -> Result<(Options, Vec<UsageError>), UsageError> {
+    let mut wrong: Vec<UsageError> = Vec::new();
+    loop {
+        let is_wrong =
+            |name: &str| wrong.iter().any(|error| matches!(error, UsageError::Value { given, .. } if given == name));
+        let env = |name: &str| if is_wrong(name) { None } else { (given.env)(name) };
+        match options(&Given { flags: given.flags.clone(), env: &env }) {
+            Err(error @ UsageError::Value { .. }) if !error.to_string().starts_with("--") => wrong.push(error),
+            outcome => return Ok((outcome?, wrong)),
+        }
+    }
+}
+
 fn options(given: &Given<'_>) -> Result<Options, UsageError> {
     let listen = given.value(&LISTEN, "an address and a port, such as 0.0.0.0:5000 or [::]:5000", address)?;
     let image = given.value(&IMAGE, "an image name such as registry/name:tag", image)?;
@@ -489,7 +518,7 @@ fn options(given: &Given<'_>) -> Result<Options, UsageError> {
         u32::try_from(number(text, 0, 1_000_000)?).ok()
     })?;
     let log_level = given.value(&LOG_LEVEL, "error, warn, info or debug", level)?;
-    let premium_token_file = given.optional(&PREMIUM_TOKEN_FILE, "the path of a file")?.map(PathBuf::from);
+    let premium_token_file = token_file(given)?;
     Ok(Options {
         listen: listen.expect(CHECKED),
         jobs: job::Settings { image: image.expect(CHECKED), ttl: ttl.expect(CHECKED) },
@@ -520,9 +549,13 @@ fn address(text: &str) -> Option<String> {
 fn base(text: &str) -> Option<String> {
     let rest = text.strip_prefix("http://").unwrap_or(text).trim_end_matches('/');
     let odd = |c: char| c.is_whitespace() || c.is_control() || "?#@\\".contains(c);
-    let host = rest.split('/').next().filter(|host| !host.is_empty() && !host.starts_with(':'))?;
+    let authority = rest.split('/').next().unwrap_or_default();
+    // Without a port it is 80. The client would take that for one that is out of range, too.
+    let port = authority.rsplit_once(':').filter(|_| !authority.ends_with(']'));
+    let port_is_good = port.is_none_or(|(_, port)| port.parse::<u16>().is_ok_and(|port| port > 0));
+    let has_host = !authority.is_empty() && !authority.starts_with(':');
     let is_http = !rest.contains("://");
-    (is_http && !host.ends_with(':') && !rest.contains(odd)).then(|| format!("http://{rest}"))
+    (is_http && has_host && port_is_good && !rest.contains(odd)).then(|| format!("http://{rest}"))
 }
 
 /// The characters of <https://github.com/distribution/reference>; Kubernetes checks no more, and the node says the rest.

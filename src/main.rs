@@ -2,6 +2,7 @@
 //!
 //! See ARCHITECTURE.md for the way of a request through these modules.
 
+mod attended;
 mod clean;
 mod cli;
 mod doctor;
@@ -29,9 +30,11 @@ use std::fmt;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
+use attended::Attended;
 use clean::{CleanError, Which};
 use cli::{Access, Command};
 use report::{Paper, one_line};
+use setup::SetupError;
 
 /// The process's environment.
 type Env<'a> = &'a dyn Fn(&str) -> Option<OsString>;
@@ -64,15 +67,20 @@ fn run() -> Result<bool, Failure> {
         Command::Serve(options) => serve::run(&options, &env).map(|()| true).map_err(Failure::Start),
         Command::Setup { print: true, .. } => print(&setup::yaml()),
         Command::Setup { access, print: false } => {
-            setup::run(&connect(&access, &env)?, paper(setup::TOPIC_WIDTH)).map(|()| true).map_err(Failure::Kube)
+            let kube = connect(&access, &env)?;
+            setup::run(&kube, paper(setup::TOPIC_WIDTH)).map(|()| true).map_err(Failure::Setup)
         }
-        Command::Doctor { options, json } => Ok(doctor::run(&options, json, &env, paper(doctor::TOPIC_WIDTH))),
+        Command::Doctor { options, wrong, json } => {
+            Ok(doctor::run(&options, &wrong, json, &env, paper(doctor::TOPIC_WIDTH)))
+        }
         Command::DoctorAsService { args } => Ok(doctor::as_service(&args, &env, paper(doctor::TOPIC_WIDTH))),
         Command::Clean { access, all, yes, timeout } => {
             let which = if all { Which::All { confirmed: yes } } else { Which::Ours };
-            clean::run(&connect(&access, &env)?, paper(clean::TOPIC_WIDTH), which, timeout).map_err(Failure::Clean)
+            let kube = connect(&access, &env)?;
+            clean::run(&kube, paper(clean::TOPIC_WIDTH), which, timeout).map_err(Failure::Clean)
         }
-        Command::Selftest { url, access, clean_first, clean_after, timeout } => {
+        Command::Selftest { url, access, token_file, clean_first, clean_after, timeout } => {
+            let token = token_file.as_deref().map(premium::Token::read).transpose().map_err(Failure::PremiumToken)?;
             let kube = if clean_first || clean_after { Some(connect(&access, &env)?) } else { None };
             let paper = paper(selftest::TOPIC_WIDTH);
             let clean = |wanted: bool| match &kube {
@@ -80,24 +88,25 @@ fn run() -> Result<bool, Failure> {
                 _ => Ok(true),
             };
             // However the test came out, what it made goes.
-            Ok(clean(clean_first)? && (selftest::run(&url, paper) & clean(clean_after)?))
+            Ok(clean(clean_first)? && (selftest::run(&url, token.as_ref(), paper) & clean(clean_after)?))
         }
         Command::Print(text) => print(&text),
     }
 }
 
-/// Connections that a command keeps: it asks one thing at a time.
-const CONNECTIONS: usize = 1;
-
 /// A client of the cluster that a command is about.
-fn connect(access: &Access, env: Env<'_>) -> Result<kube::Client, Failure> {
+fn connect(access: &Access, env: Env<'_>) -> Result<Attended, Failure> {
     let Access { kubeconfig, context, kube_timeout } = access.clone();
     let cluster = kube::Cluster::load(&kube::Sources { file: kubeconfig, context, env }).map_err(Failure::Config)?;
-    kube::Client::new(cluster, kube_timeout, CONNECTIONS).map_err(Failure::Tls)
+    Attended::new(cluster, kube_timeout).map_err(Failure::Tls)
 }
 
 fn print(text: &str) -> Result<bool, Failure> {
-    io::stdout().write_all(text.as_bytes()).map(|()| true).map_err(Failure::Print)
+    match io::stdout().write_all(text.as_bytes()) {
+        // Whoever reads has seen enough.
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Failure::Print(error)),
+        _ => Ok(true),
+    }
 }
 
 /// What is logged, and what of that about Kubernetes and the way to it.
@@ -137,8 +146,9 @@ enum Failure {
     Start(serve::StartError),
     Config(kube::ConfigError),
     Tls(kube::TlsError),
-    Kube(kube::Error),
+    Setup(SetupError),
     Clean(CleanError),
+    PremiumToken(io::Error),
 }
 
 impl fmt::Display for Failure {
@@ -146,13 +156,14 @@ impl fmt::Display for Failure {
         match self {
             Self::Usage(error) => write!(f, "{error}"),
             Self::Print(_) => write!(f, "cannot write to stdout"),
+            Self::PremiumToken(_) => write!(f, "cannot use the file that --premium-token-file names"),
             Self::Start(error) => write!(f, "{error}"),
             Self::Config(error) => write!(f, "{error}"),
             Self::Tls(error) => write!(f, "the kubeconfig's certificates cannot be used: {error}"),
-            Self::Kube(error) | Self::Clean(CleanError::Kube(error)) if error.not_permitted() => {
+            Self::Setup(SetupError::Kube(error)) | Self::Clean(CleanError::Kube(error)) if error.not_permitted() => {
                 write!(f, "{error}; this takes an administrator's kubeconfig, see --kubeconfig and --context")
             }
-            Self::Kube(error) => write!(f, "{error}"),
+            Self::Setup(error) => write!(f, "{error}"),
             Self::Clean(error) => write!(f, "{error}"),
         }
     }
@@ -163,9 +174,9 @@ impl std::error::Error for Failure {
         match self {
             Self::Start(error) => error.source(),
             Self::Config(error) => error.source(),
-            Self::Kube(error) => error.source(),
+            Self::Setup(error) => error.source(),
             Self::Clean(error) => error.source(),
-            Self::Print(source) => Some(source),
+            Self::Print(source) | Self::PremiumToken(source) => Some(source),
             Self::Usage(_) | Self::Tls(_) => None,
         }
     }

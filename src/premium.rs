@@ -40,6 +40,11 @@ impl Token {
         Ok(Self(token.to_owned()))
     }
 
+    /// The Authorization header that carries it.
+    pub fn header(&self) -> String {
+        format!("Bearer {}", self.0)
+    }
+
     /// Whether an Authorization header carries this token. The time that it takes says nothing of how much was right.
     pub fn accepts(&self, authorization: Option<&str>) -> bool {
         let (scheme, given) = authorization.and_then(|value| value.split_once(' ')).unwrap_or_default();

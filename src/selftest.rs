@@ -11,6 +11,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::job::{Dataset, Tier};
+use crate::premium::Token;
 use crate::report::{Finding, Paper, Verdict};
 use crate::web::{self, NoAnswer};
 
@@ -35,11 +36,12 @@ const FREE_AT_A_TIME: usize = 2;
 /// Nodes that the course asks for.
 const NODES: usize = 2;
 
-/// Asks the server at `url` (without a slash at its end), and says how each step came out; whether all came out well.
-pub fn run(url: &str, paper: Paper) -> bool {
+/// Asks the server at `url` (without a slash at its end), with the token that premium may need, and says how each step came out; whether all came out well.
+pub fn run(url: &str, token: Option<&Token>, paper: Paper) -> bool {
     let base = url.to_owned();
+    let (start, authorization) = (Instant::now(), token.map(Token::header));
     let mut test =
-        Selftest { base, paper, start: Instant::now(), failed: 0, jobs: BTreeSet::new(), old: BTreeSet::new() };
+        Selftest { base, authorization, paper, start, failed: 0, jobs: BTreeSet::new(), old: BTreeSet::new() };
     test.all();
     let (took, failed) = (test.start.elapsed(), test.failed);
     match failed {
@@ -51,6 +53,8 @@ pub fn run(url: &str, paper: Paper) -> bool {
 
 struct Selftest {
     base: String,
+    /// What premium may want; never shown.
+    authorization: Option<String>,
     paper: Paper,
     start: Instant,
     failed: usize,
@@ -235,8 +239,12 @@ impl Selftest {
 
     /// The body of a 200.
     fn ask(&self, method: &str, path: &str, body: Option<&str>) -> Result<String, Wrong> {
-        let headers: &[_] = if body.is_some() { &[("Content-Type", "application/json")] } else { &[] };
-        let answer = web::request(method, &format!("{}{path}", self.base), headers, body, ANSWER);
+        let mut headers = Vec::new();
+        if body.is_some() {
+            headers.push(("Content-Type", "application/json"));
+            headers.extend(self.authorization.as_deref().map(|token| ("Authorization", token)));
+        }
+        let answer = web::request(method, &format!("{}{path}", self.base), &headers, body, ANSWER);
         let no_answer = |error: NoAnswer| {
             Wrong::new(format!("{method} {}{path}: {error}", self.base), "is the server running, and its port open?")
         };

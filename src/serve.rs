@@ -1,6 +1,7 @@
 //! `serve`: from options to a running server, and its orderly end.
 
 use std::fmt;
+use std::fs;
 use std::io::{self, Write};
 use std::net::TcpListener;
 use std::sync::Arc;
@@ -8,7 +9,8 @@ use std::sync::atomic::AtomicBool;
 use std::thread;
 use std::time::Duration;
 
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
 
 use crate::cli::Options;
 use crate::report::one_line;
@@ -25,6 +27,8 @@ const INNER_SLACK: Duration = Duration::from_secs(5);
 /// # Errors
 /// What keeps it from starting; then nothing has been bound, or is no longer.
 pub fn run(options: &Options, env: Env<'_>) -> Result<(), StartError> {
+    // First of all: what is made below is to be taken away again, whenever a signal comes.
+    let signals = signals().map_err(StartError::Threads)?;
     let local = options.local.as_ref().map(local::Local::start).transpose().map_err(StartError::Local)?;
     let file = local.as_ref().map(|local| local.kubeconfig().to_owned()).or_else(|| options.access.kubeconfig.clone());
     let context = options.access.context.clone().filter(|_| local.is_none());
@@ -53,7 +57,7 @@ pub fn run(options: &Options, env: Env<'_>) -> Result<(), StartError> {
         None => gate::Socket::Own(TcpListener::bind(&options.listen).map_err(bind)?),
     };
     let (gate, door) = gate::Gate::new(socket, limits, behind).map_err(bind)?;
-    stop_on_signals(gate.clone(), Arc::clone(&inner)).map_err(StartError::Threads)?;
+    stop_on_signals(signals, gate.clone(), Arc::clone(&inner)).map_err(StartError::Threads)?;
     door.open().map_err(StartError::Threads)?;
     // Not before: a start that fails must not leave a plugin running.
     app.kube.prepare();
@@ -71,14 +75,30 @@ pub fn run(options: &Options, env: Env<'_>) -> Result<(), StartError> {
     Ok(())
 }
 
-/// The first SIGTERM or SIGINT stops the server when it has finished what is in flight, a second one at once.
-fn stop_on_signals(gate: gate::Gate, inner: Arc<http::Inner>) -> io::Result<()> {
+/// The signals that end the server. From here on the first is kept for [`stop_on_signals`]; a second one ends the process
+/// at once.
+fn signals() -> io::Result<Signals> {
+    let ending = [SIGTERM, SIGINT].into_iter().chain(is_hangup_heard().then_some(SIGHUP));
+    let ending: Vec<_> = ending.collect();
     let again = Arc::new(AtomicBool::new(false));
-    for signal in [SIGTERM, SIGINT] {
-        signal_hook::flag::register_conditional_shutdown(signal, 1, Arc::clone(&again))?;
-        signal_hook::flag::register(signal, Arc::clone(&again))?;
+    for signal in &ending {
+        signal_hook::flag::register_conditional_shutdown(*signal, 1, Arc::clone(&again))?;
+        signal_hook::flag::register(*signal, Arc::clone(&again))?;
     }
-    let mut signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT])?;
+    Signals::new(ending)
+}
+
+/// Whether a terminal's end is to end the server: not if it was started by nohup, which has SIGHUP ignored.
+fn is_hangup_heard() -> bool {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let ignored = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or_default();
+    // Bits are counted from signal 1 on, proc(5).
+    ignored & (1 << (SIGHUP - 1)) == 0
+}
+
+/// Stops the server when it has finished what is in flight.
+fn stop_on_signals(mut signals: Signals, gate: gate::Gate, inner: Arc<http::Inner>) -> io::Result<()> {
     thread::Builder::new().name("signals".into()).spawn(move || {
         if signals.forever().next().is_some() {
             service::stopping();
@@ -93,7 +113,7 @@ fn stop_on_signals(gate: gate::Gate, inner: Arc<http::Inner>) -> io::Result<()> 
 #[derive(Debug)]
 pub enum StartError {
     Local(io::Error),
-    Setup(kube::Error),
+    Setup(setup::SetupError),
     Config(kube::ConfigError),
     Tls(kube::TlsError),
     Bind { address: String, source: io::Error },
@@ -106,7 +126,14 @@ pub enum StartError {
 impl fmt::Display for StartError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Local(_) => write!(f, "cannot start the embedded cluster"),
+            Self::Local(_) => {
+                let folder = std::env::temp_dir();
+                write!(
+                    f,
+                    "cannot start the embedded cluster, whose kubeconfig goes below {} (TMPDIR)",
+                    folder.display()
+                )
+            }
             Self::Setup(error) => write!(f, "the embedded cluster does not take our manifests: {error}"),
             Self::Config(error) => write!(f, "{error}"),
             Self::Tls(error) => write!(f, "the kubeconfig's certificates cannot be used: {error}"),
@@ -125,7 +152,7 @@ impl std::error::Error for StartError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::Config(error) => error.source(),
-            Self::Setup(error) => error.source(),
+            Self::Setup(error) => std::error::Error::source(error),
             Self::Local(source)
             | Self::PremiumToken(source)
             | Self::Inherited(source)

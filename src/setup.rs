@@ -1,5 +1,6 @@
 //! `setup`: the namespace, the quotas and the role, from the very files of k8s/, made or repaired by server-side apply.
 
+use std::fmt;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -19,11 +20,51 @@ const FILES: [&str; 4] = [
 /// The widest topic in what [`run`] says: a kind, a namespace and a name.
 pub const TOPIC_WIDTH: usize = "rolebinding free-service/img-classification-jobs".len();
 
-/// How long a namespace that is just being deleted may take for it: its pods have 30 s to end.
-const TERMINATION: Duration = Duration::from_secs(60);
+/// How long a namespace that is just being deleted may take for it: its pods have 30 s to end, and Kubernetes looks again
+/// after ever longer pauses; over a minute has been seen.
+const TERMINATION: Duration = Duration::from_secs(300);
 
 /// Between two looks at it.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+/// Why not all was applied; what had been until then stays.
+#[derive(Debug)]
+pub enum SetupError {
+    /// Kubernetes said no.
+    Kube(Error),
+    /// This object's deletion does not end.
+    Ending(String),
+}
+
+impl From<Error> for SetupError {
+    fn from(error: Error) -> Self {
+        Self::Kube(error)
+    }
+}
+
+impl fmt::Display for SetupError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Kube(error) => write!(f, "{error}"),
+            Self::Ending(topic) => {
+                let minutes = TERMINATION.as_secs() / 60;
+                write!(
+                    f,
+                    "{topic} has been being deleted for {minutes} minutes; see what keeps it: kubectl get {topic} -o yaml"
+                )
+            }
+        }
+    }
+}
+
+impl std::error::Error for SetupError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Kube(error) => error.source(),
+            Self::Ending(_) => None,
+        }
+    }
+}
 
 /// All the files as one YAML text.
 pub fn yaml() -> String {
@@ -33,8 +74,8 @@ pub fn yaml() -> String {
 /// Applies the files, says what that changed, and ends with what it was good for.
 ///
 /// # Errors
-/// What Kubernetes said; what had been applied by then stays.
-pub fn run(kube: &Client, paper: Paper) -> Result<(), Error> {
+/// [`SetupError`]
+pub fn run(kube: &Client, paper: Paper) -> Result<(), SetupError> {
     let mut changed = 0;
     apply(kube, |finding| {
         changed += usize::from(finding.text != UNCHANGED && finding.text != WAITING);
@@ -54,8 +95,8 @@ const WAITING: &str = "waiting for the end of its deletion";
 /// Applies the files, and tells of each object what happened to it.
 ///
 /// # Errors
-/// What Kubernetes said.
-pub fn apply(kube: &Client, mut tell: impl FnMut(Finding)) -> Result<(), Error> {
+/// [`SetupError`]
+pub fn apply(kube: &Client, mut tell: impl FnMut(Finding)) -> Result<(), SetupError> {
     for object in objects() {
         let before = look_past_deletion(kube, &object, &mut tell)?;
         tell(Finding::ok(topic(&object), apply_one(kube, &object, before)?));
@@ -70,7 +111,11 @@ fn objects() -> Vec<Value> {
 }
 
 /// What is there now; if it is just being deleted, what is there afterwards.
-fn look_past_deletion(kube: &Client, object: &Value, tell: &mut impl FnMut(Finding)) -> Result<Option<Value>, Error> {
+fn look_past_deletion(
+    kube: &Client,
+    object: &Value,
+    tell: &mut impl FnMut(Finding),
+) -> Result<Option<Value>, SetupError> {
     let path = path(object);
     let mut found = look(kube, &path)?;
     let is_ending =
@@ -79,7 +124,10 @@ fn look_past_deletion(kube: &Client, object: &Value, tell: &mut impl FnMut(Findi
         tell(Finding::ok(topic(object), WAITING));
     }
     let start = Instant::now();
-    while is_ending(&found) && start.elapsed() < TERMINATION {
+    while is_ending(&found) {
+        if start.elapsed() >= TERMINATION {
+            return Err(SetupError::Ending(topic(object)));
+        }
         thread::sleep(LOOK_AGAIN);
         found = look(kube, &path)?;
     }
@@ -89,11 +137,9 @@ fn look_past_deletion(kube: &Client, object: &Value, tell: &mut impl FnMut(Findi
 /// Makes one object as the file has it; what that came to, in words.
 fn apply_one(kube: &Client, object: &Value, before: Option<Value>) -> Result<String, Error> {
     let path = path(object);
-    // The role of a binding can never be changed, and neither can what it was good for be kept.
-    let replaced =
-        before.as_ref().is_some_and(|old| !object["roleRef"].is_null() && old["roleRef"] != object["roleRef"]);
-    if replaced {
-        kube.object(Verb::Delete, &path)?;
+    let obstacle = before.as_ref().and_then(|old| obstacle(object, old));
+    if obstacle.is_some() {
+        kube.delete(&path)?;
     }
     let mut after = kube.object(Verb::Apply(object), &path)?;
     // What others have added stays after an apply; in a quota it would hold the classifiers back.
@@ -103,13 +149,26 @@ fn apply_one(kube: &Client, object: &Value, before: Option<Value>) -> Result<Str
         after = kube.object(Verb::Merge(&json!({ "spec": { "hard": removal } })), &path)?;
     }
     let Some(before) = before else { return Ok("created".to_owned()) };
-    if replaced {
-        return Ok("replaced: it was bound to another role".to_owned());
+    if let Some(obstacle) = obstacle {
+        return Ok(format!("replaced: {obstacle}"));
     }
     let mut changes = Vec::new();
     compare(object, &before, &after, "", &mut changes);
     changes.extend(foreign.iter().map(|key| format!("spec.hard.{key} removed")));
     Ok(if changes.is_empty() { UNCHANGED.to_owned() } else { format!("changed: {}", changes.join(", ")) })
+}
+
+/// What is wrong with an object that can never be changed; what it was good for cannot be kept either. The scopes of a quota
+/// are of this kind, see <https://kubernetes.io/docs/concepts/policy/resource-quotas/#quota-scopes>.
+fn obstacle(object: &Value, old: &Value) -> Option<&'static str> {
+    let is_scoped = |quota: &Value| ["scopes", "scopeSelector"].iter().any(|field| !quota["spec"][field].is_null());
+    if !object["roleRef"].is_null() && old["roleRef"] != object["roleRef"] {
+        Some("it was bound to another role")
+    } else if object["kind"] == "ResourceQuota" && is_scoped(old) {
+        Some("it was for pods of some scopes only")
+    } else {
+        None
+    }
 }
 
 fn look(kube: &Client, path: &str) -> Result<Option<Value>, Error> {

@@ -5,10 +5,16 @@
 #[allow(dead_code, reason = "every test crate uses another part of it")]
 mod support;
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use std::collections::HashMap;
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Command, Stdio};
 use support::answer::{Answer, Reply};
 use support::api::{ApiServer, Listen, Request};
+use support::eventually;
+use support::kubeconfig::Kubeconfig;
+use support::plugin::{Plugin, is_alive};
 use support::server::{Finished, Setup};
 
 /// The commands that ask a cluster.
@@ -131,9 +137,65 @@ fn clean_that_cannot_finish_says_what_is_left() {
         lines.last(),
         Some(
             &"FAIL free-service: still there when the time was up: pod free-mnist-a-x; \
-               to do: kubectl describe pods,resourcequotas -n free-service"
+               to do: kubectl describe jobs,pods,resourcequotas -n free-service"
         )
     );
+}
+
+#[test]
+fn clean_is_not_ready_while_a_finalizer_keeps_a_job() {
+    let api = ApiServer::start();
+    let mut job = named("free-mnist-a");
+    api.script(move |request| match (request.method.as_str(), request.path().rsplit('/').next().unwrap()) {
+        ("GET", "jobs") if request.path().contains("free-service") => list("JobList", &[job.clone()]),
+        ("DELETE", _) => {
+            job["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+            Reply::json(200, &job).into()
+        }
+        _ => list("List", &[]),
+    });
+    let end = run(&api, &["clean", "--timeout", "1"]);
+    assert_eq!((end.code, end.stderr.as_str()), (Some(1), ""), "{end:?}");
+    let last = "FAIL free-service: still there when the time was up: job free-mnist-a, which finalizers keep; \
+                to do: kubectl describe jobs,pods,resourcequotas -n free-service";
+    assert_eq!(end.stdout.lines().last(), Some(last));
+}
+
+/// Answers as a cluster that has one object, and does what is asked with any.
+fn with_object(path: &'static str, object: Value) -> ApiServer {
+    let api = ApiServer::start();
+    let mut stored = Some(object);
+    api.script(move |request| match request.method.as_str() {
+        "GET" if request.path() == path && stored.is_some() => Reply::json(200, stored.as_ref().unwrap()).into(),
+        "GET" => Reply::failure(404, "NotFound", "not found").into(),
+        "DELETE" => {
+            stored = None;
+            Reply::json(200, &json!({"kind": "Status", "status": "Success"})).into()
+        }
+        _ => Reply::json(200, &request.json()).into(),
+    });
+    api
+}
+
+#[test]
+fn setup_replaces_a_quota_whose_scopes_leave_our_pods_out() {
+    let path = "/api/v1/namespaces/free-service/resourcequotas/free-cpu";
+    let hard = json!({"requests.cpu": "2", "limits.cpu": "2"});
+    let selector = json!({"matchExpressions": [{"scopeName": "Terminating", "operator": "Exists"}]});
+    for scoped in [json!({"hard": hard, "scopes": ["Terminating"]}), json!({"hard": hard, "scopeSelector": selector})] {
+        let api = with_object(path, json!({"metadata": {"name": "free-cpu"}, "spec": scoped}));
+        let end = run(&api, &["setup"]);
+        assert_eq!((end.code, end.stderr.as_str()), (Some(0), ""), "{end:?}");
+        let line = "ok resourcequota free-service/free-cpu: replaced: it was for pods of some scopes only";
+        assert!(end.stdout.lines().any(|said| said == line), "no {line:?} in\n{}", end.stdout);
+        let methods: Vec<String> = api
+            .requests()
+            .iter()
+            .filter(|request| request.path() == path)
+            .map(|request| request.method.clone())
+            .collect();
+        assert_eq!(methods, ["GET", "DELETE", "PATCH"]);
+    }
 }
 
 #[test]
@@ -328,8 +390,21 @@ fn selftest_says_of_an_address_what_is_wrong_with_it() {
         assert_eq!(end.code, Some(1), "{end:?}");
         assert!(end.stdout.starts_with("FAIL GET /config: ") && end.stdout.contains(words), "{url}: {}", end.stdout);
     }
-    for url in ["https://127.0.0.1:9", "http://", "", ":5000", "http://a b", "a?b", "ftp://a", "http:///x", "u:p@host"]
-    {
+    for url in [
+        "https://127.0.0.1:9",
+        "http://",
+        "",
+        ":5000",
+        "http://a b",
+        "a?b",
+        "ftp://a",
+        "http:///x",
+        "u:p@host",
+        "a:99999",
+        "http://a:0x50/b",
+        "[::1]:",
+        "[::1]:0",
+    ] {
         let end = Setup::new().run(&["selftest", url]);
         assert_eq!(end.code, Some(2), "{url:?}: {end:?}");
         assert!(end.stderr.contains("the URL is ") && end.stderr.contains("http://HOST:PORT"), "{url}: {}", end.stderr);
@@ -348,4 +423,47 @@ fn selftest_warns_of_pods_that_a_grader_would_count() {
     let warning = "warning pods: 1 pods are in free-service and default already; an autograder counts them, too; \
                    to do: img-classification clean, or --clean-first";
     assert_eq!(end.stdout.lines().next(), Some(warning));
+}
+
+#[test]
+fn selftest_brings_the_token_that_premium_wants() {
+    let setup = Setup::local();
+    let token = setup.file("token", "let-me-in\n");
+    let server = setup.args(&["--premium-token-file", token.to_str().unwrap()]).start();
+    let url = format!("http://{}", server.address());
+    let end = Setup::new().run(&["selftest", &url]);
+    assert!(end.code == Some(1) && end.stdout.contains("was answered with 401"), "{end:?}");
+    let end = Setup::new().args(&["--premium-token-file", token.to_str().unwrap()]).run(&["selftest", &url]);
+    // The first try has left free pods, of which two live at a time.
+    assert!(!end.stdout.contains("401") && end.stdout.contains("ok 3 x POST premium: 3 times 200"), "{end:?}");
+    assert!(!format!("{end:?}").contains("let-me-in"), "{end:?}");
+}
+
+#[test]
+fn a_command_that_is_interrupted_takes_its_credential_plugin_along() {
+    let api = ApiServer::start();
+    for signal in [Signal::INT, Signal::TERM, Signal::HUP] {
+        for args in [&["doctor"][..], &["setup"], &["clean"]] {
+            let folder = tempfile::TempDir::new().unwrap();
+            // Two processes: the plugin, and what it waits for.
+            let plugin = Plugin::write(folder.path(), "plugin", "sleep 600 & echo $! >>\"$HERE/plugin.pids\"\nwait");
+            let kubeconfig = folder.path().join("kubeconfig");
+            std::fs::write(&kubeconfig, Kubeconfig::new(&api.url()).user(plugin.user()).yaml()).unwrap();
+            let mut command = Command::new(env!("CARGO_BIN_EXE_img-classification"));
+            command.args(args).arg("--kubeconfig").arg(&kubeconfig).stdout(Stdio::null()).stderr(Stdio::null());
+            let mut child = support::spawn(&mut command);
+            eventually("the plugin runs", || plugin.pids().len() == 2);
+            kill_process(Pid::from_child(&child), signal).unwrap();
+            assert_eq!(child.wait().unwrap().signal(), Some(signal.as_raw()), "{args:?}");
+            eventually("the plugin has ended", || !plugin.pids().into_iter().any(is_alive));
+        }
+    }
+    let folder = tempfile::TempDir::new().unwrap();
+    let plugin = Plugin::write(folder.path(), "slow", "sleep 600 & echo $! >>\"$HERE/slow.pids\"\nwait");
+    let end = Setup::new()
+        .kubeconfig(Kubeconfig::new(&api.url()).user(plugin.user()).yaml())
+        .args(&["--kube-timeout", "1"])
+        .run(&["setup"]);
+    assert_eq!(end.code, Some(1), "{end:?}");
+    eventually("what gave up takes it along, too", || !plugin.pids().into_iter().any(is_alive));
 }

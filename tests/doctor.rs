@@ -798,6 +798,18 @@ fn the_environment_of_a_service_is_looked_at() {
 }
 
 #[test]
+fn variables_with_which_the_server_would_not_start_are_named_among_the_rest() {
+    let api = cluster(nothing_broken);
+    let end = doctor(host(Setup::for_api(&api)).env("LISTEN", "5000").env("JOB_TTL", "soon"));
+    assert_eq!(end.code, Some(1), "{end:?}");
+    line(&end, "FAIL environment: LISTEN is \"5000\", but must be an address and a port");
+    line(&end, "FAIL environment: JOB_TTL is \"soon\", but must be");
+    line(&end, "ok API: ");
+    let flag = host(Setup::for_api(&api)).run(&["doctor", "--listen", "5000"]);
+    assert_eq!((flag.code, flag.stdout.as_str()), (Some(2), ""), "{flag:?}");
+}
+
+#[test]
 fn a_port_that_is_taken_is_ours_or_somebody_elses() {
     let api = cluster(nothing_broken);
     let port = |listen: &str| doctor(host(Setup::for_api(&api)).args(&["--image", "r.io/a:1", "--listen", listen]));
@@ -924,13 +936,9 @@ fn a_line_is_there_as_soon_as_its_check_is_done() {
     let folder = tempfile::TempDir::new().unwrap();
     let kubeconfig = folder.path().join("kubeconfig");
     std::fs::write(&kubeconfig, Kubeconfig::new(&api.url()).yaml()).unwrap();
-    let mut child = Command::new(env!("CARGO_BIN_EXE_img-classification"))
-        .args(["doctor", "--kube-timeout", "60", "--kubeconfig"])
-        .arg(&kubeconfig)
-        .env("AWS_EC2_METADATA_DISABLED", "true")
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_img-classification"));
+    command.args(["doctor", "--kube-timeout", "60", "--kubeconfig"]).arg(&kubeconfig);
+    let mut child = support::spawn(command.env("AWS_EC2_METADATA_DISABLED", "true").stdout(Stdio::piped()));
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
     assert!(
         lines.any(|line| line == "ok dry run: a premium pod is let into default"),
@@ -1049,6 +1057,6 @@ fn as_the_service_arguments_and_json_are_passed_on() {
     let report: Value = serde_json::from_str(&end.stdout).unwrap();
     assert_eq!((end.code, &report["result"]), (Some(0), &json!("ok")), "{end:?}");
     let end = as_service(Setup::new(), "JOB_TTL=soon\n");
-    assert_eq!(end.code, Some(2), "{end:?}");
-    assert!(end.stderr.contains("JOB_TTL is \"soon\""), "{end:?}");
+    assert_eq!(end.code, Some(1), "{end:?}");
+    line(&end, "FAIL environment: JOB_TTL is \"soon\"");
 }

@@ -76,7 +76,7 @@ fn in_a_pod_the_service_account_is_used() {
         command.args(["serve", "--listen", "127.0.0.1:0", "--log-level", "debug"]).env_clear();
         command.env("PATH", std::env::var("PATH").unwrap()).env("HOME", home.path());
         command.env("KUBERNETES_SERVICE_HOST", "127.0.0.1").env("KUBERNETES_SERVICE_PORT", &port);
-        InPod(command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap())
+        InPod(support::spawn(command.stdin(Stdio::null()).stderr(Stdio::piped())))
     };
 
     let mut without_ca = start();

@@ -267,6 +267,36 @@ fn jobs_take_their_pods_along_and_replace_lost_ones() {
 }
 
 #[test]
+fn a_pod_goes_in_whatever_phase_it_is_deleted() {
+    let local = start("short");
+    for (name, tag, cpu) in [
+        ("waits", "long", "3"),
+        ("runs", "long", "1m"),
+        ("done", "short", "1m"),
+        ("failed", "fails", "1m"),
+        ("unpulled", "missing", "1m"),
+    ] {
+        assert_eq!(local.kube.post(PODS, &pod(name, tag, cpu)).0, 201);
+    }
+    let reached =
+        |name: &str, phase: &str| text(&local.kube.get(&format!("{PODS}/{name}")).1, "/status/phase") == phase;
+    eventually("every phase", || {
+        reached("done", "Succeeded") && reached("failed", "Failed") && reached("runs", "Running")
+    });
+    // These have only just begun.
+    for name in ["new", "newer"] {
+        assert_eq!(local.kube.post(PODS, &pod(name, "short", "1m")).0, 201);
+    }
+    for name in ["waits", "runs", "done", "failed", "unpulled", "new", "newer"] {
+        assert_eq!(local.kube.delete(&format!("{PODS}/{name}"), &json!({})).0, 200, "{name}");
+    }
+    // Once more, while it is on its way out.
+    assert!([200, 404].contains(&local.kube.delete(&format!("{PODS}/runs"), &json!({})).0));
+    eventually("the end of all", || local.kube.items(PODS).is_empty());
+    local.is_sound();
+}
+
+#[test]
 fn a_deleted_namespace_takes_its_objects_along() {
     let local = start("long");
     local.post("free");
@@ -666,13 +696,37 @@ fn fifty_watches_see_every_one_of_a_hundred_jobs() {
 
 #[test]
 fn its_kubeconfig_is_private_and_goes_with_it_even_while_somebody_watches() {
-    let local = start("long");
-    let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
-    let folder = local.kubeconfig.parent().unwrap().to_owned();
-    assert_eq!((mode(&local.kubeconfig), mode(&folder)), (0o600, 0o700));
-    let _watches: Vec<_> = (0..5).map(|_| local.kube.watch(&format!("{PODS}?watch=1"))).collect();
-    let Local { mut server, .. } = local;
-    server.signal(Signal::TERM);
-    assert_eq!(server.wait().code(), Some(0), "{}", server.stderr());
-    assert!(!folder.exists(), "{}", folder.display());
+    for signal in [Signal::TERM, Signal::INT, Signal::HUP] {
+        let local = start("long");
+        let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        let folder = local.kubeconfig.parent().unwrap().to_owned();
+        assert_eq!((mode(&local.kubeconfig), mode(&folder)), (0o600, 0o700));
+        let _watches: Vec<_> = (0..5).map(|_| local.kube.watch(&format!("{PODS}?watch=1"))).collect();
+        let Local { mut server, .. } = local;
+        server.signal(signal);
+        assert_eq!(server.wait().code(), Some(0), "{signal:?}: {}", server.stderr());
+        assert!(!folder.exists(), "{signal:?}: {}", folder.display());
+    }
+}
+
+#[test]
+fn a_signal_while_it_starts_leaves_nothing_behind_either() {
+    // At any moment of the start, which takes some 50 ms.
+    for delay in (0..60).step_by(3) {
+        let folder = tempfile::TempDir::new().unwrap();
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_img-classification"));
+        command.args(["serve", "--local", "--listen", "127.0.0.1:0"]).env("TMPDIR", folder.path());
+        let mut child = support::spawn(command.stderr(std::process::Stdio::null()));
+        std::thread::park_timeout(std::time::Duration::from_millis(delay));
+        rustix::process::kill_process(rustix::process::Pid::from_child(&child), Signal::TERM).unwrap();
+        child.wait().unwrap();
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "after {delay} ms");
+    }
+}
+
+#[test]
+fn a_folder_that_cannot_be_made_is_named() {
+    let end = Setup::new().env("TMPDIR", "/nonexistent").run(&["serve", "--local"]);
+    assert_eq!(end.code, Some(1), "{end:?}");
+    assert!(end.stderr.contains("/nonexistent (TMPDIR)"), "{}", end.stderr);
 }

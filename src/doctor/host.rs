@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::cli::Options;
+use crate::cli::{Options, UsageError};
 use crate::report::Finding;
 use crate::{Env, premium, service, web};
 
@@ -97,6 +97,12 @@ pub fn environment(env: Env<'_>, plugin: Option<(String, io::Result<PathBuf>)>, 
         findings.push(Finding::warning("environment", text, "unset LOCAL"));
     }
     findings
+}
+
+/// A variable with which `serve` would not start.
+pub fn variable(error: &UsageError) -> Finding {
+    let fix = format!("set it right, for the service in {ENV_FILE}; its default was looked at here");
+    Finding::fail("environment", error.to_string(), fix)
 }
 
 fn home(env: Env<'_>) -> Finding {

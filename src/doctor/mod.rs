@@ -19,7 +19,8 @@ pub use env_file::as_service;
 use serde_json::{Value, json};
 
 use crate::Env;
-use crate::cli::Options;
+use crate::attended::Attended;
+use crate::cli::{Options, UsageError};
 use crate::job::Tier;
 use crate::kube::{Client, Cluster, ConfigError, Error, Sources};
 use crate::report::{Finding, Paper, Verdict, one_line};
@@ -39,8 +40,8 @@ const UPDATE_KUBECONFIG: &str = "aws eks update-kubeconfig --region REGION --nam
 /// Makes or repairs what the cluster needs.
 const SETUP: &str = "img-classification setup";
 
-/// Looks, and says what there is; whether nothing of it keeps the service from working.
-pub fn run(options: &Options, json: bool, env: Env<'_>, paper: Paper) -> bool {
+/// Looks, and says what there is, `wrong` variables included; whether nothing of it keeps the service from working.
+pub fn run(options: &Options, wrong: &[UsageError], json: bool, env: Env<'_>, paper: Paper) -> bool {
     let mut look = Look { report: Report::new(json, paper), kube: None, hidden: Vec::new(), skipped: Vec::new() };
     let (file, context) = (options.access.kubeconfig.clone(), options.access.context.clone());
     let cluster = Cluster::load(&Sources { file, context, env });
@@ -52,11 +53,10 @@ pub fn run(options: &Options, json: bool, env: Env<'_>, paper: Paper) -> bool {
     look.ask("pull", pods::pull);
     look.ask("leftover Jobs", pods::leftover);
     look.say_skipped();
-    if let Some(kube) = &look.kube {
-        kube.close();
-    }
+    look.kube = None;
     look.say(host::port(&options.listen));
     look.say(host::environment(env, plugin, options));
+    look.say(wrong.iter().map(host::variable).collect());
     look.say(vec![address::look(env, &options.listen)]);
     look.report.finish()
 }
@@ -65,7 +65,7 @@ pub fn run(options: &Options, json: bool, env: Env<'_>, paper: Paper) -> bool {
 struct Look {
     report: Report,
     /// None from the first sign that it does not answer.
-    kube: Option<Client>,
+    kube: Option<Attended>,
     /// What this identity may not look at.
     hidden: Vec<&'static str>,
     /// What could not be looked at without an API.
@@ -85,14 +85,11 @@ impl Look {
         self.report.say(&finding);
         let Some(cluster) = cluster else { return String::new() };
         let (server, credential) = (cluster.server.to_string(), cluster.user.to_string());
-        match Client::new(cluster, options.access.kube_timeout, crate::CONNECTIONS) {
+        match Attended::new(cluster, options.access.kube_timeout) {
             Ok(kube) => {
                 let (findings, answers) = api::reach(&kube, &server);
                 self.say(findings);
-                match answers {
-                    true => self.kube = Some(kube),
-                    false => kube.close(),
-                }
+                self.kube = answers.then_some(kube);
             }
             Err(error) => self.report.say(&Finding::fail("kubeconfig", error.to_string(), UPDATE_KUBECONFIG)),
         }
@@ -127,7 +124,6 @@ impl Look {
             Ok(findings) => self.say(findings),
             Err(error) if error.not_permitted() => self.hidden.push(topic),
             Err(error) if api::is_outage(&error) => {
-                kube.close();
                 self.kube = None;
                 self.report.say(&api::failure(topic, &error));
             }

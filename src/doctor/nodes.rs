@@ -26,7 +26,7 @@ pub fn look(kube: &Client) -> Result<Vec<Finding>, Error> {
 }
 
 /// Lets pods onto a node again.
-const UNCORDON: &str = "kubectl uncordon NODE";
+const UNCORDON: &str = "kubectl uncordon NODE; where it is tainted: kubectl taint nodes NODE KEY-";
 
 /// What a node has for our pods.
 struct Room {
@@ -151,6 +151,8 @@ mod tests {
             let finding = judge(&nodes, &pods);
             assert_eq!(finding.verdict, verdict, "{}", finding.text);
             assert!(finding.text.contains(words), "{words}: {}", finding.text);
+            let is_closed = finding.text.contains("tainted");
+            assert!(!is_closed || finding.fix.is_some_and(|fix| fix.contains("uncordon") && fix.contains("taint")));
         }
     }
 

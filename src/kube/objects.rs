@@ -73,6 +73,18 @@ impl Client {
         })
     }
 
+    /// Deletes an object; one that is gone already, perhaps by a try whose answer was lost, is as good.
+    ///
+    /// # Errors
+    /// [`Error`]
+    pub fn delete(&self, path: &str) -> Result<(), Error> {
+        match self.object(Verb::Delete, path) {
+            Ok(_) => Ok(()),
+            Err(error) if error.not_found() => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
     /// All objects of a list, page by page; `path` may have a query.
     ///
     /// # Errors

@@ -14,6 +14,8 @@ pub mod proxy;
 pub mod server;
 pub mod tls;
 
+use std::process::{Child, Command};
+use std::sync::RwLock;
 use std::time::{Duration, Instant};
 
 /// How long anything that ought to happen may take on a busy machine of two cores.
@@ -29,4 +31,14 @@ pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
         assert!(Instant::now() < deadline, "{what}: not within {PATIENCE:?}");
         std::thread::park_timeout(LOOK_AGAIN);
     }
+}
+
+/// Held for reading while a process is started, and for writing while a script is written: a child has every open file of
+/// ours until it becomes its program, and Linux executes no file that somebody has open for writing.
+static SCRIPTS: RwLock<()> = RwLock::new(());
+
+/// Starts a process.
+pub fn spawn(command: &mut Command) -> Child {
+    let _guard = SCRIPTS.read().unwrap();
+    command.spawn().unwrap()
 }

@@ -20,7 +20,9 @@ impl Plugin {
              printf '%s\\n' \"$KUBERNETES_EXEC_INFO\" >>\"$HERE/{name}.infos\"\n{body}\n",
             folder.display()
         );
+        let guard = super::SCRIPTS.write().unwrap();
         std::fs::write(&path, text).unwrap();
+        drop(guard);
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
         Plugin { path }
     }

@@ -143,7 +143,7 @@ impl Setup {
     }
 
     fn try_start(self, leading: &[&str]) -> Result<Server, Finished> {
-        let mut child = self.command(leading).stdout(Stdio::null()).spawn().unwrap();
+        let mut child = super::spawn(self.command(leading).stdout(Stdio::null()));
         let lines = Lines::read(child.stderr.take().unwrap());
         let Some(line) = lines.wait(|line| line.starts_with(LISTENING)) else {
             child.kill().unwrap();
@@ -156,7 +156,7 @@ impl Setup {
 
     /// Runs a command that ends by itself, with these arguments before those of the setup.
     pub fn run(self, leading: &[&str]) -> Finished {
-        let mut child = self.command(leading).stdout(Stdio::piped()).spawn().unwrap();
+        let mut child = super::spawn(self.command(leading).stdout(Stdio::piped()));
         let mut out = child.stdout.take().unwrap();
         let stdout = std::thread::spawn(move || {
             let mut text = String::new();
