@@ -14,13 +14,20 @@ const SELECTOR: &str = "app.kubernetes.io/component=server";
 struct Deployed;
 
 impl Deployed {
-    /// None where the nodes do not have the image, or this machine has no way to the pods.
+    /// In a cluster without Jobs or pods. None where the nodes do not have the image, or this machine has no way to the pods.
     fn new() -> Option<Deployed> {
         if std::env::var_os("TEST_SERVER_IMAGE").is_none() {
             println!("skipped: TEST_SERVER_IMAGE does not say that the nodes have the image of k8s/server.yaml");
             return None;
         }
         let deployed = Deployed;
+        // What a run that was killed has left.
+        kubectl(&["delete", "--ignore-not-found", "-f", &manifest("server.yaml")]);
+        // A Deployment of the same name would take over the ReplicaSet that goes, and lose it again.
+        within(2 * SOON, "the end of an earlier Deployment", || {
+            items(&["get", "replicasets", "-n", PREMIUM, "-l", SELECTOR]).is_empty().then_some(())
+        });
+        empty_cluster();
         let yaml = std::fs::read_to_string(manifest("server.yaml")).unwrap();
         // With classifiers that these nodes have: a pod whose image is still looked for takes 40 s to go.
         let yaml = yaml.replace("value: mp12-classifier:1.0", &format!("value: {}", image("long")));
@@ -60,7 +67,6 @@ fn log() -> String {
 
 #[test]
 fn in_the_cluster_the_server_works_with_its_service_account_alone() {
-    empty_cluster();
     let Some(deployed) = Deployed::new() else { return };
     let address = deployed.address();
     for (tier, namespace) in [("free", FREE), ("premium", PREMIUM)] {
@@ -83,7 +89,6 @@ fn in_the_cluster_the_server_works_with_its_service_account_alone() {
 
 #[test]
 fn in_the_cluster_a_new_server_is_ready_before_the_old_one_stops() {
-    empty_cluster();
     let Some(deployed) = Deployed::new() else { return };
     let old = deployed.address();
     kubectl_ok(&["rollout", "restart", "deployment/img-classification", "-n", PREMIUM]);
