@@ -76,14 +76,13 @@ impl std::error::Error for CleanError {
 /// # Errors
 /// [`CleanError`]
 pub fn run(kube: &Client, paper: Paper, which: Which, timeout: Duration) -> Result<bool, CleanError> {
-    let spaces = [Tier::Free, Tier::Premium].map(|tier| Space::look(kube, tier.namespace(), which));
-    let [free, premium] = spaces;
-    let mut spaces = [free?, premium?];
+    let look = |tier: Tier| Space::look(kube, tier.namespace(), which);
+    let spaces = [look(Tier::Free)?, look(Tier::Premium)?];
     let count: usize = spaces.iter().map(|space| space.jobs.len()).sum();
     if count > 0 && which == (Which::All { confirmed: false }) {
         confirm(count)?;
     }
-    for space in &mut spaces {
+    for space in &spaces {
         space.delete(kube, paper)?;
     }
     let deadline = Instant::now() + timeout;

@@ -76,6 +76,15 @@ impl Wrong {
     }
 }
 
+/// What a look at the list shows.
+enum Look {
+    Seen(String),
+    /// It may still come; this is what is wrong if it does not.
+    NotYet(Wrong),
+    /// It cannot become right any more.
+    Never(Wrong),
+}
+
 const LOOK_AT_THE_LOG: &str = "look at the server's log, and ask img-classification doctor";
 
 /// The answer of GET /config.
@@ -177,49 +186,47 @@ impl Selftest {
 
     /// Waits until that many of the tier's new pods are there.
     fn wait_for(&mut self, tier: Tier, count: usize) -> Result<String, Wrong> {
-        let end = Instant::now() + APPEARANCE;
-        loop {
-            let pods = self.config()?;
+        self.look_until(|pods| {
             let new = |pod: &&Pod| !self.old.contains(&pod.key());
             let of = |tier: Tier| pods.iter().filter(new).filter(move |pod| pod.namespace == tier.namespace());
             let free = of(Tier::Free).filter(|pod| pod.is_live()).count();
             if free > FREE_AT_A_TIME {
                 let text = format!("{free} free pods live at a time; the quota is to let {FREE_AT_A_TIME}");
-                return Err(Wrong::new(text, "img-classification setup"));
+                return Look::Never(Wrong::new(text, "img-classification setup"));
             }
-            let found = of(tier).count();
+            let (found, namespace) = (of(tier).count(), tier.namespace());
             if found >= count {
-                return Ok(format!("{found} new in {}", tier.namespace()));
+                return Look::Seen(format!("{found} new in {namespace}"));
             }
-            if Instant::now() >= end {
-                let text = format!(
-                    "{found} new pods in {} in place of {count}, after {}",
-                    tier.namespace(),
-                    seconds(APPEARANCE)
-                );
-                return Err(Wrong::new(
-                    text,
-                    "img-classification clean, then doctor: a quota that is used up, or of other numbers?",
-                ));
-            }
-            thread::sleep(LOOK_AGAIN);
-        }
+            let text = format!("{found} new pods in {namespace} in place of {count}, after {}", seconds(APPEARANCE));
+            Look::NotYet(Wrong::new(
+                text,
+                "img-classification clean, then doctor: a quota that is used up, or of other numbers?",
+            ))
+        })
     }
 
     /// Two nodes show in the list.
     fn nodes(&mut self) -> Result<String, Wrong> {
-        let end = Instant::now() + APPEARANCE;
-        loop {
-            let pods = self.config()?;
+        self.look_until(|pods| {
             let nodes: BTreeSet<&str> = pods.iter().filter_map(|pod| pod.node.as_str()).collect();
             if nodes.len() >= NODES {
-                return Ok(format!("pods on {} nodes", nodes.len()));
+                return Look::Seen(format!("pods on {} nodes", nodes.len()));
             }
-            if Instant::now() >= end {
-                let text = format!("pods on {} nodes in place of {NODES}", nodes.len());
-                return Err(Wrong::new(text, "kubectl get nodes; see cluster.yaml for a group of two"));
+            let text = format!("pods on {} nodes in place of {NODES}", nodes.len());
+            Look::NotYet(Wrong::new(text, "kubectl get nodes; see cluster.yaml for a group of two"))
+        })
+    }
+
+    /// Looks at the list again and again, for as long as pods may take to appear.
+    fn look_until(&self, look: impl Fn(&[Pod]) -> Look) -> Result<String, Wrong> {
+        let end = Instant::now() + APPEARANCE;
+        loop {
+            match look(&self.config()?) {
+                Look::Seen(text) => return Ok(text),
+                Look::NotYet(_) if Instant::now() < end => thread::sleep(LOOK_AGAIN),
+                Look::NotYet(wrong) | Look::Never(wrong) => return Err(wrong),
             }
-            thread::sleep(LOOK_AGAIN);
         }
     }
 

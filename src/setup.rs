@@ -76,12 +76,7 @@ pub fn yaml() -> String {
 /// # Errors
 /// [`SetupError`]
 pub fn run(kube: &Client, paper: Paper) -> Result<(), SetupError> {
-    let mut changed = 0;
-    apply(kube, |finding| {
-        changed += usize::from(finding.text != UNCHANGED && finding.text != WAITING);
-        paper.finding(&finding);
-    })?;
-    match changed {
+    match apply(kube, |finding| paper.finding(&finding))? {
         0 => paper.line("nothing to change"),
         1 => paper.line("1 object changed"),
         count => paper.line(&format!("{count} objects changed")),
@@ -90,18 +85,20 @@ pub fn run(kube: &Client, paper: Paper) -> Result<(), SetupError> {
 }
 
 const UNCHANGED: &str = "unchanged";
-const WAITING: &str = "waiting for the end of its deletion";
 
-/// Applies the files, and tells of each object what happened to it.
+/// Applies the files, and tells of each object what happened to it; gives the number of those that changed.
 ///
 /// # Errors
 /// [`SetupError`]
-pub fn apply(kube: &Client, mut tell: impl FnMut(Finding)) -> Result<(), SetupError> {
+pub fn apply(kube: &Client, mut tell: impl FnMut(Finding)) -> Result<usize, SetupError> {
+    let mut changed = 0;
     for object in objects() {
         let before = look_past_deletion(kube, &object, &mut tell)?;
-        tell(Finding::ok(topic(&object), apply_one(kube, &object, before)?));
+        let done = apply_one(kube, &object, before)?;
+        changed += usize::from(done != UNCHANGED);
+        tell(Finding::ok(topic(&object), done));
     }
-    Ok(())
+    Ok(changed)
 }
 
 /// What the files hold.
@@ -121,7 +118,7 @@ fn look_past_deletion(
     let is_ending =
         |found: &Option<Value>| found.as_ref().is_some_and(|old| !old["metadata"]["deletionTimestamp"].is_null());
     if is_ending(&found) {
-        tell(Finding::ok(topic(object), WAITING));
+        tell(Finding::ok(topic(object), "waiting for the end of its deletion"));
     }
     let start = Instant::now();
     while is_ending(&found) {

@@ -46,7 +46,7 @@ const INPUT_BUFFER: usize = 16 * 1024;
 const OUTPUT_BUFFER: usize = 8 * 1024;
 
 /// RFC 3986, section 2.3: what a value in a query may hold as it is, besides letters and digits.
-pub(super) const UNRESERVED: &[u8] = b"-._~";
+const UNRESERVED: &[u8] = b"-._~";
 
 /// The media type of what we write.
 pub(super) const JSON: &str = "application/json";
@@ -122,18 +122,8 @@ impl Client {
     pub fn list_pods<C: Default + Extend<Pod>>(&self) -> Result<C, Error> {
         self.retry(|call| {
             let mut pods = C::default();
-            let mut next = String::new();
-            loop {
-                let query = if next.is_empty() {
-                    String::new()
-                } else {
-                    format!("?continue={}", percent_encode(&next, UNRESERVED))
-                };
-                next = call.pod_list(&query, &mut pods)?;
-                if next.is_empty() {
-                    return Ok(pods);
-                }
-            }
+            pages("/api/v1/pods", |path| call.pod_list(path, &mut pods))?;
+            Ok(pods)
         })
     }
 
@@ -143,7 +133,7 @@ impl Client {
     /// # Errors
     /// [`Error`]
     pub fn ready(&self) -> Result<(), Error> {
-        self.retry(|call| call.pod_list("?limit=1", &mut Nothing).map(drop))
+        self.retry(|call| call.pod_list("/api/v1/pods?limit=1", &mut Nothing).map(drop))
     }
 
     /// Tries until it succeeds, until trying again would not help, or until the deadline.
@@ -315,9 +305,8 @@ impl Call<'_> {
     }
 
     /// Streams one page of pods into `pods`; gives the token of the next page, empty on the last.
-    fn pod_list<C: Extend<Pod>>(&self, query: &str, pods: &mut C) -> Result<String, Error> {
-        let path = format!("/api/v1/pods{query}");
-        let mut answer = self.send("GET", &path, None)?;
+    fn pod_list<C: Extend<Pod>>(&self, path: &str, pods: &mut C) -> Result<String, Error> {
+        let mut answer = self.send("GET", path, None)?;
         let found = describe(&answer);
         let mut reader = answer.body_mut().with_config().limit(LIST_LIMIT).reader();
         // The buffer goes by value: std reads single bytes from a BufReader itself twice as fast as from a reference to one.
@@ -335,6 +324,17 @@ impl Call<'_> {
             }
         })
     }
+}
+
+/// Reads the pages of a list one after the other: `read` gets each one's path and gives the token of the next, empty on the
+/// last.
+pub(super) fn pages(first: &str, mut read: impl FnMut(&str) -> Result<String, Error>) -> Result<(), Error> {
+    let separator = if first.contains('?') { '&' } else { '?' };
+    let mut next = read(first)?;
+    while !next.is_empty() {
+        next = read(&format!("{first}{separator}continue={}", percent_encode(&next, UNRESERVED)))?;
+    }
+    Ok(())
 }
 
 /// A connection that broke within an answer: its beginning was there.

@@ -5,8 +5,7 @@ use std::time::SystemTime;
 
 use serde_json::Value;
 
-use super::address::percent_encode;
-use super::client::{Client, JSON, UNRESERVED, date};
+use super::client::{Client, JSON, date, pages};
 use super::error::Error;
 
 /// Objects in a page of a list: 500, as kubectl asks for.
@@ -93,31 +92,21 @@ impl Client {
         let first = format!("{path}{}limit={PAGE}", if path.contains('?') { '&' } else { '?' });
         self.retry(|call| {
             let mut all = Vec::new();
-            let mut next = String::new();
-            loop {
-                let path = if next.is_empty() {
-                    first.clone()
-                } else {
-                    format!("{first}&continue={}", percent_encode(&next, UNRESERVED))
-                };
-                let answer = call.send("GET", &path, None)?;
-                let mut page: Value = call.object(&path, answer, ANSWER_LIMIT)?;
+            pages(&first, |path| {
+                let answer = call.send("GET", path, None)?;
+                let mut page: Value = call.object(path, answer, ANSWER_LIMIT)?;
                 match page.get_mut("items").map(Value::take) {
                     Some(Value::Array(items)) => all.extend(items),
                     // Go writes an empty list so.
                     Some(Value::Null) => {}
                     _ => {
-                        return Err(Error::NotKubernetes {
-                            url: call.url(&path),
-                            found: "something that is no list".into(),
-                        });
+                        let found = "something that is no list".into();
+                        return Err(Error::NotKubernetes { url: call.url(path), found });
                     }
                 }
-                next = page["metadata"]["continue"].as_str().unwrap_or_default().to_owned();
-                if next.is_empty() {
-                    return Ok(all);
-                }
-            }
+                Ok(page["metadata"]["continue"].as_str().unwrap_or_default().to_owned())
+            })?;
+            Ok(all)
         })
     }
 

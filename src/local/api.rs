@@ -11,7 +11,7 @@ use super::store::{self, Object, Refusal, Store, has_ended, name, namespace, tex
 use super::{Cluster, protobuf, table, write};
 
 /// Steps of a training that the log shows, as the classifier has them: 5 epochs of 600 batches, every hundredth.
-const STEPS: u64 = 30;
+const STEPS: u32 = 30;
 
 /// A watch without a timeout of its own ends after this time; clients start another.
 const WATCH_MOST: Duration = Duration::from_secs(1800);
@@ -243,10 +243,8 @@ fn list(store: &Store, request: &Request, resource: &Resource, space: &str) -> R
     let (mut version, mut after) = (store.version(), String::new());
     if let Some((first, last)) = request.query("continue").split_once(' ') {
         version = first.parse().unwrap_or_default();
-        let is_same = |mut changes: Box<dyn Iterator<Item = &store::Change> + '_>| {
-            changes.all(|change| change.plural != resource.plural)
-        };
-        if !store.since(version).is_some_and(|changes| is_same(Box::new(changes))) {
+        let is_same = store.since(version).is_some_and(|mut all| all.all(|change| change.plural != resource.plural));
+        if !is_same {
             let message = "The provided continue parameter is too old to display a consistent list result.";
             return Err(Refusal::new(410, "Expired", message));
         }
@@ -398,14 +396,10 @@ fn pod_log(cluster: &Cluster, store: &Store, target: &Target<'_>) -> Result<Answ
     let limit = crate::quantity::parse(limit)
         .map_or_else(|| "none".to_owned(), |milli| format!("{}.{}", milli / 1000, milli % 1000 / 100));
     let mut log = format!("dataset: {}\ntype: {}\ncpu limit: {limit}\n", env("DATASET"), env("TYPE"));
-    let elapsed = started.elapsed().unwrap_or_default().as_millis();
-    let done = if has_ended(pod) {
-        STEPS
-    } else {
-        (elapsed * u128::from(STEPS) / cluster.job_time.as_millis().max(1)).min(30) as u64
-    };
-    for step in 0..done {
-        let (epoch, batch, loss) = (step / 6 + 1, (step % 6 + 1) * 100, 1.2 / (step + 4) as f64);
+    let per_step = cluster.job_time / STEPS;
+    let is_done = |step: u32| has_ended(pod) || started.elapsed().unwrap_or_default() >= per_step * (step + 1);
+    for step in (0..STEPS).take_while(|step| is_done(*step)) {
+        let (epoch, batch, loss) = (step / 6 + 1, (step % 6 + 1) * 100, 1.2 / f64::from(step + 4));
         log.push_str(&format!("Epoch [{epoch}/5], Step [{batch}/600], Loss: {loss:.4}\n"));
     }
     match text(pod, "/status/phase") {

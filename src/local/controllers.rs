@@ -44,11 +44,11 @@ struct Refused {
 
 /// One look at everything.
 pub struct Round<'a> {
-    pub store: &'a mut Store,
-    pub clock: &'a mut Clock,
-    pub now: Instant,
+    store: &'a mut Store,
+    clock: &'a mut Clock,
+    now: Instant,
     /// How long a classifier runs.
-    pub job_time: Duration,
+    job_time: Duration,
     /// When to look again, if nothing happens before.
     due: Option<Instant>,
 }

@@ -337,7 +337,7 @@ pub fn delete_pod(store: &mut Store, pod: &Object, grace: Option<i64>) -> Value 
 }
 
 /// The pods of a Job.
-pub fn pods_of(store: &Store, job: &Value) -> Vec<Object> {
+fn pods_of(store: &Store, job: &Value) -> Vec<Object> {
     store.list(&PODS, namespace(job)).filter(|pod| owner(pod) == uid(job)).cloned().collect()
 }
 
