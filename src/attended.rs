@@ -6,11 +6,11 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use signal_hook::low_level::emulate_default_handler;
 
 use crate::kube::{Client, Cluster, TlsError};
+use crate::signals;
 
 /// Connections that are kept: a command asks one thing at a time.
 const CONNECTIONS: usize = 1;
@@ -47,7 +47,7 @@ impl Drop for Attended {
 /// A plugin is in a process group of its own, so that Ctrl-C at the terminal does not reach it. Without signals or threads
 /// the command works all the same.
 fn close_on_signals(client: &Arc<Client>) {
-    let Ok(mut signals) = Signals::new([SIGHUP, SIGINT, SIGTERM]) else { return };
+    let Ok(mut signals) = Signals::new(signals::ending()) else { return };
     let client = Arc::clone(client);
     let wait = move || {
         if let Some(signal) = signals.forever().next() {

@@ -22,6 +22,7 @@ mod selftest;
 mod serve;
 mod service;
 mod setup;
+mod signals;
 mod web;
 mod wire;
 

@@ -1,7 +1,6 @@
 //! `serve`: from options to a running server, and its orderly end.
 
 use std::fmt;
-use std::fs;
 use std::io::{self, Write};
 use std::net::TcpListener;
 use std::sync::Arc;
@@ -9,12 +8,11 @@ use std::sync::atomic::AtomicBool;
 use std::thread;
 use std::time::Duration;
 
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::cli::Options;
 use crate::report::one_line;
-use crate::{Env, gate, handler, http, kube, local, premium, service, setup};
+use crate::{Env, gate, handler, http, kube, local, premium, service, setup, signals};
 
 /// What is in flight at a stop gets this long: the default deadline of a Kubernetes operation.
 const STOP_LIMIT: Duration = Duration::from_secs(10);
@@ -28,7 +26,7 @@ const INNER_SLACK: Duration = Duration::from_secs(5);
 /// What keeps it from starting; then nothing has been bound, or is no longer.
 pub fn run(options: &Options, env: Env<'_>) -> Result<(), StartError> {
     // First of all: what is made below is to be taken away again, whenever a signal comes.
-    let signals = signals().map_err(StartError::Threads)?;
+    let signals = heard().map_err(StartError::Threads)?;
     let local = options.local.as_ref().map(local::Local::start).transpose().map_err(StartError::Local)?;
     let file = local.as_ref().map(|local| local.kubeconfig().to_owned()).or_else(|| options.access.kubeconfig.clone());
     let context = options.access.context.clone().filter(|_| local.is_none());
@@ -77,24 +75,14 @@ pub fn run(options: &Options, env: Env<'_>) -> Result<(), StartError> {
 
 /// The signals that end the server. From here on the first is kept for [`stop_on_signals`]; a second one ends the process
 /// at once.
-fn signals() -> io::Result<Signals> {
-    let ending = [SIGTERM, SIGINT].into_iter().chain(is_hangup_heard().then_some(SIGHUP));
-    let ending: Vec<_> = ending.collect();
+fn heard() -> io::Result<Signals> {
+    let ending = signals::ending();
     let again = Arc::new(AtomicBool::new(false));
     for signal in &ending {
         signal_hook::flag::register_conditional_shutdown(*signal, 1, Arc::clone(&again))?;
         signal_hook::flag::register(*signal, Arc::clone(&again))?;
     }
     Signals::new(ending)
-}
-
-/// Whether a terminal's end is to end the server: not if it was started by nohup, which has SIGHUP ignored.
-fn is_hangup_heard() -> bool {
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
-    let ignored = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or_default();
-    // Bits are counted from signal 1 on, proc(5).
-    ignored & (1 << (SIGHUP - 1)) == 0
 }
 
 /// Stops the server when it has finished what is in flight.

@@ -442,7 +442,7 @@ fn selftest_brings_the_token_that_premium_wants() {
 #[test]
 fn a_command_that_is_interrupted_takes_its_credential_plugin_along() {
     let api = ApiServer::start();
-    for signal in [Signal::INT, Signal::TERM, Signal::HUP] {
+    for signal in support::ending_signals() {
         for args in [&["doctor"][..], &["setup"], &["clean"]] {
             let folder = tempfile::TempDir::new().unwrap();
             // Two processes: the plugin, and what it waits for.
@@ -466,4 +466,20 @@ fn a_command_that_is_interrupted_takes_its_credential_plugin_along() {
         .run(&["setup"]);
     assert_eq!(end.code, Some(1), "{end:?}");
     eventually("what gave up takes it along, too", || !plugin.pids().into_iter().any(is_alive));
+}
+
+#[test]
+fn a_command_that_nohup_started_outlives_its_terminal() {
+    let api = ApiServer::start();
+    api.always(Answer::Never);
+    let folder = tempfile::TempDir::new().unwrap();
+    let kubeconfig = folder.path().join("kubeconfig");
+    std::fs::write(&kubeconfig, Kubeconfig::new(&api.url()).yaml()).unwrap();
+    let mut command = Command::new("nohup");
+    command.arg(env!("CARGO_BIN_EXE_img-classification")).args(["setup", "--kube-timeout", "1", "--kubeconfig"]);
+    let mut child = support::spawn(command.arg(&kubeconfig).stdout(Stdio::null()).stderr(Stdio::null()));
+    api.wait_for_requests(1);
+    kill_process(Pid::from_child(&child), Signal::HUP).unwrap();
+    // It says that nobody answered.
+    assert_eq!(child.wait().unwrap().code(), Some(1));
 }

@@ -696,7 +696,7 @@ fn fifty_watches_see_every_one_of_a_hundred_jobs() {
 
 #[test]
 fn its_kubeconfig_is_private_and_goes_with_it_even_while_somebody_watches() {
-    for signal in [Signal::TERM, Signal::INT, Signal::HUP] {
+    for signal in support::ending_signals() {
         let local = start("long");
         let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
         let folder = local.kubeconfig.parent().unwrap().to_owned();

@@ -451,6 +451,16 @@ fn a_second_signal_ends_the_process_at_once() {
 }
 
 #[test]
+fn a_terminal_that_closes_does_not_end_what_nohup_started() {
+    let api = ApiServer::start();
+    let mut server = Setup::for_api(&api).through(&["nohup"]).start();
+    server.signal(Signal::HUP);
+    server.signal(Signal::TERM);
+    // Of the two, the first would have counted, and the second ended the process at once.
+    assert_eq!(server.wait().code(), Some(0), "{}", server.stderr());
+}
+
+#[test]
 fn sigterm_while_kubernetes_hangs_ends_with_the_answers_at_their_deadline() {
     const DEADLINE: Duration = Duration::from_secs(2);
     let api = ApiServer::start();

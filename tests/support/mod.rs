@@ -18,6 +18,8 @@ use std::process::{Child, Command};
 use std::sync::RwLock;
 use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
+
 /// How long anything that ought to happen may take on a busy machine of two cores.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -31,6 +33,15 @@ pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
         assert!(Instant::now() < deadline, "{what}: not within {PATIENCE:?}");
         std::thread::park_timeout(LOOK_AGAIN);
     }
+}
+
+/// The signals that are to end a process which we start: without SIGHUP where we were started by nohup, and it is, too.
+pub fn ending_signals() -> Vec<Signal> {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:")).unwrap();
+    let ignored = u64::from_str_radix(ignored.trim(), 16).unwrap();
+    let heard = |signal: &Signal| ignored & (1 << (signal.as_raw() - 1)) == 0;
+    [Signal::TERM, Signal::INT, Signal::HUP].into_iter().filter(heard).collect()
 }
 
 /// Held for reading while a process is started, and for writing while a script is written: a child has every open file of
