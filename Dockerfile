@@ -7,9 +7,8 @@
 ARG BASE=debian:bookworm-slim
 FROM ${BASE} AS base
 COPY img-classification /files/img-classification
-# What the binary is linked to, with the paths that it has here, and the folder for its private socket.
-RUN ldd /files/img-classification | grep -o '/[^ ]*' | xargs cp --parents --dereference --target-directory=/files \
- && install -d -m 1777 /files/tmp
+# What the binary is linked to, with the paths that it has here.
+RUN ldd /files/img-classification | grep -o '/[^ ]*' | xargs cp --parents --dereference --target-directory=/files
 
 FROM scratch
 COPY --from=base /files /

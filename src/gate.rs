@@ -1,16 +1,11 @@
-//! The front door: it takes every connection, reads each request whole and checks it, and only then shows it to tiny_http.
-//!
-//! tiny_http has no limits of time, size or number, and one odd request can end the process (a Content-Length of a
-//! petabyte is allocated) or leave others unserved (idle connections hold its threads). So it listens on a private Unix
-//! socket, where it sees only what this module wrote: one request of known length a connection, rewritten from its parsed
-//! parts. The answer is passed on piece by piece, and what a slow reader leaves is kept here, so that it holds nobody up but
-//! itself.
+//! The front door: it takes every connection, gives it a thread, reads each request whole, checks it, and sends its answer.
+//! All of it is limited in time, size and number; what a slow reader leaves of an answer holds nobody up but itself.
 //!
 //! After any doubt about where a request ends the connection is closed. What a head says is read in
 //! [`head`](crate::head), bytes are moved by [`wire`]; this module never looks at a path or into a body.
 
 use std::collections::HashMap;
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,20 +18,18 @@ use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::handler::ApiError;
+use crate::http::{self, Answer, Http};
 use crate::limiter::Limiter;
 use crate::wire::{self, Broken, HEAD_TIMEOUT, Request};
 
 /// Most connections at a time, descriptors permitting. Each is a thread with 20 KB in use: 10 MB of a t2.nano's 512.
 const CONNECTIONS_MOST: usize = 512;
 
-/// Most requests at a time that tiny_http has, descriptors permitting.
-const FORWARDS_MOST: usize = 256;
+/// Fewest, however few descriptors there are.
+const CONNECTIONS_LEAST: usize = 8;
 
-/// How long a request waits for a place among them, before it is refused.
-const PERMIT_PATIENCE: Duration = Duration::from_secs(1);
-
-/// Descriptors of such a request: the private connection's two ends, of which tiny_http keeps two copies.
-const FORWARD_DESCRIPTORS: usize = 3;
+/// This part of all connections may wait for Kubernetes; the others are there for /healthz and for being refused.
+const WAITING_SHARE: usize = 2;
 
 /// Descriptors for everything else: connections to Kubernetes, a credential plugin's pipes, sockets that are closing.
 const DESCRIPTORS_KEPT: usize = 64;
@@ -54,14 +47,12 @@ const LAST_REQUEST: Duration = Duration::from_secs(1);
 /// Time to take an answer: 1.5 MB (10,000 pods) at 0.5 Mbit/s.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Bytes of an answer that are passed on at a time; a usual answer is one such piece.
-const PIECE: usize = 16 * 1024;
-
 /// What slow readers have not taken yet, in bytes, all together; beyond it the slowest of them loses its answer.
 const ANSWERS_LIMIT: usize = 32 * 1024 * 1024;
 
-/// Stack of a connection's thread, in bytes; it uses 10 KB.
-const STACK: usize = 128 * 1024;
+/// Stack of a connection's thread, in bytes: a TLS handshake in a build without optimization takes most, some 100 KB. What
+/// is not used is not there.
+const STACK: usize = 512 * 1024;
 
 /// Pause after a failure to accept that may go on: no descriptors, no memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
@@ -70,7 +61,6 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
     connections: usize,
-    forwards: usize,
     posts_per_minute: u32,
 }
 
@@ -79,7 +69,7 @@ impl Limits {
     /// process may open (`ulimit -n`), after raising their number as far as is needed
     /// and allowed: 1024, the usual number, is for programs that use select().
     pub fn from_descriptors(posts_per_minute: u32) -> Self {
-        let wanted = (CONNECTIONS_MOST + FORWARD_DESCRIPTORS * FORWARDS_MOST + DESCRIPTORS_KEPT) as u64;
+        let wanted = (CONNECTIONS_MOST + DESCRIPTORS_KEPT) as u64;
         let limit = getrlimit(Resource::Nofile);
         let most = limit.maximum.map_or(wanted, |maximum| maximum.min(wanted));
         let mut current = limit.current.unwrap_or(wanted);
@@ -91,28 +81,13 @@ impl Limits {
 
     fn of(descriptors: usize) -> Self {
         let free = descriptors.saturating_sub(DESCRIPTORS_KEPT);
-        let forwards = (free / 5).clamp(4, FORWARDS_MOST);
-        let connections = free.saturating_sub(FORWARD_DESCRIPTORS * forwards).clamp(8, CONNECTIONS_MOST);
-        Self { connections, forwards, posts_per_minute: 0 }
+        Self { connections: free.clamp(CONNECTIONS_LEAST, CONNECTIONS_MOST), posts_per_minute: 0 }
     }
 
-    /// Most requests at a time that pass the gate.
-    pub fn forwards(self) -> usize {
-        self.forwards
+    /// Most requests that wait for Kubernetes at a time.
+    pub fn waiting(self) -> usize {
+        self.connections / WAITING_SHARE
     }
-}
-
-/// Makes a connection for one request.
-pub type Connect = Box<dyn Fn() -> io::Result<UnixStream> + Send + Sync>;
-
-/// Where requests go, and how a refusal looks on the wire.
-pub struct Inner {
-    /// A connection to tiny_http.
-    pub connect: Connect,
-    /// Longest wait for its answer.
-    pub timeout: Duration,
-    /// Writes a refusal, and its line in the log with that method and path; without them there is none.
-    pub refusal: fn(Option<&str>, ApiError) -> Vec<u8>,
 }
 
 /// Where connections come from.
@@ -137,16 +112,12 @@ pub struct Door {
 
 struct Shared {
     address: SocketAddr,
-    inner: Inner,
+    http: Arc<Http>,
     /// A byte here ends the accepting.
     wake: UnixStream,
-    forwards_most: usize,
     connections_most: usize,
     posts: Option<Mutex<Limiter>>,
     closing: AtomicBool,
-    /// Requests that tiny_http has.
-    forwards: Mutex<usize>,
-    forwarded: Condvar,
     connections: Mutex<Connections>,
     left: Condvar,
     complained: Mutex<Option<Instant>>,
@@ -160,7 +131,7 @@ impl Gate {
     ///
     /// # Errors
     /// It is none.
-    pub fn new(socket: Socket, limits: Limits, inner: Inner) -> io::Result<(Self, Door)> {
+    pub fn new(socket: Socket, limits: Limits, http: Arc<Http>) -> io::Result<(Self, Door)> {
         let (listener, shared_socket) = match socket {
             Socket::Own(listener) => (listener, false),
             Socket::Inherited(listener) => (listener, true),
@@ -171,14 +142,11 @@ impl Gate {
         let (wake, woken) = UnixStream::pair()?;
         let shared = Shared {
             address,
-            inner,
+            http,
             wake,
-            forwards_most: limits.forwards,
             connections_most: limits.connections,
             posts: (limits.posts_per_minute > 0).then(|| Mutex::new(Limiter::new(limits.posts_per_minute))),
             closing: AtomicBool::new(false),
-            forwards: Mutex::default(),
-            forwarded: Condvar::new(),
             connections: Mutex::default(),
             left: Condvar::new(),
             complained: Mutex::default(),
@@ -266,9 +234,9 @@ impl Gate {
     /// Refuses a connection without waiting: the answer fits into the socket's empty buffer. Not in the access log, which a
     /// flood would fill.
     fn refuse(&self, stream: &TcpStream) {
-        let refusal = wire::closing((self.0.inner.refusal)(None, ApiError::ConnectionLimit));
+        let refusal = http::refusal(None, ApiError::ConnectionLimit, false, true);
         // A client that does not take even this gets nothing.
-        let _ = wire::send_now(stream, &refusal);
+        let _ = wire::send_now(stream, [&refusal.head, &refusal.body]);
         let _ = stream.shutdown(Shutdown::Write);
     }
 
@@ -283,8 +251,8 @@ impl Gate {
                 Ok(None) => return Ok(()),
                 Err(Broken::Io(error)) => return Err(error),
                 Err(Broken::Refused(error)) => {
-                    let refusal = self.refusal(UNREAD, error, input.starts_with(b"HEAD "), true);
-                    wire::write_all(stream, &refusal, ANSWER_TIMEOUT)?;
+                    let to_head = input.starts_with(b"HEAD ");
+                    self.send(&http::refusal(Some(UNREAD), error, to_head, true), stream, ticket)?;
                     return wire::linger(stream);
                 }
             };
@@ -292,7 +260,7 @@ impl Gate {
             if !ticket.phase(Phase::Busy) {
                 return Ok(());
             }
-            let last = !request.keep_alive || self.is_closing();
+            let last = !request.head.keep_alive || self.is_closing();
             self.answer(&request, last, stream, ticket)?;
             ticket.phase(Phase::Waiting);
             if last {
@@ -309,7 +277,7 @@ impl Gate {
     /// Counts a POST against its address.
     fn count_post(&self, request: &Request, ticket: &Ticket) -> Result<(), ApiError> {
         match &self.0.posts {
-            Some(posts) if request.line.starts_with("POST ") => {
+            Some(posts) if request.head.method == "POST" => {
                 let mut posts = posts.lock().unwrap_or_else(PoisonError::into_inner);
                 posts.take(ticket.peer, Instant::now()).map_err(ApiError::TooManyPosts)
             }
@@ -317,81 +285,23 @@ impl Gate {
         }
     }
 
-    /// Passes tiny_http's answer on, or refuses if it has too much to do or gives none.
+    /// Answers, or refuses who posts too often.
     fn answer(&self, request: &Request, last: bool, stream: &TcpStream, ticket: &Ticket) -> io::Result<()> {
-        let forwards = self
-            .count_post(request, ticket)
-            .and_then(|()| self.permit().ok_or(ApiError::Busy))
-            .and_then(|permit| self.exchange(&request.bytes).map(|begun| (begun, permit)));
-        let ((mut inner, begun), permit) = match forwards {
-            Ok(begun) => begun,
-            Err(error) => {
-                let refusal = self.refusal(&request.line, error, request.line.starts_with("HEAD "), last);
-                return wire::write_all(stream, &refusal, ANSWER_TIMEOUT);
-            }
+        let answer = match self.count_post(request, ticket) {
+            Ok(()) => self.0.http.answer(request, last),
+            Err(error) => http::refusal(Some(&request.line()), error, request.head.method == "HEAD", last),
         };
-        let mut pending = if last { wire::closing(begun) } else { begun };
-        let mut piece = [0; PIECE];
-        // A reader that keeps up takes each piece at once; what a slow one leaves is kept here, and no worker waits for it.
-        loop {
-            let sent = wire::send_now(stream, &pending)?;
-            pending.drain(..sent);
-            match inner.read(&mut piece)? {
-                0 => break,
-                count => pending.extend_from_slice(&piece[..count]),
-            }
-        }
-        drop((inner, permit));
-        if !pending.is_empty() {
-            ticket.answering(pending.len());
-        }
-        wire::write_all(stream, &pending, ANSWER_TIMEOUT)
+        self.send(&answer, stream, ticket)
     }
 
-    fn refusal(&self, line: &str, error: ApiError, to_head: bool, last: bool) -> Vec<u8> {
-        let mut refusal = (self.0.inner.refusal)(Some(line), error);
-        if to_head {
-            refusal = wire::without_body(refusal);
+    /// A reader that keeps up takes an answer at once; what a slow one leaves is counted.
+    fn send(&self, answer: &Answer, stream: &TcpStream, ticket: &Ticket) -> io::Result<()> {
+        let left = wire::send_now(stream, [&answer.head, &answer.body])?;
+        if left.iter().all(|part| part.is_empty()) {
+            return Ok(());
         }
-        if last { wire::closing(refusal) } else { refusal }
-    }
-
-    /// The right to have a request with tiny_http. When all are taken, those of requests that it is about to refuse come back
-    /// within a millisecond: /healthz must not be refused with them.
-    fn permit(&self) -> Option<Permit<'_>> {
-        let forwards = self.0.forwards.lock().unwrap_or_else(PoisonError::into_inner);
-        let most = self.0.forwards_most;
-        let free = self.0.forwarded.wait_timeout_while(forwards, PERMIT_PATIENCE, |forwards| *forwards >= most);
-        let (mut forwards, late) = free.unwrap_or_else(PoisonError::into_inner);
-        if late.timed_out() {
-            return None;
-        }
-        *forwards += 1;
-        Some(Permit(&self.0))
-    }
-
-    /// Sends a request to tiny_http and waits for the first piece of its answer, which has the status line at least.
-    fn exchange(&self, request: &[u8]) -> Result<(UnixStream, Vec<u8>), ApiError> {
-        let inner = (self.0.inner.connect)().map_err(|error| {
-            // No descriptors, say: nothing has been sent yet, the client may try again.
-            self.complain(&format!("cannot connect to tiny_http: {error}"));
-            ApiError::Busy
-        })?;
-        self.begin(&inner, request).map(|begun| (inner, begun)).map_err(ApiError::NoAnswer)
-    }
-
-    fn begin(&self, mut inner: &UnixStream, request: &[u8]) -> io::Result<Vec<u8>> {
-        inner.set_read_timeout(Some(self.0.inner.timeout))?;
-        inner.write_all(request)?;
-        let mut begun = Vec::new();
-        let mut piece = [0; PIECE];
-        while !begun.contains(&b'\n') {
-            match inner.read(&mut piece)? {
-                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-                count => begun.extend_from_slice(&piece[..count]),
-            }
-        }
-        Ok(begun)
+        ticket.answering(&answer.body);
+        left.iter().try_for_each(|part| wire::write_all(stream, part, ANSWER_TIMEOUT))
     }
 }
 
@@ -465,15 +375,6 @@ impl Shared {
     }
 }
 
-struct Permit<'a>(&'a Shared);
-
-impl Drop for Permit<'_> {
-    fn drop(&mut self) {
-        *self.0.forwards.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
-        self.0.forwarded.notify_one();
-    }
-}
-
 /// Every connection that has a thread.
 #[derive(Default)]
 struct Connections {
@@ -497,8 +398,8 @@ enum Phase {
     Waiting,
     /// Its request is being answered.
     Busy,
-    /// It is taking an answer of so many bytes.
-    Answering(usize),
+    /// It is taking an answer of so many bytes; many may be taking the very same, at this place in memory.
+    Answering { bytes: usize, place: usize },
 }
 
 impl Connections {
@@ -528,8 +429,11 @@ impl Connections {
     }
 
     fn answer_bytes(&self) -> usize {
-        let bytes = |one: &Connection| if let Phase::Answering(bytes) = one.phase { bytes } else { 0 };
-        self.open.values().map(bytes).sum()
+        let answer = |one: &Connection| match one.phase {
+            Phase::Answering { bytes, place } => Some((place, bytes)),
+            _ => None,
+        };
+        self.open.values().filter_map(answer).collect::<HashMap<_, _>>().values().sum()
     }
 }
 
@@ -549,15 +453,15 @@ impl Ticket {
     }
 
     /// Makes room among the answers that wait for their readers.
-    fn answering(&self, bytes: usize) {
+    fn answering(&self, body: &Arc<Vec<u8>>) {
+        self.phase(Phase::Answering { bytes: body.len(), place: Arc::as_ptr(body).addr() });
         let mut connections = self.gate.0.lock();
-        while connections.answer_bytes().saturating_add(bytes) > ANSWERS_LIMIT {
-            if connections.evict(|one| matches!(one.phase, Phase::Answering(_))).is_none() {
+        while connections.answer_bytes() > ANSWERS_LIMIT {
+            let is_other = |one: &Connection| matches!(one.phase, Phase::Answering { place, .. } if place != Arc::as_ptr(body).addr());
+            if connections.evict(is_other).is_none() {
                 break;
             }
         }
-        drop(connections);
-        self.phase(Phase::Answering(bytes));
     }
 }
 
@@ -576,11 +480,11 @@ mod tests {
     fn few_descriptors_still_leave_a_door() {
         for descriptors in [0, 64, 256, 1024, usize::MAX] {
             let limits = Limits::of(descriptors);
-            assert!(limits.connections >= 8 && limits.forwards >= 4, "{limits:?}");
-            let used = limits.connections + FORWARD_DESCRIPTORS * limits.forwards;
+            assert!(limits.connections >= 8 && limits.waiting() >= 4, "{limits:?}");
+            let used = limits.connections;
             assert!(descriptors < 128 || used <= descriptors - DESCRIPTORS_KEPT, "{limits:?} of {descriptors}");
         }
         let usual = Limits::of(1024);
-        assert_eq!((usual.connections, usual.forwards), (384, 192));
+        assert_eq!((usual.connections, usual.waiting()), (512, 256));
     }
 }

@@ -3,10 +3,14 @@
 //! No socket is seen here: bytes come in, a [`Reply`] goes out. Past [`Call`] there are no strings.
 
 use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
 
 use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::json;
 
+use crate::crew::Crew;
+use crate::flight::Flight;
 use crate::job::{self, Dataset, Tier};
 use crate::kube::{self, CredentialError};
 use crate::pods;
@@ -32,6 +36,44 @@ pub struct App {
     pub jobs: job::Settings,
     /// What premium requests must carry; none: premium is open.
     pub premium: Option<Token>,
+    /// Those that ask Kubernetes.
+    pub crew: Crew,
+    /// How long a request waits for a place among them: its caller has then given up, and its Job would be nobody's.
+    patience: Duration,
+    /// One for all who wait for it.
+    lists: Flight<Result<List, ApiError>>,
+}
+
+/// An answer to GET /config and the number of its pods.
+type List = (Arc<Vec<u8>>, usize);
+
+impl App {
+    /// `crew` ask Kubernetes at a time; `patience` is the longest wait for a place among them.
+    pub fn new(
+        kube: kube::Client,
+        jobs: job::Settings,
+        premium: Option<Token>,
+        crew: usize,
+        patience: Duration,
+    ) -> Self {
+        Self { kube, jobs, premium, crew: Crew::new(crew), patience, lists: Flight::default() }
+    }
+
+    /// Asks Kubernetes when there is a place; `tier` is that of a Job to be created.
+    fn ask<T>(
+        &self,
+        tier: Option<Tier>,
+        ask: impl FnOnce(&kube::Client) -> Result<T, kube::Error>,
+    ) -> Result<T, ApiError> {
+        let _place = self.crew.enter(self.patience).ok_or(ApiError::Busy)?;
+        ask(&self.kube).map_err(|error| ApiError::Kube(Arc::new(error), tier))
+    }
+
+    fn list(&self) -> Result<List, ApiError> {
+        let view: pods::View = self.ask(None, kube::Client::list_pods)?;
+        let count = view.count();
+        Ok((Arc::new(view.into_json()), count))
+    }
 }
 
 /// What a request line asks for.
@@ -134,14 +176,13 @@ pub fn handle(app: &App, call: Call) -> Result<Reply, ApiError> {
     match call {
         Call::CreateJob(tier, dataset) => create_job(app, tier, dataset),
         Call::ListPods => {
-            let view: pods::View = app.kube.list_pods().map_err(|error| ApiError::Kube(error, None))?;
-            let note = format!("{} pods", view.count());
-            Ok(Reply { note, ..Reply::new(200, view.into_json()) })
+            let (body, count) = app.lists.join(|| app.list()).unwrap_or(Err(ApiError::Panicked))?;
+            Ok(Reply { note: format!("{count} pods"), ..Reply::new(200, body) })
         }
         Call::Healthz => Ok(Reply::json(200, &json!({ "status": "ok" }))),
-        Call::Readyz => match app.kube.ready() {
+        Call::Readyz => match app.ask(None, kube::Client::ready) {
             Ok(()) => Ok(Reply::json(200, &json!({ "status": "ok" }))),
-            Err(error) => Err(ApiError::NotReady(Box::new(ApiError::Kube(error, None)))),
+            Err(error) => Err(ApiError::NotReady(Box::new(error))),
         },
     }
 }
@@ -151,9 +192,7 @@ fn create_job(app: &App, tier: Tier, dataset: Dataset) -> Result<Reply, ApiError
     getrandom::getrandom(&mut random).map_err(|_| ApiError::NoRandomness)?;
     let name = job::name(tier, dataset, u64::from_ne_bytes(random));
     let manifest = job::manifest(&app.jobs, tier, dataset, &name).to_string();
-    app.kube
-        .create_job(tier.namespace(), &name, manifest.as_bytes())
-        .map_err(|error| ApiError::Kube(error, Some(tier)))?;
+    app.ask(Some(tier), |kube| kube.create_job(tier.namespace(), &name, manifest.as_bytes()))?;
     // Written by hand for the order of its keys; none of the values needs escaping.
     let body = format!(
         r#"{{"job":"{name}","namespace":"{}","tier":"{}","dataset":"{}","type":"{}"}}"#,
@@ -162,7 +201,7 @@ fn create_job(app: &App, tier: Tier, dataset: Dataset) -> Result<Reply, ApiError
         dataset.as_str(),
         tier.network()
     );
-    Ok(Reply { note: name, ..Reply::new(200, body.into_bytes()) })
+    Ok(Reply { note: name, ..Reply::new(200, Arc::new(body.into_bytes())) })
 }
 
 /// Reads `{"dataset": NAME}`; other keys may stand beside it.
@@ -223,7 +262,7 @@ pub struct Reply {
     /// HTTP status.
     pub status: u16,
     /// JSON.
-    pub body: Vec<u8>,
+    pub body: Arc<Vec<u8>>,
     /// Seconds for a Retry-After header.
     pub retry_after: Option<u64>,
     /// Value for an Allow header.
@@ -235,22 +274,20 @@ pub struct Reply {
 }
 
 impl Reply {
-    fn new(status: u16, body: Vec<u8>) -> Self {
+    fn new(status: u16, body: Arc<Vec<u8>>) -> Self {
         Self { status, body, retry_after: None, allow: None, challenge: false, note: String::new() }
     }
 
     fn json(status: u16, body: &serde_json::Value) -> Self {
-        Self::new(status, body.to_string().into_bytes())
+        Self::new(status, Arc::new(body.to_string().into_bytes()))
     }
 }
 
 /// A request that is answered with an error.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub enum ApiError {
     /// The body is not what the route takes; the text goes on after "the body".
     BadBody(&'static str),
-    /// The body ended before its Content-Length, or could not be read.
-    BrokenBody(std::io::Error),
     /// No such path.
     NotFound,
     /// The path has other methods.
@@ -278,15 +315,13 @@ pub enum ApiError {
     /// No token, or the wrong one, where one is needed.
     Unauthorized,
     /// More posts than one address may make; the time until the next one may come.
-    TooManyPosts(std::time::Duration),
+    TooManyPosts(Duration),
     /// More connections than we keep.
     ConnectionLimit,
     /// More requests wait for Kubernetes than we keep.
     Busy,
-    /// The server behind the gate gave no answer.
-    NoAnswer(std::io::Error),
     /// Kubernetes, or the way to it; with the tier whose Job was to be created.
-    Kube(kube::Error, Option<Tier>),
+    Kube(Arc<kube::Error>, Option<Tier>),
     /// /readyz: the reason.
     NotReady(Box<ApiError>),
     /// The operating system gave no random bytes.
@@ -315,7 +350,6 @@ impl ApiError {
             Self::BadBody(problem) => {
                 (400, format!(r#"the body {problem}; send {{"dataset":"mnist"}} or {{"dataset":"kmnist"}}"#), None)
             }
-            Self::BrokenBody(_) => plain(400, "the body is shorter than its Content-Length; send all of it"),
             Self::NotFound => plain(
                 404,
                 "no such path; there are POST /img-classification/free and /img-classification/premium, GET /config, /healthz and /readyz",
@@ -341,7 +375,6 @@ impl ApiError {
             Self::ConnectionLimit => {
                 (503, "there are too many connections; try again later".to_owned(), Some(RETRY_SOON))
             }
-            Self::NoAnswer(_) => plain(500, "the server failed; this is a bug, see its log"),
             Self::Busy => {
                 (503, "too many requests are waiting for Kubernetes; try again later".to_owned(), Some(RETRY_SOON))
             }
@@ -359,8 +392,6 @@ impl ApiError {
         match self {
             Self::Kube(error, _) => Some(kube::chain(error)),
             Self::NotReady(reason) => reason.causes(),
-            Self::BrokenBody(error) => Some(format!("cannot read the body: {error}")),
-            Self::NoAnswer(error) => Some(format!("no answer from tiny_http: {error}")),
             _ => None,
         }
     }

@@ -5,7 +5,9 @@
 mod attended;
 mod clean;
 mod cli;
+mod crew;
 mod doctor;
+mod flight;
 mod gate;
 mod handler;
 mod head;

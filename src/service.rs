@@ -39,7 +39,7 @@ fn notify(state: NotifyState<'_>) {
 }
 
 /// Feeds the watchdog (WatchdogSec=), if there is one, after a probe that went the way of every request: accepted at the
-/// public address, through the gate and tiny_http, and with `alive` for what a probe does not meet, the workers.
+/// public address and through the gate, and with `alive` for what a probe does not meet, those that ask Kubernetes.
 ///
 /// It ends when `closing` says so: who stops accepting cannot be probed.
 ///
@@ -56,7 +56,7 @@ pub fn feed_watchdog(
             match probe(address) {
                 Err(_) if closing() => return,
                 Ok(()) if alive() => notify(NotifyState::Watchdog),
-                Ok(()) => log::error!("the workers do not get on; the watchdog is not fed"),
+                Ok(()) => log::error!("the requests at Kubernetes do not get on; the watchdog is not fed"),
                 Err(error) => log::error!("no answer from ourselves ({error}); the watchdog is not fed"),
             }
             // systemd advises half of its interval; a third leaves room for a slow probe.

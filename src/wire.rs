@@ -1,12 +1,12 @@
 //! Whole requests from a socket and whole answers to it, each by a deadline: a timeout for each read or write alone would
 //! let a peer that sends or takes one byte a second hold a thread for ever.
 
-use std::io::{self, Read, Write};
+use std::io::{self, IoSlice, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
-use rustix::net::SendFlags;
+use rustix::net::{SendAncillaryBuffer, SendFlags};
 
 use crate::handler::{ApiError, BODY_LIMIT};
 use crate::head::{self, Head};
@@ -21,12 +21,17 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 /// would take the refusal away from it.
 const LINGER: (Duration, usize) = (Duration::from_secs(1), 256 * 1024);
 
-/// A request as tiny_http will see it, and what the client wants of the answer.
+/// A whole request.
 pub struct Request {
+    pub head: Head,
+    pub body: Vec<u8>,
+}
+
+impl Request {
     /// Method and path, for the log.
-    pub line: String,
-    pub bytes: Vec<u8>,
-    pub keep_alive: bool,
+    pub fn line(&self) -> String {
+        self.head.line()
+    }
 }
 
 /// Why no request was read.
@@ -81,9 +86,9 @@ pub fn read_request(stream: &TcpStream, input: &mut Vec<u8>, patience: Duration)
             Filled::Late => return Err(ApiError::TooSlow.into()),
         }
     }
-    let bytes = head.write(&input[used..whole]);
+    let body = input[used..whole].to_vec();
     input.drain(..whole);
-    Ok(Some(Request { line: head.line(), bytes, keep_alive: head.keep_alive }))
+    Ok(Some(Request { head, body }))
 }
 
 enum Filled {
@@ -135,13 +140,21 @@ pub fn write_all(mut stream: &TcpStream, mut bytes: &[u8], limit: Duration) -> i
     Ok(())
 }
 
-/// Writes as much as the client takes at once.
-pub fn send_now(stream: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
-    match rustix::net::send(stream, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
-        Ok(sent) => Ok(sent),
-        Err(Errno::WOULDBLOCK | Errno::INTR) => Ok(0),
-        Err(error) => Err(error.into()),
+/// Writes as much as the client takes at once, in one go; gives what is left.
+pub fn send_now<'a>(stream: &TcpStream, mut parts: [&'a [u8]; 2]) -> io::Result<[&'a [u8]; 2]> {
+    let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+    let slices = parts.map(IoSlice::new);
+    let mut sent = match rustix::net::sendmsg(stream, &slices, &mut SendAncillaryBuffer::default(), flags) {
+        Ok(sent) => sent,
+        Err(Errno::WOULDBLOCK | Errno::INTR) => 0,
+        Err(error) => return Err(error.into()),
+    };
+    for part in &mut parts {
+        let taken = sent.min(part.len());
+        *part = &part[taken..];
+        sent -= taken;
     }
+    Ok(parts)
 }
 
 /// Closes so that the client can read what was written: RFC 9112, section 9.6.
@@ -155,20 +168,4 @@ pub fn linger(stream: &TcpStream) -> io::Result<()> {
         dropped.clear();
     }
     Ok(())
-}
-
-/// Says in an answer that the connection ends with it.
-pub fn closing(mut answer: Vec<u8>) -> Vec<u8> {
-    if let Some(end) = answer.windows(2).position(|pair| pair == b"\r\n") {
-        answer.splice(end..end, b"\r\nConnection: close".iter().copied());
-    }
-    answer
-}
-
-/// An answer to HEAD.
-pub fn without_body(mut answer: Vec<u8>) -> Vec<u8> {
-    if let Some(end) = answer.windows(4).position(|four| four == b"\r\n\r\n") {
-        answer.truncate(end + 4);
-    }
-    answer
 }

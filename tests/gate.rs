@@ -1024,7 +1024,7 @@ fn readers_that_take_nothing_hold_nobody_up() {
         .collect();
     let answered = || server.stderr().lines().filter(|line| line.starts_with("GET /config 200 ")).count();
     eventually("every reader has an answer waiting", || answered() == READERS);
-    // More than there can be workers.
+    // More than may ask Kubernetes at a time.
     std::thread::scope(|scope| {
         for _ in 0..READERS {
             scope.spawn(|| {

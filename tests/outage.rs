@@ -111,7 +111,7 @@ fn when_the_cluster_is_down_everybody_is_told_at_once_until_it_is_back() {
     assert!(took > DEADLINE / 2 && took < DEADLINE + SLACK, "{took:?}");
     server.wait_for_log("of the outage", |line| line.starts_with("error: the cluster cannot be reached"));
 
-    // Sixteen workers would need four times the deadline if each request were tried.
+    // Sixteen at a time would need four times the deadline if each request were tried.
     let done = AtomicBool::new(false);
     let (answers, times) = std::thread::scope(|scope| {
         let healthz = scope.spawn(|| healthz_while(&server, 20, &done));
@@ -281,7 +281,7 @@ fn an_api_server_that_hangs_keeps_nobody_longer_than_its_turn_and_the_deadline()
         assert_eq!(answer.header("Retry-After").is_some(), answer.status == 503, "{}", answer.text());
         assert!(!answer.error().is_empty());
     }
-    // Whoever had a worker at once, and perhaps those who had the next turn.
+    // Whoever had a place at once, and perhaps those who had the next turn.
     assert!((16..=48).contains(&statuses.0), "{statuses:?} of 504 and 503");
     // It is there, and so the circuit is closed.
     assert_eq!(transitions(&server), (0, 0));

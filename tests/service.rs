@@ -279,7 +279,7 @@ fn the_watchdog_is_not_fed_while_the_front_door_cannot_be_reached() {
 }
 
 #[test]
-fn the_watchdog_is_fed_while_kubernetes_hangs_and_every_worker_waits() {
+fn the_watchdog_is_fed_while_kubernetes_hangs_and_every_place_is_taken() {
     let (api, manager) = (ApiServer::start(), Manager::new());
     api.always(Answer::Never);
     let server = watchdog(manager.watches(Setup::for_api(&api)), INTERVAL).args(&["--kube-timeout", "1"]).start();

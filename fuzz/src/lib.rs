@@ -4,6 +4,10 @@
 
 #![allow(dead_code)] // most of what opens a socket is not fuzzed
 
+#[path = "../../src/crew.rs"]
+pub mod crew;
+#[path = "../../src/flight.rs"]
+pub mod flight;
 #[path = "../../src/handler.rs"]
 pub mod handler;
 #[path = "../../src/head.rs"]

@@ -166,7 +166,7 @@ pub struct Credential {
     pub serial: u64,
 }
 
-/// Gives the credential of the moment; shared by all workers.
+/// Gives the credential of the moment; shared by all threads.
 pub struct Credentials(Source);
 
 enum Source {

@@ -1,4 +1,4 @@
-//! When the cluster is down, so that callers are told at once and no worker waits for nothing.
+//! When the cluster is down, so that callers are told at once and nobody waits for nothing.
 //!
 //! The circuit opens when an operation has spent its whole time on failures to connect: an API server that restarts within
 //! that time goes unnoticed. While it is open one operation at a time goes on trying, the others fail at once; the first

@@ -1,6 +1,6 @@
 //! HTTP/1.1 over TLS for the embedded cluster: a thread a connection, one request after another.
 //!
-//! Not tiny_http: it cannot send the lines of a watch as they come, and strands connections behind idle ones. Only programs
+//! Not the public side's gate: that one answers in one go, and a watch goes on. Only programs
 //! of this machine get here, and all they can harm is a simulation; so there are limits of size and number and no more.
 
 use std::io::{self, Read, Write};
@@ -16,7 +16,7 @@ use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use super::Cluster;
 use super::api::{self, Answer, Request, Watch};
 
-/// Connections at a time: this program's workers, the commands and a few kubectl.
+/// Connections at a time: this program's requests, the commands and a few kubectl.
 const CONNECTIONS_MOST: usize = 256;
 
 /// Longest head and longest body, in bytes; a Job has 2 KB.
