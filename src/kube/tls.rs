@@ -199,7 +199,7 @@ pub fn wrap(
     let mut stream = StreamOwned::new(connection, socket);
     stream.conn.complete_io(&mut stream.sock)?;
     let buffers = LazyBuffers::new(details.config.input_buffer_size(), details.config.output_buffer_size());
-    Ok(TlsTransport { buffers, stream })
+    Ok(TlsTransport { buffers, unsent: Vec::new(), stream })
 }
 
 /// A DNS name or an IP address (which gets no SNI), with or without the brackets of a URL.
@@ -211,9 +211,14 @@ pub fn server_name(name: &str) -> Result<ServerName<'static>, TlsError> {
     ServerName::try_from(name).map_err(|_| TlsError::BadName)
 }
 
+/// Most bytes that are kept unsent: what fits into one TLS record.
+const UNSENT_MOST: usize = 16 * 1024;
+
 /// One TLS connection.
 pub struct TlsTransport {
     buffers: LazyBuffers,
+    /// A request's head waits for its body, which ureq writes apart: as one record and one packet the server wakes once.
+    unsent: Vec<u8>,
     stream: StreamOwned<ClientConnection, TransportAdapter>,
 }
 
@@ -223,19 +228,32 @@ impl fmt::Debug for TlsTransport {
     }
 }
 
+impl TlsTransport {
+    fn flush(&mut self, timeout: NextTimeout) -> Result<(), ureq::Error> {
+        self.stream.sock.set_timeout(timeout);
+        if !self.unsent.is_empty() {
+            self.stream.write_all(&self.unsent)?;
+            self.unsent.clear();
+        }
+        Ok(())
+    }
+}
+
 impl Transport for TlsTransport {
     fn buffers(&mut self) -> &mut dyn Buffers {
         &mut self.buffers
     }
 
     fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), ureq::Error> {
-        self.stream.sock.set_timeout(timeout);
-        self.stream.write_all(&self.buffers.output()[..amount])?;
+        if self.unsent.len() + amount > UNSENT_MOST {
+            self.flush(timeout)?;
+        }
+        self.unsent.extend_from_slice(&self.buffers.output()[..amount]);
         Ok(())
     }
 
     fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, ureq::Error> {
-        self.stream.sock.set_timeout(timeout);
+        self.flush(timeout)?;
         let amount = self.stream.read(self.buffers.input_append_buf())?;
         self.buffers.input_appended(amount);
         Ok(amount > 0)
