@@ -391,7 +391,7 @@ fn json_that_is_not_the_answer_is_an_error_and_never_an_empty_list() {
 #[test]
 fn a_list_that_breaks_off_is_read_again_or_fails_but_is_never_half() {
     let pods: Vec<Value> = (0..50).map(|n| pod("default", &format!("pod-{n}"), "Running", None)).collect();
-    let cuts: [(&str, Cut); 7] = [
+    let cuts: [(&str, Cut); 11] = [
         ("nothing", |reply| reply.cut(0)),
         ("length", |reply| reply.cut(3000)),
         ("the last byte", |reply| reply.cut_last()),
@@ -399,6 +399,10 @@ fn a_list_that_breaks_off_is_read_again_or_fails_but_is_never_half() {
         ("the last chunk", |reply| reply.chunked().cut_last()),
         ("gzip", |reply| reply.gzip().cut(200)),
         ("gzip in chunks", |reply| reply.gzip().chunked().cut(200)),
+        ("protobuf", |reply| reply.protobuf().cut(3000)),
+        ("protobuf, in chunks", |reply| reply.protobuf().chunked().cut(3000)),
+        ("protobuf, the last byte", |reply| reply.protobuf().cut_last()),
+        ("protobuf in gzip", |reply| reply.protobuf().gzip().cut(200)),
     ];
     check_read_again(&pods, &cuts);
 }
@@ -406,10 +410,11 @@ fn a_list_that_breaks_off_is_read_again_or_fails_but_is_never_half() {
 #[test]
 fn a_list_in_broken_gzip_is_read_again_or_fails_but_is_never_half() {
     let pods: Vec<Value> = (0..50).map(|n| pod("default", &format!("pod-{n}"), "Running", None)).collect();
-    let breaks: [(&str, Cut); 3] = [
+    let breaks: [(&str, Cut); 4] = [
         ("the head", |reply| reply.gzip().corrupted(0)),
         ("the table of codes", |reply| reply.gzip().corrupted(12)),
         ("the checksum", |reply| reply.gzip().corrupted(-5)),
+        ("the checksum, protobuf", |reply| reply.protobuf().gzip().corrupted(-5)),
     ];
     check_read_again(&pods, &breaks);
 }
@@ -418,7 +423,11 @@ fn a_list_in_broken_gzip_is_read_again_or_fails_but_is_never_half() {
 fn a_list_in_gzip_of_broken_data_is_read_again_or_fails_but_is_never_half() {
     // What comes out is not JSON, and only the checksum behind it says that Kubernetes sent something else.
     let pods: Vec<Value> = (0..50).map(|n| pod("default", &format!("pod-{n}"), "Running", None)).collect();
-    check_read_again(&pods, &[("the data", |reply| reply.gzip().corrupted(200))]);
+    let breaks: [(&str, Cut); 2] = [
+        ("the data", |reply| reply.gzip().corrupted(200)),
+        ("the data, protobuf", |reply| reply.protobuf().gzip().corrupted(200)),
+    ];
+    check_read_again(&pods, &breaks);
 }
 
 /// A list that is spoiled once is whole in the end, one that is spoiled each time is 503.

@@ -232,7 +232,10 @@ fn paged(api: &ApiServer, pods: Vec<Value>, dress: Dress) {
 
 #[test]
 fn two_thousand_pods_are_listed_in_every_encoding() {
-    let encodings: [(&str, Dress); 4] = [
+    let encodings: [(&str, Dress); 7] = [
+        ("protobuf", Reply::protobuf),
+        ("protobuf in gzip", |reply| reply.protobuf().gzip()),
+        ("protobuf in gzip in chunks", |reply| reply.protobuf().gzip().chunked()),
         ("plain", |reply| reply),
         ("gzip", Reply::gzip),
         ("chunked", Reply::chunked),
@@ -312,4 +315,5 @@ fn the_api_server_is_not_asked_for_indented_json() {
     let request = api.requests().pop().unwrap();
     assert!(!request.header("User-Agent").unwrap_or_default().starts_with("curl"));
     assert!(request.header("Accept-Encoding").is_some_and(|codings| codings.contains("gzip")));
+    assert_eq!(request.header("Accept"), Some("application/vnd.kubernetes.protobuf,application/json"));
 }

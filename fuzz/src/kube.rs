@@ -19,6 +19,8 @@ mod exec;
 mod kubeconfig;
 #[path = "../../src/kube/plugin.rs"]
 mod plugin;
+#[path = "../../src/kube/protobuf.rs"]
+pub mod protobuf;
 #[path = "../../src/kube/proxy.rs"]
 mod proxy;
 #[path = "../../src/kube/tls.rs"]

@@ -16,6 +16,7 @@ use super::circuit::Circuit;
 use super::connect::{self, Dial, Names};
 use super::error::{Error, Status, TlsError, chain};
 use super::kubeconfig::Cluster;
+use super::protobuf::{self, Broken};
 use super::tls::{Identity, Leg, Trust};
 use super::types::{self, Nothing, Object, Pod};
 
@@ -50,6 +51,9 @@ const UNRESERVED: &[u8] = b"-._~";
 
 /// The media type of what we write.
 pub(super) const JSON: &str = "application/json";
+
+/// What we ask for a list of pods; a server that does not speak the first sends the second.
+const PODS: &str = "application/vnd.kubernetes.protobuf,application/json";
 
 /// Does not begin with "curl" or "Mozilla", for which the API server indents its JSON.
 const USER_AGENT: &str = concat!("img-classification/", env!("CARGO_PKG_VERSION"));
@@ -223,7 +227,6 @@ fn agent(
         .max_redirects(0)
         .proxy(proxy.filter(|proxy| connect::is_socks(proxy)).cloned())
         .user_agent(USER_AGENT)
-        .accept("application/json")
         .timeout_connect(Some(CONNECT_TIMEOUT))
         .max_idle_connections(connections)
         .max_idle_connections_per_host(connections)
@@ -253,14 +256,24 @@ impl Call<'_> {
         format!("{}{path}", self.client.server)
     }
 
-    /// Sends a request, its body with its media type, and gives the answer if its status is a success.
+    /// Sends a request, its body with its media type, and gives the answer, in JSON, if its status is a success.
     pub(super) fn send(&self, method: &str, path: &str, body: Option<(&str, &[u8])>) -> Result<Response<Body>, Error> {
+        self.ask_for(JSON, method, path, body)
+    }
+
+    fn ask_for(
+        &self,
+        accept: &str,
+        method: &str,
+        path: &str,
+        body: Option<(&str, &[u8])>,
+    ) -> Result<Response<Body>, Error> {
         let url = self.url(path);
         let agent = self
             .client
             .agent(self.credential.identity.as_ref())
             .map_err(|error| Error::Untrusted { url: url.clone(), source: ureq::Error::Other(error.into()) })?;
-        let mut request = Request::builder().method(method).uri(&url);
+        let mut request = Request::builder().method(method).uri(&url).header(header::ACCEPT, accept);
         if let Some(value) = &self.credential.authorization {
             request = request.header(header::AUTHORIZATION, value);
         }
@@ -306,21 +319,26 @@ impl Call<'_> {
 
     /// Streams one page of pods into `pods`; gives the token of the next page, empty on the last.
     fn pod_list<C: Extend<Pod>>(&self, path: &str, pods: &mut C) -> Result<String, Error> {
-        let mut answer = self.send("GET", path, None)?;
+        let mut answer = self.ask_for(PODS, "GET", path, None)?;
         let found = describe(&answer);
         let mut reader = answer.body_mut().with_config().limit(LIST_LIMIT).reader();
         // The buffer goes by value: std reads single bytes from a BufReader itself twice as fast as from a reference to one.
         let buffered = BufReader::with_capacity(INPUT_BUFFER, &mut reader);
-        types::read_pod_list(buffered, pods).map_err(|error| {
-            let url = self.url("/api/v1/pods");
-            match error.classify() {
-                serde_json::error::Category::Io => cut(broken(url, io::Error::from(error))),
-                serde_json::error::Category::Eof => Error::Truncated { url },
+        let read = if found.starts_with(protobuf::MEDIA_TYPE) {
+            protobuf::read_pod_list(buffered, pods)
+        } else {
+            types::read_pod_list(buffered, pods).map_err(Broken::from)
+        };
+        read.map_err(|error| {
+            let url = self.url(path);
+            let end = match error {
+                Broken::Io(error) => Err(error),
                 // Damaged gzip reads as nonsense first, and its checksum stands at the end.
-                _ => match io::copy(&mut reader, &mut io::sink()) {
-                    Ok(_) => Error::NotKubernetes { url, found },
-                    Err(error) => cut(broken(url, error)),
-                },
+                Broken::NotPods => io::copy(&mut reader, &mut io::sink()),
+            };
+            match end {
+                Ok(_) => Error::NotKubernetes { url, found },
+                Err(error) => cut(broken(url, error)),
             }
         })
     }

@@ -19,6 +19,7 @@ mod exec;
 mod kubeconfig;
 mod objects;
 mod plugin;
+mod protobuf;
 mod proxy;
 mod tls;
 mod types;

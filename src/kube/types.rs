@@ -75,16 +75,24 @@ struct PodStatus {
     phase: Option<String>,
 }
 
-impl From<RawPod> for Pod {
-    fn from(raw: RawPod) -> Self {
+impl Pod {
+    /// An empty text is an absent one.
+    pub(super) fn new(
+        node: Option<String>,
+        ip: Option<String>,
+        namespace: String,
+        name: String,
+        phase: Option<String>,
+    ) -> Self {
         let present = |text: Option<String>| text.filter(|text| !text.is_empty());
-        Self {
-            node: present(raw.spec.node_name),
-            ip: present(raw.status.pod_ip),
-            namespace: raw.metadata.namespace,
-            name: raw.metadata.name,
-            phase: present(raw.status.phase).unwrap_or_else(|| "Unknown".to_owned()),
-        }
+        let phase = present(phase).unwrap_or_else(|| "Unknown".to_owned());
+        Self { node: present(node), ip: present(ip), namespace, name, phase }
+    }
+}
+
+impl From<RawPod> for Pod {
+    fn from(RawPod { metadata, spec, status }: RawPod) -> Self {
+        Self::new(spec.node_name, status.pod_ip, metadata.namespace, metadata.name, status.phase)
     }
 }
 

@@ -109,6 +109,25 @@ impl Reply {
         self
     }
 
+    /// A PodList in JSON as one in protocol buffers, with what Kubernetes sends of a pod besides.
+    pub fn protobuf(mut self) -> Reply {
+        let list = self.body_json();
+        let text = |number: u8, text: &Value| field(number, text.as_str().unwrap_or_default().as_bytes());
+        let mut items = field(1, &[field(2, b"7"), text(3, &list["metadata"]["continue"])].concat());
+        for pod in list["items"].as_array().unwrap() {
+            let (metadata, spec, status) = (&pod["metadata"], &pod["spec"], &pod["status"]);
+            let metadata =
+                [text(1, &metadata["name"]), text(3, &metadata["namespace"]), field(12, &[0xff; 300])].concat();
+            let spec = [field(2, b"a container"), text(10, &spec["nodeName"])].concat();
+            let status = [text(1, &status["phase"]), text(6, &status["podIP"])].concat();
+            items.extend(field(2, &[field(1, &metadata), field(2, &spec), field(3, &status)].concat()));
+        }
+        let kind = [field(1, b"v1"), field(2, b"PodList")].concat();
+        self.body = [b"k8s\0".to_vec(), field(1, &kind), field(2, &items), field(3, b""), field(4, b"")].concat();
+        self.headers[0].1 = "application/vnd.kubernetes.protobuf".to_owned();
+        self
+    }
+
     pub fn gzip(mut self) -> Reply {
         let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
         encoder.write_all(&self.body).unwrap();
@@ -228,4 +247,16 @@ pub fn pod_list(pods: &[Value], next: &str) -> Value {
         json!({"resourceVersion": "7", "continue": next})
     };
     json!({"kind": "PodList", "apiVersion": "v1", "metadata": metadata, "items": pods})
+}
+
+/// A field of bytes: its number and wire type, its length seven bits a byte, its content.
+fn field(number: u8, content: &[u8]) -> Vec<u8> {
+    let seven_bits = |length: usize| u8::try_from(length & 0x7f).unwrap();
+    let (mut bytes, mut length) = (vec![number << 3 | 2], content.len());
+    while length >= 0x80 {
+        bytes.push(seven_bits(length) | 0x80);
+        length >>= 7;
+    }
+    bytes.push(seven_bits(length));
+    [bytes, content.to_vec()].concat()
 }
