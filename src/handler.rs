@@ -11,7 +11,7 @@ use serde_json::json;
 
 use crate::crew::Crew;
 use crate::flight::Flight;
-use crate::job::{self, Dataset, Tier};
+use crate::job::{self, Dataset, Manifests, Tier};
 use crate::kube::{self, CredentialError};
 use crate::pods;
 use crate::premium::Token;
@@ -32,8 +32,8 @@ const RETRY_MOST: u64 = 300;
 pub struct App {
     /// The cluster.
     pub kube: kube::Client,
-    /// The same for every Job.
-    pub jobs: job::Settings,
+    /// What is created.
+    manifests: Manifests,
     /// What premium requests must carry; none: premium is open.
     pub premium: Option<Token>,
     /// Those that ask Kubernetes.
@@ -51,12 +51,19 @@ impl App {
     /// `crew` ask Kubernetes at a time; `patience` is the longest wait for a place among them.
     pub fn new(
         kube: kube::Client,
-        jobs: job::Settings,
+        jobs: &job::Settings,
         premium: Option<Token>,
         crew: usize,
         patience: Duration,
     ) -> Self {
-        Self { kube, jobs, premium, crew: Crew::new(crew), patience, lists: Flight::default() }
+        Self {
+            kube,
+            manifests: Manifests::new(jobs),
+            premium,
+            crew: Crew::new(crew),
+            patience,
+            lists: Flight::default(),
+        }
     }
 
     /// Asks Kubernetes when there is a place; `tier` is that of a Job to be created.
@@ -191,7 +198,7 @@ fn create_job(app: &App, tier: Tier, dataset: Dataset) -> Result<Reply, ApiError
     let mut random = [0; 8];
     getrandom::getrandom(&mut random).map_err(|_| ApiError::NoRandomness)?;
     let name = job::name(tier, dataset, u64::from_ne_bytes(random));
-    let manifest = job::manifest(&app.jobs, tier, dataset, &name).to_string();
+    let manifest = app.manifests.named(tier, dataset, &name);
     app.ask(Some(tier), |kube| kube.create_job(tier.namespace(), &name, manifest.as_bytes()))?;
     // Written by hand for the order of its keys; none of the values needs escaping.
     let body = format!(

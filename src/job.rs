@@ -59,6 +59,9 @@ pub enum Dataset {
 }
 
 impl Dataset {
+    /// Every one.
+    pub const ALL: [Self; 2] = [Self::Mnist, Self::Kmnist];
+
     /// The dataset of that name, to the letter.
     pub fn parse(name: &str) -> Option<Self> {
         match name {
@@ -95,6 +98,33 @@ pub fn name(tier: Tier, dataset: Dataset, random: u64) -> String {
         char::from(ALPHABET[index])
     });
     format!("{}-{}-{}", tier.as_str(), dataset.as_str(), letters.collect::<String>())
+}
+
+/// The manifests of all tiers and datasets as text, but for the name: what a request then takes is a copy.
+pub struct Manifests(Vec<(Tier, Dataset, [String; 2])>);
+
+/// Stands for the name, and comes nowhere before it.
+const NAME: &str = "\u{1}";
+
+impl Manifests {
+    /// Writes them all.
+    pub fn new(settings: &Settings) -> Self {
+        let kinds =
+            [Tier::Free, Tier::Premium].into_iter().flat_map(|tier| Dataset::ALL.map(|dataset| (tier, dataset)));
+        let write = |(tier, dataset)| {
+            let text = manifest(settings, tier, dataset, NAME).to_string();
+            let (before, after) = text.split_once("\\u0001").expect("a manifest has a name");
+            (tier, dataset, [before, after].map(str::to_owned))
+        };
+        Self(kinds.map(write).collect())
+    }
+
+    /// The Job named `name`, which needs no escaping.
+    pub fn named(&self, tier: Tier, dataset: Dataset, name: &str) -> String {
+        let kind = self.0.iter().find(|kind| (kind.0, kind.1) == (tier, dataset));
+        let (_, _, [before, after]) = kind.expect("all are written");
+        [before, name, after].concat()
+    }
 }
 
 /// The Job named `name`, as Kubernetes is to store it.
@@ -155,6 +185,18 @@ mod tests {
             assert!(name.len() + "-abcde".len() <= 63, "{name}");
             assert!(name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-'), "{name}");
             assert!(name.starts_with("premium-kmnist-"), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_manifest_from_its_text_is_the_one_that_was_made() {
+        let settings = Settings { image: "a\"b\\u0002:1".into(), ttl: 7 };
+        let manifests = Manifests::new(&settings);
+        for tier in [Tier::Free, Tier::Premium] {
+            for dataset in Dataset::ALL {
+                let text = manifests.named(tier, dataset, "a-name");
+                assert_eq!(text, manifest(&settings, tier, dataset, "a-name").to_string());
+            }
         }
     }
 

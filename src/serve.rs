@@ -44,7 +44,7 @@ pub fn run(options: &Options, env: Env<'_>) -> Result<(), StartError> {
     }
     let premium = options.premium_token_file.as_deref().map(premium::Token::read).transpose();
     let premium = premium.map_err(StartError::PremiumToken)?;
-    let app = handler::App::new(kube, options.jobs.clone(), premium, CREW, kube_timeout);
+    let app = handler::App::new(kube, &options.jobs, premium, CREW, kube_timeout);
     let limits = gate::Limits::from_descriptors(options.posts_per_minute);
     let http = Arc::new(http::Http::new(app, limits.waiting()));
     let bind = |source| StartError::Bind { address: options.listen.clone(), source };
