@@ -1,0 +1,243 @@
+//! A load generator: a fixed number of requests over kept-alive or new connections, each answer checked.
+//!
+//! usage: load run --url URL [OPTION VALUE]... [--close]     prints one line of JSON
+//!        load echo FILE     answers every request on a port of its own, which it prints, with the bytes of FILE
+//!
+//! wrk and its kin send for a length of time: what is on its way at the end is cut off, so that nobody can say how many Jobs
+//! there have to be. They do not look at answers either, and know no client certificates.
+
+mod http;
+
+use std::collections::HashMap;
+use std::fmt::Write as _;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::Barrier;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use http::{Answer, Connection, Target};
+
+type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
+
+/// In a path or a body: `--tag` and the request's number, 10 characters with a tag of 4, as long as the random end of a
+/// Job's name.
+const NUMBER: &str = "{n}";
+
+fn main() -> Result<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match arguments.split_first() {
+        Some((command, rest)) if command == "run" => run(&Options::parse(rest)?),
+        Some((command, [file])) if command == "echo" => echo(&std::fs::read(file)?),
+        _ => Err("usage: load run --url URL [OPTION VALUE]... [--close] | load echo FILE".into()),
+    }
+}
+
+/// The options of `run`. Requests are numbered from `first` on; those of the warm-up come first and are checked, not timed.
+struct Options {
+    target: Target,
+    method: String,
+    body: String,
+    /// Connections at once, each with a thread of its own.
+    clients: usize,
+    /// In all, without the warm-up.
+    requests: usize,
+    /// By each client.
+    warm_up: usize,
+    first: usize,
+    tag: String,
+    status: u16,
+    /// How many pods each answer has to show.
+    pods: Option<usize>,
+    /// What stands in front of the object's name in each answer, and the file that gets the names.
+    name_after: Option<String>,
+    names: Option<String>,
+    /// A new connection for each request.
+    close: bool,
+}
+
+impl Options {
+    fn parse(arguments: &[String]) -> Result<Self> {
+        let close = arguments.iter().any(|argument| argument == "--close");
+        let rest: Vec<&String> = arguments.iter().filter(|argument| *argument != "--close").collect();
+        let mut values: HashMap<&str, &str> = HashMap::new();
+        let mut headers = String::new();
+        for pair in rest.chunks(2) {
+            match pair {
+                [name, value] if *name == "--header" => write!(headers, "{value}\r\n")?,
+                [name, value] => _ = values.insert(name, value),
+                _ => return Err(format!("{pair:?} has no value").into()),
+            }
+        }
+        let number = |values: &mut HashMap<&str, &str>, name, default| {
+            values.remove(name).map_or(Ok(default), |value| value.parse::<usize>())
+        };
+        let text = |values: &mut HashMap<&str, &str>, name| values.remove(name).map(str::to_owned);
+        let url = values.remove("--url").ok_or("--url is missing")?;
+        let tls = ["--ca", "--cert", "--key"].map(|name| values.remove(name));
+        let options = Self {
+            target: Target::new(url, headers, tls)?,
+            method: text(&mut values, "--method").unwrap_or_else(|| "GET".to_owned()),
+            body: values.remove("--body").map(std::fs::read_to_string).transpose()?.unwrap_or_default(),
+            clients: number(&mut values, "--clients", 1)?,
+            requests: number(&mut values, "--requests", 1)?,
+            warm_up: number(&mut values, "--warm-up", 0)?,
+            first: number(&mut values, "--first", 0)?,
+            tag: text(&mut values, "--tag").unwrap_or_default(),
+            status: u16::try_from(number(&mut values, "--status", 200)?)?,
+            pods: values.remove("--pods").map(str::parse).transpose()?,
+            name_after: text(&mut values, "--name-after"),
+            names: text(&mut values, "--names"),
+            close,
+        };
+        match values.keys().next() {
+            Some(unknown) => Err(format!("unknown option {unknown}").into()),
+            None => Ok(options),
+        }
+    }
+}
+
+/// What one client saw.
+#[derive(Default)]
+struct Seen {
+    micros: Vec<u128>,
+    names: Vec<String>,
+    failures: Vec<String>,
+    sent: u64,
+    received: u64,
+}
+
+fn run(options: &Options) -> Result<()> {
+    let next = AtomicUsize::new(options.clients * options.warm_up);
+    let end = options.clients * options.warm_up + options.requests;
+    // Everybody is warm before anybody is timed; the main thread takes the time.
+    let barrier = Barrier::new(options.clients + 1);
+    let (seconds, all) = std::thread::scope(|scope| {
+        let client = |index: usize| {
+            let (mut seen, mut connection) = (Seen::default(), None);
+            for number in index * options.warm_up..(index + 1) * options.warm_up {
+                request(options, &mut connection, number, &mut seen);
+            }
+            seen = Seen { names: seen.names, failures: seen.failures, ..Seen::default() };
+            barrier.wait();
+            loop {
+                match next.fetch_add(1, Ordering::Relaxed) {
+                    number if number < end => request(options, &mut connection, number, &mut seen),
+                    _ => return seen,
+                }
+            }
+        };
+        let clients: Vec<_> = (0..options.clients).map(|index| scope.spawn(move || client(index))).collect();
+        barrier.wait();
+        let began = Instant::now();
+        let all: Vec<Seen> =
+            clients.into_iter().map(|client| client.join().expect("a client does not panic")).collect();
+        (began.elapsed().as_secs_f64(), all)
+    });
+    let mut micros: Vec<u128> = all.iter().flat_map(|seen| seen.micros.iter().copied()).collect();
+    micros.sort_unstable();
+    let quantile = |percent: usize| micros.get(micros.len() * percent / 100).copied().unwrap_or_default();
+    let failures: Vec<&String> = all.iter().flat_map(|seen| &seen.failures).collect();
+    println!(
+        r#"{{"requests":{},"failures":{},"seconds":{seconds:.6},"p50":{},"p99":{},"sent":{},"received":{}}}"#,
+        micros.len(),
+        failures.len(),
+        quantile(50),
+        quantile(99),
+        all.iter().map(|seen| seen.sent).sum::<u64>(),
+        all.iter().map(|seen| seen.received).sum::<u64>(),
+    );
+    if let Some(first) = failures.first() {
+        eprintln!("load: {} failures, the first: {first}", failures.len());
+    }
+    if let Some(file) = &options.names {
+        let names: Vec<&str> = all.iter().flat_map(|seen| seen.names.iter().map(String::as_str)).collect();
+        std::fs::write(file, names.join("\n"))?;
+    }
+    Ok(())
+}
+
+/// One request: timed from its first byte (or the connection's, if it is a new one) to the last of the answer, then checked.
+fn request(options: &Options, connection: &mut Option<Connection>, number: usize, seen: &mut Seen) {
+    let number = format!("{}{:06}", options.tag, options.first + number);
+    let head = options.target.head(&options.method, options.close).replace(NUMBER, &number);
+    let body = options.body.replace(NUMBER, &number);
+    let bytes = match body.len() {
+        0 => format!("{head}\r\n"),
+        length => format!("{head}Content-Length: {length}\r\n\r\n{body}"),
+    };
+    let began = Instant::now();
+    let answer = (|| {
+        if options.close || connection.is_none() {
+            *connection = None;
+            *connection = Some(options.target.connect()?);
+        }
+        connection.as_mut().expect("it has just been made").exchange(bytes.as_bytes())
+    })();
+    let took = began.elapsed().as_micros();
+    match answer.and_then(|answer| check(options, &answer, seen).map(|()| answer)) {
+        Ok(answer) => {
+            seen.micros.push(took);
+            seen.sent += bytes.len() as u64;
+            seen.received += answer.length;
+            if answer.last {
+                *connection = None;
+            }
+        }
+        Err(error) => {
+            *connection = None;
+            seen.failures.push(error.to_string());
+        }
+    }
+}
+
+fn check(options: &Options, answer: &Answer, seen: &mut Seen) -> Result<()> {
+    if answer.status != options.status {
+        return Err(format!("{} {}", answer.status, String::from_utf8_lossy(&answer.body)).into());
+    }
+    if let Some(mark) = &options.name_after {
+        let text = std::str::from_utf8(&answer.body)?;
+        let rest = text.split_once(mark.as_str()).ok_or_else(|| format!("no {mark} in {text}"))?.1;
+        seen.names.push(rest.split('"').next().unwrap_or_default().to_owned());
+    }
+    match (options.pods, options.pods.map(|_| answer.pods()).transpose()?) {
+        (Some(wanted), Some(found)) if wanted != found => Err(format!("{found} pods, not {wanted}").into()),
+        _ => Ok(()),
+    }
+}
+
+/// Answers at once and looks at nothing but lengths: what the generator reaches with it is what the generator can do.
+fn echo(body: &[u8]) -> Result<()> {
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    println!("{}", listener.local_addr()?.port());
+    let mut answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len()).into_bytes();
+    answer.extend_from_slice(body);
+    std::thread::scope(|scope| {
+        for stream in listener.incoming() {
+            let answer = &answer;
+            // A client that has gone is no matter of ours.
+            scope.spawn(move || stream.map_err(Into::into).and_then(|stream| echo_connection(stream, answer)).ok());
+        }
+    });
+    Ok(())
+}
+
+fn echo_connection(stream: TcpStream, answer: &[u8]) -> Result<()> {
+    stream.set_nodelay(true)?;
+    stream.set_read_timeout(Some(Duration::from_secs(60)))?;
+    let mut reader = BufReader::new(stream);
+    loop {
+        let (mut length, mut line) = (0, String::new());
+        while line != "\r\n" {
+            line.clear();
+            if reader.read_line(&mut line)? == 0 {
+                return Ok(());
+            }
+            if let Some(value) = line.strip_prefix("Content-Length: ") {
+                length = value.trim().parse()?;
+            }
+        }
+        std::io::copy(&mut reader.by_ref().take(length), &mut std::io::sink())?;
+        reader.get_mut().write_all(answer)?;
+    }
+}
