@@ -1,0 +1,229 @@
+"""What bench/run measured, as RESULTS.md and its plots. This module measures nothing."""
+
+import datetime
+import math
+import os
+import statistics
+import subprocess
+
+MS = "{:.2f} ms".format
+RATE = "{:.0f}/s".format
+MB = "{:.1f} MB".format
+# What it is; the results' key and figure, and how that is written; the key of the request of `direct` that it is held against;
+# the goal: a ratio if there is such a key, else the figure itself.
+ROWS = [
+    ("POST, kept alive, 1 client, p50", "POST 1", "p50", MS, "POST 1", 1.15),
+    ("POST, kept alive, 8 clients, throughput", "POST 8", "rate", RATE, "POST 8", 0.95),
+    ("POST, kept alive, 32 clients, throughput", "POST 32", "rate", RATE, "POST 32", 1.05),
+    ("POST, a new connection each, 1 client, p50", "POST new", "p50", MS, "POST 1", 1.30),
+    ("CPU of the server for a POST", "POST 1", "server_cpu", MS, None, 0.15),
+    ("GET /config, 10 pods, p50", "GET 10", "p50", MS, "GET 10", 1.3),
+    ("GET /config, 1,000 pods, p50", "GET 1000", "p50", MS, "GET 1000", 1.1),
+    ("GET /config, 10,000 pods, p50", "GET 10000", "p50", MS, "GET 10000", 1.05),
+    ("its peak memory", "GET 10000", "peak", MB, None, 20),
+    ("GET /config, 10,000 pods, 8 at once, p50 (to one direct)", "GET 10000, 8 at once", "p50", MS, "GET 10000", 2.1),
+    ("its peak memory", "GET 10000, 8 at once", "peak", MB, None, 24),
+    ("start to the first 200 of /config", "GET 10", "first_200", MS, None, 10),
+    ("memory at rest, after that", "GET 10", "rest", MB, None, 6),
+]
+BINARY_GOAL = 4.0
+# A t2.nano for an hour: 5 % of a CPU, and 32 Mbit/s each way.
+CPU_SECONDS = 180
+BYTES = 32e6 / 8 * 3600
+# An Ethernet frame's payload of TCP, and what is around it, also around an acknowledgement.
+SEGMENT, AROUND = 1448, 66
+
+
+def write(bench, root):
+    results = Results(bench)
+    parts = [results.heading(root), results.table(), results.lists(), results.generator()]
+    if bench.options.growth:
+        parts += [results.growth(os.path.join(root, "bench")), results.nano()]
+    text = "\n\n".join(parts) + "\n"
+    print(text)
+    if not bench.options.quick:
+        with open(os.path.join(root, "bench", "RESULTS.md"), "w") as file:
+            file.write(text)
+
+
+def markdown(head, rows):
+    return "\n".join("| " + " | ".join(str(cell) for cell in row) + " |" for row in [head, ["---"] * len(head), *rows])
+
+
+class Results:
+    def __init__(self, bench):
+        self.bench, self.measured = bench, bench.results
+        self.systems = ["program", *bench.options.peers]
+
+    def median(self, key, system, figure):
+        values = self.measured.get((key, system), {}).get(figure)
+        return statistics.median(values) if values else None
+
+    def ratio(self, key, system, figure, base):
+        """To direct in the same round; the median of all rounds."""
+        pairs = zip(self.measured[key, system][figure], self.measured[base, "direct"][figure])
+        return statistics.median(ours / theirs for ours, theirs in pairs)
+
+    def heading(self, root):
+        def git(*arguments):
+            return subprocess.run(["git", "-C", root, *arguments], capture_output=True, text=True, check=True).stdout.strip()
+
+        def field(path, name):
+            with open(path) as file:
+                return next(line.split(":", 1)[1].strip() for line in file if line.startswith(name))
+
+        bench = self.bench
+        commit = "a binary given with --binary" if bench.options.binary else "commit " + git("rev-parse", "--short=10", "HEAD")
+        if git("status", "--porcelain", "--", "src", "Cargo.toml", "Cargo.lock") and not bench.options.binary:
+            commit += " with changes"
+        cores = len(os.sched_getaffinity(0))
+        where = "the API server and etcd of tests/cluster (1.20.2), without controllers" if bench.cluster.own else "the cluster of KUBECONFIG"
+        return f"""# What it costs beside Kubernetes itself
+
+Written by `bench/run {' '.join(bench.arguments)}` on {datetime.date.today()}: {commit}, {bench.rounds} rounds.
+Machine: {cores} of {os.cpu_count()} cores ({field("/proc/cpuinfo", "model name")}), {int(field("/proc/meminfo", "MemTotal").split()[0]) / 1e6:.0f} GB,
+Linux {os.uname().release}; the API server, the system under test and the load generator share the {cores} cores. Load of the machine
+when it began: {bench.load_average:.1f}. Cluster: {where}.
+
+`direct` is the same request sent straight to the API server over a kept-alive TLS connection in the same round: the head and
+body that the program itself sends, with its client certificate. Of a list that means `Accept: application/json` and
+`Accept-Encoding: gzip`, read to the last byte; it is unpacked and counted after the clock has stopped. Each figure is the
+median of its rounds, each ratio the median of the rounds' ratios; in a round the systems come in an order of chance, each
+started anew and warmed up. Every POST's answer names a Job that the cluster then has, and it has no other; every list has
+all its pods."""
+
+    def table(self):
+        head = ["", "direct", "img-classification", "goal", "met", *self.systems[1:]]
+        rows = []
+        for label, key, figure, form, base, goal in ROWS:
+            if self.median(key, "program", figure) is None:
+                continue
+            cells = []
+            for system in self.systems:
+                value = self.median(key, system, figure)
+                ratio = base and value is not None and self.ratio(key, system, figure, base)
+                cells.append("not measured" if value is None else f"{form(value)}, {ratio:.2f} x" if base else form(value))
+            value = self.ratio(key, "program", figure, base) if base else self.median(key, "program", figure)
+            met = value >= goal if figure == "rate" else value <= goal
+            rows.append([label, form(self.median(base, "direct", figure)) if base else "", cells[0],
+                         f"{goal:.2f} x" if base else form(goal), "yes" if met else "**no**", *cells[1:]])
+        size = os.path.getsize(self.bench.binary) / 1e6
+        rows.append(["the stripped binary", "", f"{size:.2f} MB", MB(BINARY_GOAL), "yes" if size <= BINARY_GOAL else "**no**",
+                     *["" for _ in self.systems[1:]]])
+        return markdown(head, rows)
+
+    def lists(self):
+        rows = []
+        for stage in self.bench.sizes:
+            row = [f"{stage:,}", f"{self.bench.sizes[stage] / 1e6:.2f} MB"]
+            for system in ("direct", "direct, protobuf"):
+                kept = self.measured[f"GET {stage}", system]
+                row += [MS(self.median(f"GET {stage}", system, "p50")), f"{kept['received'][0] / kept['requests'][0] / 1e6:.3f} MB"]
+            rows.append(row)
+        return "What the API server itself takes for a list, straight from it:\n\n" + markdown(
+            ["pods", "plain JSON", "JSON, gzip", "sent", "protobuf, gzip", "sent"], rows)
+
+    def generator(self):
+        rows = []
+        for clients in (1, 8, 32):
+            key = f"POST {clients}"
+            rate, cpu = self.median(key, "program", "rate"), self.median(key, "program", "cpu")
+            rows.append([clients, RATE(self.median(key, "echo", "rate")), RATE(rate), f"{rate / self.median(key, 'echo', 'rate'):.1%}",
+                         f"{cpu:.0f} us", f"{self.median(key, 'direct', 'cpu'):.0f} us"])
+        return """The load generator is not what is measured: against `load echo`, which answers at once, it sends far more than any system
+here takes, and its own CPU time for a request is small beside what a request takes.
+
+""" + markdown(["clients", "POSTs to `load echo`", "to the program", "share", "its CPU for one", "for one to `direct`, over TLS"], rows)
+
+    def growth(self, folder):
+        stages, clients = list(self.bench.sizes), self.bench.clients
+        program, direct = ([(stage, self.median(f"GET {stage}", name, "p50")) for stage in stages] for name in ("program", "direct"))
+        memory = [(stage, self.median(f"GET {stage}", "program", "peak")) for stage in stages]
+        posts = [[(number, self.median(f"POSTS {number}", name, "rate")) for number in clients] for name in ("program", "direct")]
+        plot(os.path.join(folder, "config.svg"), "GET /config, p50 in ms, by pods", {"img-classification": program, "direct": direct})
+        plot(os.path.join(folder, "memory.svg"), "peak memory in MB, by pods", {"img-classification": memory})
+        plot(os.path.join(folder, "posts.svg"), "POSTs a second, by clients", {"img-classification": posts[0], "direct": posts[1]})
+        lists = markdown(["pods", "direct", "img-classification", "peak memory"], [
+            [f"{stage:,}", MS(theirs), f"{MS(ours)}, {self.ratio(f'GET {stage}', 'program', 'p50', f'GET {stage}'):.2f} x", MB(most)]
+            for (stage, ours), (_, theirs), (_, most) in zip(program, direct, memory)])
+        jobs = markdown(["clients", "direct", "img-classification", "peak memory"], [
+            [number, RATE(theirs), f"{RATE(ours)}, {self.ratio(f'POSTS {number}', 'program', 'rate', f'POSTS {number}'):.2f} x",
+             MB(self.median(f"POSTS {number}", "program", "peak"))]
+            for (number, ours), (_, theirs) in zip(*posts)])
+        return f"""## As the work grows
+
+GET /config, one client, p50:
+
+{lists}
+
+![GET /config by pods](config.svg)
+![peak memory by pods](memory.svg)
+
+POST, kept alive, throughput:
+
+{jobs}
+
+![POSTs by clients](posts.svg)"""
+
+    def nano(self):
+        rows, limits = [], []
+        for label, key in [("POST", "POST 1"), *((f"GET /config, {stage:,} pods", f"GET {stage}") for stage in self.bench.sizes)]:
+            figures = {name: self.median(key, "program", name) for name in ("server_cpu", "from_api", "to_api", "sent", "received", "requests")}
+            sent, received = (figures[name] / figures["requests"] for name in ("sent", "received"))
+            # Data on both sides, and acknowledgements of what went the other way.
+            into, out = frames(figures["from_api"], sent), frames(received, figures["to_api"])
+            busier = max(into + acknowledgements(out), out + acknowledgements(into))
+            cpu, network = CPU_SECONDS / figures["server_cpu"] * 1000, BYTES / busier
+            limits.append((label, min(cpu, network), "CPU" if cpu < network else "network"))
+            rows.append([label, MS(figures["server_cpu"]), f"{into / 1000:.1f} KB", f"{out / 1000:.1f} KB", f"{cpu:,.0f}", f"{network:,.0f}",
+                         "CPU" if cpu < network else "network"])
+        words = "; ".join(f"{label}: {limit}, at {number / 3600:.1f} a second" for label, number, limit in limits)
+        return f"""## On paper: a t2.nano
+
+It may use 5 % of a CPU all the time, which is {CPU_SECONDS} s an hour, and 32 Mbit/s each way, {BYTES / 1e9:.1f} GB an hour. With the CPU
+times measured here (a core of a t2.nano is not this machine's) and the bytes to and from clients and API server, frames
+of 1,514 bytes counted whole, an hour holds so many requests, if there is nothing else:
+
+""" + markdown(["", "CPU", "in", "out", "by CPU", "by network", "reached first"], rows) + f"\n\nReached first: {words}."
+
+
+def frames(*sizes):
+    return sum(size + AROUND * math.ceil(size / SEGMENT) for size in sizes)
+
+
+def acknowledgements(size):
+    """One for every other segment."""
+    return AROUND * math.ceil(size / SEGMENT / 2)
+
+
+def plot(path, title, series):
+    """Lines over two logarithmic axes."""
+    width, height, left, top = 640, 360, 70, 40
+    xs = [x for line in series.values() for x, _ in line]
+    ys = [y for line in series.values() for _, y in line]
+    low, high = math.floor(math.log10(min(ys))), math.ceil(math.log10(max(ys)))
+
+    def across(x):
+        return left + (width - left - 30) * math.log(x / min(xs)) / math.log(max(xs) / min(xs))
+
+    def up(y):
+        return height - 40 - (height - 40 - top) * (math.log10(y) - low) / (high - low)
+
+    parts = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif" font-size="12">',
+             f'<rect width="{width}" height="{height}" fill="white"/>',
+             f'<text x="{left}" y="20" font-size="14">{title}</text>']
+    for power in range(low, high + 1):
+        for step in (1, 2, 5) if high - low < 3 and power < high else (1,):
+            y = step * 10.0 ** power
+            parts.append(f'<path d="M{left} {up(y):.1f}H{width - 30}" stroke="#ddd"/>'
+                         f'<text x="{left - 8}" y="{up(y) + 4:.1f}" text-anchor="end">{y:,g}</text>')
+    for x in sorted(set(xs)):
+        parts.append(f'<text x="{across(x):.1f}" y="{height - 20}" text-anchor="middle">{x:,}</text>')
+    for index, (name, line) in enumerate(series.items()):
+        colour = ("#0a58ca", "#888888")[index]
+        points = " ".join(f"{across(x):.1f},{up(y):.1f}" for x, y in line)
+        parts.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2"/>')
+        parts += [f'<circle cx="{across(x):.1f}" cy="{up(y):.1f}" r="3" fill="{colour}"/>' for x, y in line]
+        parts.append(f'<text x="{left + 10}" y="{top + 14 + 16 * index}" fill="{colour}">{name}</text>')
+    with open(path, "w") as file:
+        file.write("\n".join([*parts, "</svg>"]) + "\n")
