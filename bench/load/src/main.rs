@@ -33,7 +33,7 @@ fn main() -> Result<()> {
     }
 }
 
-/// The options of `run`. Requests are numbered from `first` on; those of the warm-up come first and are checked, not timed.
+/// The options of `run`. Requests are numbered; those of the warm-up come first and are checked, not timed.
 struct Options {
     target: Target,
     method: String,
@@ -44,7 +44,6 @@ struct Options {
     requests: usize,
     /// By each client.
     warm_up: usize,
-    first: usize,
     tag: String,
     status: u16,
     /// How many pods each answer has to show.
@@ -58,42 +57,36 @@ struct Options {
 
 impl Options {
     fn parse(arguments: &[String]) -> Result<Self> {
-        let close = arguments.iter().any(|argument| argument == "--close");
-        let rest: Vec<&String> = arguments.iter().filter(|argument| *argument != "--close").collect();
-        let mut values: HashMap<&str, &str> = HashMap::new();
-        let mut headers = String::new();
-        for pair in rest.chunks(2) {
-            match pair {
-                [name, value] if *name == "--header" => write!(headers, "{value}\r\n")?,
-                [name, value] => _ = values.insert(name, value),
-                _ => return Err(format!("{pair:?} has no value").into()),
+        let (mut values, mut headers, mut close) = (HashMap::new(), String::new(), false);
+        let mut arguments = arguments.iter();
+        while let Some(name) = arguments.next() {
+            if name == "--close" {
+                close = true;
+                continue;
+            }
+            let value = arguments.next().ok_or_else(|| format!("{name} has no value"))?;
+            match name.as_str() {
+                "--header" => write!(headers, "{value}\r\n")?,
+                _ => _ = values.insert(name.as_str(), value.as_str()),
             }
         }
-        let number = |values: &mut HashMap<&str, &str>, name, default| {
-            values.remove(name).map_or(Ok(default), |value| value.parse::<usize>())
-        };
-        let text = |values: &mut HashMap<&str, &str>, name| values.remove(name).map(str::to_owned);
-        let url = values.remove("--url").ok_or("--url is missing")?;
-        let tls = ["--ca", "--cert", "--key"].map(|name| values.remove(name));
-        let options = Self {
-            target: Target::new(url, headers, tls)?,
-            method: text(&mut values, "--method").unwrap_or_else(|| "GET".to_owned()),
-            body: values.remove("--body").map(std::fs::read_to_string).transpose()?.unwrap_or_default(),
-            clients: number(&mut values, "--clients", 1)?,
-            requests: number(&mut values, "--requests", 1)?,
-            warm_up: number(&mut values, "--warm-up", 0)?,
-            first: number(&mut values, "--first", 0)?,
-            tag: text(&mut values, "--tag").unwrap_or_default(),
-            status: u16::try_from(number(&mut values, "--status", 200)?)?,
-            pods: values.remove("--pods").map(str::parse).transpose()?,
-            name_after: text(&mut values, "--name-after"),
-            names: text(&mut values, "--names"),
+        let text = |name| values.get(name).map(|value| (*value).to_owned());
+        let number = |name, default| values.get(name).map_or(Ok(default), |value| value.parse::<usize>());
+        let tls = ["--ca", "--cert", "--key"].map(|name| values.get(name).copied());
+        Ok(Self {
+            target: Target::new(values.get("--url").ok_or("--url is missing")?, headers, tls)?,
+            method: text("--method").unwrap_or_else(|| "GET".to_owned()),
+            body: text("--body").map(std::fs::read_to_string).transpose()?.unwrap_or_default(),
+            clients: number("--clients", 1)?,
+            requests: number("--requests", 1)?,
+            warm_up: number("--warm-up", 0)?,
+            tag: text("--tag").unwrap_or_default(),
+            status: u16::try_from(number("--status", 200)?)?,
+            pods: text("--pods").map(|value| value.parse()).transpose()?,
+            name_after: text("--name-after"),
+            names: text("--names"),
             close,
-        };
-        match values.keys().next() {
-            Some(unknown) => Err(format!("unknown option {unknown}").into()),
-            None => Ok(options),
-        }
+        })
     }
 }
 
@@ -159,7 +152,7 @@ fn run(options: &Options) -> Result<()> {
 
 /// One request: timed from its first byte (or the connection's, if it is a new one) to the last of the answer, then checked.
 fn request(options: &Options, connection: &mut Option<Connection>, number: usize, seen: &mut Seen) {
-    let number = format!("{}{:06}", options.tag, options.first + number);
+    let number = format!("{}{:06}", options.tag, number);
     let head = options.target.head(&options.method, options.close).replace(NUMBER, &number);
     let body = options.body.replace(NUMBER, &number);
     let bytes = match body.len() {

@@ -7,6 +7,7 @@ import copy
 import json
 import os
 import sys
+import uuid
 
 import flask
 import kubernetes
@@ -27,7 +28,8 @@ def classify(tier):
     if dataset not in ("mnist", "kmnist"):
         return {"error": "unknown dataset"}, 400
     job = copy.deepcopy(manifests[tier])
-    job["metadata"]["generateName"] = f"{tier}-{dataset}-"
+    # generateName's five characters meet again after some thousand Jobs; Kubernetes then answers 500.
+    job["metadata"]["name"] = f"{tier}-{dataset}-{uuid.uuid4().hex[:10]}"
     job["metadata"]["labels"]["img-classification/dataset"] = dataset
     job["spec"]["template"]["metadata"]["labels"]["img-classification/dataset"] = dataset
     job["spec"]["template"]["spec"]["containers"][0]["env"][0]["value"] = dataset

@@ -50,7 +50,9 @@ async fn classify(State(app): State<App>, Path(tier): Path<String>, body: String
         "premium" => app.premium,
         _ => return Err((StatusCode::NOT_FOUND, "unknown tier".to_owned())),
     };
-    manifest["metadata"]["generateName"] = json!(format!("{tier}-{dataset}-"));
+    // generateName's five characters meet again after some thousand Jobs; Kubernetes then answers 500.
+    let suffix = &uuid::Uuid::new_v4().simple().to_string()[..10];
+    manifest["metadata"]["name"] = json!(format!("{tier}-{dataset}-{suffix}"));
     manifest["metadata"]["labels"]["img-classification/dataset"] = json!(dataset);
     manifest["spec"]["template"]["metadata"]["labels"]["img-classification/dataset"] = json!(dataset);
     manifest["spec"]["template"]["spec"]["containers"][0]["env"][0]["value"] = json!(dataset);
