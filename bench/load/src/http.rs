@@ -35,15 +35,15 @@ impl Target {
                 roots.add(ca?)?;
             }
             let builder = ClientConfig::builder().with_root_certificates(roots);
-            let config = match (certificate, key) {
-                (Some(certificate), Some(key)) => {
-                    let chain = CertificateDer::pem_file_iter(certificate)?.collect::<std::result::Result<_, _>>()?;
-                    builder.with_client_auth_cert(chain, PrivateKeyDer::from_pem_file(key)?)?
-                }
-                _ => builder.with_no_client_auth(),
+            let config = match certificate.zip(key) {
+                Some((certificate, key)) => builder.with_client_auth_cert(
+                    CertificateDer::pem_file_iter(certificate)?.collect::<std::result::Result<_, _>>()?,
+                    PrivateKeyDer::from_pem_file(key)?,
+                )?,
+                None => builder.with_no_client_auth(),
             };
-            let host = authority.rsplit_once(':').ok_or("the URL has no port")?.0.trim_matches(['[', ']']);
-            tls = Some((Arc::new(config), ServerName::try_from(host.to_owned())?));
+            let host = authority.rsplit_once(':').ok_or("the URL has no port")?.0.to_owned();
+            tls = Some((Arc::new(config), ServerName::try_from(host)?));
         }
         Ok(Self { authority: authority.to_owned(), path: format!("/{path}"), headers, tls })
     }
@@ -90,7 +90,6 @@ impl Connection {
                 Some(("transfer-encoding", value)) => chunked = value == "chunked",
                 Some(("content-encoding", value)) => answer.gzip = value == "gzip",
                 Some(("content-type", value)) => answer.protobuf = value.contains("protobuf"),
-                Some(("connection", value)) => answer.last = value == "close",
                 Some(_) => {}
                 None => break,
             }
@@ -128,8 +127,6 @@ pub struct Answer {
     pub status: u16,
     pub body: Vec<u8>,
     pub length: u64,
-    /// The server closes the connection after it.
-    pub last: bool,
     gzip: bool,
     protobuf: bool,
 }
@@ -138,15 +135,13 @@ impl Answer {
     /// How many pods a list has: of JSON the keys "namespace", of which Kubernetes' PodList and the answer of /config have
     /// one for each pod; of protobuf the items.
     pub fn pods(&self) -> Result<usize> {
-        let mut unpacked = Vec::new();
-        let plain = if self.gzip {
-            flate2::read::GzDecoder::new(&self.body[..]).read_to_end(&mut unpacked)?;
-            &unpacked
-        } else {
-            &self.body
-        };
+        let mut plain = Vec::new();
+        match self.gzip {
+            true => _ = flate2::read::GzDecoder::new(&self.body[..]).read_to_end(&mut plain)?,
+            false => plain.extend_from_slice(&self.body),
+        }
         if !self.protobuf {
-            return Ok(memchr::memmem::find_iter(plain, br#""namespace":""#).count());
+            return Ok(memchr::memmem::find_iter(&plain, br#""namespace":""#).count());
         }
         // k8s.io/apimachinery/pkg/runtime/serializer/protobuf: a magic number, then an Unknown whose field 2 is the list,
         // whose fields 2 are the pods.

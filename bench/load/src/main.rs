@@ -10,11 +10,11 @@ mod http;
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::io::{Read, Write};
+use std::net::TcpListener;
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use http::{Answer, Connection, Target};
 
@@ -160,22 +160,20 @@ fn request(options: &Options, connection: &mut Option<Connection>, number: usize
         length => format!("{head}Content-Length: {length}\r\n\r\n{body}"),
     };
     let began = Instant::now();
-    let answer = (|| {
-        if options.close || connection.is_none() {
-            *connection = None;
-            *connection = Some(options.target.connect()?);
-        }
-        connection.as_mut().expect("it has just been made").exchange(bytes.as_bytes())
-    })();
+    if options.close {
+        *connection = None;
+    }
+    let answer = match connection {
+        Some(open) => open.exchange(bytes.as_bytes()),
+        None => options.target.connect().and_then(|new| connection.insert(new).exchange(bytes.as_bytes())),
+    };
     let took = began.elapsed().as_micros();
-    match answer.and_then(|answer| check(options, &answer, seen).map(|()| answer)) {
-        Ok(answer) => {
+    let checked = answer.and_then(|answer| check(options, &answer, seen).map(|()| answer.length));
+    match checked {
+        Ok(length) => {
             seen.micros.push(took);
             seen.sent += bytes.len() as u64;
-            seen.received += answer.length;
-            if answer.last {
-                *connection = None;
-            }
+            seen.received += length;
         }
         Err(error) => {
             *connection = None;
@@ -193,44 +191,29 @@ fn check(options: &Options, answer: &Answer, seen: &mut Seen) -> Result<()> {
         let rest = text.split_once(mark.as_str()).ok_or_else(|| format!("no {mark} in {text}"))?.1;
         seen.names.push(rest.split('"').next().unwrap_or_default().to_owned());
     }
-    match (options.pods, options.pods.map(|_| answer.pods()).transpose()?) {
-        (Some(wanted), Some(found)) if wanted != found => Err(format!("{found} pods, not {wanted}").into()),
-        _ => Ok(()),
-    }
-}
-
-/// Answers at once and looks at nothing but lengths: what the generator reaches with it is what the generator can do.
-fn echo(body: &[u8]) -> Result<()> {
-    let listener = TcpListener::bind("127.0.0.1:0")?;
-    println!("{}", listener.local_addr()?.port());
-    let mut answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len()).into_bytes();
-    answer.extend_from_slice(body);
-    std::thread::scope(|scope| {
-        for stream in listener.incoming() {
-            let answer = &answer;
-            // A client that has gone is no matter of ours.
-            scope.spawn(move || stream.map_err(Into::into).and_then(|stream| echo_connection(stream, answer)).ok());
+    if let Some(wanted) = options.pods {
+        let found = answer.pods()?;
+        if found != wanted {
+            return Err(format!("{found} pods, not {wanted}").into());
         }
-    });
+    }
     Ok(())
 }
 
-fn echo_connection(stream: TcpStream, answer: &[u8]) -> Result<()> {
-    stream.set_nodelay(true)?;
-    stream.set_read_timeout(Some(Duration::from_secs(60)))?;
-    let mut reader = BufReader::new(stream);
-    loop {
-        let (mut length, mut line) = (0, String::new());
-        while line != "\r\n" {
-            line.clear();
-            if reader.read_line(&mut line)? == 0 {
-                return Ok(());
-            }
-            if let Some(value) = line.strip_prefix("Content-Length: ") {
-                length = value.trim().parse()?;
-            }
+/// Answers at once and looks at nothing: what the generator reaches with it is what the generator can do.
+fn echo(body: &[u8]) -> Result<()> {
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    println!("{}", listener.local_addr()?.port());
+    let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());
+    let answer = [head.as_bytes(), body].concat();
+    std::thread::scope(|scope| {
+        for stream in listener.incoming() {
+            let (mut stream, answer) = (stream?, &answer);
+            scope.spawn(move || {
+                // The generator writes each request at once and then waits: what one read gives is one request.
+                while stream.read(&mut [0; 4096]).is_ok_and(|length| length > 0) && stream.write_all(answer).is_ok() {}
+            });
         }
-        std::io::copy(&mut reader.by_ref().take(length), &mut std::io::sink())?;
-        reader.get_mut().write_all(answer)?;
-    }
+        Ok(())
+    })
 }

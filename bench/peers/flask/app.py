@@ -29,29 +29,20 @@ def classify(tier):
         return {"error": "unknown dataset"}, 400
     job = copy.deepcopy(manifests[tier])
     # generateName's five characters meet again after some thousand Jobs; Kubernetes then answers 500.
-    job["metadata"]["name"] = f"{tier}-{dataset}-{uuid.uuid4().hex[:10]}"
-    job["metadata"]["labels"]["img-classification/dataset"] = dataset
-    job["spec"]["template"]["metadata"]["labels"]["img-classification/dataset"] = dataset
+    job["metadata"]["name"] = name = f"{tier}-{dataset}-{uuid.uuid4().hex[:10]}"
+    for metadata in (job["metadata"], job["spec"]["template"]["metadata"]):
+        metadata["labels"]["img-classification/dataset"] = dataset
     job["spec"]["template"]["spec"]["containers"][0]["env"][0]["value"] = dataset
-    namespace = job["metadata"]["namespace"]
-    stored = batch.create_namespaced_job(namespace, job)
-    return answer({"job": stored.metadata.name, "namespace": namespace, "tier": tier, "dataset": dataset})
+    kubernetes.client.BatchV1Api(api).create_namespaced_job(job["metadata"]["namespace"], job)
+    return answer({"job": name, "namespace": job["metadata"]["namespace"], "tier": tier, "dataset": dataset})
 
 
 @app.get("/config")
 def config():
-    return answer({"pods": [{
-        "node": pod.spec.node_name,
-        "ip": pod.status.pod_ip,
-        "namespace": pod.metadata.namespace,
-        "name": pod.metadata.name,
-        "status": pod.status.phase,
-    } for pod in core.list_pod_for_all_namespaces().items]})
-
-
-@app.errorhandler(kubernetes.client.ApiException)
-def refused(error):
-    return {"error": error.reason}, 502
+    pods = kubernetes.client.CoreV1Api(api).list_pod_for_all_namespaces().items
+    keys = ("node", "ip", "namespace", "name", "status")
+    return answer({"pods": [dict(zip(keys, (
+        pod.spec.node_name, pod.status.pod_ip, pod.metadata.namespace, pod.metadata.name, pod.status.phase))) for pod in pods]})
 
 
 def answer(value):
@@ -59,14 +50,11 @@ def answer(value):
 
 
 if __name__ == "__main__":
-    listen, folder = sys.argv[1:]
     for name in ("free", "premium"):
-        with open(os.path.join(folder, f"{name}-job.yaml")) as file:
+        with open(os.path.join(sys.argv[2], f"{name}-job.yaml")) as file:
             manifests[name] = yaml.safe_load(file)
     kubernetes.config.load_kube_config()
-    # As many connections to Kubernetes as threads that may want one.
     settings = kubernetes.client.Configuration.get_default_copy()
-    settings.connection_pool_maxsize = 16
+    settings.connection_pool_maxsize = 16  # a connection to Kubernetes for each thread
     api = kubernetes.client.ApiClient(settings)
-    batch, core = kubernetes.client.BatchV1Api(api), kubernetes.client.CoreV1Api(api)
-    waitress.serve(app, listen=listen, threads=16)
+    waitress.serve(app, listen=sys.argv[1], threads=16)

@@ -23,10 +23,8 @@ type Answer = Result<Json<Value>, (StatusCode, String)>;
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let mut arguments = std::env::args().skip(1);
-    let (Some(listen), Some(folder)) = (arguments.next(), arguments.next()) else {
-        return Err("usage: axum-peer ADDR:PORT K8S_FOLDER".into());
-    };
+    let arguments: Vec<String> = std::env::args().collect();
+    let [_, listen, folder] = &arguments[..] else { return Err("usage: axum-peer ADDR:PORT K8S_FOLDER".into()) };
     let manifest = |tier| -> Result<Value, Box<dyn std::error::Error>> {
         Ok(serde_yaml::from_reader(std::fs::File::open(format!("{folder}/{tier}-job.yaml"))?)?)
     };
@@ -53,26 +51,22 @@ async fn classify(State(app): State<App>, Path(tier): Path<String>, body: String
     // generateName's five characters meet again after some thousand Jobs; Kubernetes then answers 500.
     let suffix = &uuid::Uuid::new_v4().simple().to_string()[..10];
     manifest["metadata"]["name"] = json!(format!("{tier}-{dataset}-{suffix}"));
-    manifest["metadata"]["labels"]["img-classification/dataset"] = json!(dataset);
-    manifest["spec"]["template"]["metadata"]["labels"]["img-classification/dataset"] = json!(dataset);
+    for pointer in ["/metadata/labels", "/spec/template/metadata/labels"] {
+        manifest.pointer_mut(pointer).ok_or_else(|| bad("no labels"))?["img-classification/dataset"] = json!(dataset);
+    }
     manifest["spec"]["template"]["spec"]["containers"][0]["env"][0]["value"] = json!(dataset);
     let job: Job = serde_json::from_value(manifest).map_err(|error| bad(&error.to_string()))?;
-    let namespace = job.namespace().unwrap_or_default();
-    let job = Api::namespaced(app.kube, &namespace).create(&PostParams::default(), &job).await.map_err(refused)?;
-    Ok(Json(json!({ "job": job.name_any(), "namespace": namespace, "tier": tier, "dataset": dataset })))
+    let (name, namespace) = (job.name_any(), job.namespace().unwrap_or_default());
+    Api::namespaced(app.kube, &namespace).create(&PostParams::default(), &job).await.map_err(refused)?;
+    Ok(Json(json!({ "job": name, "namespace": namespace, "tier": tier, "dataset": dataset })))
 }
 
 async fn config(State(app): State<App>) -> Answer {
     let pods = Api::<Pod>::all(app.kube).list(&ListParams::default()).await.map_err(refused)?;
     let row = |pod: Pod| {
         let (spec, status) = (pod.spec.unwrap_or_default(), pod.status.unwrap_or_default());
-        json!({
-            "node": spec.node_name,
-            "ip": status.pod_ip,
-            "namespace": pod.metadata.namespace,
-            "name": pod.metadata.name,
-            "status": status.phase,
-        })
+        let (namespace, name) = (pod.metadata.namespace, pod.metadata.name);
+        json!({ "node": spec.node_name, "ip": status.pod_ip, "namespace": namespace, "name": name, "status": status.phase })
     };
     Ok(Json(json!({ "pods": pods.into_iter().map(row).collect::<Vec<_>>() })))
 }
