@@ -9,8 +9,10 @@ use serde_json::json;
 
 use crate::job::{self, Dataset, Tier};
 use crate::kube::{self, CredentialError};
+use crate::nudge::Nudge;
 use crate::pods;
 use crate::premium::Token;
+use crate::queue::Unknown;
 
 /// Longest request body, in bytes: forty times what a good one needs.
 pub const BODY_LIMIT: usize = 1024;
@@ -32,6 +34,8 @@ pub struct App {
     pub jobs: job::Settings,
     /// What premium requests must carry; none: premium is open.
     pub premium: Option<Token>,
+    /// The free tier's queue, as it is watched; none with --no-nudge.
+    pub queue: Option<Nudge>,
 }
 
 /// What a request line asks for.
@@ -41,6 +45,8 @@ pub enum Route {
     CreateJob(Tier),
     /// GET /config
     ListPods,
+    /// GET /queue
+    Queue,
     /// GET /healthz
     Healthz,
     /// GET /readyz
@@ -65,13 +71,14 @@ impl Route {
             ("POST",         "/img-classification/free")    => Ok(Self::CreateJob(Tier::Free)),
             ("POST",         "/img-classification/premium") => Ok(Self::CreateJob(Tier::Premium)),
             ("GET" | "HEAD", "/config")                     => Ok(Self::ListPods),
+            ("GET" | "HEAD", "/queue")                      => Ok(Self::Queue),
             ("GET" | "HEAD", "/healthz")                    => Ok(Self::Healthz),
             ("GET" | "HEAD", "/readyz")                     => Ok(Self::Readyz),
 
             (method, _) if !METHODS.contains(&method)       => Err(ApiError::UnknownMethod),
             (_, "/img-classification/free")                 => Err(ApiError::MethodNotAllowed(POST)),
             (_, "/img-classification/premium")              => Err(ApiError::MethodNotAllowed(POST)),
-            (_, "/config" | "/healthz" | "/readyz")         => Err(ApiError::MethodNotAllowed(GET)),
+            (_, "/config" | "/queue" | "/healthz" | "/readyz") => Err(ApiError::MethodNotAllowed(GET)),
             _                                               => Err(ApiError::NotFound),
         }
     }
@@ -96,7 +103,7 @@ impl Route {
 
     /// The request waits for Kubernetes.
     pub fn asks_kubernetes(self) -> bool {
-        !matches!(self, Self::Healthz)
+        !matches!(self, Self::Healthz | Self::Queue)
     }
 
     /// The call that the route and its body make.
@@ -107,6 +114,7 @@ impl Route {
         Ok(match self {
             Self::CreateJob(tier) => Call::CreateJob(tier, dataset(body)?),
             Self::ListPods => Call::ListPods,
+            Self::Queue => Call::Queue,
             Self::Healthz => Call::Healthz,
             Self::Readyz => Call::Readyz,
         })
@@ -120,6 +128,8 @@ pub enum Call {
     CreateJob(Tier, Dataset),
     /// List all pods.
     ListPods,
+    /// Show who waits.
+    Queue,
     /// Say that the process serves.
     Healthz,
     /// Say whether Kubernetes answers.
@@ -137,6 +147,10 @@ pub fn handle(app: &App, call: Call) -> Result<Reply, ApiError> {
             let view: pods::View = app.kube.list_pods().map_err(|error| ApiError::Kube(error, None))?;
             let note = format!("{} pods", view.count());
             Ok(Reply { note, ..Reply::new(200, view.into_json()) })
+        }
+        Call::Queue => {
+            let queue = app.queue.as_ref().ok_or(ApiError::NoQueue)?;
+            Ok(Reply::json(200, &queue.show().map_err(ApiError::QueueUnknown)?))
         }
         Call::Healthz => Ok(Reply::json(200, &json!({ "status": "ok" }))),
         Call::Readyz => match app.kube.ready() {
@@ -253,6 +267,10 @@ pub enum ApiError {
     BrokenBody(std::io::Error),
     /// No such path.
     NotFound,
+    /// /queue with --no-nudge.
+    NoQueue,
+    /// /queue while the watch does not stand.
+    QueueUnknown(Unknown),
     /// The path has other methods.
     MethodNotAllowed(&'static str),
     /// No Content-Length.
@@ -318,8 +336,19 @@ impl ApiError {
             Self::BrokenBody(_) => plain(400, "the body is shorter than its Content-Length; send all of it"),
             Self::NotFound => plain(
                 404,
-                "no such path; there are POST /img-classification/free and /img-classification/premium, GET /config, /healthz and /readyz",
+                "no such path; there are POST /img-classification/free and /img-classification/premium, GET /config, /queue, /healthz and /readyz",
             ),
+            Self::NoQueue => plain(404, "the queue is not watched; start the server without --no-nudge"),
+            Self::QueueUnknown(why) => {
+                let sentence = match why {
+                    Unknown::Starting => "the queue is not known yet; try again in a moment",
+                    Unknown::Failing => "the queue is not known: Kubernetes cannot be watched; try again later",
+                    Unknown::Forbidden => {
+                        "the server lacks the permission to watch Jobs in free-service; kubectl apply -f k8s/rbac.yaml"
+                    }
+                };
+                (503, sentence.to_owned(), Some(RETRY_SOON))
+            }
             Self::MethodNotAllowed(methods) => (405, format!("this path takes {methods} only"), None),
             Self::LengthRequired => plain(411, "the request has no Content-Length; send one with the body"),
             Self::BodyTooLarge => (413, format!("the body is over {BODY_LIMIT} bytes; send only the dataset"), None),
@@ -480,6 +509,8 @@ mod tests {
             ("POST", "/img-classification/premium?x=1", 0),
             ("GET", "/config", 0),
             ("HEAD", "/config", 0),
+            ("GET", "/queue?x", 0),
+            ("PUT", "/queue", 405),
             ("GET", "/healthz", 0),
             ("HEAD", "/readyz", 0),
             ("GET", "/img-classification/free", 405),
@@ -499,5 +530,6 @@ mod tests {
             let seen = Route::parse(method, target).map_or_else(|error| error.into_reply().status, |_| 0);
             assert_eq!(seen, status, "{method} {target}");
         }
+        assert!(Route::Readyz.asks_kubernetes() && !Route::Queue.asks_kubernetes(), "who waits for a worker");
     }
 }

@@ -12,7 +12,7 @@ use signal_hook::iterator::Signals;
 
 use crate::cli::Options;
 use crate::report::one_line;
-use crate::{Env, gate, handler, http, kube, local, premium, service, setup, signals};
+use crate::{Env, gate, handler, http, kube, local, nudge, premium, service, setup, signals};
 
 /// What is in flight at a stop gets this long: the default deadline of a Kubernetes operation.
 const STOP_LIMIT: Duration = Duration::from_secs(10);
@@ -42,7 +42,8 @@ pub fn run(options: &Options, env: Env<'_>) -> Result<(), StartError> {
     }
     let premium = options.premium_token_file.as_deref().map(premium::Token::read).transpose();
     let premium = premium.map_err(StartError::PremiumToken)?;
-    let app = Arc::new(handler::App { kube, jobs: options.jobs.clone(), premium });
+    let queue = options.nudge.then(nudge::Nudge::default);
+    let app = Arc::new(handler::App { kube, jobs: options.jobs.clone(), premium, queue });
     let limits = gate::Limits::from_descriptors(options.posts_per_minute);
     let inner = Arc::new(http::Inner::bind(limits.forwards()).map_err(StartError::Inner)?);
     // A request may wait for a worker as long as it may then take.
@@ -68,7 +69,13 @@ pub fn run(options: &Options, env: Env<'_>) -> Result<(), StartError> {
     }
     let _ = writeln!(io::stderr(), "listening on http://{}", gate.address());
     service::ready();
+    if app.queue.is_some()
+        && let Err(error) = nudge::start(&app)
+    {
+        log::warn!("no threads to watch the queue with: {error}; Kubernetes itself starts the Jobs that wait");
+    }
     inner.serve(&app, kube_timeout).map_err(StartError::Threads)?;
+    app.queue.iter().for_each(nudge::Nudge::stop);
     app.kube.close();
     Ok(())
 }
