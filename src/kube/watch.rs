@@ -1,6 +1,6 @@
 //! A watch that goes on for ever: a list, then what changes from there, over one connection.
 //!
-//! Memory is bounded: an event is read as it streams by, a list in pages, and nothing is kept here but a version.
+//! Memory is bounded: events are read one by one, a list in pages, and nothing is kept here but a version.
 //! See <https://kubernetes.io/docs/reference/using-api/api-concepts/#efficient-detection-of-changes>.
 
 use std::io::{BufRead, BufReader, Read};
