@@ -83,6 +83,13 @@ const PREMIUM_TOKEN_FILE: Opt = Opt {
     default: "none: premium is open to all",
     help: "file with the bearer token that POSTs to premium must carry",
 };
+const NO_NUDGE: Opt = Opt {
+    name: "no-nudge",
+    value: "",
+    env: "NO_NUDGE",
+    default: "off",
+    help: "do not watch the free tier and start the oldest Job that waits when there is room; GET /queue is off, too",
+};
 const LOG_LEVEL: Opt = Opt {
     name: "log-level",
     value: "LEVEL",
@@ -155,6 +162,7 @@ const SERVE: Verb = Verb {
         &KUBE_TIMEOUT,
         &POSTS_PER_MINUTE,
         &PREMIUM_TOKEN_FILE,
+        &NO_NUDGE,
         &LOG_LEVEL,
     ],
 };
@@ -252,6 +260,8 @@ pub struct Options {
     pub posts_per_minute: u32,
     /// --premium-token-file
     pub premium_token_file: Option<PathBuf>,
+    /// Not --no-nudge.
+    pub nudge: bool,
     /// The least level that is logged.
     pub log_level: LevelFilter,
 }
@@ -271,6 +281,10 @@ impl Options {
             match &self.premium_token_file {
                 Some(path) => format!("premium-token-file: {}", path.display()),
                 None => "premium-token-file: none, premium is open to all".to_owned(),
+            },
+            match self.nudge {
+                true => "nudge: when the free tier has room, the oldest Job that waits is started".to_owned(),
+                false => "nudge: off".to_owned(),
             },
             format!("log-level: {}", self.log_level.as_str().to_ascii_lowercase()),
         ]
@@ -480,7 +494,7 @@ fn local(given: &Given<'_>) -> Result<Option<local::Settings>, UsageError> {
     let wanted = match (given.flag(&LOCAL), other) {
         (Some(_), Some(other)) => return Err(UsageError::Conflict(LOCAL.name, other.name)),
         (None, Some(_)) => false,
-        (_, None) => given.value(&LOCAL, "1 or 0", switch)?.expect(CHECKED),
+        (_, None) => switched(given, &LOCAL)?,
     };
     let job_seconds = given.value(&LOCAL_JOB_SECONDS, "a number of seconds from 1 to 3600", |text| {
         u32::try_from(number(text, 1, LOCAL_JOB_SECONDS_MOST)?).ok()
@@ -526,8 +540,14 @@ fn options(given: &Given<'_>) -> Result<Options, UsageError> {
         local: local(given)?,
         posts_per_minute: posts.expect(CHECKED),
         premium_token_file,
+        nudge: !switched(given, &NO_NUDGE)?,
         log_level: log_level.expect(CHECKED),
     })
+}
+
+/// Whether a switch is set.
+fn switched(given: &Given<'_>, opt: &Opt) -> Result<bool, UsageError> {
+    Ok(given.value(opt, "1 or 0", switch)?.expect(CHECKED))
 }
 
 fn switch(text: &str) -> Option<bool> {

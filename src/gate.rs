@@ -112,7 +112,7 @@ pub struct Door {
 
 struct Shared {
     address: SocketAddr,
-    http: Arc<Http>,
+    http: Http,
     /// A byte here ends the accepting.
     wake: UnixStream,
     connections_most: usize,
@@ -131,7 +131,7 @@ impl Gate {
     ///
     /// # Errors
     /// It is none.
-    pub fn new(socket: Socket, limits: Limits, http: Arc<Http>) -> io::Result<(Self, Door)> {
+    pub fn new(socket: Socket, limits: Limits, http: Http) -> io::Result<(Self, Door)> {
         let (listener, shared_socket) = match socket {
             Socket::Own(listener) => (listener, false),
             Socket::Inherited(listener) => (listener, true),

@@ -13,8 +13,10 @@ use crate::crew::Crew;
 use crate::flight::Flight;
 use crate::job::{self, Dataset, Manifests, Tier};
 use crate::kube::{self, CredentialError};
+use crate::nudge::Nudge;
 use crate::pods;
 use crate::premium::Token;
+use crate::queue::Unknown;
 
 /// Longest request body, in bytes: forty times what a good one needs.
 pub const BODY_LIMIT: usize = 1024;
@@ -36,6 +38,8 @@ pub struct App {
     manifests: Manifests,
     /// What premium requests must carry; none: premium is open.
     pub premium: Option<Token>,
+    /// The free tier's queue, as it is watched; none with --no-nudge.
+    pub queue: Option<Nudge>,
     /// Those that ask Kubernetes.
     pub crew: Crew,
     /// How long a request waits for a place among them: its caller has then given up, and its Job would be nobody's.
@@ -53,6 +57,7 @@ impl App {
         kube: kube::Client,
         jobs: &job::Settings,
         premium: Option<Token>,
+        queue: Option<Nudge>,
         crew: usize,
         patience: Duration,
     ) -> Self {
@@ -60,6 +65,7 @@ impl App {
             kube,
             manifests: Manifests::new(jobs),
             premium,
+            queue,
             crew: Crew::new(crew),
             patience,
             lists: Flight::default(),
@@ -90,6 +96,8 @@ pub enum Route {
     CreateJob(Tier),
     /// GET /config
     ListPods,
+    /// GET /queue
+    Queue,
     /// GET /healthz
     Healthz,
     /// GET /readyz
@@ -114,13 +122,14 @@ impl Route {
             ("POST",         "/img-classification/free")    => Ok(Self::CreateJob(Tier::Free)),
             ("POST",         "/img-classification/premium") => Ok(Self::CreateJob(Tier::Premium)),
             ("GET" | "HEAD", "/config")                     => Ok(Self::ListPods),
+            ("GET" | "HEAD", "/queue")                      => Ok(Self::Queue),
             ("GET" | "HEAD", "/healthz")                    => Ok(Self::Healthz),
             ("GET" | "HEAD", "/readyz")                     => Ok(Self::Readyz),
 
             (method, _) if !METHODS.contains(&method)       => Err(ApiError::UnknownMethod),
             (_, "/img-classification/free")                 => Err(ApiError::MethodNotAllowed(POST)),
             (_, "/img-classification/premium")              => Err(ApiError::MethodNotAllowed(POST)),
-            (_, "/config" | "/healthz" | "/readyz")         => Err(ApiError::MethodNotAllowed(GET)),
+            (_, "/config" | "/queue" | "/healthz" | "/readyz") => Err(ApiError::MethodNotAllowed(GET)),
             _                                               => Err(ApiError::NotFound),
         }
     }
@@ -145,7 +154,7 @@ impl Route {
 
     /// The request waits for Kubernetes.
     pub fn asks_kubernetes(self) -> bool {
-        !matches!(self, Self::Healthz)
+        !matches!(self, Self::Healthz | Self::Queue)
     }
 
     /// The call that the route and its body make.
@@ -156,6 +165,7 @@ impl Route {
         Ok(match self {
             Self::CreateJob(tier) => Call::CreateJob(tier, dataset(body)?),
             Self::ListPods => Call::ListPods,
+            Self::Queue => Call::Queue,
             Self::Healthz => Call::Healthz,
             Self::Readyz => Call::Readyz,
         })
@@ -169,6 +179,8 @@ pub enum Call {
     CreateJob(Tier, Dataset),
     /// List all pods.
     ListPods,
+    /// Show who waits.
+    Queue,
     /// Say that the process serves.
     Healthz,
     /// Say whether Kubernetes answers.
@@ -185,6 +197,10 @@ pub fn handle(app: &App, call: Call) -> Result<Reply, ApiError> {
         Call::ListPods => {
             let (body, count) = app.lists.join(|| app.list()).unwrap_or(Err(ApiError::Panicked))?;
             Ok(Reply { note: format!("{count} pods"), ..Reply::new(200, body) })
+        }
+        Call::Queue => {
+            let queue = app.queue.as_ref().ok_or(ApiError::NoQueue)?;
+            Ok(Reply::json(200, &queue.show().map_err(ApiError::QueueUnknown)?))
         }
         Call::Healthz => Ok(Reply::json(200, &json!({ "status": "ok" }))),
         Call::Readyz => match app.ask(None, kube::Client::ready) {
@@ -297,6 +313,10 @@ pub enum ApiError {
     BadBody(&'static str),
     /// No such path.
     NotFound,
+    /// /queue with --no-nudge.
+    NoQueue,
+    /// /queue while the watch does not stand.
+    QueueUnknown(Unknown),
     /// The path has other methods.
     MethodNotAllowed(&'static str),
     /// No Content-Length.
@@ -359,8 +379,19 @@ impl ApiError {
             }
             Self::NotFound => plain(
                 404,
-                "no such path; there are POST /img-classification/free and /img-classification/premium, GET /config, /healthz and /readyz",
+                "no such path; there are POST /img-classification/free and /img-classification/premium, GET /config, /queue, /healthz and /readyz",
             ),
+            Self::NoQueue => plain(404, "the queue is not watched; start the server without --no-nudge"),
+            Self::QueueUnknown(why) => {
+                let sentence = match why {
+                    Unknown::Starting => "the queue is not known yet; try again in a moment",
+                    Unknown::Failing => "the queue is not known: Kubernetes cannot be watched; try again later",
+                    Unknown::Forbidden => {
+                        "the server lacks the permission to watch Jobs in free-service; kubectl apply -f k8s/rbac.yaml"
+                    }
+                };
+                (503, sentence.to_owned(), Some(RETRY_SOON))
+            }
             Self::MethodNotAllowed(methods) => (405, format!("this path takes {methods} only"), None),
             Self::LengthRequired => plain(411, "the request has no Content-Length; send one with the body"),
             Self::BodyTooLarge => (413, format!("the body is over {BODY_LIMIT} bytes; send only the dataset"), None),
@@ -518,6 +549,8 @@ mod tests {
             ("POST", "/img-classification/premium?x=1", 0),
             ("GET", "/config", 0),
             ("HEAD", "/config", 0),
+            ("GET", "/queue?x", 0),
+            ("PUT", "/queue", 405),
             ("GET", "/healthz", 0),
             ("HEAD", "/readyz", 0),
             ("GET", "/img-classification/free", 405),
@@ -537,5 +570,6 @@ mod tests {
             let seen = Route::parse(method, target).map_or_else(|error| error.into_reply().status, |_| 0);
             assert_eq!(seen, status, "{method} {target}");
         }
+        assert!(Route::Readyz.asks_kubernetes() && !Route::Queue.asks_kubernetes(), "who waits for a worker");
     }
 }

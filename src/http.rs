@@ -20,7 +20,7 @@ const PATH_SHOWN: usize = 200;
 
 /// What answers requests.
 pub struct Http {
-    app: App,
+    app: Arc<App>,
     /// Requests that wait for Kubernetes, and the most of them.
     open: AtomicUsize,
     open_most: usize,
@@ -34,13 +34,8 @@ pub struct Answer {
 
 impl Http {
     /// At most `open_most` requests wait for Kubernetes at a time, so that others still find a connection.
-    pub fn new(app: App, open_most: usize) -> Self {
+    pub fn new(app: Arc<App>, open_most: usize) -> Self {
         Self { app, open: AtomicUsize::new(0), open_most }
-    }
-
-    /// The cluster, and what is the same for all requests.
-    pub fn app(&self) -> &App {
-        &self.app
     }
 
     /// The answer to a request; `is_last` if its connection ends with it.

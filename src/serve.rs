@@ -11,7 +11,7 @@ use signal_hook::iterator::Signals;
 
 use crate::cli::Options;
 use crate::report::one_line;
-use crate::{Env, gate, handler, http, kube, local, premium, service, setup, signals};
+use crate::{Env, gate, handler, http, kube, local, nudge, premium, service, setup, signals};
 
 /// What is in flight at a stop gets this long: the default deadline of a Kubernetes operation.
 const STOP_LIMIT: Duration = Duration::from_secs(10);
@@ -45,30 +45,37 @@ pub fn run(options: &Options, env: Env<'_>) -> Result<(), StartError> {
     }
     let premium = options.premium_token_file.as_deref().map(premium::Token::read).transpose();
     let premium = premium.map_err(StartError::PremiumToken)?;
-    let app = handler::App::new(kube, &options.jobs, premium, CREW, kube_timeout);
+    let queue = options.nudge.then(nudge::Nudge::default);
+    let app = Arc::new(handler::App::new(kube, &options.jobs, premium, queue, CREW, kube_timeout));
     let limits = gate::Limits::from_descriptors(options.posts_per_minute);
-    let http = Arc::new(http::Http::new(app, limits.waiting()));
+    let http = http::Http::new(Arc::clone(&app), limits.waiting());
     let bind = |source| StartError::Bind { address: options.listen.clone(), source };
     let socket = match service::inherited_socket().map_err(StartError::Inherited)? {
         Some(listener) => gate::Socket::Inherited(listener),
         None => gate::Socket::Own(TcpListener::bind(&options.listen).map_err(bind)?),
     };
-    let (gate, door) = gate::Gate::new(socket, limits, Arc::clone(&http)).map_err(bind)?;
+    let (gate, door) = gate::Gate::new(socket, limits, http).map_err(bind)?;
     door.open().map_err(StartError::Threads)?;
     // Not before: a start that fails must not leave a plugin running.
-    http.app().kube.prepare();
-    let (alive, watched) = (Arc::clone(&http), gate.clone());
-    let is_alive = move || alive.app().crew.is_alive(kube_timeout + CREW_SLACK);
+    app.kube.prepare();
+    let (alive, watched) = (Arc::clone(&app), gate.clone());
+    let is_alive = move || alive.crew.is_alive(kube_timeout + CREW_SLACK);
     service::feed_watchdog(gate.address(), is_alive, move || watched.is_closing()).map_err(StartError::Threads)?;
     for line in configuration {
         let _ = writeln!(io::stderr(), "{}", one_line(&line));
     }
     let _ = writeln!(io::stderr(), "listening on http://{}", gate.address());
     service::ready();
+    if app.queue.is_some()
+        && let Err(error) = nudge::start(&app)
+    {
+        log::warn!("no threads to watch the queue with: {error}; Kubernetes itself starts the Jobs that wait");
+    }
     signals.forever().next();
     service::stopping();
     gate.close(STOP_LIMIT);
-    http.app().kube.close();
+    app.queue.iter().for_each(nudge::Nudge::stop);
+    app.kube.close();
     Ok(())
 }
 

@@ -18,7 +18,7 @@ const FILES: [&str; 4] = [
 ];
 
 /// The widest topic in what [`run`] says: a kind, a namespace and a name.
-pub const TOPIC_WIDTH: usize = "rolebinding free-service/img-classification-jobs".len();
+pub const TOPIC_WIDTH: usize = "rolebinding free-service/img-classification-queue".len();
 
 /// How long a namespace that is just being deleted may take for it: its pods have 30 s to end, and Kubernetes looks again
 /// after ever longer pauses; over a minute has been seen.
@@ -235,8 +235,8 @@ mod tests {
             paths[..2],
             ["/api/v1/namespaces/free-service", "/api/v1/namespaces/free-service/resourcequotas/free-cpu"]
         );
-        let jobs = "/apis/rbac.authorization.k8s.io/v1/namespaces/default/rolebindings/img-classification-jobs";
-        assert_eq!(paths.last().map(String::as_str), Some(jobs));
+        let queue = "/apis/rbac.authorization.k8s.io/v1/namespaces/free-service/rolebindings/img-classification-queue";
+        assert_eq!(paths.last().map(String::as_str), Some(queue));
         assert!(objects.iter().all(|object| topic(object).len() <= TOPIC_WIDTH));
     }
 

@@ -42,7 +42,7 @@ fn setup_prints_its_yaml_without_any_cluster() {
         assert!(end.stdout.contains(&text), "{file} is not in\n{}", end.stdout);
     }
     let documents = serde_yaml::Deserializer::from_str(&end.stdout);
-    assert_eq!(documents.count(), 10);
+    assert_eq!(documents.count(), 12);
 }
 
 #[test]

@@ -189,6 +189,7 @@ fn a_healthy_cluster_is_all_ok_in_plain_lines_and_nothing_is_changed() {
         "permission",
         "permission",
         "permission",
+        "permission",
         "namespace",
         "quota",
         "quota",
@@ -358,6 +359,13 @@ fn what_this_identity_may_not_do_is_named_with_its_fix() {
             |r| asks(r, "list", "pods", &Value::Null).then(denied)?,
             "FAIL permission: ",
             "may not list pods in all namespaces",
+            grant,
+        ),
+        (
+            "no touching",
+            |r| asks(r, "patch", "jobs", &json!("free-service")).then(denied)?,
+            "warning permission: ",
+            "may not patch jobs.batch in free-service; without it a free slot waits",
             grant,
         ),
         (

@@ -22,6 +22,7 @@ fuzz_target!(|input: &[u8]| {
         Route::CreateJob(Tier::Free) => "POST /img-classification/free",
         Route::CreateJob(Tier::Premium) => "POST /img-classification/premium",
         Route::ListPods => "GET /config",
+        Route::Queue => "GET /queue",
         Route::Healthz => "GET /healthz",
         Route::Readyz => "GET /readyz",
     };
@@ -37,6 +38,7 @@ fuzz_target!(|input: &[u8]| {
             refused(error, &[400]);
         }
         (Route::ListPods, Ok(Call::ListPods))
+        | (Route::Queue, Ok(Call::Queue))
         | (Route::Healthz, Ok(Call::Healthz))
         | (Route::Readyz, Ok(Call::Readyz)) => {}
         (route, call) => panic!("{route:?} became {call:?}"),

@@ -29,6 +29,10 @@ mod tls;
 mod types;
 #[path = "../../src/kube/user.rs"]
 mod user;
+#[path = "../../src/kube/watch.rs"]
+mod watch;
+#[path = "../../src/kube/watched.rs"]
+mod watched;
 #[path = "../../src/kube/yaml.rs"]
 mod yaml;
 
@@ -36,6 +40,8 @@ pub use client::Client;
 pub use error::{ConfigError, CredentialError, Error, Status, TlsError, chain};
 pub use kubeconfig::{Cluster, Sources};
 pub use types::{Pod, read_pod_list};
+pub use watch::News;
+pub use watched::{JobState, Watched};
 
 use std::io;
 use std::path::Path;

@@ -17,6 +17,15 @@ const PREMIUM: Option<&str> = Some(Tier::Premium.namespace());
 const SERVER: [Permission; 3] =
     [("create", "batch", "jobs", FREE), ("create", "batch", "jobs", PREMIUM), ("list", "", "pods", None)];
 
+/// What starts the oldest Job that waits and shows the queue.
+const QUEUE: [Permission; 5] = [
+    ("list", "batch", "jobs", FREE),
+    ("watch", "batch", "jobs", FREE),
+    ("patch", "batch", "jobs", FREE),
+    ("list", "", "resourcequotas", FREE),
+    ("watch", "", "resourcequotas", FREE),
+];
+
 /// What `clean` does besides.
 const CLEAN: [Permission; 8] = [
     ("list", "batch", "jobs", FREE),
@@ -46,21 +55,38 @@ pub fn look(kube: &Client) -> Result<Vec<Finding>, Error> {
             Some(reason) => Finding::fail("permission", format!("may not {}{reason}", in_words(permission)), GRANT),
         });
     }
-    let mut missing = Vec::new();
-    for permission in CLEAN {
-        if refusal(kube, permission)?.is_some() {
-            missing.push(in_words(permission));
-        }
-    }
-    findings.push(match missing.as_slice() {
-        [] => Finding::ok("permission", "may do what `clean` needs, too"),
-        missing => Finding::warning(
+    let queue = missing(kube, &QUEUE)?;
+    findings.push(if queue.is_empty() {
+        Finding::ok("permission", "may watch the free tier's queue and start who waits")
+    } else {
+        let text = format!(
+            "may not {queue}; without it a free slot waits for Kubernetes' own retry, and GET /queue has nothing to show"
+        );
+        Finding::warning("permission", text, GRANT)
+    });
+    let clean = missing(kube, &CLEAN)?;
+    findings.push(if clean.is_empty() {
+        Finding::ok("permission", "may do what `clean` needs, too")
+    } else {
+        let text = format!("may not {clean}; `clean` needs that, the server does not");
+        Finding::warning(
             "permission",
-            format!("may not {}; `clean` needs that, the server does not", missing.join(", ")),
+            text,
             "img-classification clean --kubeconfig FILE, with an administrator's kubeconfig",
-        ),
+        )
     });
     Ok(findings)
+}
+
+/// Those that are missing, in words.
+fn missing(kube: &Client, permissions: &[Permission]) -> Result<String, Error> {
+    let mut missing = Vec::new();
+    for permission in permissions {
+        if refusal(kube, *permission)?.is_some() {
+            missing.push(in_words(*permission));
+        }
+    }
+    Ok(missing.join(", "))
 }
 
 /// The reason why not, if not; Kubernetes may give none.

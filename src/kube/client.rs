@@ -47,7 +47,7 @@ const INPUT_BUFFER: usize = 16 * 1024;
 const OUTPUT_BUFFER: usize = 8 * 1024;
 
 /// RFC 3986, section 2.3: what a value in a query may hold as it is, besides letters and digits.
-const UNRESERVED: &[u8] = b"-._~";
+pub(super) const UNRESERVED: &[u8] = b"-._~";
 
 /// The media type of what we write.
 pub(super) const JSON: &str = "application/json";
@@ -181,6 +181,27 @@ impl Client {
                 }
             }
             call.tries += 1;
+        }
+    }
+
+    /// One try, and a second with another credential if the first is refused: for what runs in the background with pauses
+    /// of its own. It neither asks nor opens the circuit. With `anew` it is made on a new connection.
+    pub(super) fn once<T>(
+        &self,
+        timeout: Duration,
+        anew: bool,
+        mut operation: impl FnMut(&Call<'_>) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let deadline = Instant::now() + timeout;
+        let credential = self.credentials.get(deadline)?;
+        let mut call = Call { client: self, credential, deadline, tries: u32::from(anew) };
+        match operation(&call) {
+            Err(error) if error.unauthorized() => {
+                let Some(credential) = self.credentials.renew(&call.credential, deadline)? else { return Err(error) };
+                call.credential = credential;
+                operation(&call)
+            }
+            outcome => outcome,
         }
     }
 
@@ -387,7 +408,7 @@ fn pause(error: &Error, tries: u32) -> Option<Duration> {
 }
 
 /// Three to five quarters of a pause, so that requests that failed together do not come back together.
-fn jitter(pause: Duration) -> Duration {
+pub(super) fn jitter(pause: Duration) -> Duration {
     let mut byte = [128u8];
     // Without randomness the pause is as good, only the same for all.
     let _ = getrandom::getrandom(&mut byte);
@@ -395,7 +416,7 @@ fn jitter(pause: Duration) -> Duration {
 }
 
 /// What ureq's error means for us.
-fn failure(url: &str, error: ureq::Error) -> Error {
+pub(super) fn failure(url: &str, error: ureq::Error) -> Error {
     let url = url.to_owned();
     match error {
         ureq::Error::Io(error) => broken(url, error),
@@ -413,7 +434,7 @@ fn failure(url: &str, error: ureq::Error) -> Error {
 }
 
 /// An I/O error may hold an error of ureq's or of rustls's within.
-fn broken(url: String, error: io::Error) -> Error {
+pub(super) fn broken(url: String, error: io::Error) -> Error {
     let inner = error.get_ref();
     if inner.is_some_and(|inner| inner.is::<rustls::Error>()) {
         return Error::Untrusted { url, source: ureq::Error::Io(error) };

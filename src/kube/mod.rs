@@ -24,6 +24,8 @@ mod proxy;
 mod tls;
 mod types;
 mod user;
+mod watch;
+mod watched;
 mod yaml;
 
 pub use client::Client;
@@ -31,6 +33,8 @@ pub use error::{ConfigError, CredentialError, Error, Status, TlsError, chain};
 pub use kubeconfig::{Cluster, Sources};
 pub use objects::Verb;
 pub use types::Pod;
+pub use watch::News;
+pub use watched::{JobState, Watched};
 pub use yaml::documents;
 
 use std::fs::File;

@@ -313,6 +313,7 @@ pub struct Watch {
     /// Tables are wanted, and whether with whole objects.
     table: Option<bool>,
     version: u64,
+    wants_bookmark: bool,
     until: Instant,
     /// What was there already.
     first: Vec<Object>,
@@ -335,7 +336,8 @@ impl Watch {
         let limit = request.query("timeoutSeconds").parse().map_or(WATCH_MOST, Duration::from_secs).min(WATCH_MOST);
         let table = request.wants_table().then(|| request.query("includeObject") == "Object");
         let (cluster, space, until) = (Arc::clone(cluster), space.to_owned(), Instant::now() + limit);
-        Ok(Self { cluster, resource, space, selector, table, version, until, first })
+        let wants_bookmark = table.is_none() && request.query("allowWatchBookmarks") == "true";
+        Ok(Self { cluster, resource, space, selector, table, version, wants_bookmark, until, first })
     }
 
     /// The next lines; empty if nothing happened within `patience`, none at the end.
@@ -345,14 +347,19 @@ impl Watch {
             return Some(first.iter().flat_map(|object| self.line("ADDED", object)).collect());
         }
         if Instant::now() >= self.until {
-            return None;
+            // A bookmark is the last word of a watch that ends in good order, and only if it is wanted.
+            let mark =
+                std::mem::take(&mut self.wants_bookmark).then(|| json!({"resourceVersion": self.version.to_string()}));
+            let (kind, version) = (self.resource.kind, self.resource.api_version());
+            return mark.map(|mark| event("BOOKMARK", &json!({"kind": kind, "apiVersion": version, "metadata": mark})));
         }
         let cluster = Arc::clone(&self.cluster);
-        let store = cluster.wait(self.version, Instant::now() + patience)?;
+        let store = cluster.wait(self.version, self.until.min(Instant::now() + patience))?;
         let Some(changes) = store.since(self.version) else {
             self.until = Instant::now();
+            self.wants_bookmark = false;
             let gone = Refusal::new(410, "Expired", format!("too old resource version: {}", self.version)).into_json();
-            return Some(format!("{}\n", json!({"type": "ERROR", "object": gone})).into_bytes());
+            return Some(event("ERROR", &gone));
         };
         let is_ours = |change: &&store::Change| {
             change.plural == self.resource.plural
@@ -369,8 +376,13 @@ impl Watch {
             Some(with_objects) => table::table(self.resource, std::slice::from_ref(object), with_objects),
             None => Value::clone(object),
         };
-        format!("{}\n", json!({"type": kind, "object": shown})).into_bytes()
+        event(kind, &shown)
     }
+}
+
+/// A line of a watch.
+fn event(kind: &str, object: &Value) -> Vec<u8> {
+    format!("{}\n", json!({"type": kind, "object": object})).into_bytes()
 }
 
 /// What the classifier would have printed by now.

@@ -13,6 +13,7 @@ mod support;
 
 mod commands;
 mod in_cluster;
+mod queue;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -447,7 +448,7 @@ fn the_role_is_enough_and_nothing_more() {
     };
     for args in [
         &["get", "secrets", "-n", "default"][..],
-        &["get", "jobs", "-n", FREE],
+        &["get", "jobs", "-n", PREMIUM],
         &["delete", "jobs", "--all", "-n", FREE],
         &["delete", "pods", "--all", "-n", FREE],
         &["get", "nodes"],
@@ -462,6 +463,12 @@ fn the_role_is_enough_and_nothing_more() {
         ("create", "jobs", "kube-system", false),
         ("delete", "jobs", FREE, false),
         ("get", "jobs", FREE, false),
+        ("watch", "jobs", FREE, true),
+        ("patch", "jobs", FREE, true),
+        ("watch", "resourcequotas", FREE, true),
+        ("patch", "resourcequotas", FREE, false),
+        ("update", "jobs", FREE, false),
+        ("watch", "jobs", PREMIUM, false),
         ("patch", "jobs", PREMIUM, false),
         ("create", "pods", FREE, false),
         ("delete", "pods", PREMIUM, false),

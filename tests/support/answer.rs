@@ -3,6 +3,7 @@
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use serde_json::{Value, json};
+use std::collections::VecDeque;
 use std::io::Write;
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
@@ -33,6 +34,8 @@ pub enum Answer {
     Slowly(Duration, Box<Answer>),
     /// A kept-alive connection that the server closes right after its answer.
     ThenClose(Box<Answer>),
+    /// A 200 whose body comes when the test sends it.
+    Stream(Stream),
 }
 
 /// What happens to one connection before its first request is read whole.
@@ -48,6 +51,16 @@ pub enum Accept {
 /// Closed until the test opens it, then open for ever.
 #[derive(Clone, Default)]
 pub struct Gate(Arc<(Mutex<bool>, Condvar)>);
+
+/// A body in chunks, as a watch has it: the test's end of it.
+#[derive(Clone, Default)]
+pub struct Stream(Arc<(Mutex<Pieces>, Condvar)>);
+
+#[derive(Default)]
+struct Pieces {
+    waiting: VecDeque<Vec<u8>>,
+    is_over: bool,
+}
 
 /// An answer as bytes: what it says and how it is framed.
 #[derive(Clone)]
@@ -67,6 +80,25 @@ impl Gate {
 
     pub fn wait(&self) {
         drop(self.0.1.wait_while(self.0.0.lock().unwrap(), |open| !*open).unwrap());
+    }
+}
+
+impl Stream {
+    pub fn send(&self, bytes: impl Into<Vec<u8>>) {
+        self.0.0.lock().unwrap().waiting.push_back(bytes.into());
+        self.0.1.notify_all();
+    }
+
+    /// The body ends in good order.
+    pub fn end(&self) {
+        self.0.0.lock().unwrap().is_over = true;
+        self.0.1.notify_all();
+    }
+
+    /// The next piece, as soon as there is one; none at the end.
+    pub fn next(&self) -> Option<Vec<u8>> {
+        let waits = |pieces: &mut Pieces| pieces.waiting.is_empty() && !pieces.is_over;
+        self.0.1.wait_while(self.0.0.lock().unwrap(), waits).unwrap().waiting.pop_front()
     }
 }
 

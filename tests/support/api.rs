@@ -318,6 +318,20 @@ fn give(
             std::thread::sleep(time);
             give(*answer, request, shared, stream, raw)
         }
+        Answer::Stream(pieces) => {
+            stream.write_all(
+                b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n",
+            )?;
+            stream.flush()?;
+            while let Some(piece) = pieces.next() {
+                stream.write_all(format!("{:x}\r\n", piece.len()).as_bytes())?;
+                stream.write_all(&piece)?;
+                stream.write_all(b"\r\n")?;
+                stream.flush()?;
+            }
+            stream.write_all(b"0\r\n\r\n")?;
+            stream.flush().map(|()| true)
+        }
         Answer::ThenClose(answer) => give(*answer, request, shared, stream, raw).map(|_| false),
     }
 }
