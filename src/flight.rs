@@ -4,11 +4,21 @@
 //! is older than his question, and there is never more than one at a time.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
 /// Work whose result is shared.
 pub struct Flight<T> {
     state: Mutex<State<T>>,
     landed: Condvar,
+}
+
+/// Why there is no result.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Missed {
+    /// The round had not begun in time.
+    Late,
+    /// It panicked, in another thread.
+    Panicked,
 }
 
 /// The result of one round; none if it panicked.
@@ -27,25 +37,38 @@ impl<T> Default for Flight<T> {
 }
 
 impl<T: Clone> Flight<T> {
-    /// The result of a round that begins after this call: of `work`, or of another caller's. None if that one panicked.
-    pub fn join(&self, work: impl FnOnce() -> T) -> Option<T> {
+    /// The result of a round that begins after this call, and before `patience` is over: of `work`, which is told what is left of
+    /// it, or of another caller's.
+    ///
+    /// # Errors
+    /// [`Missed`]
+    pub fn join(&self, patience: Duration, work: impl FnOnce(Duration) -> T) -> Result<T, Missed> {
+        let deadline = Instant::now() + patience;
         let mut state = self.lock();
         let round = Arc::clone(&state.next);
         loop {
             if let Some(result) = round.get() {
-                return result.clone();
+                return result.clone().ok_or(Missed::Panicked);
             }
             if !state.flying {
                 break;
             }
-            state = self.landed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            let left = deadline.saturating_duration_since(Instant::now());
+            state = if !Arc::ptr_eq(&state.next, &round) {
+                // It has begun, and ends by a deadline of its own.
+                self.landed.wait(state).unwrap_or_else(PoisonError::into_inner)
+            } else if left.is_zero() {
+                return Err(Missed::Late);
+            } else {
+                self.landed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0
+            };
         }
         // Whoever comes from here on is too late for this round.
         (state.flying, state.next) = (true, Arc::default());
         drop(state);
         let _landing = Landing { flight: self, round: &round };
-        let result = work();
-        round.get_or_init(|| Some(result)).clone()
+        let result = work(deadline.saturating_duration_since(Instant::now()));
+        round.get_or_init(|| Some(result)).clone().ok_or(Missed::Panicked)
     }
 }
 
@@ -78,6 +101,8 @@ mod tests {
 
     use super::*;
 
+    const LONG: Duration = Duration::from_secs(60);
+
     /// Who waits for the round that has not begun yet.
     fn waiting<T>(flight: &Flight<T>) -> usize {
         Arc::strong_count(&flight.lock().next) - 1
@@ -86,34 +111,53 @@ mod tests {
     #[test]
     fn those_who_come_meanwhile_share_the_next_round_and_none_gets_an_older_one() {
         let (flight, rounds) = (Flight::default(), AtomicUsize::new(0));
-        let work = || rounds.fetch_add(1, Ordering::SeqCst);
+        let work = |_| rounds.fetch_add(1, Ordering::SeqCst);
         let (go, gone) = mpsc::channel();
         let gone = Mutex::new(gone);
         thread::scope(|scope| {
-            let flying =
-                || flight.join(|| gone.lock().expect("no panic").recv().map(|()| work()).expect("the test lets it go"));
+            let flying = || {
+                flight.join(LONG, |_| {
+                    gone.lock().expect("no panic").recv().map(|()| work(LONG)).expect("the test lets it go")
+                })
+            };
             let first = scope.spawn(flying);
             while !flight.lock().flying {
                 thread::yield_now();
             }
-            let others: Vec<_> = (0..10).map(|_| scope.spawn(|| flight.join(work))).collect();
+            let others: Vec<_> = (0..10).map(|_| scope.spawn(|| flight.join(LONG, work))).collect();
             while waiting(&flight) < others.len() {
                 thread::yield_now();
             }
             go.send(()).expect("it waits");
-            assert_eq!(first.join().expect("no panic"), Some(0));
+            assert_eq!(first.join().expect("no panic"), Ok(0));
             for other in others {
-                assert_eq!(other.join().expect("no panic"), Some(1));
+                assert_eq!(other.join().expect("no panic"), Ok(1));
             }
         });
-        assert_eq!(flight.join(work), Some(2));
+        assert_eq!(flight.join(LONG, work), Ok(2));
+    }
+
+    #[test]
+    fn who_waits_in_vain_for_the_next_round_gives_up_and_who_shares_one_that_has_begun_does_not() {
+        let flight = Flight::default();
+        let (go, gone) = mpsc::channel();
+        let gone = Mutex::new(gone);
+        thread::scope(|scope| {
+            let first = scope.spawn(|| flight.join(LONG, |_| gone.lock().expect("no panic").recv().is_ok()));
+            while !flight.lock().flying {
+                thread::yield_now();
+            }
+            assert_eq!(flight.join(Duration::from_millis(1), |_| true), Err(Missed::Late));
+            go.send(()).expect("it waits");
+            assert_eq!(first.join().expect("no panic"), Ok(true));
+        });
     }
 
     #[test]
     fn a_round_that_panics_is_the_end_of_that_round_only() {
         let flight = Flight::default();
-        let panicked = catch_unwind(AssertUnwindSafe(|| flight.join(|| -> u8 { panic!("of the test") })));
+        let panicked = catch_unwind(AssertUnwindSafe(|| flight.join(LONG, |_| -> u8 { panic!("of the test") })));
         assert!(panicked.is_err());
-        assert_eq!(flight.join(|| 7), Some(7));
+        assert_eq!(flight.join(LONG, |_| 7), Ok(7));
     }
 }

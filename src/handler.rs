@@ -10,7 +10,7 @@ use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::json;
 
 use crate::crew::Crew;
-use crate::flight::Flight;
+use crate::flight::{Flight, Missed};
 use crate::job::{self, Dataset, Manifests, Tier};
 use crate::kube::{self, CredentialError};
 use crate::nudge::Nudge;
@@ -76,14 +76,15 @@ impl App {
     fn ask<T>(
         &self,
         tier: Option<Tier>,
+        patience: Duration,
         ask: impl FnOnce(&kube::Client) -> Result<T, kube::Error>,
     ) -> Result<T, ApiError> {
-        let _place = self.crew.enter(self.patience).ok_or(ApiError::Busy)?;
+        let _place = self.crew.enter(patience).ok_or(ApiError::Busy)?;
         ask(&self.kube).map_err(|error| ApiError::Kube(Arc::new(error), tier))
     }
 
-    fn list(&self) -> Result<List, ApiError> {
-        let view: pods::View = self.ask(None, kube::Client::list_pods)?;
+    fn list(&self, patience: Duration) -> Result<List, ApiError> {
+        let view: pods::View = self.ask(None, patience, kube::Client::list_pods)?;
         let count = view.count();
         Ok((Arc::new(view.into_json()), count))
     }
@@ -134,7 +135,7 @@ impl Route {
         }
     }
 
-    /// Checks who asks, before anything is read of the body.
+    /// Checks who asks, before anything of the body is looked at.
     ///
     /// # Errors
     /// 401 if the route needs a token and `authorization` does not carry it.
@@ -195,7 +196,11 @@ pub fn handle(app: &App, call: Call) -> Result<Reply, ApiError> {
     match call {
         Call::CreateJob(tier, dataset) => create_job(app, tier, dataset),
         Call::ListPods => {
-            let (body, count) = app.lists.join(|| app.list()).unwrap_or(Err(ApiError::Panicked))?;
+            let list = app.lists.join(app.patience, |patience| app.list(patience));
+            let (body, count) = list.map_err(|missed| match missed {
+                Missed::Late => ApiError::Busy,
+                Missed::Panicked => ApiError::Panicked,
+            })??;
             Ok(Reply { note: format!("{count} pods"), ..Reply::new(200, body) })
         }
         Call::Queue => {
@@ -203,7 +208,7 @@ pub fn handle(app: &App, call: Call) -> Result<Reply, ApiError> {
             Ok(Reply::json(200, &queue.show().map_err(ApiError::QueueUnknown)?))
         }
         Call::Healthz => Ok(Reply::json(200, &json!({ "status": "ok" }))),
-        Call::Readyz => match app.ask(None, kube::Client::ready) {
+        Call::Readyz => match app.ask(None, app.patience, kube::Client::ready) {
             Ok(()) => Ok(Reply::json(200, &json!({ "status": "ok" }))),
             Err(error) => Err(ApiError::NotReady(Box::new(error))),
         },
@@ -215,7 +220,7 @@ fn create_job(app: &App, tier: Tier, dataset: Dataset) -> Result<Reply, ApiError
     getrandom::getrandom(&mut random).map_err(|_| ApiError::NoRandomness)?;
     let name = job::name(tier, dataset, u64::from_ne_bytes(random));
     let manifest = app.manifests.named(tier, dataset, &name);
-    app.ask(Some(tier), |kube| kube.create_job(tier.namespace(), &name, manifest.as_bytes()))?;
+    app.ask(Some(tier), app.patience, |kube| kube.create_job(tier.namespace(), &name, manifest.as_bytes()))?;
     // Written by hand for the order of its keys; none of the values needs escaping.
     let body = format!(
         r#"{{"job":"{name}","namespace":"{}","tier":"{}","dataset":"{}","type":"{}"}}"#,
@@ -570,6 +575,6 @@ mod tests {
             let seen = Route::parse(method, target).map_or_else(|error| error.into_reply().status, |_| 0);
             assert_eq!(seen, status, "{method} {target}");
         }
-        assert!(Route::Readyz.asks_kubernetes() && !Route::Queue.asks_kubernetes(), "who waits for a worker");
+        assert!(Route::Readyz.asks_kubernetes() && !Route::Queue.asks_kubernetes(), "who waits for Kubernetes");
     }
 }

@@ -5,10 +5,11 @@
 //! controller's own retry remains.
 
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::{Value, json};
 
@@ -26,6 +27,9 @@ pub struct Nudge {
     is_full: AtomicBool,
 }
 
+/// Pause of a thread after a fault of ours, so that it does not keep the processor busy.
+const AFTER_FAULT: Duration = Duration::from_secs(1);
+
 /// What a thread does, for ever.
 type Run = fn(&Nudge, &Client);
 
@@ -41,7 +45,11 @@ pub fn start(app: &Arc<App>) -> io::Result<()> {
     ];
     for (name, run) in threads {
         let app = Arc::clone(app);
-        let run = move || app.queue.iter().for_each(|nudge| run(nudge, &app.kube));
+        let run = move || loop {
+            // A fault of ours must not be the end of the queue: what is known begins anew, with a list.
+            let _ = catch_unwind(AssertUnwindSafe(|| app.queue.iter().for_each(|nudge| run(nudge, &app.kube))));
+            thread::sleep(AFTER_FAULT);
+        };
         thread::Builder::new().name(name.into()).spawn(run)?;
     }
     Ok(())
@@ -59,6 +67,11 @@ impl Nudge {
     /// Nobody knows.
     pub fn show(&self) -> Result<Value, Unknown> {
         self.lock().show(Instant::now())
+    }
+
+    /// There is nobody to watch the queue.
+    pub fn give_up(&self) {
+        self.lock().of_jobs.failed(false, Instant::now());
     }
 
     /// Says no more: the server ends.

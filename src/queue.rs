@@ -171,7 +171,11 @@ impl Queue {
         }
         let at = self.jobs.iter().position(|entry| entry.name == job.name);
         if self.jobs.len() >= JOBS_MOST && at.is_none() {
-            return false;
+            // Those of an earlier list may be gone.
+            self.jobs.retain(|entry| entry.list == self.of_jobs.lists);
+            if self.jobs.len() >= JOBS_MOST {
+                return false;
+            }
         }
         let (need, list, fresh) = (Room::need(&job), self.of_jobs.lists, self.count);
         self.count += 1;

@@ -66,9 +66,10 @@ pub fn run(options: &Options, env: Env<'_>) -> Result<(), StartError> {
     }
     let _ = writeln!(io::stderr(), "listening on http://{}", gate.address());
     service::ready();
-    if app.queue.is_some()
+    if let Some(queue) = &app.queue
         && let Err(error) = nudge::start(&app)
     {
+        queue.give_up();
         log::warn!("no threads to watch the queue with: {error}; Kubernetes itself starts the Jobs that wait");
     }
     signals.forever().next();

@@ -1,4 +1,4 @@
-//! A request's head: what is taken for one is one in every other reading, too, and what is passed on is what was read.
+//! A request's head: what is taken for one is one in every other reading, too, and what is taken of it holds no control characters.
 
 #![no_main]
 
@@ -38,7 +38,7 @@ fn complete(input: &[u8], head: &Head, length: usize) {
         );
     }
     let authorization = framing(bytes, head);
-    passed_on(head, authorization);
+    taken(head, authorization);
 }
 
 /// The same framing for a reader that goes line by line and knows nothing of HTTP but its colons. Gives the
@@ -70,8 +70,8 @@ fn framing<'a>(bytes: &'a [u8], head: &Head) -> Option<&'a [u8]> {
     }
 }
 
-/// What is passed on is text without anything that ends a line or a field of one.
-fn passed_on(head: &Head, authorization: Option<&[u8]>) {
+/// What is taken of it is text without anything that ends a line or a field of one.
+fn taken(head: &Head, authorization: Option<&[u8]>) {
     assert_eq!(head.authorization.as_deref().map(str::as_bytes), authorization);
     let line = head.line();
     assert!(line.bytes().all(|byte| (b' '..=b'~').contains(&byte)), "{line:?}");

@@ -72,7 +72,9 @@ fn varint(from: &mut &[u8]) -> Option<u64> {
 fn text(from: &[u8], number: u64) -> Option<Option<String>> {
     let texts = fields(from)?.into_iter().filter(|(found, content)| *found == number && content.is_some());
     let texts: Option<Vec<String>> = texts
-        .map(|(_, content)| content.filter(|text| text.len() <= 65_536).and_then(|text| String::from_utf8(text.into()).ok()))
+        .map(|(_, content)| {
+            content.filter(|text| text.len() <= 65_536).and_then(|text| String::from_utf8(text.into()).ok())
+        })
         .collect();
     texts.map(|texts| texts.into_iter().last())
 }

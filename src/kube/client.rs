@@ -464,13 +464,18 @@ fn refusal(url: String, mut answer: Response<Body>) -> Error {
     let retry_after = seconds.and_then(|text| text.trim().parse().ok()).map(Duration::from_secs);
     let date = date(&answer);
     let found = format!("{code} and {}", describe(&answer));
-    let object: Object = match answer.body_mut().with_config().limit(OBJECT_LIMIT).read_to_vec() {
-        Ok(body) => serde_json::from_slice(&body).unwrap_or_default(),
+    let is_protobuf = describe(&answer).starts_with(protobuf::MEDIA_TYPE);
+    let said = match answer.body_mut().with_config().limit(OBJECT_LIMIT).read_to_vec() {
+        Ok(body) if is_protobuf => protobuf::read_status(&body).ok(),
+        Ok(body) => {
+            let object: Object = serde_json::from_slice(&body).unwrap_or_default();
+            (object.kind == "Status").then_some((object.reason, object.message))
+        }
         Err(error) => return failure(&url, error),
     };
-    if object.kind == "Status" {
-        let message = object.message.chars().take(1000).collect();
-        return Error::Status { url, status: Status { code, reason: object.reason, message }, retry_after, date };
+    if let Some((reason, message)) = said {
+        let message = message.chars().take(1000).collect();
+        return Error::Status { url, status: Status { code, reason, message }, retry_after, date };
     }
     match code {
         401 | 429 | 500.. => {

@@ -1,4 +1,5 @@
-//! A PodList in Kubernetes' protocol buffers, read as it arrives: the five fields in use, everything else is passed over. For
+//! A PodList in Kubernetes' protocol buffers, read as it arrives: the five fields in use, everything else is passed over; and the
+//! Status that may come in its place. For
 //! the API server it is half the work of JSON, and on the wire two thirds of the bytes.
 //!
 //! The encoding is protobuf.dev/programming-guides/encoding, the envelope kubernetes.io/docs/reference/using-api/api-concepts
@@ -23,7 +24,7 @@ const TEXT_LIMIT: u64 = 64 * 1024;
 pub enum Broken {
     /// It ended early, or the connection did.
     Io(io::Error),
-    /// It is no PodList.
+    /// It is no PodList, or no Status.
     NotPods,
 }
 
@@ -49,7 +50,25 @@ impl From<serde_json::Error> for Broken {
 ///
 /// # Errors
 /// [`Broken`]; what `pods` got by then is of no use.
-pub fn read_pod_list<C: Extend<Pod>>(mut from: impl BufRead, pods: &mut C) -> Result<String, Broken> {
+pub fn read_pod_list<C: Extend<Pod>>(from: impl BufRead, pods: &mut C) -> Result<String, Broken> {
+    read("PodList", from, |object| list(object, pods))
+}
+
+/// The reason and the message of a Status: 4 reason, 3 message.
+///
+/// # Errors
+/// [`Broken`]
+pub fn read_status(from: &[u8]) -> Result<(String, String), Broken> {
+    let [reason, message] = read("Status", from, |object| object.texts([4, 3]))?;
+    Ok((reason.unwrap_or_default(), message.unwrap_or_default()))
+}
+
+/// Reads the object of this kind to the very end, where gzip keeps its checksum.
+fn read<R: BufRead, T>(
+    wanted: &str,
+    mut from: R,
+    mut object: impl FnMut(&mut Message<'_, R>) -> Result<T, Broken>,
+) -> Result<T, Broken> {
     let mut magic = [0; MAGIC.len()];
     from.read_exact(&mut magic)?;
     if &magic != MAGIC {
@@ -57,19 +76,19 @@ pub fn read_pod_list<C: Extend<Pod>>(mut from: impl BufRead, pods: &mut C) -> Re
     }
     // runtime.Unknown, which goes on to the end: 1 the type, 2 the object.
     let mut envelope = Message { from: &mut from, left: None };
-    let (mut kind, mut next) = (String::new(), None);
+    let (mut kind, mut found) = (String::new(), None);
     while let Some(field) = envelope.field()? {
         match field {
             Field::Bytes(1, length) => kind = kind_of(&mut envelope.nested(length)?)?,
-            // The type comes first: of another one, nothing is taken for a pod.
-            Field::Bytes(2, length) if kind == "PodList" && next.is_none() => {
-                next = Some(list(&mut envelope.nested(length)?, pods)?);
+            // The type comes first: nothing of another one is taken for it.
+            Field::Bytes(2, length) if kind == wanted && found.is_none() => {
+                found = Some(object(&mut envelope.nested(length)?)?);
             }
             Field::Bytes(2, _) => return Err(Broken::NotPods),
             other => envelope.skip(&other)?,
         }
     }
-    next.ok_or(Broken::NotPods)
+    found.ok_or(Broken::NotPods)
 }
 
 /// TypeMeta: 2 kind.

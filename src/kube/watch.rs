@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use super::address::percent_encode;
 use super::client::{Call, Client, UNRESERVED, broken, failure, jitter, pages};
 use super::error::{Error, Status};
+use super::types::Object;
 use super::watched::{Watched, walk};
 
 /// A watch ends after so many seconds by its server, and the next one goes on where it ended: a connection that died
@@ -44,6 +45,9 @@ const GOOD: Duration = Duration::from_secs(5);
 /// helped, and a cluster that is away for long be asked twice a minute.
 const PAUSE_FIRST: Duration = Duration::from_secs(1);
 const PAUSE_MOST: Duration = Duration::from_secs(30);
+
+/// Longest pause after a watch that its server ended too soon, but in order: meanwhile nobody says that nothing is told.
+const PAUSE_ENDED: Duration = Duration::from_secs(5);
 
 /// Pause after a refusal for want of a permission or a credential: a person has to give it, or a plugin was run in vain.
 const PAUSE_REFUSED: Duration = Duration::from_secs(60);
@@ -85,6 +89,9 @@ impl Client {
             }
             failures += 1;
             let mut pause = PAUSE_FIRST.saturating_mul(1 << (failures - 1).min(8)).min(PAUSE_MOST);
+            if outcome.is_ok() {
+                pause = pause.min(PAUSE_ENDED);
+            }
             if let Err(error) = outcome {
                 if error.not_permitted() || error.unauthorized() || matches!(error, Error::Credential(_)) {
                     pause = PAUSE_REFUSED;
@@ -101,10 +108,10 @@ impl Client {
     /// # Errors
     /// [`Error`]; the object may be changed all the same.
     pub fn touch(&self, path: &str, patch: &str) -> Result<bool, Error> {
-        self.once(ANSWER_TIME, true, |call| {
+        self.once(ANSWER_TIME, false, |call| {
             let body = Some(("application/merge-patch+json", patch.as_bytes()));
             match call.send("PATCH", path, body) {
-                Ok(_) => Ok(true),
+                Ok(answer) => call.object::<Object>(path, answer, EVENT_LIMIT).map(|_| true),
                 Err(Error::Status { status, .. }) if matches!(status.code, 404 | 409) => Ok(false),
                 Err(error) => Err(error),
             }

@@ -15,7 +15,8 @@ pub enum JobState {
     Waiting,
     /// It has a pod that has not ended.
     Running,
-    /// It has ended, failed, is suspended, or is being deleted: it waits for nothing that could be given to it.
+    /// It has ended, failed, is suspended, or is being deleted: it waits for nothing that could be given to it. One that may try
+    /// again after a failed pod, as ours never do, counts as one that has ended.
     Over,
 }
 
@@ -114,9 +115,13 @@ impl Watched {
     }
 }
 
-/// The element of that number, of a list whose elements come one after the other.
+/// Most elements of a list that are told apart: a pod has a few containers. A server that lies must not fill the memory.
+const ELEMENTS_MOST: usize = 1000;
+
+/// The element of that number.
 fn element<'a, T: Default>(list: &'a mut Vec<T>, at: &str) -> &'a mut T {
-    let at = at.parse().unwrap_or_default();
+    let at: usize = at.parse().unwrap_or(ELEMENTS_MOST);
+    let at = at.min(ELEMENTS_MOST);
     if list.len() <= at {
         list.resize_with(at + 1, T::default);
     }

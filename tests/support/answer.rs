@@ -141,6 +141,17 @@ impl Reply {
         self
     }
 
+    /// A Status in JSON as one in protocol buffers: what Kubernetes sends in place of a list that was asked for so.
+    pub fn status_in_protobuf(mut self) -> Reply {
+        let status = self.body_json();
+        let text = |number: u8, name: &str| field(number, status[name].as_str().unwrap().as_bytes());
+        let object = [field(1, b""), text(2, "status"), text(3, "message"), text(4, "reason")].concat();
+        let kind = [field(1, b"v1"), field(2, b"Status")].concat();
+        self.body = [b"k8s\0".to_vec(), field(1, &kind), field(2, &object), field(3, b""), field(4, b"")].concat();
+        self.headers[0].1 = "application/vnd.kubernetes.protobuf".to_owned();
+        self
+    }
+
     /// A PodList in JSON as one in protocol buffers, with what Kubernetes sends of a pod besides.
     pub fn protobuf(mut self) -> Reply {
         let list = self.body_json();
