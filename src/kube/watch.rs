@@ -26,8 +26,8 @@ const ANSWER_TIME: Duration = Duration::from_secs(10);
 /// Objects in a page of a list, which is read whole: Jobs have 3 KB.
 const PAGE: usize = 100;
 
-/// Longest page, in bytes: all of its Jobs with large annotations.
-const PAGE_LIMIT: u64 = 16 * 1024 * 1024;
+/// Longest page, in bytes: all of its Jobs with 40 KB.
+const PAGE_LIMIT: u64 = 4 * 1024 * 1024;
 
 /// Longest event, in bytes: etcd stores no object over 1.5 MB.
 const EVENT_LIMIT: u64 = 2 * 1024 * 1024;

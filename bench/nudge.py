@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """How long a queue of free Jobs takes, with the nudge and without: total time, idle share of the slots, order of starts.
 
-usage: bench/queue.py [JOBS [IMAGE]]     (KUBECONFIG names the cluster, whose Jobs of this program are deleted; 20 Jobs of
+usage: bench/nudge.py [JOBS [IMAGE]]     (KUBECONFIG names the cluster, whose Jobs of this program are deleted; 20 Jobs of
                                           registry.local/classifier:short by default, which ends after 5 s)
 
 Needs python3 alone and a build: BINARY names it, target/release/img-classification by default. ONLY=with or ONLY=without makes one
