@@ -111,7 +111,7 @@ fn when_the_cluster_is_down_everybody_is_told_at_once_until_it_is_back() {
     assert!(took > DEADLINE / 2 && took < DEADLINE + SLACK, "{took:?}");
     server.wait_for_log("of the outage", |line| line.starts_with("error: the cluster cannot be reached"));
 
-    // Sixteen at a time would need four times the deadline if each request were tried.
+    // One after the other they would need many times the deadline if each request were tried.
     let done = AtomicBool::new(false);
     let (answers, times) = std::thread::scope(|scope| {
         let healthz = scope.spawn(|| healthz_while(&server, 20, &done));
@@ -282,7 +282,7 @@ fn an_api_server_that_hangs_keeps_nobody_longer_than_its_turn_and_the_deadline()
         assert!(!answer.error().is_empty());
     }
     // Whoever had a place at once, and perhaps those who had the next turn.
-    assert!((16..=48).contains(&statuses.0), "{statuses:?} of 504 and 503");
+    assert!((32..=64).contains(&statuses.0), "{statuses:?} of 504 and 503");
     // It is there, and so the circuit is closed.
     assert_eq!(transitions(&server), (0, 0));
     let jobs = api.jobs().len();

@@ -286,7 +286,7 @@ fn the_watchdog_is_fed_while_kubernetes_hangs_and_every_place_is_taken() {
     manager.wait_for(ALIVE);
     std::thread::scope(|scope| {
         let posts: Vec<_> = (0..40).map(|_| scope.spawn(|| server.post_job().status)).collect();
-        api.wait_for_requests(16);
+        api.wait_for_requests(32);
         for _ in 0..3 {
             assert_eq!(manager.next(), ALIVE);
         }
