@@ -59,5 +59,7 @@ fn free_jobs_that_wait_are_started_in_order_and_as_soon_as_there_is_room() {
     assert_eq!(nudged, sorted, "the oldest first");
     // The controller's own retry may have been faster for one.
     assert!(nudged.len() >= POSTED - 3, "{log}");
-    assert_eq!(server.get("/queue").json(), json!({ "running": [], "waiting": [] }));
+    // The Job controller writes a Job's end a moment after its pod's.
+    let empty = json!({ "running": [], "waiting": [] });
+    within(SOON, "an empty queue", || (server.get("/queue").json() == empty).then_some(()));
 }
