@@ -105,18 +105,22 @@ class PodServer(http.server.BaseHTTPRequestHandler):
         pass
 
 
+def kubeconfig(port):
+    """Of a server of ours, which knows no credentials."""
+    return {
+        "current-context": "c",
+        "clusters": [{"name": "c", "cluster": {"server": f"http://127.0.0.1:{port}"}}],
+        "contexts": [{"name": "c", "context": {"cluster": "c"}}],
+    }
+
+
 def many_pods():
     plain = pod_list().encode()
     PodServer.body = gzip.compress(plain, 1)
     api = http.server.ThreadingHTTPServer(("127.0.0.1", 0), PodServer)
     threading.Thread(target=api.serve_forever, daemon=True).start()
-    cluster = {
-        "current-context": "c",
-        "clusters": [{"name": "c", "cluster": {"server": f"http://127.0.0.1:{api.server_port}"}}],
-        "contexts": [{"name": "c", "context": {"cluster": "c"}}],
-    }
     with tempfile.NamedTemporaryFile("w", suffix=".json") as config:
-        json.dump(cluster, config)
+        json.dump(kubeconfig(api.server_port), config)
         config.flush()
         # That server knows nothing of a queue.
         process, address, _ = start("--kubeconfig", config.name, "--no-nudge")

@@ -291,7 +291,7 @@ impl Gate {
     fn answer(&self, request: &Request, last: bool, stream: &TcpStream, ticket: &Ticket) -> io::Result<()> {
         let answer = match self.count_post(request, ticket) {
             Ok(()) => self.0.http.answer(request, last),
-            Err(error) => http::refusal(Some(&request.line()), error, request.head.method == "HEAD", last),
+            Err(error) => http::refusal(Some(&request.head.line()), error, request.head.method == "HEAD", last),
         };
         self.send(&answer, stream, ticket)
     }
@@ -456,10 +456,11 @@ impl Ticket {
 
     /// Makes room among the answers that wait for their readers.
     fn answering(&self, body: &Arc<Vec<u8>>) {
-        self.phase(Phase::Answering { bytes: body.len(), place: Arc::as_ptr(body).addr() });
+        let ours = Arc::as_ptr(body).addr();
+        self.phase(Phase::Answering { bytes: body.len(), place: ours });
         let mut connections = self.gate.0.lock();
         while connections.answer_bytes() > ANSWERS_LIMIT {
-            let is_other = |one: &Connection| matches!(one.phase, Phase::Answering { place, .. } if place != Arc::as_ptr(body).addr());
+            let is_other = |one: &Connection| matches!(one.phase, Phase::Answering { place, .. } if place != ours);
             if connections.evict(is_other).is_none() {
                 break;
             }

@@ -44,7 +44,7 @@ impl Http {
         // Never fails: a panic is a reply, too.
         let outcome = catch_unwind(AssertUnwindSafe(|| self.reply(request)));
         let reply = outcome.unwrap_or(Err(ApiError::Panicked)).unwrap_or_else(ApiError::into_reply);
-        finish(&request.line(), reply, arrived.elapsed(), request.head.method == "HEAD", is_last)
+        finish(&request.head.line(), reply, arrived.elapsed(), request.head.method == "HEAD", is_last)
     }
 
     fn reply(&self, request: &Request) -> Result<Reply, ApiError> {

@@ -27,13 +27,6 @@ pub struct Request {
     pub body: Vec<u8>,
 }
 
-impl Request {
-    /// Method and path, for the log.
-    pub fn line(&self) -> String {
-        self.head.line()
-    }
-}
-
 /// Why no request was read.
 pub enum Broken {
     Io(io::Error),

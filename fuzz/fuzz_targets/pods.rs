@@ -2,18 +2,17 @@
 
 #![no_main]
 
-use std::io::{self, Read};
+use std::io::Read;
 
-use img_classification_fuzz::keys;
 use img_classification_fuzz::kube::{Pod, read_pod_list};
 use img_classification_fuzz::pods::View;
+use img_classification_fuzz::{Broken, OneByOne, keys};
 use libfuzzer_sys::fuzz_target;
 use serde_json::Value;
 
 fuzz_target!(|input: &[u8]| {
     let whole = read(input);
-    let mut bytes = input;
-    assert_eq!(whole, read(OneByOne(&mut bytes)), "another result byte by byte");
+    assert_eq!(whole, read(OneByOne(input)), "another result byte by byte");
     assert!(read(input.chain(Broken)).is_err(), "a broken connection went unnoticed");
     let Ok((pods, next)) = whole else { return };
     let end = input.trim_ascii_end().len();
@@ -28,23 +27,6 @@ fuzz_target!(|input: &[u8]| {
 fn read(from: impl Read) -> Result<(Vec<Pod>, String), String> {
     let mut pods = Vec::new();
     read_pod_list(from, &mut pods).map(|next| (pods, next)).map_err(|error| error.to_string())
-}
-
-struct OneByOne<'a>(&'a mut &'a [u8]);
-
-impl Read for OneByOne<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let most = buffer.len().min(1);
-        self.0.read(&mut buffer[..most])
-    }
-}
-
-struct Broken;
-
-impl Read for Broken {
-    fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
-        Err(io::ErrorKind::ConnectionReset.into())
-    }
 }
 
 /// What of it serde_json's tree can hold says the same.

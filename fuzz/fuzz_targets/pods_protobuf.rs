@@ -2,9 +2,10 @@
 
 #![no_main]
 
-use std::io::{self, BufReader, Read};
+use std::io::{BufReader, Read};
 
 use img_classification_fuzz::kube::{Pod, protobuf};
+use img_classification_fuzz::{Broken, OneByOne};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|input: &[u8]| {
@@ -19,23 +20,6 @@ fn read(from: impl Read) -> Option<(Vec<Pod>, String)> {
     let mut pods = Vec::new();
     // Smaller than most texts, so that they lie across its end.
     protobuf::read_pod_list(BufReader::with_capacity(5, from), &mut pods).ok().map(|next| (pods, next))
-}
-
-struct OneByOne<'a>(&'a [u8]);
-
-impl Read for OneByOne<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let most = buffer.len().min(1);
-        self.0.read(&mut buffer[..most])
-    }
-}
-
-struct Broken;
-
-impl Read for Broken {
-    fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
-        Err(io::ErrorKind::ConnectionReset.into())
-    }
 }
 
 /// The fields of a message by number, those that are bytes; none if it is not one.

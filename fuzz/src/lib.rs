@@ -29,8 +29,28 @@ pub mod queue;
 pub mod room;
 
 use std::fmt;
+use std::io::{self, Read};
 
 use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
+
+/// Gives a byte at a time.
+pub struct OneByOne<'a>(pub &'a [u8]);
+
+impl Read for OneByOne<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let most = buffer.len().min(1);
+        self.0.read(&mut buffer[..most])
+    }
+}
+
+/// A connection that breaks.
+pub struct Broken;
+
+impl Read for Broken {
+    fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+        Err(io::ErrorKind::ConnectionReset.into())
+    }
+}
 
 /// The keys of a JSON object, those that come twice, too; of which serde_json's tree has only the last.
 ///

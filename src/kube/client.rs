@@ -16,9 +16,9 @@ use super::circuit::Circuit;
 use super::connect::{self, Dial, Names};
 use super::error::{Error, Status, TlsError, chain};
 use super::kubeconfig::Cluster;
-use super::protobuf::{self, Broken};
+use super::protobuf;
 use super::tls::{Identity, Leg, Trust};
-use super::types::{self, Nothing, Object, Pod};
+use super::types::{self, Broken, Nothing, Object, Pod};
 
 /// Longest wait for a connection, TLS and proxy included: three SYNs, so that one lost packet does not decide.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(4);
@@ -355,7 +355,7 @@ impl Call<'_> {
             let end = match error {
                 Broken::Io(error) => Err(error),
                 // Damaged gzip reads as nonsense first, and its checksum stands at the end.
-                Broken::NotPods => io::copy(&mut reader, &mut io::sink()),
+                Broken::Nonsense => io::copy(&mut reader, &mut io::sink()),
             };
             match end {
                 Ok(_) => Error::NotKubernetes { url, found },
@@ -463,8 +463,8 @@ fn refusal(url: String, mut answer: Response<Body>) -> Error {
     let seconds = answer.headers().get(header::RETRY_AFTER).and_then(|value| value.to_str().ok());
     let retry_after = seconds.and_then(|text| text.trim().parse().ok()).map(Duration::from_secs);
     let date = date(&answer);
-    let found = format!("{code} and {}", describe(&answer));
-    let is_protobuf = describe(&answer).starts_with(protobuf::MEDIA_TYPE);
+    let kind = describe(&answer);
+    let (found, is_protobuf) = (format!("{code} and {kind}"), kind.starts_with(protobuf::MEDIA_TYPE));
     let said = match answer.body_mut().with_config().limit(OBJECT_LIMIT).read_to_vec() {
         Ok(body) if is_protobuf => protobuf::read_status(&body).ok(),
         Ok(body) => {

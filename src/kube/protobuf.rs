@@ -1,6 +1,5 @@
 //! A PodList in Kubernetes' protocol buffers, read as it arrives: the five fields in use, everything else is passed over; and the
-//! Status that may come in its place. For
-//! the API server it is half the work of JSON, and on the wire two thirds of the bytes.
+//! Status that may come in its place. For the API server it is half the work of JSON, and on the wire two thirds of the bytes.
 //!
 //! The encoding is protobuf.dev/programming-guides/encoding, the envelope kubernetes.io/docs/reference/using-api/api-concepts
 //! (Protobuf encoding), the numbers of the fields are those of k8s.io/api/core/v1/generated.proto and
@@ -8,7 +7,7 @@
 
 use std::io::{self, BufRead, Read};
 
-use super::types::Pod;
+use super::types::{Broken, Pod};
 
 /// What asks for it, and what an answer in it says of itself.
 pub const MEDIA_TYPE: &str = "application/vnd.kubernetes.protobuf";
@@ -18,31 +17,6 @@ const MAGIC: &[u8; 4] = b"k8s\0";
 
 /// Longest text that is kept, in bytes: a continue token has a few hundred, names 253.
 const TEXT_LIMIT: u64 = 64 * 1024;
-
-/// Why a list cannot be read.
-#[derive(Debug)]
-pub enum Broken {
-    /// It ended early, or the connection did.
-    Io(io::Error),
-    /// It is no PodList, or no Status.
-    NotPods,
-}
-
-impl From<io::Error> for Broken {
-    fn from(error: io::Error) -> Self {
-        Self::Io(error)
-    }
-}
-
-impl From<serde_json::Error> for Broken {
-    fn from(error: serde_json::Error) -> Self {
-        match error.classify() {
-            serde_json::error::Category::Io => Self::Io(error.into()),
-            serde_json::error::Category::Eof => Self::Io(io::ErrorKind::UnexpectedEof.into()),
-            _ => Self::NotPods,
-        }
-    }
-}
 
 /// Reads one page of a PodList as it arrives and hands each pod to `pods`.
 ///
@@ -72,7 +46,7 @@ fn read<R: BufRead, T>(
     let mut magic = [0; MAGIC.len()];
     from.read_exact(&mut magic)?;
     if &magic != MAGIC {
-        return Err(Broken::NotPods);
+        return Err(Broken::Nonsense);
     }
     // runtime.Unknown, which goes on to the end: 1 the type, 2 the object.
     let mut envelope = Message { from: &mut from, left: None };
@@ -84,11 +58,11 @@ fn read<R: BufRead, T>(
             Field::Bytes(2, length) if kind == wanted && found.is_none() => {
                 found = Some(object(&mut envelope.nested(length)?)?);
             }
-            Field::Bytes(2, _) => return Err(Broken::NotPods),
-            other => envelope.skip(&other)?,
+            Field::Bytes(2, _) => return Err(Broken::Nonsense),
+            other => envelope.skip(other)?,
         }
     }
-    found.ok_or(Broken::NotPods)
+    found.ok_or(Broken::Nonsense)
 }
 
 /// TypeMeta: 2 kind.
@@ -104,7 +78,7 @@ fn list<C: Extend<Pod>>(of: &mut Message<'_, impl BufRead>, pods: &mut C) -> Res
         match field {
             Field::Bytes(1, length) => [next] = of.nested(length)?.texts([3])?,
             Field::Bytes(2, length) => pods.extend([pod(&mut of.nested(length)?)?]),
-            other => of.skip(&other)?,
+            other => of.skip(other)?,
         }
     }
     Ok(next.unwrap_or_default())
@@ -118,10 +92,10 @@ fn pod(of: &mut Message<'_, impl BufRead>) -> Result<Pod, Broken> {
             Field::Bytes(1, length) => [name, namespace] = of.nested(length)?.texts([1, 3])?,
             Field::Bytes(2, length) => [node] = of.nested(length)?.texts([10])?,
             Field::Bytes(3, length) => [phase, ip] = of.nested(length)?.texts([1, 6])?,
-            other => of.skip(&other)?,
+            other => of.skip(other)?,
         }
     }
-    let name = name.ok_or(Broken::NotPods)?;
+    let name = name.ok_or(Broken::Nonsense)?;
     Ok(Pod::new(node, ip, namespace.unwrap_or_default(), name, phase))
 }
 
@@ -132,6 +106,7 @@ struct Message<'a, R> {
 }
 
 /// What a field's tag and length say of it.
+#[derive(Clone, Copy)]
 enum Field {
     Varint,
     /// So many bytes of a number.
@@ -156,7 +131,7 @@ impl<R: BufRead> Message<'_, R> {
             1 => Field::Fixed(8),
             2 => Field::Bytes(tag >> 3, self.varint()?),
             5 => Field::Fixed(4),
-            _ => return Err(Broken::NotPods),
+            _ => return Err(Broken::Nonsense),
         }))
     }
 
@@ -170,12 +145,13 @@ impl<R: BufRead> Message<'_, R> {
     fn texts<const N: usize>(&mut self, numbers: [u64; N]) -> Result<[Option<String>; N], Broken> {
         let mut texts = [const { None }; N];
         while let Some(field) = self.field()? {
-            match (
-                &field,
-                numbers.iter().position(|number| matches!(field, Field::Bytes(found, _) if found == *number)),
-            ) {
-                (Field::Bytes(_, length), Some(at)) => texts[at] = Some(self.text(*length)?),
-                _ => self.skip(&field)?,
+            let at = match field {
+                Field::Bytes(found, _) => numbers.iter().position(|number| *number == found),
+                _ => None,
+            };
+            match (at, field) {
+                (Some(at), Field::Bytes(_, length)) => texts[at] = Some(self.text(length)?),
+                (_, other) => self.skip(other)?,
             }
         }
         Ok(texts)
@@ -184,19 +160,19 @@ impl<R: BufRead> Message<'_, R> {
     fn text(&mut self, length: u64) -> Result<String, Broken> {
         self.take(length)?;
         if length > TEXT_LIMIT {
-            return Err(Broken::NotPods);
+            return Err(Broken::Nonsense);
         }
         let mut text = String::new();
         match self.from.take(length).read_to_string(&mut text) {
             Ok(read) if read as u64 == length => Ok(text),
             Ok(_) => Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
-            Err(error) if error.kind() == io::ErrorKind::InvalidData => Err(Broken::NotPods),
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => Err(Broken::Nonsense),
             Err(error) => Err(error.into()),
         }
     }
 
-    fn skip(&mut self, field: &Field) -> Result<(), Broken> {
-        let (Field::Fixed(length) | Field::Bytes(_, length)) = *field else { return self.varint().map(drop) };
+    fn skip(&mut self, field: Field) -> Result<(), Broken> {
+        let (Field::Fixed(length) | Field::Bytes(_, length)) = field else { return self.varint().map(drop) };
         self.take(length)?;
         let mut left = length;
         while left > 0 {
@@ -221,7 +197,7 @@ impl<R: BufRead> Message<'_, R> {
                 return Ok(value);
             }
         }
-        Err(Broken::NotPods)
+        Err(Broken::Nonsense)
     }
 
     fn byte(&mut self) -> Result<u8, Broken> {
@@ -234,7 +210,7 @@ impl<R: BufRead> Message<'_, R> {
     /// Counts bytes that are about to be read; more than there are in a message is nonsense.
     fn take(&mut self, length: u64) -> Result<(), Broken> {
         if let Some(left) = &mut self.left {
-            *left = left.checked_sub(length).ok_or(Broken::NotPods)?;
+            *left = left.checked_sub(length).ok_or(Broken::Nonsense)?;
         }
         Ok(())
     }
@@ -299,7 +275,7 @@ mod tests {
         let whole = envelope("PodList", &pod("p", "w", "10.0.0.2"));
         let object = whole.len() - text(3, "").len() - text(4, "").len();
         for end in 0..object {
-            assert!(matches!(read(&whole[..end]), Err(Broken::Io(_) | Broken::NotPods)), "{end}");
+            assert!(matches!(read(&whole[..end]), Err(Broken::Io(_) | Broken::Nonsense)), "{end}");
         }
     }
 
@@ -322,7 +298,7 @@ mod tests {
             MAGIC.to_vec(),
         ];
         for bytes in table {
-            assert!(matches!(read(&bytes), Err(Broken::NotPods)), "{bytes:?}");
+            assert!(matches!(read(&bytes), Err(Broken::Nonsense)), "{bytes:?}");
         }
         // A length without end takes no memory.
         let endless = [MAGIC.to_vec(), varint(9 << 3 | 2), varint(u64::MAX), vec![0; 100]].concat();

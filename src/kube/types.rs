@@ -1,7 +1,7 @@
 //! What we read of Kubernetes' objects: only the fields in use, everything else is passed over as it streams by.
 
 use std::fmt;
-use std::io::Read;
+use std::io::{self, Read};
 
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, de};
@@ -93,6 +93,31 @@ impl Pod {
 impl From<RawPod> for Pod {
     fn from(RawPod { metadata, spec, status }: RawPod) -> Self {
         Self::new(spec.node_name, status.pod_ip, metadata.namespace, metadata.name, status.phase)
+    }
+}
+
+/// Why a list cannot be read, in JSON or in protocol buffers.
+#[derive(Debug)]
+pub enum Broken {
+    /// It ended early, or the connection did.
+    Io(io::Error),
+    /// It is not what was asked for.
+    Nonsense,
+}
+
+impl From<io::Error> for Broken {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+impl From<serde_json::Error> for Broken {
+    fn from(error: serde_json::Error) -> Self {
+        match error.classify() {
+            serde_json::error::Category::Io => Self::Io(error.into()),
+            serde_json::error::Category::Eof => Self::Io(io::ErrorKind::UnexpectedEof.into()),
+            _ => Self::Nonsense,
+        }
     }
 }
 
