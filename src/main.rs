@@ -19,7 +19,6 @@ mod local;
 mod nudge;
 mod pods;
 mod premium;
-mod quantity;
 mod queue;
 mod report;
 mod room;

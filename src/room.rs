@@ -1,7 +1,7 @@
 //! How much room the quotas leave for pods, and how much a Job's pod takes. Pure.
 
 use crate::kube::Watched;
-use crate::quantity::{self, Milli};
+use crate::kube::quantity::{self, Milli};
 
 /// What quotas limit of pods, by the names that they have for it,
 /// <https://kubernetes.io/docs/concepts/policy/resource-quotas/#compute-resource-quota>.

@@ -1,47 +1,32 @@
 //! What src/kube/mod.rs is to the program: the same modules, but the files that a kubeconfig may name are four that never
 //! change. Whatever text a fuzzer makes up, no other file is opened.
 
-#[path = "../../src/kube/address.rs"]
-mod address;
-#[path = "../../src/kube/auth.rs"]
+#[path = "../../src/kube/auth/mod.rs"]
 mod auth;
-#[path = "../../src/kube/circuit.rs"]
-mod circuit;
-#[path = "../../src/kube/client.rs"]
+#[path = "../../src/kube/client/mod.rs"]
 mod client;
-#[path = "../../src/kube/connect.rs"]
-mod connect;
+#[path = "../../src/kube/config/mod.rs"]
+mod config;
 #[path = "../../src/kube/error.rs"]
 mod error;
-#[path = "../../src/kube/exec.rs"]
-mod exec;
-#[path = "../../src/kube/kubeconfig.rs"]
-mod kubeconfig;
-#[path = "../../src/kube/plugin.rs"]
-mod plugin;
-#[path = "../../src/kube/protobuf.rs"]
-pub mod protobuf;
-#[path = "../../src/kube/proxy.rs"]
-mod proxy;
-#[path = "../../src/kube/tls.rs"]
-mod tls;
-#[path = "../../src/kube/types.rs"]
-mod types;
-#[path = "../../src/kube/user.rs"]
-mod user;
-#[path = "../../src/kube/watch.rs"]
+#[path = "../../src/kube/quantity.rs"]
+pub mod quantity;
+#[path = "../../src/kube/transport/mod.rs"]
+mod transport;
+#[path = "../../src/kube/types/mod.rs"]
+pub mod types;
+#[path = "../../src/kube/watch/mod.rs"]
 mod watch;
-#[path = "../../src/kube/watched.rs"]
-mod watched;
 #[path = "../../src/kube/yaml.rs"]
 mod yaml;
 
 pub use client::Client;
+pub use config::kubeconfig::{Cluster, Sources};
 pub use error::{ConfigError, CredentialError, Error, Status, TlsError, chain};
-pub use kubeconfig::{Cluster, Sources};
-pub use types::{Pod, read_pod_list};
-pub use watch::News;
-pub use watched::{JobState, Watched};
+pub use types::job::{JobState, Watched};
+pub use types::pod::{Pod, read_pod_list};
+pub use types::protobuf;
+pub use watch::watcher::News;
 
 use std::io;
 use std::path::Path;

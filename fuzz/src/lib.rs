@@ -21,8 +21,6 @@ pub mod nudge;
 pub mod pods;
 #[path = "../../src/premium.rs"]
 pub mod premium;
-#[path = "../../src/quantity.rs"]
-pub mod quantity;
 #[path = "../../src/queue.rs"]
 pub mod queue;
 #[path = "../../src/room.rs"]

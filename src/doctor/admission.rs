@@ -5,8 +5,8 @@ use serde_json::{Value, json};
 
 use super::SETUP;
 use crate::job::{self, Dataset, Tier};
+use crate::kube::quantity::{self, Milli};
 use crate::kube::{Client, Error, Status, Verb};
-use crate::quantity::{self, Milli};
 use crate::report::Finding;
 
 /// Creates a pod of that tier as a dry run.

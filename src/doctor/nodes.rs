@@ -3,8 +3,8 @@
 use serde_json::Value;
 
 use crate::job::CPU;
+use crate::kube::quantity::{self, Milli};
 use crate::kube::{Client, Error};
-use crate::quantity::{self, Milli};
 use crate::report::Finding;
 
 /// Nodes of the course's cluster, which its autograder wants to see.

@@ -4,7 +4,7 @@ use serde_json::{Map, Value};
 
 use super::SETUP;
 use crate::job::{CPU, Tier};
-use crate::quantity::{self, Milli};
+use crate::kube::quantity::{self, Milli};
 use crate::report::Finding;
 
 /// Free classifiers that are to run at a time.

@@ -8,7 +8,7 @@ use std::io;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
-use super::yaml;
+use crate::kube::yaml;
 
 /// An error and its causes on one line, `a: b: c`.
 pub fn chain(error: &dyn StdError) -> String {

@@ -9,32 +9,24 @@
 //! - a list is whole or an error;
 //! - no error text holds a token, a key, or what a credential plugin printed.
 
-mod address;
+pub mod quantity;
+
 mod auth;
-mod circuit;
 mod client;
-mod connect;
+mod config;
 mod error;
-mod exec;
-mod kubeconfig;
-mod objects;
-mod plugin;
-mod protobuf;
-mod proxy;
-mod tls;
+mod transport;
 mod types;
-mod user;
 mod watch;
-mod watched;
 mod yaml;
 
 pub use client::Client;
+pub use client::dynamic::Verb;
+pub use config::kubeconfig::{Cluster, Sources};
 pub use error::{ConfigError, CredentialError, Error, Status, TlsError, chain};
-pub use kubeconfig::{Cluster, Sources};
-pub use objects::Verb;
-pub use types::Pod;
-pub use watch::News;
-pub use watched::{JobState, Watched};
+pub use types::job::{JobState, Watched};
+pub use types::pod::Pod;
+pub use watch::watcher::News;
 pub use yaml::documents;
 
 use std::fs::File;

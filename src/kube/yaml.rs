@@ -7,8 +7,8 @@ use base64::Engine;
 use serde::Deserialize;
 pub use serde_yaml::Value;
 
-use super::error::ConfigError;
-use super::read_file;
+use crate::kube::error::ConfigError;
+use crate::kube::read_file;
 
 /// Where a text stops being YAML. What serde_yaml says of it is left out: it may quote the text, and with it a secret.
 #[derive(Debug)]

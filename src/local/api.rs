@@ -405,7 +405,7 @@ fn pod_log(cluster: &Cluster, store: &Store, target: &Target<'_>) -> Result<Answ
         env.iter().find(|pair| pair["name"] == key).map_or("", |pair| text(pair, "/value")).to_owned()
     };
     let limit = text(pod, "/spec/containers/0/resources/limits/cpu");
-    let limit = crate::quantity::parse(limit)
+    let limit = crate::kube::quantity::parse(limit)
         .map_or_else(|| "none".to_owned(), |milli| format!("{}.{}", milli / 1000, milli % 1000 / 100));
     let mut log = format!("dataset: {}\ntype: {}\ncpu limit: {limit}\n", env("DATASET"), env("TYPE"));
     let per_step = cluster.job_time / STEPS;

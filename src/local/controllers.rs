@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::resources::{EVENTS, JOBS, NODES, PODS};
 use super::store::{self, Object, Refusal, Store, has_ended, is_going, items, name, namespace, owner, text, uid};
 use super::{quota, write};
-use crate::quantity::{self, Milli};
+use crate::kube::quantity::{self, Milli};
 
 /// From a pod's being scheduled to its running: an image that is there already.
 const STARTING: Duration = Duration::from_millis(300);

@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 
 use super::resources::{PODS, QUOTAS, Resource};
 use super::store::{Object, Refusal, Store, has_ended, items, name, namespace};
-use crate::quantity::{self, Milli};
+use crate::kube::quantity::{self, Milli};
 
 /// More than any cluster has: so many pods of so much can be added up without an overflow.
 const MOST: Milli = 1 << 80;

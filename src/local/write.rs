@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use super::quota;
 use super::resources::{ACCOUNTS, ALL, JOBS, NAMESPACES, PODS, QUOTAS, Resource};
 use super::store::{self, Object, Refusal, Store, has_ended, is_going, items, name, namespace, owner, text, uid};
-use crate::quantity;
+use crate::kube::quantity;
 
 /// Seconds that a pod is given to end, unless it says otherwise; see Kubernetes' terminationGracePeriodSeconds.
 const GRACE: i64 = 30;

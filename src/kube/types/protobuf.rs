@@ -7,7 +7,7 @@
 
 use std::io::{self, BufRead, Read};
 
-use super::types::{Broken, Pod};
+use crate::kube::types::pod::{Broken, Pod};
 
 /// What asks for it, and what an answer in it says of itself.
 pub const MEDIA_TYPE: &str = "application/vnd.kubernetes.protobuf";

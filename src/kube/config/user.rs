@@ -6,12 +6,12 @@ use std::sync::atomic::AtomicU32;
 
 use base64::Engine;
 
-use super::address::{Address, percent_encode};
-use super::auth::{Basic, Bearer, Secret, User};
-use super::error::ConfigError;
-use super::exec::{ApiVersion, Exec};
-use super::tls::Identity;
-use super::yaml::Node;
+use crate::kube::auth::credential::{Basic, Bearer, Secret, User};
+use crate::kube::auth::exec::{ApiVersion, Exec};
+use crate::kube::config::address::{Address, percent_encode};
+use crate::kube::error::ConfigError;
+use crate::kube::transport::tls::Identity;
+use crate::kube::yaml::Node;
 
 /// The name of the cluster extension that is handed to an exec plugin, from client-go's clientcmd/api/v1/conversion.go.
 const EXEC_EXTENSION: &str = "client.authentication.k8s.io/exec";

@@ -1,5 +1,8 @@
 //! The only sender: every request to Kubernetes leaves from here, with its deadline, its retries and its credential.
 
+pub mod circuit_breaker;
+pub mod dynamic;
+
 use std::io::{self, BufReader};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -10,15 +13,15 @@ use ureq::http::{Request, Response, header};
 use ureq::unversioned::transport::{Connector, SocksConnector};
 use ureq::{Agent, Body, Proxy};
 
-use super::address::{Address, percent_encode};
-use super::auth::{Credential, Credentials};
-use super::circuit::Circuit;
-use super::connect::{self, Dial, Names};
-use super::error::{Error, Status, TlsError, chain};
-use super::kubeconfig::Cluster;
-use super::protobuf;
-use super::tls::{Identity, Leg, Trust};
-use super::types::{self, Broken, Nothing, Object, Pod};
+use crate::kube::auth::credential::{Credential, Credentials};
+use crate::kube::client::circuit_breaker::Circuit;
+use crate::kube::config::address::{Address, percent_encode};
+use crate::kube::config::kubeconfig::Cluster;
+use crate::kube::error::{Error, Status, TlsError, chain};
+use crate::kube::transport::connect::{self, Dial, Names};
+use crate::kube::transport::tls::{Identity, Leg, Trust};
+use crate::kube::types::pod::{self, Broken, Nothing, Object, Pod};
+use crate::kube::types::protobuf;
 
 /// Longest wait for a connection, TLS and proxy included: three SYNs, so that one lost packet does not decide.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(4);
@@ -47,10 +50,10 @@ const INPUT_BUFFER: usize = 16 * 1024;
 const OUTPUT_BUFFER: usize = 8 * 1024;
 
 /// RFC 3986, section 2.3: what a value in a query may hold as it is, besides letters and digits.
-pub(super) const UNRESERVED: &[u8] = b"-._~";
+pub(in crate::kube) const UNRESERVED: &[u8] = b"-._~";
 
 /// The media type of what we write.
-pub(super) const JSON: &str = "application/json";
+pub(in crate::kube) const JSON: &str = "application/json";
 
 /// What we ask for a list of pods; a server that does not speak the first sends the second.
 const PODS: &str = "application/vnd.kubernetes.protobuf,application/json";
@@ -141,7 +144,10 @@ impl Client {
     }
 
     /// Tries until it succeeds, until trying again would not help, or until the deadline.
-    pub(super) fn retry<T>(&self, mut operation: impl FnMut(&Call<'_>) -> Result<T, Error>) -> Result<T, Error> {
+    pub(in crate::kube) fn retry<T>(
+        &self,
+        mut operation: impl FnMut(&Call<'_>) -> Result<T, Error>,
+    ) -> Result<T, Error> {
         let deadline = Instant::now() + self.timeout;
         let Some(pass) = self.circuit.enter() else {
             return Err(Error::Down { url: self.server.to_string() });
@@ -186,7 +192,7 @@ impl Client {
 
     /// One try, and a second with another credential if the first is refused: for what runs in the background with pauses
     /// of its own. It neither asks nor opens the circuit. With `anew` it is made on a new connection.
-    pub(super) fn once<T>(
+    pub(in crate::kube) fn once<T>(
         &self,
         timeout: Duration,
         anew: bool,
@@ -261,7 +267,7 @@ fn agent(
 }
 
 /// One try of an operation.
-pub(super) struct Call<'a> {
+pub(in crate::kube) struct Call<'a> {
     client: &'a Client,
     credential: Arc<Credential>,
     deadline: Instant,
@@ -273,12 +279,17 @@ impl Call<'_> {
         self.deadline.saturating_duration_since(Instant::now())
     }
 
-    pub(super) fn url(&self, path: &str) -> String {
+    pub(in crate::kube) fn url(&self, path: &str) -> String {
         format!("{}{path}", self.client.server)
     }
 
     /// Sends a request, its body with its media type, and gives the answer, in JSON, if its status is a success.
-    pub(super) fn send(&self, method: &str, path: &str, body: Option<(&str, &[u8])>) -> Result<Response<Body>, Error> {
+    pub(in crate::kube) fn send(
+        &self,
+        method: &str,
+        path: &str,
+        body: Option<(&str, &[u8])>,
+    ) -> Result<Response<Body>, Error> {
         self.ask_for(JSON, method, path, body)
     }
 
@@ -322,7 +333,7 @@ impl Call<'_> {
     }
 
     /// Reads an answer whole, at most `limit` bytes of it.
-    pub(super) fn object<T: DeserializeOwned>(
+    pub(in crate::kube) fn object<T: DeserializeOwned>(
         &self,
         path: &str,
         mut answer: Response<Body>,
@@ -348,7 +359,7 @@ impl Call<'_> {
         let read = if found.starts_with(protobuf::MEDIA_TYPE) {
             protobuf::read_pod_list(buffered, pods)
         } else {
-            types::read_pod_list(buffered, pods).map_err(Broken::from)
+            pod::read_pod_list(buffered, pods).map_err(Broken::from)
         };
         read.map_err(|error| {
             let url = self.url(path);
@@ -367,7 +378,7 @@ impl Call<'_> {
 
 /// Reads the pages of a list one after the other: `read` gets each one's path and gives the token of the next, empty on the
 /// last.
-pub(super) fn pages(first: &str, mut read: impl FnMut(&str) -> Result<String, Error>) -> Result<(), Error> {
+pub(in crate::kube) fn pages(first: &str, mut read: impl FnMut(&str) -> Result<String, Error>) -> Result<(), Error> {
     let separator = if first.contains('?') { '&' } else { '?' };
     let mut next = read(first)?;
     while !next.is_empty() {
@@ -408,7 +419,7 @@ fn pause(error: &Error, tries: u32) -> Option<Duration> {
 }
 
 /// Three to five quarters of a pause, so that requests that failed together do not come back together.
-pub(super) fn jitter(pause: Duration) -> Duration {
+pub(in crate::kube) fn jitter(pause: Duration) -> Duration {
     let mut byte = [128u8];
     // Without randomness the pause is as good, only the same for all.
     let _ = getrandom::getrandom(&mut byte);
@@ -416,7 +427,7 @@ pub(super) fn jitter(pause: Duration) -> Duration {
 }
 
 /// What ureq's error means for us.
-pub(super) fn failure(url: &str, error: ureq::Error) -> Error {
+pub(in crate::kube) fn failure(url: &str, error: ureq::Error) -> Error {
     let url = url.to_owned();
     match error {
         ureq::Error::Io(error) => broken(url, error),
@@ -434,7 +445,7 @@ pub(super) fn failure(url: &str, error: ureq::Error) -> Error {
 }
 
 /// An I/O error may hold an error of ureq's or of rustls's within.
-pub(super) fn broken(url: String, error: io::Error) -> Error {
+pub(in crate::kube) fn broken(url: String, error: io::Error) -> Error {
     let inner = error.get_ref();
     if inner.is_some_and(|inner| inner.is::<rustls::Error>()) {
         return Error::Untrusted { url, source: ureq::Error::Io(error) };
@@ -487,7 +498,7 @@ fn refusal(url: String, mut answer: Response<Body>) -> Error {
 }
 
 /// The server's clock, by an answer.
-pub(super) fn date(answer: &Response<Body>) -> Option<SystemTime> {
+pub(in crate::kube) fn date(answer: &Response<Body>) -> Option<SystemTime> {
     let date = answer.headers().get(header::DATE).and_then(|date| date.to_str().ok());
     date.and_then(|date| httpdate::parse_http_date(date).ok())
 }

@@ -1,4 +1,4 @@
-//! What a [watch](super::watch) reads of Jobs and ResourceQuotas: the few fields that say who waits, who runs, and what
+//! What a [watch](crate::kube::watch::watcher) reads of Jobs and ResourceQuotas: the few fields that say who waits, who runs, and what
 //! is free.
 //!
 //! A JSON text is walked through, and of all its leaves the wanted ones are kept. That is one small piece of code for lists,
@@ -41,7 +41,7 @@ pub struct Watched {
     has_ended: bool,
     conditions: Vec<(String, String)>,
     /// Of a Status: its code, its reason and its message.
-    pub(super) error: (String, String, String),
+    pub(in crate::kube) error: (String, String, String),
 }
 
 /// Values by name; there are never many.
@@ -86,7 +86,7 @@ impl Watched {
     }
 
     /// Takes a leaf, if it is wanted.
-    pub(super) fn take(&mut self, path: &[&str], leaf: &str) {
+    pub(in crate::kube) fn take(&mut self, path: &[&str], leaf: &str) {
         let text = || leaf.to_owned();
         match path {
             ["metadata", "name"] => self.name = text(),

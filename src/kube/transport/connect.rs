@@ -20,8 +20,8 @@ use ureq::unversioned::transport::{
 };
 use ureq::{Proxy, ProxyProtocol};
 
-use super::error::TlsError;
-use super::tls::{self, Leg};
+use crate::kube::error::TlsError;
+use crate::kube::transport::tls::{self, Leg};
 
 /// Longest answer of a proxy to CONNECT, in bytes.
 const ANSWER_LIMIT: usize = 16 * 1024;

@@ -7,11 +7,11 @@ use std::io::{BufRead, BufReader, Read};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::address::percent_encode;
-use super::client::{Call, Client, UNRESERVED, broken, failure, jitter, pages};
-use super::error::{Error, Status};
-use super::types::Object;
-use super::watched::{Watched, walk};
+use crate::kube::client::{Call, Client, UNRESERVED, broken, failure, jitter, pages};
+use crate::kube::config::address::percent_encode;
+use crate::kube::error::{Error, Status};
+use crate::kube::types::job::{Watched, walk};
+use crate::kube::types::pod::Object;
 
 /// A watch ends after so many seconds by its server, and the next one goes on where it ended: a connection that died
 /// unnoticed is out of use for no longer than this and [`SLACK`].
@@ -70,7 +70,7 @@ pub enum News {
 
 impl Client {
     /// Tells of all objects of the list at `path`, and for ever after of every change. It has no part in the
-    /// [circuit](super::circuit): whether requests are tried must not depend on it.
+    /// [circuit](crate::kube::client::circuit_breaker): whether requests are tried must not depend on it.
     pub fn follow(&self, path: &str, tell: &mut dyn FnMut(News)) -> ! {
         let mut follower = Follower { client: self, path, tell, version: None, live: None };
         let (mut failures, mut broke, mut expired) = (0, false, false);

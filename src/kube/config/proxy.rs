@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use ureq::Proxy;
 use ureq::http::Uri;
 
-use super::address::Address;
+use crate::kube::config::address::Address;
 
 /// The value of HTTPS_PROXY or HTTP_PROXY, whichever the address needs, unless NO_PROXY excludes it.
 pub fn from_environment(server: &Address, env: impl Fn(&str) -> Option<String>) -> Option<String> {
@@ -36,7 +36,7 @@ pub fn parse(url: &str) -> Option<Proxy> {
     let authority = uri.authority()?;
     if scheme == "https" {
         // Its certificate is verified by this name.
-        super::tls::server_name(authority.host()).ok()?;
+        crate::kube::transport::tls::server_name(authority.host()).ok()?;
     }
     let port_is_good = authority.port().is_none_or(|port| port.as_str().parse::<u16>().is_ok());
     let after_host = authority.as_str().rsplit_once(authority.host())?.1;

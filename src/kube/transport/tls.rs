@@ -17,7 +17,7 @@ use rustls::{
 };
 use ureq::unversioned::transport::{Buffers, ConnectionDetails, LazyBuffers, NextTimeout, Transport, TransportAdapter};
 
-use super::error::TlsError;
+use crate::kube::error::TlsError;
 
 /// Whom to trust, from the cluster's entry in the kubeconfig.
 #[derive(Debug, Default)]

@@ -5,8 +5,8 @@ use std::time::SystemTime;
 
 use serde_json::Value;
 
-use super::client::{Client, JSON, date, pages};
-use super::error::Error;
+use crate::kube::client::{Client, JSON, date, pages};
+use crate::kube::error::Error;
 
 /// Objects in a page of a list: 500, as kubectl asks for.
 const PAGE: usize = 500;

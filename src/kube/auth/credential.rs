@@ -1,6 +1,6 @@
 //! Who we are: a user resolved from the kubeconfig, and the credential to send with the next request.
 //!
-//! Two kinds of credential change while the server runs: a token file is read again within a minute, a [plugin](super::plugin)'s answer
+//! Two kinds of credential change while the server runs: a token file is read again within a minute, a [plugin](crate::kube::auth::exec_cache)'s answer
 //! is replaced when it expires, and either is replaced once when Kubernetes refuses it.
 
 use std::fmt;
@@ -12,10 +12,10 @@ use std::time::{Duration, Instant};
 use base64::Engine;
 use ureq::http::HeaderValue;
 
-use super::error::Error;
-use super::exec::Exec;
-use super::plugin::Plugin;
-use super::tls::Identity;
+use crate::kube::auth::exec::Exec;
+use crate::kube::auth::exec_cache::Plugin;
+use crate::kube::error::Error;
+use crate::kube::transport::tls::Identity;
 
 /// How long a token file's content is used before it is read again: Kubernetes rotates a mounted token long before it
 /// expires and asks clients to reload it at least once a minute; client-go takes a minute less ten seconds.
@@ -96,7 +96,7 @@ fn read_token(path: &Path) -> io::Result<Secret> {
     if !std::fs::metadata(path)?.is_file() {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a file"));
     }
-    let text = super::read_text(path)?;
+    let text = crate::kube::read_text(path)?;
     match text.trim() {
         "" => Err(io::Error::new(io::ErrorKind::InvalidData, "the file is empty")),
         token => Ok(Secret::new(token)),

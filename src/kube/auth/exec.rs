@@ -1,7 +1,7 @@
 //! Runs a credential plugin once, with a deadline, and reads its ExecCredential.
 //!
 //! The protocol: <https://kubernetes.io/docs/reference/access-authn-authz/authentication/#client-go-credential-plugins>.
-//! When to run it is decided in [`auth`](super::auth). What the plugin prints on stdout is a secret and goes into no error.
+//! When to run it is decided in [`credential`](crate::kube::auth::credential). What the plugin prints on stdout is a secret and goes into no error.
 
 use std::ffi::OsString;
 use std::io::{self, Read};
@@ -13,10 +13,10 @@ use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
-use super::auth::Secret;
-use super::error::CredentialError;
-use super::tls::Identity;
-use super::yaml::{self, Value};
+use crate::kube::auth::credential::Secret;
+use crate::kube::error::CredentialError;
+use crate::kube::transport::tls::Identity;
+use crate::kube::yaml::{self, Value};
 
 /// Most that is kept of stdout and of stderr, in bytes; an ExecCredential has 2 to 10 KB.
 const OUTPUT_LIMIT: usize = 256 * 1024;

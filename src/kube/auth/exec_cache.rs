@@ -6,9 +6,9 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
-use super::auth::{Credential, bearer_header};
-use super::error::CredentialError;
-use super::exec::{self, Exec};
+use crate::kube::auth::credential::{Credential, bearer_header};
+use crate::kube::auth::exec::{self, Exec};
+use crate::kube::error::CredentialError;
 
 /// How long a plugin may run. The AWS CLI takes 1 to 5 s, on a t2.nano without CPU credits several times that.
 const PLUGIN_TIMEOUT: Duration = Duration::from_secs(30);

@@ -10,12 +10,13 @@ use std::path::{Path, PathBuf};
 
 use ureq::Proxy;
 
-use super::address::Address;
-use super::auth::{Bearer, User};
-use super::error::{ConfigError, TlsError};
-use super::tls::{Leg, Trust};
-use super::yaml::{self, Node, Value};
-use super::{proxy, read_file, user};
+use crate::kube::auth::credential::{Bearer, User};
+use crate::kube::config::address::Address;
+use crate::kube::config::{proxy, user};
+use crate::kube::error::{ConfigError, TlsError};
+use crate::kube::read_file;
+use crate::kube::transport::tls::{Leg, Trust};
+use crate::kube::yaml::{self, Node, Value};
 
 /// Where an in-cluster service account lives,
 /// <https://kubernetes.io/docs/tasks/run-application/access-api-from-pod/>.
@@ -134,7 +135,7 @@ impl Cluster {
 }
 
 fn read(path: &Path) -> Result<String, ConfigError> {
-    super::read_text(path).map_err(|source| ConfigError::Read { what: "kubeconfig", path: path.into(), source })
+    crate::kube::read_text(path).map_err(|source| ConfigError::Read { what: "kubeconfig", path: path.into(), source })
 }
 
 fn display<P: AsRef<Path>>(paths: impl IntoIterator<Item = P>) -> String {

@@ -77,7 +77,7 @@ struct PodStatus {
 
 impl Pod {
     /// An empty text is an absent one.
-    pub(super) fn new(
+    pub(in crate::kube) fn new(
         node: Option<String>,
         ip: Option<String>,
         namespace: String,

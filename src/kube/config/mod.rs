@@ -1,0 +1,6 @@
+//! kubeconfig files and the environment, read into a `Cluster`.
+
+pub mod address;
+pub mod kubeconfig;
+pub mod proxy;
+pub mod user;

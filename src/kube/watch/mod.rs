@@ -1,0 +1,3 @@
+//! Lists and watches of Kubernetes objects.
+
+pub mod watcher;
