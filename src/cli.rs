@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use log::LevelFilter;
 
-use crate::{job, local};
+use crate::{job, simulator};
 
 /// An option: how it is written, its variable, its default, and what it is for. A switch has no value, and an option for
 /// one moment no variable.
@@ -255,7 +255,7 @@ pub struct Options {
     /// The cluster.
     pub access: Access,
     /// --local
-    pub local: Option<local::Settings>,
+    pub local: Option<simulator::Settings>,
     /// For one address; 0 is without limit.
     pub posts_per_minute: u32,
     /// --premium-token-file
@@ -489,7 +489,7 @@ fn timeout(given: &Given<'_>) -> Result<Duration, UsageError> {
 
 /// The embedded cluster has a kubeconfig of its own. Another one on the command line wins over the variable, as flags do;
 /// variables for another one may have been set for other programs.
-fn local(given: &Given<'_>) -> Result<Option<local::Settings>, UsageError> {
+fn local(given: &Given<'_>) -> Result<Option<simulator::Settings>, UsageError> {
     let other = [&KUBECONFIG, &CONTEXT].into_iter().find(|opt| given.flag(opt).is_some());
     let wanted = match (given.flag(&LOCAL), other) {
         (Some(_), Some(other)) => return Err(UsageError::Conflict(LOCAL.name, other.name)),
@@ -501,7 +501,7 @@ fn local(given: &Given<'_>) -> Result<Option<local::Settings>, UsageError> {
     })?;
     let nodes = given
         .value(&LOCAL_NODES, "a number from 1 to 100", |text| u16::try_from(number(text, 1, LOCAL_NODES_MOST)?).ok())?;
-    Ok(wanted.then_some(local::Settings { job_seconds: job_seconds.expect(CHECKED), nodes: nodes.expect(CHECKED) }))
+    Ok(wanted.then_some(simulator::Settings { job_seconds: job_seconds.expect(CHECKED), nodes: nodes.expect(CHECKED) }))
 }
 
 fn token_file(given: &Given<'_>) -> Result<Option<PathBuf>, UsageError> {

@@ -15,7 +15,6 @@ mod http;
 mod job;
 mod kube;
 mod limiter;
-mod local;
 mod nudge;
 mod pods;
 mod premium;
@@ -27,6 +26,7 @@ mod serve;
 mod service;
 mod setup;
 mod signals;
+mod simulator;
 mod web;
 mod wire;
 

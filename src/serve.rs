@@ -11,7 +11,7 @@ use signal_hook::iterator::Signals;
 
 use crate::cli::Options;
 use crate::report::one_line;
-use crate::{Env, gate, handler, http, kube, local, nudge, premium, service, setup, signals};
+use crate::{Env, gate, handler, http, kube, nudge, premium, service, setup, signals, simulator};
 
 /// What is in flight at a stop gets this long: the default deadline of a Kubernetes operation.
 const STOP_LIMIT: Duration = Duration::from_secs(10);
@@ -30,7 +30,7 @@ const CREW_SLACK: Duration = Duration::from_secs(5);
 pub fn run(options: &Options, env: Env<'_>) -> Result<(), StartError> {
     // First of all: what is made below is to be taken away again, whenever a signal comes.
     let mut signals = heard().map_err(StartError::Threads)?;
-    let local = options.local.as_ref().map(local::Local::start).transpose().map_err(StartError::Local)?;
+    let local = options.local.as_ref().map(simulator::Local::start).transpose().map_err(StartError::Local)?;
     let file = local.as_ref().map(|local| local.kubeconfig().to_owned()).or_else(|| options.access.kubeconfig.clone());
     let context = options.access.context.clone().filter(|_| local.is_none());
     let cluster = kube::Cluster::load(&kube::Sources { file, context, env }).map_err(StartError::Config)?;
