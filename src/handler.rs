@@ -13,10 +13,10 @@ use crate::crew::Crew;
 use crate::flight::{Flight, Missed};
 use crate::job::{self, Dataset, Manifests, Tier};
 use crate::kube::{self, CredentialError};
-use crate::nudge::Nudge;
 use crate::pods;
 use crate::premium::Token;
 use crate::queue::Unknown;
+use crate::queue::controller::Nudge;
 
 /// Longest request body, in bytes: forty times what a good one needs.
 pub const BODY_LIMIT: usize = 1024;

@@ -11,7 +11,7 @@ use signal_hook::iterator::Signals;
 
 use crate::cli::Options;
 use crate::report::one_line;
-use crate::{Env, gate, handler, http, kube, nudge, premium, service, setup, signals, simulator};
+use crate::{Env, gate, handler, http, kube, premium, queue::controller as nudge, service, setup, signals, simulator};
 
 /// What is in flight at a stop gets this long: the default deadline of a Kubernetes operation.
 const STOP_LIMIT: Duration = Duration::from_secs(10);

@@ -15,16 +15,12 @@ pub mod head;
 #[path = "../../src/job.rs"]
 pub mod job;
 pub mod kube;
-#[path = "../../src/nudge.rs"]
-pub mod nudge;
 #[path = "../../src/pods.rs"]
 pub mod pods;
 #[path = "../../src/premium.rs"]
 pub mod premium;
-#[path = "../../src/queue.rs"]
+#[path = "../../src/queue/mod.rs"]
 pub mod queue;
-#[path = "../../src/room.rs"]
-pub mod room;
 
 use std::fmt;
 use std::io::{self, Read};

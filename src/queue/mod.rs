@@ -5,12 +5,15 @@
 //! A change of the Job makes it try at once, so that a touch gives a free slot to the oldest. A touch is a hint and no more:
 //! without it the controller's own retry starts the Job.
 
+pub mod capacity;
+pub mod controller;
+
 use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::{Value, json};
 
 use crate::kube::{JobState, Watched};
-use crate::room::Room;
+use crate::queue::capacity::Room;
 
 /// The annotation of a touch: when it was, RFC 3339.
 pub const NUDGED: &str = "img-classification/nudged";
