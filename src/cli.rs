@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use log::LevelFilter;
 
-use crate::{job, simulator};
+use crate::job;
+use crate::simulator;
 
 /// An option: how it is written, its variable, its default, and what it is for. A switch has no value, and an option for
 /// one moment no variable.

@@ -2,11 +2,9 @@
 //!
 //! See ARCHITECTURE.md for the way of a request through these modules.
 
-mod attended;
-mod clean;
 mod cli;
+mod commands;
 mod crew;
-mod doctor;
 mod flight;
 mod gate;
 mod handler;
@@ -18,14 +16,7 @@ mod limiter;
 mod pods;
 mod premium;
 mod queue;
-mod report;
-mod selftest;
-mod serve;
-mod service;
-mod setup;
-mod signals;
 mod simulator;
-mod web;
 mod wire;
 
 use std::ffi::OsString;
@@ -33,11 +24,16 @@ use std::fmt;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use attended::Attended;
-use clean::{CleanError, Which};
-use cli::{Access, Command};
-use report::{Paper, one_line};
-use setup::SetupError;
+use crate::cli::{Access, Command};
+use crate::commands::clean;
+use crate::commands::clean::{CleanError, Which};
+use crate::commands::doctor;
+use crate::commands::output::{Paper, one_line};
+use crate::commands::scoped_client::Attended;
+use crate::commands::selftest;
+use crate::commands::serve;
+use crate::commands::setup;
+use crate::commands::setup::SetupError;
 
 /// The process's environment.
 type Env<'a> = &'a dyn Fn(&str) -> Option<OsString>;

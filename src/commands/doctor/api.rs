@@ -5,8 +5,8 @@ use std::time::{Duration, Instant, SystemTime};
 use serde_json::{Value, json};
 
 use super::UPDATE_KUBECONFIG;
+use crate::commands::output::Finding;
 use crate::kube::{Client, Cluster, ConfigError, CredentialError, Error, Verb, chain};
-use crate::report::Finding;
 
 /// A clock that is wrong by this much will be wrong by more: time servers keep hosts within milliseconds. An answer's
 /// Date has whole seconds and may be on its way for as long as an operation takes, 10 s.
@@ -186,7 +186,7 @@ fn user(info: &Value) -> Finding {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::Verdict;
+    use crate::commands::output::Verdict;
 
     #[test]
     fn a_clock_is_judged_by_how_far_it_is_off() {

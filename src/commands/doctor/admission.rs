@@ -4,10 +4,10 @@
 use serde_json::{Value, json};
 
 use super::SETUP;
+use crate::commands::output::Finding;
 use crate::job::{self, Dataset, Tier};
 use crate::kube::quantity::{self, Milli};
 use crate::kube::{Client, Error, Status, Verb};
-use crate::report::Finding;
 
 /// Creates a pod of that tier as a dry run.
 ///
@@ -105,7 +105,7 @@ fn amounts<'a>(message: &'a str, label: &str) -> Vec<(&'a str, Milli)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::Verdict;
+    use crate::commands::output::Verdict;
 
     fn status(message: &str) -> Status {
         Status { code: 403, reason: "Forbidden".to_owned(), message: message.to_owned() }

@@ -2,10 +2,10 @@
 
 use serde_json::Value;
 
+use crate::commands::output::Finding;
 use crate::job::CPU;
 use crate::kube::quantity::{self, Milli};
 use crate::kube::{Client, Error};
-use crate::report::Finding;
 
 /// Nodes of the course's cluster, which its autograder wants to see.
 const EXPECTED: usize = 2;
@@ -110,7 +110,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::report::Verdict;
+    use crate::commands::output::Verdict;
 
     fn node(name: &str, ready: &str, cpu: &str) -> Value {
         json!({"metadata": {"name": name}, "spec": {},

@@ -3,9 +3,9 @@
 use serde_json::json;
 
 use super::SETUP;
+use crate::commands::output::Finding;
 use crate::job::Tier;
 use crate::kube::{Client, Error, Verb};
-use crate::report::Finding;
 
 /// One permission: verb, API group, resource, namespace.
 type Permission = (&'static str, &'static str, &'static str, Option<&'static str>);

@@ -5,9 +5,12 @@ use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::Env;
 use crate::cli::{Options, UsageError};
-use crate::report::Finding;
-use crate::{Env, premium, service, web};
+use crate::commands::client;
+use crate::commands::output::Finding;
+use crate::commands::systemd;
+use crate::premium;
 
 /// Longest wait for whoever has the port: our own /healthz takes a millisecond.
 const PROBE_LIMIT: Duration = Duration::from_secs(2);
@@ -44,7 +47,7 @@ fn not_free(listen: &str, address: SocketAddr, error: &io::Error) -> Finding {
     let text = format!("cannot listen on {listen}: {error}");
     let port = address.port();
     match error.kind() {
-        io::ErrorKind::AddrInUse => match who_answers(service::reachable(address)) {
+        io::ErrorKind::AddrInUse => match who_answers(systemd::reachable(address)) {
             None => Finding::ok("port", format!("this program already listens on {listen}")),
             Some(other) => {
                 let text = format!("{listen} is taken: {other}");
@@ -70,7 +73,7 @@ fn not_free(listen: &str, address: SocketAddr, error: &io::Error) -> Finding {
 
 /// Who has the port; none if it is us.
 fn who_answers(address: SocketAddr) -> Option<String> {
-    match web::request("GET", &format!("http://{address}/healthz"), &[], None, PROBE_LIMIT) {
+    match client::request("GET", &format!("http://{address}/healthz"), &[], None, PROBE_LIMIT) {
         Ok(answer) if answer.status == 200 && answer.body.trim() == HEALTHY => None,
         Ok(answer) => {
             let first = answer.body.lines().next().unwrap_or_default();
@@ -148,7 +151,7 @@ fn token(path: &Path) -> Finding {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::Verdict;
+    use crate::commands::output::Verdict;
 
     #[test]
     fn each_reason_not_to_listen_has_its_fix() {

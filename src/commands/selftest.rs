@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 use serde::Deserialize;
 use serde_json::Value;
 
+use crate::commands::client::{self, NoAnswer};
+use crate::commands::output::{Finding, Paper, Verdict};
 use crate::job::{Dataset, Tier};
 use crate::premium::Token;
-use crate::report::{Finding, Paper, Verdict};
-use crate::web::{self, NoAnswer};
 
 /// The widest topic in what [`run`] says.
 pub const TOPIC_WIDTH: usize = "3 x POST premium".len();
@@ -251,7 +251,7 @@ impl Selftest {
             headers.push(("Content-Type", "application/json"));
             headers.extend(self.authorization.as_deref().map(|token| ("Authorization", token)));
         }
-        let answer = web::request(method, &format!("{}{path}", self.base), &headers, body, ANSWER);
+        let answer = client::request(method, &format!("{}{path}", self.base), &headers, body, ANSWER);
         let no_answer = |error: NoAnswer| {
             Wrong::new(format!("{method} {}{path}: {error}", self.base), "is the server running, and its port open?")
         };

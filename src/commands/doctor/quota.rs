@@ -3,9 +3,9 @@
 use serde_json::{Map, Value};
 
 use super::SETUP;
+use crate::commands::output::Finding;
 use crate::job::{CPU, Tier};
 use crate::kube::quantity::{self, Milli};
-use crate::report::Finding;
 
 /// Free classifiers that are to run at a time.
 const FREE_AT_ONCE: Milli = 2;

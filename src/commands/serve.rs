@@ -9,9 +9,19 @@ use std::time::Duration;
 
 use signal_hook::iterator::Signals;
 
+use crate::Env;
 use crate::cli::Options;
-use crate::report::one_line;
-use crate::{Env, gate, handler, http, kube, premium, queue::controller as nudge, service, setup, signals, simulator};
+use crate::commands::output::one_line;
+use crate::commands::setup;
+use crate::commands::signals;
+use crate::commands::systemd;
+use crate::gate;
+use crate::handler;
+use crate::http;
+use crate::kube;
+use crate::premium;
+use crate::queue::controller as nudge;
+use crate::simulator;
 
 /// What is in flight at a stop gets this long: the default deadline of a Kubernetes operation.
 const STOP_LIMIT: Duration = Duration::from_secs(10);
@@ -50,7 +60,7 @@ pub fn run(options: &Options, env: Env<'_>) -> Result<(), StartError> {
     let limits = gate::Limits::from_descriptors(options.posts_per_minute);
     let http = http::Http::new(Arc::clone(&app), limits.waiting());
     let bind = |source| StartError::Bind { address: options.listen.clone(), source };
-    let socket = match service::inherited_socket().map_err(StartError::Inherited)? {
+    let socket = match systemd::inherited_socket().map_err(StartError::Inherited)? {
         Some(listener) => gate::Socket::Inherited(listener),
         None => gate::Socket::Own(TcpListener::bind(&options.listen).map_err(bind)?),
     };
@@ -60,12 +70,12 @@ pub fn run(options: &Options, env: Env<'_>) -> Result<(), StartError> {
     app.kube.prepare();
     let (alive, watched) = (Arc::clone(&app), gate.clone());
     let is_alive = move || alive.crew.is_alive(kube_timeout + CREW_SLACK);
-    service::feed_watchdog(gate.address(), is_alive, move || watched.is_closing()).map_err(StartError::Threads)?;
+    systemd::feed_watchdog(gate.address(), is_alive, move || watched.is_closing()).map_err(StartError::Threads)?;
     for line in configuration {
         let _ = writeln!(io::stderr(), "{}", one_line(&line));
     }
     let _ = writeln!(io::stderr(), "listening on http://{}", gate.address());
-    service::ready();
+    systemd::ready();
     if let Some(queue) = &app.queue
         && let Err(error) = nudge::start(&app)
     {
@@ -73,7 +83,7 @@ pub fn run(options: &Options, env: Env<'_>) -> Result<(), StartError> {
         log::warn!("no threads to watch the queue with: {error}; Kubernetes itself starts the Jobs that wait");
     }
     signals.forever().next();
-    service::stopping();
+    systemd::stopping();
     gate.close(STOP_LIMIT);
     app.queue.iter().for_each(nudge::Nudge::stop);
     app.kube.close();

@@ -9,8 +9,8 @@ use std::time::Duration;
 use signal_hook::iterator::Signals;
 use signal_hook::low_level::emulate_default_handler;
 
+use crate::commands::signals;
 use crate::kube::{Client, Cluster, TlsError};
-use crate::signals;
 
 /// Connections that are kept: a command asks one thing at a time.
 const CONNECTIONS: usize = 1;

@@ -12,7 +12,7 @@ use std::str::Chars;
 
 use super::Report;
 use crate::Env;
-use crate::report::{Finding, Paper};
+use crate::commands::output::{Finding, Paper};
 
 /// EnvironmentFile= of systemd/img-classification.service.
 const FILE: &str = "/etc/img-classification.env";

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use crate::clean::OURS;
+use crate::commands::clean::OURS;
+use crate::commands::output::Finding;
 use crate::job::Tier;
 use crate::kube::{Client, Error};
-use crate::report::Finding;
 
 /// A container that waits for one of these does not get further by waiting, from pkg/kubelet/images and
 /// pkg/kubelet/kuberuntime of Kubernetes.

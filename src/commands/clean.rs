@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use crate::commands::output::{Finding, Paper};
 use crate::job::Tier;
 use crate::kube::{Client, Error};
-use crate::report::{Finding, Paper};
 
 /// The widest topic in what [`run`] says.
 pub const TOPIC_WIDTH: usize = "free-service".len();

@@ -6,15 +6,15 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value, json};
 
+use crate::commands::output::{Finding, Paper};
 use crate::kube::{self, Client, Error, Verb};
-use crate::report::{Finding, Paper};
 
 /// In the order in which one needs the other.
 const FILES: [&str; 4] = [
-    include_str!("../k8s/namespace.yaml"),
-    include_str!("../k8s/quota.yaml"),
-    include_str!("../k8s/quota-premium.yaml"),
-    include_str!("../k8s/rbac.yaml"),
+    include_str!("../../k8s/namespace.yaml"),
+    include_str!("../../k8s/quota.yaml"),
+    include_str!("../../k8s/quota-premium.yaml"),
+    include_str!("../../k8s/rbac.yaml"),
 ];
 
 /// The widest topic in what [`run`] says: a kind, a namespace and a name.

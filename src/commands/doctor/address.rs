@@ -3,8 +3,9 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs, UdpSocket};
 use std::time::{Duration, Instant};
 
-use crate::report::Finding;
-use crate::{Env, web};
+use crate::Env;
+use crate::commands::client;
+use crate::commands::output::Finding;
 
 /// For all that is asked of the metadata service: it is within the host, or not there at all.
 const METADATA_LIMIT: Duration = Duration::from_secs(1);
@@ -73,7 +74,7 @@ fn public_ipv4(endpoint: &str) -> Result<Ipv4Addr, String> {
     let deadline = Instant::now() + METADATA_LIMIT;
     let ask = |method, path: &str, headers: &[(&str, &str)]| {
         let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
-        let answer = web::request(method, &format!("{endpoint}{path}"), headers, None, left);
+        let answer = client::request(method, &format!("{endpoint}{path}"), headers, None, left);
         answer.map_err(|error| format!("the metadata service gives no answer ({error})"))
     };
     let token = ask("PUT", "/latest/api/token", &[("X-aws-ec2-metadata-token-ttl-seconds", TOKEN_TTL)])?;

@@ -19,11 +19,11 @@ pub use env_file::as_service;
 use serde_json::{Value, json};
 
 use crate::Env;
-use crate::attended::Attended;
 use crate::cli::{Options, UsageError};
+use crate::commands::output::{Finding, Paper, Verdict, one_line};
+use crate::commands::scoped_client::Attended;
 use crate::job::Tier;
 use crate::kube::{Client, Cluster, ConfigError, Error, Sources};
-use crate::report::{Finding, Paper, Verdict, one_line};
 
 /// The widest topic.
 pub const TOPIC_WIDTH: usize = "leftover Jobs".len();

@@ -1,7 +1,7 @@
 //! Whether an image's name can be meant so. The grammar is that of <https://github.com/distribution/reference>. Pure; whether
 //! the image is there only a node can tell.
 
-use crate::report::Finding;
+use crate::commands::output::Finding;
 
 /// Longest name without tag and digest, in bytes.
 const NAME_MOST: usize = 255;
@@ -116,7 +116,7 @@ fn is_digest(digest: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::Verdict;
+    use crate::commands::output::Verdict;
 
     #[test]
     fn good_names_are_taken_apart() {
