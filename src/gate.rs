@@ -17,7 +17,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use crate::handler::ApiError;
+use crate::api::ApiError;
 use crate::http::{self, Answer, Http};
 use crate::limiter::Limiter;
 use crate::wire::{self, Broken, HEAD_TIMEOUT, Request};

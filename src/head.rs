@@ -2,7 +2,7 @@
 //!
 //! Framing follows RFC 9112 to the letter where leniency would let two readers see different requests.
 
-use crate::handler::ApiError;
+use crate::api::ApiError;
 
 /// Longest request line, in bytes, as RFC 9112 (section 3) advises at least 8000 for general servers; our paths have 27.
 const LINE_LIMIT: usize = 4 * 1024;

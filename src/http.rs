@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use tiny_http::{HTTPVersion, Header, Response};
 
-use crate::handler::{self, ApiError, App, Reply, Route};
+use crate::api::{self, ApiError, App, Reply, Route};
 use crate::wire::Request;
 
 /// Most of a request's path in the log, in characters.
@@ -56,7 +56,7 @@ impl Http {
         }
         let call = route.into_call(&request.body)?;
         let _open = if route.asks_kubernetes() { Some(self.open()?) } else { None };
-        handler::handle(&self.app, call)
+        api::handle(&self.app, call)
     }
 
     fn open(&self) -> Result<Open<'_>, ApiError> {

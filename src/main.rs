@@ -2,19 +2,16 @@
 //!
 //! See ARCHITECTURE.md for the way of a request through these modules.
 
+mod api;
 mod cli;
 mod commands;
 mod crew;
-mod flight;
 mod gate;
-mod handler;
 mod head;
 mod http;
 mod job;
 mod kube;
 mod limiter;
-mod pods;
-mod premium;
 mod queue;
 mod simulator;
 mod wire;
@@ -24,6 +21,7 @@ use std::fmt;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
+use crate::api::auth;
 use crate::cli::{Access, Command};
 use crate::commands::clean;
 use crate::commands::clean::{CleanError, Which};
@@ -79,7 +77,7 @@ fn run() -> Result<bool, Failure> {
             clean::run(&kube, paper(clean::TOPIC_WIDTH), which, timeout).map_err(Failure::Clean)
         }
         Command::Selftest { url, access, token_file, clean_first, clean_after, timeout } => {
-            let token = token_file.as_deref().map(premium::Token::read).transpose().map_err(Failure::PremiumToken)?;
+            let token = token_file.as_deref().map(auth::Token::read).transpose().map_err(Failure::PremiumToken)?;
             let kube = if clean_first || clean_after { Some(connect(&access, &env)?) } else { None };
             let paper = paper(selftest::TOPIC_WIDTH);
             let clean = |wanted: bool| match &kube {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use rustix::io::Errno;
 use rustix::net::{SendAncillaryBuffer, SendFlags};
 
-use crate::handler::{ApiError, BODY_LIMIT};
+use crate::api::{ApiError, BODY_LIMIT};
 use crate::head::{self, Head};
 
 /// Time to a complete head from its first byte: three lost packets on a bad line.

@@ -4,21 +4,15 @@
 
 #![allow(dead_code)] // most of what opens a socket is not fuzzed
 
+#[path = "../../src/api/mod.rs"]
+pub mod api;
 #[path = "../../src/crew.rs"]
 pub mod crew;
-#[path = "../../src/flight.rs"]
-pub mod flight;
-#[path = "../../src/handler.rs"]
-pub mod handler;
 #[path = "../../src/head.rs"]
 pub mod head;
 #[path = "../../src/job.rs"]
 pub mod job;
 pub mod kube;
-#[path = "../../src/pods.rs"]
-pub mod pods;
-#[path = "../../src/premium.rs"]
-pub mod premium;
 #[path = "../../src/queue/mod.rs"]
 pub mod queue;
 

@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 use serde::Deserialize;
 use serde_json::Value;
 
+use crate::api::auth::Token;
 use crate::commands::client::{self, NoAnswer};
 use crate::commands::output::{Finding, Paper, Verdict};
 use crate::job::{Dataset, Tier};
-use crate::premium::Token;
 
 /// The widest topic in what [`run`] says.
 pub const TOPIC_WIDTH: usize = "3 x POST premium".len();

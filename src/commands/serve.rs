@@ -10,16 +10,16 @@ use std::time::Duration;
 use signal_hook::iterator::Signals;
 
 use crate::Env;
+use crate::api;
+use crate::api::auth;
 use crate::cli::Options;
 use crate::commands::output::one_line;
 use crate::commands::setup;
 use crate::commands::signals;
 use crate::commands::systemd;
 use crate::gate;
-use crate::handler;
 use crate::http;
 use crate::kube;
-use crate::premium;
 use crate::queue::controller as nudge;
 use crate::simulator;
 
@@ -53,10 +53,10 @@ pub fn run(options: &Options, env: Env<'_>) -> Result<(), StartError> {
         configuration
             .push(format!("for kubectl and the other commands: export KUBECONFIG={}", local.kubeconfig().display()));
     }
-    let premium = options.premium_token_file.as_deref().map(premium::Token::read).transpose();
+    let premium = options.premium_token_file.as_deref().map(auth::Token::read).transpose();
     let premium = premium.map_err(StartError::PremiumToken)?;
     let queue = options.nudge.then(nudge::Nudge::default);
-    let app = Arc::new(handler::App::new(kube, &options.jobs, premium, queue, CREW, kube_timeout));
+    let app = Arc::new(api::App::new(kube, &options.jobs, premium, queue, CREW, kube_timeout));
     let limits = gate::Limits::from_descriptors(options.posts_per_minute);
     let http = http::Http::new(Arc::clone(&app), limits.waiting());
     let bind = |source| StartError::Bind { address: options.listen.clone(), source };

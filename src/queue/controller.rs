@@ -13,7 +13,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::{Value, json};
 
-use crate::handler::App;
+use crate::api::App;
 use crate::job::Tier;
 use crate::kube::{Client, Error, News, chain};
 use crate::queue::{Feed, NUDGED, Queue, Step, Touched, Unknown};

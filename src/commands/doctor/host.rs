@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::Env;
+use crate::api::auth;
 use crate::cli::{Options, UsageError};
 use crate::commands::client;
 use crate::commands::output::Finding;
 use crate::commands::systemd;
-use crate::premium;
 
 /// Longest wait for whoever has the port: our own /healthz takes a millisecond.
 const PROBE_LIMIT: Duration = Duration::from_secs(2);
@@ -138,7 +138,7 @@ fn plugin(name: &str, found: io::Result<PathBuf>) -> Finding {
 }
 
 fn token(path: &Path) -> Finding {
-    match premium::Token::read(path) {
+    match auth::Token::read(path) {
         Ok(_) => Finding::ok("environment", format!("premium needs the token in {}", path.display())),
         Err(error) => Finding::fail(
             "environment",

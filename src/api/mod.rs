@@ -2,6 +2,10 @@
 //!
 //! No socket is seen here: bytes come in, a [`Reply`] goes out. Past [`Call`] there are no strings.
 
+pub mod auth;
+pub mod config;
+pub mod single_flight;
+
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,12 +13,11 @@ use std::time::Duration;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::json;
 
+use crate::api::auth::Token;
+use crate::api::single_flight::{Flight, Missed};
 use crate::crew::Crew;
-use crate::flight::{Flight, Missed};
 use crate::job::{self, Dataset, Manifests, Tier};
 use crate::kube::{self, CredentialError};
-use crate::pods;
-use crate::premium::Token;
 use crate::queue::Unknown;
 use crate::queue::controller::Nudge;
 
@@ -84,7 +87,7 @@ impl App {
     }
 
     fn list(&self, patience: Duration) -> Result<List, ApiError> {
-        let view: pods::View = self.ask(None, patience, kube::Client::list_pods)?;
+        let view: config::View = self.ask(None, patience, kube::Client::list_pods)?;
         let count = view.count();
         Ok((Arc::new(view.into_json()), count))
     }
