@@ -5,16 +5,12 @@
 mod api;
 mod cli;
 mod commands;
-mod crew;
-mod gate;
-mod head;
-mod http;
+mod front;
 mod job;
 mod kube;
-mod limiter;
 mod queue;
+mod server;
 mod simulator;
-mod wire;
 
 use std::ffi::OsString;
 use std::fmt;

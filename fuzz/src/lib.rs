@@ -6,10 +6,12 @@
 
 #[path = "../../src/api/mod.rs"]
 pub mod api;
-#[path = "../../src/crew.rs"]
-pub mod crew;
-#[path = "../../src/head.rs"]
-pub mod head;
+pub mod front {
+    #[path = "../../../src/front/request.rs"]
+    pub mod request;
+    #[path = "../../../src/front/upstream.rs"]
+    pub mod upstream;
+}
 #[path = "../../src/job.rs"]
 pub mod job;
 pub mod kube;

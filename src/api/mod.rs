@@ -15,7 +15,7 @@ use serde_json::json;
 
 use crate::api::auth::Token;
 use crate::api::single_flight::{Flight, Missed};
-use crate::crew::Crew;
+use crate::front::upstream::Crew;
 use crate::job::{self, Dataset, Manifests, Tier};
 use crate::kube::{self, CredentialError};
 use crate::queue::Unknown;

@@ -17,10 +17,10 @@ use crate::commands::output::one_line;
 use crate::commands::setup;
 use crate::commands::signals;
 use crate::commands::systemd;
-use crate::gate;
-use crate::http;
+use crate::front::listener;
 use crate::kube;
 use crate::queue::controller as nudge;
+use crate::server;
 use crate::simulator;
 
 /// What is in flight at a stop gets this long: the default deadline of a Kubernetes operation.
@@ -57,14 +57,14 @@ pub fn run(options: &Options, env: Env<'_>) -> Result<(), StartError> {
     let premium = premium.map_err(StartError::PremiumToken)?;
     let queue = options.nudge.then(nudge::Nudge::default);
     let app = Arc::new(api::App::new(kube, &options.jobs, premium, queue, CREW, kube_timeout));
-    let limits = gate::Limits::from_descriptors(options.posts_per_minute);
-    let http = http::Http::new(Arc::clone(&app), limits.waiting());
+    let limits = listener::Limits::from_descriptors(options.posts_per_minute);
+    let http = server::Http::new(Arc::clone(&app), limits.waiting());
     let bind = |source| StartError::Bind { address: options.listen.clone(), source };
     let socket = match systemd::inherited_socket().map_err(StartError::Inherited)? {
-        Some(listener) => gate::Socket::Inherited(listener),
-        None => gate::Socket::Own(TcpListener::bind(&options.listen).map_err(bind)?),
+        Some(listener) => listener::Socket::Inherited(listener),
+        None => listener::Socket::Own(TcpListener::bind(&options.listen).map_err(bind)?),
     };
-    let (gate, door) = gate::Gate::new(socket, limits, http).map_err(bind)?;
+    let (gate, door) = listener::Gate::new(socket, limits, http).map_err(bind)?;
     door.open().map_err(StartError::Threads)?;
     // Not before: a start that fails must not leave a plugin running.
     app.kube.prepare();

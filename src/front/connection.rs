@@ -9,7 +9,7 @@ use rustix::io::Errno;
 use rustix::net::{SendAncillaryBuffer, SendFlags};
 
 use crate::api::{ApiError, BODY_LIMIT};
-use crate::head::{self, Head};
+use crate::front::request::{self, Head};
 
 /// Time to a complete head from its first byte: three lost packets on a bad line.
 pub const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
@@ -51,7 +51,7 @@ pub fn read_request(stream: &TcpStream, input: &mut Vec<u8>, patience: Duration)
     let idle = Instant::now() + patience;
     let mut slow = input.first().map(|_| Instant::now() + HEAD_TIMEOUT);
     let (head, used) = loop {
-        head::skip_empty_lines(input);
+        request::skip_empty_lines(input);
         if let Some(found) = Head::parse(input)? {
             break found;
         }

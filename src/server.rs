@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use tiny_http::{HTTPVersion, Header, Response};
 
 use crate::api::{self, ApiError, App, Reply, Route};
-use crate::wire::Request;
+use crate::front::connection::Request;
 
 /// Most of a request's path in the log, in characters.
 const PATH_SHOWN: usize = 200;

@@ -2,7 +2,7 @@
 //! All of it is limited in time, size and number; what a slow reader leaves of an answer holds nobody up but itself.
 //!
 //! After any doubt about where a request ends the connection is closed. What a head says is read in
-//! [`head`](crate::head), bytes are moved by [`wire`]; this module never looks at a path or into a body.
+//! [`head`](crate::front::request), bytes are moved by [`wire`]; this module never looks at a path or into a body.
 
 use std::collections::HashMap;
 use std::io::{self, Write};
@@ -18,9 +18,9 @@ use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::api::ApiError;
-use crate::http::{self, Answer, Http};
-use crate::limiter::Limiter;
-use crate::wire::{self, Broken, HEAD_TIMEOUT, Request};
+use crate::front::connection::{self, Broken, HEAD_TIMEOUT, Request};
+use crate::front::rate_limiter::Limiter;
+use crate::server::{self, Answer, Http};
 
 /// Most connections at a time, descriptors permitting. Each is a thread with 20 KB in use, 10 MB of a t2.nano's 512 together, and
 /// some more once it has asked Kubernetes.
@@ -236,9 +236,9 @@ impl Gate {
     /// Refuses a connection without waiting: the answer fits into the socket's empty buffer. Not in the access log, which a
     /// flood would fill.
     fn refuse(&self, stream: &TcpStream) {
-        let refusal = http::refusal(None, ApiError::ConnectionLimit, false, true);
+        let refusal = server::refusal(None, ApiError::ConnectionLimit, false, true);
         // A client that does not take even this gets nothing.
-        let _ = wire::send_now(stream, [&refusal.head, &refusal.body]);
+        let _ = connection::send_now(stream, [&refusal.head, &refusal.body]);
         let _ = stream.shutdown(Shutdown::Write);
     }
 
@@ -248,14 +248,14 @@ impl Gate {
         let mut input = Vec::with_capacity(1024);
         let mut patience = HEAD_TIMEOUT;
         loop {
-            let request = match wire::read_request(stream, &mut input, patience) {
+            let request = match connection::read_request(stream, &mut input, patience) {
                 Ok(Some(request)) => request,
                 Ok(None) => return Ok(()),
                 Err(Broken::Io(error)) => return Err(error),
                 Err(Broken::Refused(error)) => {
                     let to_head = input.starts_with(b"HEAD ");
-                    self.send(&http::refusal(Some(UNREAD), error, to_head, true), stream, ticket)?;
-                    return wire::linger(stream);
+                    self.send(&server::refusal(Some(UNREAD), error, to_head, true), stream, ticket)?;
+                    return connection::linger(stream);
                 }
             };
             // Whoever was made to leave is not served: a Job would be made for an answer that nobody gets.
@@ -266,7 +266,7 @@ impl Gate {
             self.answer(&request, last, stream, ticket)?;
             ticket.phase(Phase::Waiting);
             if last {
-                return wire::linger(stream);
+                return connection::linger(stream);
             }
             // Whoever closes the gate has to see that this one waits again.
             if self.is_closing() {
@@ -291,19 +291,19 @@ impl Gate {
     fn answer(&self, request: &Request, last: bool, stream: &TcpStream, ticket: &Ticket) -> io::Result<()> {
         let answer = match self.count_post(request, ticket) {
             Ok(()) => self.0.http.answer(request, last),
-            Err(error) => http::refusal(Some(&request.head.line()), error, request.head.method == "HEAD", last),
+            Err(error) => server::refusal(Some(&request.head.line()), error, request.head.method == "HEAD", last),
         };
         self.send(&answer, stream, ticket)
     }
 
     /// A reader that keeps up takes an answer at once; what a slow one leaves is counted.
     fn send(&self, answer: &Answer, stream: &TcpStream, ticket: &Ticket) -> io::Result<()> {
-        let left = wire::send_now(stream, [&answer.head, &answer.body])?;
+        let left = connection::send_now(stream, [&answer.head, &answer.body])?;
         if left.iter().all(|part| part.is_empty()) {
             return Ok(());
         }
         ticket.answering(&answer.body);
-        left.iter().try_for_each(|part| wire::write_all(stream, part, ANSWER_TIMEOUT))
+        left.iter().try_for_each(|part| connection::write_all(stream, part, ANSWER_TIMEOUT))
     }
 }
 
