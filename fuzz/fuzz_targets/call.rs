@@ -2,7 +2,7 @@
 
 #![no_main]
 
-use img_classification_fuzz::handler::{ApiError, Call, Route};
+use img_classification_fuzz::api::{ApiError, Call, Route};
 use img_classification_fuzz::job::{Dataset, Tier};
 use img_classification_fuzz::keys;
 use libfuzzer_sys::fuzz_target;

@@ -2,8 +2,8 @@
 
 #![no_main]
 
-use img_classification_fuzz::handler::ApiError;
-use img_classification_fuzz::head::Head;
+use img_classification_fuzz::api::ApiError;
+use img_classification_fuzz::front::request::Head;
 use libfuzzer_sys::fuzz_target;
 
 /// Prefixes that are tried one by one; of a longer head only as many, evenly spread.

@@ -4,8 +4,8 @@
 
 use std::io::Read;
 
+use img_classification_fuzz::api::config::View;
 use img_classification_fuzz::kube::{Pod, read_pod_list};
-use img_classification_fuzz::pods::View;
 use img_classification_fuzz::{Broken, OneByOne, keys};
 use libfuzzer_sys::fuzz_target;
 use serde_json::Value;

@@ -6,12 +6,7 @@
 
 #[path = "../../src/api/mod.rs"]
 pub mod api;
-pub mod front {
-    #[path = "../../../src/front/request.rs"]
-    pub mod request;
-    #[path = "../../../src/front/upstream.rs"]
-    pub mod upstream;
-}
+pub mod front;
 #[path = "../../src/job.rs"]
 pub mod job;
 pub mod kube;
