@@ -2,7 +2,7 @@
 //! All of it is limited in time, size and number; what a slow reader leaves of an answer holds nobody up but itself.
 //!
 //! After any doubt about where a request ends the connection is closed. What a head says is read in
-//! [`head`](crate::front::request), bytes are moved by [`wire`]; this module never looks at a path or into a body.
+//! [`head`](crate::front::request), bytes are moved by [`connection`]; this module never looks at a path or into a body.
 
 use std::collections::HashMap;
 use std::io::{self, Write};
