@@ -1,18 +1,14 @@
 //! Who asks too often, and who asks without being allowed to: --posts-per-minute and --premium-token-file.
-#![allow(clippy::unwrap_used)]
 
-#[allow(dead_code, reason = "every test crate uses another part of it")]
-mod support;
-
+use crate::support::api::ApiServer;
+use crate::support::eventually;
+use crate::support::http::{Connection, Response};
+use crate::support::kubeconfig::{Kubeconfig, TOKEN};
+use crate::support::server::{Server, Setup};
 use rustix::net::{AddressFamily, SocketType};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::sync::Barrier;
 use std::time::{Duration, Instant};
-use support::api::ApiServer;
-use support::eventually;
-use support::http::{Connection, Response};
-use support::kubeconfig::{Kubeconfig, TOKEN};
-use support::server::{Server, Setup};
 
 const FREE: &str = "/img-classification/free";
 const PREMIUM: &str = "/img-classification/premium";
@@ -279,7 +275,7 @@ fn premium_needs_the_token_and_free_does_not() {
         format!("Authorization: Bearer{SECRET}\r\n"),
         format!("Authorization: {SECRET}\r\n"),
         format!("Authorization: Basic {SECRET}\r\n"),
-        format!("Authorization: Basic {}\r\n", support::tls::encode(format!("user:{SECRET}").as_bytes())),
+        format!("Authorization: Basic {}\r\n", crate::support::tls::encode(format!("user:{SECRET}").as_bytes())),
         format!("Authorization: Token {SECRET}\r\n"),
         format!("Authorization: Bearer {SECRET}\u{e9}\r\n"),
         format!("Proxy-Authorization: Bearer {SECRET}\r\n"),

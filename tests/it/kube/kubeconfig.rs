@@ -1,20 +1,16 @@
 //! How kubeconfig files are found, merged and read, and how a broken one is refused.
-#![allow(clippy::unwrap_used)]
 
-#[allow(dead_code, reason = "every test crate uses another part of it")]
-mod support;
-
+use crate::support::answer::{Answer, unauthorized};
+use crate::support::api::{ApiServer, Listen, Request};
+use crate::support::http::{Connection, read_line};
+use crate::support::kubeconfig::{Kubeconfig, TOKEN};
+use crate::support::plugin::Plugin;
+use crate::support::server::Setup;
+use crate::support::tls::{self, Clients};
 use serde_json::json;
 use std::io::BufReader;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
-use support::answer::{Answer, unauthorized};
-use support::api::{ApiServer, Listen, Request};
-use support::http::{Connection, read_line};
-use support::kubeconfig::{Kubeconfig, TOKEN};
-use support::plugin::Plugin;
-use support::server::Setup;
-use support::tls::{self, Clients};
 
 /// The request that a POST to the program causes at the API server.
 fn seen(setup: Setup, api: &ApiServer) -> Request {
@@ -76,7 +72,7 @@ fn in_a_pod_the_service_account_is_used() {
         command.args(["serve", "--listen", "127.0.0.1:0", "--log-level", "debug"]).env_clear();
         command.env("PATH", std::env::var("PATH").unwrap()).env("HOME", home.path());
         command.env("KUBERNETES_SERVICE_HOST", "127.0.0.1").env("KUBERNETES_SERVICE_PORT", &port);
-        InPod(support::spawn(command.stdin(Stdio::null()).stderr(Stdio::piped())))
+        InPod(crate::support::spawn(command.stdin(Stdio::null()).stderr(Stdio::piped())))
     };
 
     let mut without_ca = start();

@@ -1,19 +1,15 @@
 //! The queue of the free tier: who is touched when there is room, what GET /queue shows, and what becomes of both when the
 //! watch of Kubernetes does not go as it should.
-#![allow(clippy::unwrap_used)]
 
-#[allow(dead_code, reason = "every test crate uses another part of it")]
-mod support;
-
+use crate::support::answer::{Answer, Gate, Reply, Stream, unauthorized};
+use crate::support::api::{ApiServer, Request};
+use crate::support::eventually;
+use crate::support::kubeconfig::{Kubeconfig, TOKEN};
+use crate::support::server::{Server, Setup};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
-use support::answer::{Answer, Gate, Reply, Stream, unauthorized};
-use support::api::{ApiServer, Request};
-use support::eventually;
-use support::kubeconfig::{Kubeconfig, TOKEN};
-use support::server::{Server, Setup};
 
 const JOBS: &str = "/apis/batch/v1/namespaces/free-service/jobs";
 const QUOTAS: &str = "/api/v1/namespaces/free-service/resourcequotas";

@@ -1,13 +1,9 @@
 //! The HTTP contract: routes, methods, bodies, the shape of answers and the access log.
-#![allow(clippy::unwrap_used)]
 
-#[allow(dead_code, reason = "every test crate uses another part of it")]
-mod support;
-
+use crate::support::api::ApiServer;
+use crate::support::http::Response;
+use crate::support::server::{Server, Setup};
 use serde_json::{Value, json};
-use support::api::ApiServer;
-use support::http::Response;
-use support::server::{Server, Setup};
 
 const FREE: &str = "/img-classification/free";
 const PREMIUM: &str = "/img-classification/premium";
@@ -284,7 +280,7 @@ fn an_unknown_method_is_501() {
 #[test]
 fn head_answers_as_get_does_without_the_body() {
     let (api, server) = scripted();
-    api.set_pods(vec![support::cluster::pod("default", "p", "Running", Some(("n", "10.0.0.1")))]);
+    api.set_pods(vec![crate::support::cluster::pod("default", "p", "Running", Some(("n", "10.0.0.1")))]);
     for path in ["/config", "/healthz", "/readyz"] {
         let mut connection = server.connect();
         let head = connection.request("HEAD", path, None);
@@ -369,7 +365,7 @@ fn http_1_0_and_connection_close_end_the_connection_after_the_answer() {
 fn a_large_answer_on_a_kept_connection_does_not_stall() {
     let (api, server) = scripted();
     let pods: Vec<Value> =
-        (0..40).map(|n| support::cluster::pod("default", &format!("pod-{n}"), "Running", None)).collect();
+        (0..40).map(|n| crate::support::cluster::pod("default", &format!("pod-{n}"), "Running", None)).collect();
     api.set_pods(pods);
     let mut connection = server.connect();
     let start = std::time::Instant::now();

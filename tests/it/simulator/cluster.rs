@@ -1,19 +1,15 @@
 //! The embedded cluster of `serve --local`, from outside: what it does by itself, what it says, and that nothing stops it.
 //!
 //! That it is like a real Kubernetes is for tests/cluster, which runs against both.
-#![allow(clippy::unwrap_used)]
 
-#[allow(dead_code, reason = "every test crate uses another part of it")]
-mod support;
-
+use crate::support::eventually;
+use crate::support::kubernetes::{APPLY, Kubernetes, MERGE};
+use crate::support::server::{Server, Setup};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use support::eventually;
-use support::kubernetes::{APPLY, Kubernetes, MERGE};
-use support::server::{Server, Setup};
 
 const FREE_JOBS: &str = "/apis/batch/v1/namespaces/free-service/jobs";
 const FREE_PODS: &str = "/api/v1/namespaces/free-service/pods";
@@ -696,7 +692,7 @@ fn fifty_watches_see_every_one_of_a_hundred_jobs() {
 
 #[test]
 fn its_kubeconfig_is_private_and_goes_with_it_even_while_somebody_watches() {
-    for signal in support::ending_signals() {
+    for signal in crate::support::ending_signals() {
         let local = start("long");
         let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
         let folder = local.kubeconfig.parent().unwrap().to_owned();
@@ -716,7 +712,7 @@ fn a_signal_while_it_starts_leaves_nothing_behind_either() {
         let folder = tempfile::TempDir::new().unwrap();
         let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_img-classification"));
         command.args(["serve", "--local", "--listen", "127.0.0.1:0"]).env("TMPDIR", folder.path());
-        let mut child = support::spawn(command.stderr(std::process::Stdio::null()));
+        let mut child = crate::support::spawn(command.stderr(std::process::Stdio::null()));
         std::thread::park_timeout(std::time::Duration::from_millis(delay));
         rustix::process::kill_process(rustix::process::Pid::from_child(&child), Signal::TERM).unwrap();
         child.wait().unwrap();

@@ -6,6 +6,7 @@
 //! that were asked for and no other, and the process must be as small as it was after the warm-up.
 #![allow(clippy::unwrap_used)]
 
+#[path = "../support/mod.rs"]
 #[allow(dead_code, reason = "every test crate uses another part of it")]
 mod support;
 

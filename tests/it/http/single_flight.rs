@@ -1,18 +1,14 @@
 //! GET /config from many clients at once: one list of Kubernetes for all who wait, and nobody gets an older one than he
 //! would have got alone.
-#![allow(clippy::unwrap_used)]
 
-#[allow(dead_code, reason = "every test crate uses another part of it")]
-mod support;
-
+use crate::support::answer::{Answer, Gate, Reply, pod_list};
+use crate::support::api::ApiServer;
+use crate::support::cluster::pod;
+use crate::support::eventually;
+use crate::support::http::Response;
+use crate::support::server::{Server, Setup};
 use std::thread;
 use std::time::Duration;
-use support::answer::{Answer, Gate, Reply, pod_list};
-use support::api::ApiServer;
-use support::cluster::pod;
-use support::eventually;
-use support::http::Response;
-use support::server::{Server, Setup};
 
 const PODS: &str = "/api/v1/pods";
 

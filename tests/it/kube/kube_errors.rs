@@ -1,21 +1,17 @@
 //! What callers see, and what Kubernetes is left with, when Kubernetes or the way to it fails.
-#![allow(clippy::unwrap_used)]
 
-#[allow(dead_code, reason = "every test crate uses another part of it")]
-mod support;
-
-use serde_json::{Value, json};
-use std::collections::BTreeSet;
-use std::time::{Duration, Instant};
-use support::answer::{
+use crate::support::answer::{
     Accept, Answer, Gate, Reply, conflict, internal_error, no_permission, pod_list, quota_full, too_many_requests,
     unauthorized, unavailable,
 };
-use support::api::{ApiServer, Listen, Request};
-use support::cluster::pod;
-use support::http::Response;
-use support::kubeconfig::TOKEN;
-use support::server::{Server, Setup};
+use crate::support::api::{ApiServer, Listen, Request};
+use crate::support::cluster::pod;
+use crate::support::http::Response;
+use crate::support::kubeconfig::TOKEN;
+use crate::support::server::{Server, Setup};
+use serde_json::{Value, json};
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
 
 /// A server whose Kubernetes operations end after that many seconds, and its Kubernetes.
 fn started(kube_timeout: u32) -> (ApiServer, Server) {
@@ -278,7 +274,7 @@ fn what_waited_too_long_for_its_turn_is_503_and_makes_no_job() {
     assert!(turned_away > 0 && done > 0, "{done} done, {late} late, {turned_away} turned away");
     of(503).for_each(check_retry_after);
     assert_eq!(creates(&api).len(), done + late, "a request that was turned away reached Kubernetes");
-    support::eventually("every create is a Job", || api.jobs().len() == done + late);
+    crate::support::eventually("every create is a Job", || api.jobs().len() == done + late);
     let names: BTreeSet<String> = api.jobs().iter().map(|job| job["metadata"]["name"].to_string()).collect();
     assert_eq!(names.len(), done + late);
     assert!(of(200).all(|answer| names.contains(&answer.json()["job"].to_string())));
@@ -671,7 +667,8 @@ fn it_starts_while_kubernetes_is_down() {
 
 #[test]
 fn a_host_name_that_does_not_resolve_is_503() {
-    let setup = Setup::new().kubeconfig(support::kubeconfig::Kubeconfig::new("https://nowhere.invalid:6443").yaml());
+    let setup =
+        Setup::new().kubeconfig(crate::support::kubeconfig::Kubeconfig::new("https://nowhere.invalid:6443").yaml());
     let server = setup.args(&["--kube-timeout", "1"]).start();
     let answer = server.post_job();
     assert!([503, 504].contains(&answer.status), "{} {}", answer.status, answer.text());

@@ -1,20 +1,16 @@
 //! `doctor` against a scripted cluster: begin with one that is well, break one thing at a time, and see it named.
-#![allow(clippy::unwrap_used)]
-
-#[allow(dead_code, reason = "every test crate uses another part of it")]
-mod support;
 
 use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
 use std::process::{Command, Stdio};
 use std::time::{Duration, SystemTime};
 
+use crate::support::answer::{self, Accept, Answer, Gate, Reply};
+use crate::support::api::{ApiServer, Listen, Request};
+use crate::support::kubeconfig::{Kubeconfig, TOKEN};
+use crate::support::plugin::Plugin;
+use crate::support::server::{Finished, Setup};
 use serde_json::{Value, json};
-use support::answer::{self, Accept, Answer, Gate, Reply};
-use support::api::{ApiServer, Listen, Request};
-use support::kubeconfig::{Kubeconfig, TOKEN};
-use support::plugin::Plugin;
-use support::server::{Finished, Setup};
 
 /// What a healthy host gives to `doctor`.
 const GOOD: &[&str] = &["--listen", "0.0.0.0:0", "--image", "registry.local/classifier:1"];
@@ -692,7 +688,7 @@ fn an_api_that_cannot_be_asked_is_named_by_how_it_fails() {
 
     let api = cluster(nothing_broken);
     let other_ca = Kubeconfig::new(&api.url())
-        .cluster(json!({"certificate-authority-data": support::tls::base64("other-ca.pem")}));
+        .cluster(json!({"certificate-authority-data": crate::support::tls::base64("other-ca.pem")}));
     let end = doctor(host(Setup::new()).kubeconfig(other_ca.yaml()).args(GOOD));
     expect_no_api("another CA", &end, "FAIL API: ", "no trusted connection", "writes the cluster's CA anew");
 
@@ -772,7 +768,9 @@ fn a_credential_plugin_is_found_and_run_or_it_is_said_why_not() {
     let slow = Plugin::write(folder.path(), "slow", "exec sleep 60");
     let end = with(slow.user()).args(&["--kube-timeout", "1"]).run(&["doctor"]);
     expect("slow", &end, "FAIL API: ", "has not answered yet", "--kube-timeout");
-    support::eventually("the slow plugin's end", || slow.pids().iter().all(|pid| !support::plugin::is_alive(*pid)));
+    crate::support::eventually("the slow plugin's end", || {
+        slow.pids().iter().all(|pid| !crate::support::plugin::is_alive(*pid))
+    });
 
     let good = Plugin::printing(folder.path(), "good", &json!({"token": "t0p-secret"}));
     let end = doctor(with(good.user()));
@@ -946,7 +944,7 @@ fn a_line_is_there_as_soon_as_its_check_is_done() {
     std::fs::write(&kubeconfig, Kubeconfig::new(&api.url()).yaml()).unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_img-classification"));
     command.args(["doctor", "--kube-timeout", "60", "--kubeconfig"]).arg(&kubeconfig);
-    let mut child = support::spawn(command.env("AWS_EC2_METADATA_DISABLED", "true").stdout(Stdio::piped()));
+    let mut child = crate::support::spawn(command.env("AWS_EC2_METADATA_DISABLED", "true").stdout(Stdio::piped()));
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
     assert!(
         lines.any(|line| line == "ok dry run: a premium pod is let into default"),

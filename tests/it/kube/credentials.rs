@@ -1,18 +1,14 @@
 //! What the program shows of itself to Kubernetes: tokens, passwords, client certificates, impersonation.
-#![allow(clippy::unwrap_used)]
 
-#[allow(dead_code, reason = "every test crate uses another part of it")]
-mod support;
-
+use crate::support::answer::{Answer, unauthorized};
+use crate::support::api::{ApiServer, Listen, Request};
+use crate::support::kubeconfig::Kubeconfig;
+use crate::support::server::Setup;
+use crate::support::tls::{self, Clients};
 use serde_json::{Value, json};
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
-use support::answer::{Answer, unauthorized};
-use support::api::{ApiServer, Listen, Request};
-use support::kubeconfig::Kubeconfig;
-use support::server::Setup;
-use support::tls::{self, Clients};
 
 const KINDS: [&str; 5] = ["client-pkcs1", "client-pkcs8", "client-sec1", "client-ed25519", "client-chain"];
 

@@ -1,21 +1,17 @@
 //! setup, clean and selftest where something is wrong: with the cluster, with the server that is asked, with the command
 //! line. What they do where all is well is shown by tests/cluster.
-#![allow(clippy::unwrap_used)]
 
-#[allow(dead_code, reason = "every test crate uses another part of it")]
-mod support;
-
+use crate::support::answer::{Answer, Reply};
+use crate::support::api::{ApiServer, Listen, Request};
+use crate::support::eventually;
+use crate::support::kubeconfig::Kubeconfig;
+use crate::support::plugin::{Plugin, is_alive};
+use crate::support::server::{Finished, Setup};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Stdio};
-use support::answer::{Answer, Reply};
-use support::api::{ApiServer, Listen, Request};
-use support::eventually;
-use support::kubeconfig::Kubeconfig;
-use support::plugin::{Plugin, is_alive};
-use support::server::{Finished, Setup};
 
 /// The commands that ask a cluster.
 const COMMANDS: [&[&str]; 3] =
@@ -442,7 +438,7 @@ fn selftest_brings_the_token_that_premium_wants() {
 #[test]
 fn a_command_that_is_interrupted_takes_its_credential_plugin_along() {
     let api = ApiServer::start();
-    for signal in support::ending_signals() {
+    for signal in crate::support::ending_signals() {
         for args in [&["doctor"][..], &["setup"], &["clean"]] {
             let folder = tempfile::TempDir::new().unwrap();
             // Two processes: the plugin, and what it waits for.
@@ -451,7 +447,7 @@ fn a_command_that_is_interrupted_takes_its_credential_plugin_along() {
             std::fs::write(&kubeconfig, Kubeconfig::new(&api.url()).user(plugin.user()).yaml()).unwrap();
             let mut command = Command::new(env!("CARGO_BIN_EXE_img-classification"));
             command.args(args).arg("--kubeconfig").arg(&kubeconfig).stdout(Stdio::null()).stderr(Stdio::null());
-            let mut child = support::spawn(&mut command);
+            let mut child = crate::support::spawn(&mut command);
             eventually("the plugin runs", || plugin.pids().len() == 2);
             kill_process(Pid::from_child(&child), signal).unwrap();
             assert_eq!(child.wait().unwrap().signal(), Some(signal.as_raw()), "{args:?}");
@@ -477,7 +473,7 @@ fn a_command_that_nohup_started_outlives_its_terminal() {
     std::fs::write(&kubeconfig, Kubeconfig::new(&api.url()).yaml()).unwrap();
     let mut command = Command::new("nohup");
     command.arg(env!("CARGO_BIN_EXE_img-classification")).args(["setup", "--kube-timeout", "1", "--kubeconfig"]);
-    let mut child = support::spawn(command.arg(&kubeconfig).stdout(Stdio::null()).stderr(Stdio::null()));
+    let mut child = crate::support::spawn(command.arg(&kubeconfig).stdout(Stdio::null()).stderr(Stdio::null()));
     api.wait_for_requests(1);
     kill_process(Pid::from_child(&child), Signal::HUP).unwrap();
     // It says that nobody answered.

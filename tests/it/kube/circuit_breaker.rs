@@ -1,21 +1,17 @@
 //! A cluster that is down, comes back, restarts or hangs: callers are told soon, /healthz is told nothing of it, and nobody
 //! has to restart the server.
-#![allow(clippy::unwrap_used)]
 
-#[allow(dead_code, reason = "every test crate uses another part of it")]
-mod support;
-
+use crate::support::answer::Answer;
+use crate::support::api::{ApiServer, Listen};
+use crate::support::eventually;
+use crate::support::http::Response;
+use crate::support::kubeconfig::Kubeconfig;
+use crate::support::plugin::{Plugin, credential};
+use crate::support::server::{Server, Setup};
 use serde_json::json;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Barrier, Mutex};
 use std::time::{Duration, Instant};
-use support::answer::Answer;
-use support::api::{ApiServer, Listen};
-use support::eventually;
-use support::http::Response;
-use support::kubeconfig::Kubeconfig;
-use support::plugin::{Plugin, credential};
-use support::server::{Server, Setup};
 
 /// --kube-timeout of most tests: the least there is.
 const DEADLINE: Duration = Duration::from_secs(1);

@@ -1,10 +1,12 @@
 //! What systemd gives and wants, without systemd: its notification socket, its watchdog, sockets that it passes, and the
 //! signals with which it ends a service.
-#![allow(clippy::unwrap_used)]
 
-#[allow(dead_code, reason = "every test crate uses another part of it")]
-mod support;
-
+use crate::support::answer::{Answer, Gate};
+use crate::support::api::ApiServer;
+use crate::support::http::{Connection, Response};
+use crate::support::kubeconfig::Kubeconfig;
+use crate::support::server::{Server, Setup};
+use crate::support::{PATIENCE, eventually};
 use rustix::net::{AddressFamily, Shutdown, SocketType};
 use rustix::process::Signal;
 use std::fs::File;
@@ -15,12 +17,6 @@ use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
-use support::answer::{Answer, Gate};
-use support::api::ApiServer;
-use support::http::{Connection, Response};
-use support::kubeconfig::Kubeconfig;
-use support::server::{Server, Setup};
-use support::{PATIENCE, eventually};
 use tempfile::TempDir;
 
 const READY: &str = "READY=1";

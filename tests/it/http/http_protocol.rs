@@ -2,22 +2,18 @@
 //!
 //! Every case of the table says what the answers must be and whether the connection goes on; after each one the server must
 //! still serve, and must have made exactly the Jobs that were asked for.
-#![allow(clippy::unwrap_used)]
 
-#[allow(dead_code, reason = "every test crate uses another part of it")]
-mod support;
-
+use crate::support::answer::{Answer, Gate, Reply, pod_list};
+use crate::support::api::ApiServer;
+use crate::support::cluster::pod;
+use crate::support::eventually;
+use crate::support::http::{Connection, Response};
+use crate::support::server::{Server, Setup};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
-use support::answer::{Answer, Gate, Reply, pod_list};
-use support::api::ApiServer;
-use support::cluster::pod;
-use support::eventually;
-use support::http::{Connection, Response};
-use support::server::{Server, Setup};
 
 const FREE: &str = "/img-classification/free";
 const MNIST: &str = r#"{"dataset":"mnist"}"#;

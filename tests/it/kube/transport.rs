@@ -1,18 +1,14 @@
 //! The way to the API server: names and certificates, addresses, proxies.
-#![allow(clippy::unwrap_used)]
 
-#[allow(dead_code, reason = "every test crate uses another part of it")]
-mod support;
-
+use crate::support::api::{ApiServer, Listen, Request};
+use crate::support::http::Response;
+use crate::support::kubeconfig::Kubeconfig;
+use crate::support::proxy::{Kind, Proxy};
+use crate::support::server::{Server, Setup};
+use crate::support::tls;
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use support::api::{ApiServer, Listen, Request};
-use support::http::Response;
-use support::kubeconfig::Kubeconfig;
-use support::proxy::{Kind, Proxy};
-use support::server::{Server, Setup};
-use support::tls;
 
 /// A kubeconfig for `api` with these fields of its cluster.
 fn with(api: &ApiServer, cluster: Value) -> Setup {
@@ -140,7 +136,7 @@ fn a_path_of_the_server_is_joined_with_one_slash() {
         // Behind a gateway: what follows the prefix is Kubernetes.
         let mut inner = request.clone();
         inner.target = request.target.replacen("/k8s/clusters/c-1", "", 1);
-        support::cluster::Cluster::default().answer(&inner).into()
+        crate::support::cluster::Cluster::default().answer(&inner).into()
     });
     for (suffix, prefix) in
         [("", ""), ("/", ""), ("/k8s/clusters/c-1", "/k8s/clusters/c-1"), ("/k8s/clusters/c-1/", "/k8s/clusters/c-1")]

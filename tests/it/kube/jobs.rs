@@ -1,15 +1,11 @@
 //! What goes to Kubernetes (the Job) and what comes back from it (the pods), field by field.
-#![allow(clippy::unwrap_used)]
 
-#[allow(dead_code, reason = "every test crate uses another part of it")]
-mod support;
-
+use crate::support::answer::{Answer, Reply, pod_list};
+use crate::support::api::{ApiServer, Request};
+use crate::support::cluster::pod;
+use crate::support::server::{Server, Setup};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
-use support::answer::{Answer, Reply, pod_list};
-use support::api::{ApiServer, Request};
-use support::cluster::pod;
-use support::server::{Server, Setup};
 
 fn started() -> (ApiServer, Server) {
     let api = ApiServer::start();

@@ -1,18 +1,14 @@
 //! Credential plugins: what they are told, what is made of their answers, how often and how long they run.
-#![allow(clippy::unwrap_used)]
 
-#[allow(dead_code, reason = "every test crate uses another part of it")]
-mod support;
-
+use crate::support::api::{ApiServer, Listen, Request};
+use crate::support::http::Response;
+use crate::support::kubeconfig::Kubeconfig;
+use crate::support::plugin::{Plugin, credential, is_alive};
+use crate::support::server::{Server, Setup};
+use crate::support::tls::Clients;
+use crate::support::{answer, eventually, tls};
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
-use support::api::{ApiServer, Listen, Request};
-use support::http::Response;
-use support::kubeconfig::Kubeconfig;
-use support::plugin::{Plugin, credential, is_alive};
-use support::server::{Server, Setup};
-use support::tls::Clients;
-use support::{answer, eventually, tls};
 
 const SECRET: &str = "s3cr3t-0f-plugin";
 
@@ -139,7 +135,7 @@ fn a_401_runs_the_plugin_once_more_and_no_oftener() {
 #[test]
 fn a_401_in_the_middle_of_a_list_refreshes_too() {
     let (api, server, _plugin) = started(&print_numbered("2099-01-01T00:00:00Z"));
-    let pod = support::cluster::pod("default", "p", "Running", None);
+    let pod = crate::support::cluster::pod("default", "p", "Running", None);
     api.script(move |request| match (authorization(request), request.query("continue")) {
         (Some("Bearer token-1"), Some(_)) => answer::unauthorized().into(),
         (_, None) => answer::Reply::json(200, &answer::pod_list(std::slice::from_ref(&pod), "more")).into(),

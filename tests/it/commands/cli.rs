@@ -1,16 +1,12 @@
 //! The command line: help, errors of usage, what is said at start, and how it ends.
-#![allow(clippy::unwrap_used)]
 
-#[allow(dead_code, reason = "every test crate uses another part of it")]
-mod support;
-
+use crate::support::answer::{Answer, Gate};
+use crate::support::api::ApiServer;
+use crate::support::kubeconfig::TOKEN;
+use crate::support::server::{Finished, Setup};
 use rustix::process::Signal;
 use std::net::TcpListener;
 use std::process::Command;
-use support::answer::{Answer, Gate};
-use support::api::ApiServer;
-use support::kubeconfig::TOKEN;
-use support::server::{Finished, Setup};
 
 /// Every option with its variable and what --help shows of its default.
 const OPTIONS: [(&str, &str, &str); 12] = [
@@ -219,7 +215,7 @@ fn both_signals_finish_what_is_in_flight_and_exit_0() {
         connection.send(body);
         api.wait_for_requests(1);
         server.signal(signal);
-        support::eventually("nobody new is let in", || std::net::TcpStream::connect(server.address()).is_err());
+        crate::support::eventually("nobody new is let in", || std::net::TcpStream::connect(server.address()).is_err());
         gate.open();
         assert_eq!(connection.answer(false).unwrap().status, 200);
         assert_eq!(server.wait().code(), Some(0), "{}", server.stderr());

@@ -4,6 +4,7 @@
 //! addresses of 127.0.0.0/8.
 #![allow(clippy::unwrap_used)]
 
+#[path = "../support/mod.rs"]
 #[allow(dead_code, reason = "every test crate uses another part of it")]
 mod support;
 
