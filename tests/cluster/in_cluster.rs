@@ -7,7 +7,6 @@ use super::*;
 
 /// containerPort of k8s/server.yaml.
 const PORT: u16 = 5000;
-
 const SELECTOR: &str = "app.kubernetes.io/component=server";
 
 /// The Deployment of k8s/server.yaml; deleted when dropped, so that no other test finds its pod.

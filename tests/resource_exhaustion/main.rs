@@ -8,8 +8,13 @@
 #[allow(dead_code, reason = "every test crate uses another part of it")]
 mod support;
 
+mod crowd;
+mod shutdown;
+
+use crowd::{CROWD, CROWD_TIME, Crowd, Seen, attempt, request};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
-use rustix::process::{Resource, Rlimit, Signal, getrlimit, prlimit, setrlimit};
+use rustix::process::{Resource, Rlimit, getrlimit, prlimit, setrlimit};
+use shutdown::{server_threads_named, spin};
 use std::collections::BTreeSet;
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
@@ -17,7 +22,6 @@ use std::process::Command;
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
-use support::answer::{Answer, Gate};
 use support::api::ApiServer;
 use support::eventually;
 use support::http::Connection;
@@ -31,15 +35,6 @@ const SOON: Duration = Duration::from_secs(5);
 
 /// Longest time from SIGTERM to the end, as the contract has it.
 const STOP_LIMIT: Duration = Duration::from_secs(10);
-
-/// How long the crowd stays.
-const CROWD_TIME: Duration = Duration::from_secs(4);
-
-/// Connections of a crowd that does not come again.
-const CROWD: usize = 4000;
-
-/// Pause between two connections that one attacker opens: about a thousand a second.
-const PACE: Duration = Duration::from_millis(1);
 
 /// Whatever limit there may be on the POSTs of one address: these tests send many.
 fn setup(api: &ApiServer) -> Setup {
@@ -81,88 +76,6 @@ fn is_open(mut stream: &TcpStream) -> bool {
         Ok(count) => count > 0,
         Err(error) => error.kind() == io::ErrorKind::WouldBlock,
     }
-}
-
-/// Connections of an attacker who opens each again as soon as it is closed.
-struct Crowd {
-    server: SocketAddr,
-    streams: Vec<TcpStream>,
-    opened: usize,
-}
-
-impl Crowd {
-    fn new(server: SocketAddr, size: usize) -> Crowd {
-        let mut crowd = Crowd { server, streams: Vec::new(), opened: 0 };
-        for number in 0..size {
-            let stream = crowd.open(number);
-            crowd.streams.push(stream);
-        }
-        crowd
-    }
-
-    fn open(&mut self, number: usize) -> TcpStream {
-        std::thread::park_timeout(PACE);
-        self.opened += 1;
-        connect_from(address(number), self.server).unwrap()
-    }
-
-    /// Does this to each connection, and opens those again that are closed; stops in the middle if told to.
-    fn go_round(&mut self, stop: &AtomicBool, mut act: impl FnMut(&TcpStream)) {
-        for number in 0..self.streams.len() {
-            if stop.load(Ordering::SeqCst) {
-                return;
-            }
-            act(&self.streams[number]);
-            if !is_open(&self.streams[number]) {
-                self.streams[number] = self.open(number);
-            }
-        }
-        std::thread::park_timeout(PACE);
-    }
-}
-
-/// What the good client saw.
-#[derive(Default)]
-struct Seen {
-    times: Vec<Duration>,
-    /// Tries that ended without a good answer.
-    failed: Vec<String>,
-}
-
-impl Seen {
-    /// One request on a connection of its own, again and again until it is answered with 200.
-    fn request(&mut self, server: &Server, method: &str, target: &str, body: &str) {
-        let start = Instant::now();
-        loop {
-            match attempt(server.address(), method, target, body) {
-                Ok(200) => break,
-                Ok(status) => self.failed.push(format!("{method} {target}: {status}")),
-                Err(error) => self.failed.push(format!("{method} {target}: {error}")),
-            }
-            assert!(start.elapsed() < SOON, "{:?}", self.failed);
-        }
-        self.times.push(start.elapsed());
-    }
-
-    /// The time that this share of the requests, in percent, did not exceed.
-    fn percentile(&mut self, share: usize) -> Duration {
-        self.times.sort();
-        self.times[(self.times.len() * share / 100).min(self.times.len() - 1)]
-    }
-}
-
-/// The status of the answer to one request on a connection of its own.
-fn attempt(address: SocketAddr, method: &str, target: &str, body: &str) -> io::Result<u16> {
-    let stream = TcpStream::connect_timeout(&address, SOON)?;
-    stream.set_nodelay(true)?;
-    let mut connection = Connection::over(stream);
-    connection.stream().set_read_timeout(Some(SOON))?;
-    connection.stream().write_all(request(method, target, body).as_bytes())?;
-    connection.answer(false).map(|answer| answer.status)
-}
-
-fn request(method: &str, target: &str, body: &str) -> String {
-    format!("{method} {target} HTTP/1.1\r\nHost: h\r\nContent-Length: {}\r\n\r\n{body}", body.len())
 }
 
 /// The numbers of the server's descriptors.
@@ -419,144 +332,4 @@ fn a_connection_that_must_make_room_leaves_no_job_behind() {
     }
     println!("{answered} answered, {lost} made room");
     assert_eq!(api.jobs().len(), answered, "Jobs of requests without an answer: {lost} connections made room");
-}
-
-/// Passes the time without leaving the processor.
-fn spin(time: Duration) {
-    let start = Instant::now();
-    while start.elapsed() < time {
-        std::hint::spin_loop();
-    }
-}
-
-fn server_threads_named(server: &Server, name: &str) -> usize {
-    let folder = std::fs::read_dir(format!("/proc/{}/task", server.pid().as_raw_nonzero())).unwrap();
-    let names = folder.filter_map(|entry| std::fs::read_to_string(entry.unwrap().path().join("comm")).ok());
-    names.filter(|comm| comm.trim_end() == name).count()
-}
-
-#[test]
-fn sigterm_lets_every_request_that_was_taken_have_its_answer() {
-    const REQUESTS: usize = 60;
-    let api = ApiServer::start();
-    let mut server = setup(&api).start();
-    let gate = Gate::default();
-    api.always(Answer::After(gate.clone(), Box::new(Answer::Honest)));
-    let mut clients: Vec<Connection> = (0..REQUESTS).map(|_| server.connect()).collect();
-    for client in &mut clients {
-        client.send(request("POST", FREE, MNIST).as_bytes());
-    }
-    // Idle ones are not waited for.
-    let mut idle: Vec<Connection> = (0..20).map(|_| server.connect()).collect();
-    eventually("all are taken", || server_threads_named(&server, "connection") == REQUESTS + idle.len());
-    let start = Instant::now();
-    server.signal(Signal::TERM);
-    for connection in &mut idle {
-        assert_eq!(connection.rest().unwrap(), b"");
-    }
-    // While the requests still wait for Kubernetes.
-    eventually("the port is closed", || {
-        TcpStream::connect(server.address()).is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
-    });
-    gate.open();
-    for client in &mut clients {
-        let answer = client.answer(false).unwrap();
-        assert_eq!(answer.status, 200, "{}", answer.text());
-        assert_eq!(client.rest().unwrap(), b"");
-    }
-    let status = server.wait();
-    assert_eq!(status.code(), Some(0));
-    assert!(start.elapsed() < STOP_LIMIT, "{:?}", start.elapsed());
-    assert_eq!(api.jobs().len(), REQUESTS);
-}
-
-#[test]
-fn sigterm_under_load_loses_no_answer_and_no_job() {
-    for _ in 0..5 {
-        let api = ApiServer::start();
-        let mut server = setup(&api).start();
-        let good = AtomicUsize::new(0);
-        let address = server.address();
-        let took = std::thread::scope(|scope| {
-            for kept in [true, false].repeat(6) {
-                let good = &good;
-                scope.spawn(move || load(address, kept, good));
-            }
-            eventually("there is load", || good.load(Ordering::SeqCst) >= 100);
-            let start = Instant::now();
-            server.signal(Signal::TERM);
-            assert_eq!(server.wait().code(), Some(0));
-            start.elapsed()
-        });
-        assert!(took < STOP_LIMIT / 2, "{took:?}");
-        assert_eq!(TcpStream::connect(address).unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
-        println!("stopped in {took:?} after {} answers", good.load(Ordering::SeqCst));
-        assert_eq!(api.jobs().len(), good.into_inner(), "Jobs and good answers");
-    }
-}
-
-/// Posts until the server is gone, on one connection or on many.
-fn load(address: SocketAddr, kept: bool, good: &AtomicUsize) {
-    while let Ok(stream) = TcpStream::connect(address) {
-        let mut connection = Connection::over(stream);
-        while connection.stream().write_all(request("POST", FREE, MNIST).as_bytes()).is_ok() {
-            // Without an answer it was not taken: its Job would be one too many.
-            let Ok(answer) = connection.answer(false) else { break };
-            assert_eq!(answer.status, 200, "{}", answer.text());
-            good.fetch_add(1, Ordering::SeqCst);
-            if !kept {
-                break;
-            }
-        }
-    }
-}
-
-#[test]
-fn sigterm_in_a_stream_of_new_connections_is_obeyed_at_once() {
-    allow_many_connections();
-    for round in 0..25 {
-        let api = ApiServer::start();
-        let mut server = setup(&api).start();
-        let server_address = server.address();
-        let (stop, opened) = (AtomicBool::new(false), AtomicUsize::new(0));
-        let took = std::thread::scope(|scope| {
-            for first in 0..2 {
-                let (stop, opened) = (&stop, &opened);
-                scope.spawn(move || {
-                    let mut kept = Vec::new();
-                    // Idle ones, kept open until the server is gone; it ends the oldest when there are too many.
-                    for number in 0..4000 {
-                        if stop.load(Ordering::SeqCst) {
-                            break;
-                        }
-                        kept.extend(connect_from(address(first + number), server_address).ok());
-                        opened.fetch_add(1, Ordering::SeqCst);
-                    }
-                    eventually("the server is gone", || stop.load(Ordering::SeqCst));
-                });
-            }
-            eventually("there are connections", || opened.load(Ordering::SeqCst) >= 600);
-            let start = Instant::now();
-            server.signal(Signal::TERM);
-            let status = server.wait();
-            stop.store(true, Ordering::SeqCst);
-            assert_eq!(status.code(), Some(0));
-            start.elapsed()
-        });
-        assert!(took < STOP_LIMIT / 2, "{took:?} in round {round}: {}", server.stderr());
-    }
-}
-
-#[test]
-fn neither_sigkill_nor_sigterm_leaves_a_file_behind() {
-    for signal in [Signal::KILL, Signal::TERM] {
-        let folder = tempfile::tempdir().unwrap();
-        let api = ApiServer::start();
-        let mut server = setup(&api).env("TMPDIR", folder.path().to_str().unwrap()).start();
-        assert_eq!(server.post_job().status, 200);
-        server.signal(signal);
-        server.wait();
-        let left: Vec<_> = std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().path()).collect();
-        assert!(left.is_empty(), "{signal:?}: {left:?}");
-    }
 }
