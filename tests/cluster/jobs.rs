@@ -159,16 +159,16 @@ fn a_full_queue_is_429() {
     for _ in 0..3 {
         post_ok(&server, "free", "mnist");
     }
-    let answer = post(&server, "free", "mnist");
-    assert_eq!(answer.status, 429, "{}", answer.text());
-    assert!(answer.header("Retry-After").is_some());
+    let response = post(&server, "free", "mnist");
+    assert_eq!(response.status, 429, "{}", response.text());
+    assert!(response.header("Retry-After").is_some());
     assert_eq!(jobs(FREE).len(), 3);
     post_ok(&server, "premium", "mnist");
 }
 
 /// Posts `count` premium Jobs at once; the names of those answered with 200, and the statuses of the others.
 fn post_at_once(server: &Server, count: usize, mut meanwhile: impl FnMut(usize)) -> (BTreeSet<String>, Vec<u16>) {
-    let (sender, answers) = std::sync::mpsc::channel();
+    let (sender, responses) = std::sync::mpsc::channel();
     thread::scope(|scope| {
         for _ in 0..count {
             let sender = sender.clone();
@@ -176,9 +176,9 @@ fn post_at_once(server: &Server, count: usize, mut meanwhile: impl FnMut(usize))
         }
         drop(sender);
         let (mut named, mut others) = (BTreeSet::new(), Vec::new());
-        for (number, answer) in answers.iter().enumerate() {
-            match answer.status {
-                200 => assert!(named.insert(answer.json()["job"].as_str().unwrap().to_owned()), "a name came twice"),
+        for (number, response) in responses.iter().enumerate() {
+            match response.status {
+                200 => assert!(named.insert(response.json()["job"].as_str().unwrap().to_owned()), "a name came twice"),
                 status => others.push(status),
             }
             meanwhile(number);

@@ -35,7 +35,7 @@ const QUOTA_BACKOFF: Duration = Duration::from_secs(120);
 const SOON: Duration = Duration::from_secs(60);
 
 /// Between two looks at a cluster.
-const LOOK_AGAIN: Duration = Duration::from_millis(200);
+const POLL_INTERVAL: Duration = Duration::from_millis(200);
 const FREE: &str = "free-service";
 const PREMIUM: &str = "default";
 
@@ -107,7 +107,7 @@ fn within<T>(limit: Duration, what: &str, mut look: impl FnMut() -> Option<T>) -
             return found;
         }
         assert!(Instant::now() < deadline, "{what}: not within {limit:?}");
-        thread::park_timeout(LOOK_AGAIN);
+        thread::park_timeout(POLL_INTERVAL);
     }
 }
 
@@ -168,9 +168,9 @@ fn post(server: &Server, tier: &str, dataset: &str) -> Response {
 
 /// Posts and returns the Job's name.
 fn post_ok(server: &Server, tier: &str, dataset: &str) -> String {
-    let answer = post(server, tier, dataset);
-    assert_eq!(answer.status, 200, "{}\n{}", answer.text(), server.stderr());
-    answer.json()["job"].as_str().unwrap().to_owned()
+    let response = post(server, tier, dataset);
+    assert_eq!(response.status, 200, "{}\n{}", response.text(), server.stderr());
+    response.json()["job"].as_str().unwrap().to_owned()
 }
 
 /// All pods as GET /config has them: name and the five fields.
@@ -178,9 +178,9 @@ fn config(server: &Server) -> BTreeMap<String, Value> {
     pods_of(&server.get("/config"))
 }
 
-fn pods_of(answer: &Response) -> BTreeMap<String, Value> {
-    assert_eq!(answer.status, 200, "{}", answer.text());
-    let pods = answer.json()["pods"].as_array().unwrap().clone();
+fn pods_of(response: &Response) -> BTreeMap<String, Value> {
+    assert_eq!(response.status, 200, "{}", response.text());
+    let pods = response.json()["pods"].as_array().unwrap().clone();
     pods.into_iter().map(|pod| (format!("{}/{}", text(&pod, "/namespace"), text(&pod, "/name")), pod)).collect()
 }
 

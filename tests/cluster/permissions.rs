@@ -77,8 +77,8 @@ fn the_role_is_enough_and_nothing_more() {
         ("get", "pods", FREE, false),
         ("get", "secrets", "default", false),
     ] {
-        let answer = kubectl(&["auth", "can-i", verb, resource, "-n", namespace, "--as", ACCOUNT]);
-        let said = String::from_utf8_lossy(&answer.stdout).trim().to_owned();
+        let response = kubectl(&["auth", "can-i", verb, resource, "-n", namespace, "--as", ACCOUNT]);
+        let said = String::from_utf8_lossy(&response.stdout).trim().to_owned();
         assert_eq!(said == "yes", allowed, "{verb} {resource} in {namespace}: {said}");
     }
 }
@@ -93,9 +93,9 @@ fn without_the_role_each_answer_names_the_fix() {
     user["as"] = json!("nobody");
     let path = kubeconfig_of(home.path(), &user);
     let server = server_with(&path, "long");
-    for answer in [post(&server, "free", "mnist"), server.get("/config")] {
-        assert_eq!(answer.status, 502);
-        assert!(answer.error().contains("k8s/rbac.yaml"), "{}", answer.text());
+    for response in [post(&server, "free", "mnist"), server.get("/config")] {
+        assert_eq!(response.status, 502);
+        assert!(response.error().contains("k8s/rbac.yaml"), "{}", response.text());
     }
     assert_eq!(server.get("/readyz").status, 503);
     server.wait_for_log("with Kubernetes' own words", |line| line.contains("User \"nobody\" cannot create resource"));
@@ -135,9 +135,9 @@ echo '{{"apiVersion":"client.authentication.k8s.io/v1beta1","kind":"ExecCredenti
         let mut requests = 0;
         // The API server itself remembers a good token for ten seconds.
         within(SOON, "three tokens", || {
-            let answer = server.get("/config");
+            let response = server.get("/config");
             requests += 1;
-            assert_eq!(answer.status, 200, "{name}: {}\n{}", answer.text(), server.stderr());
+            assert_eq!(response.status, 200, "{name}: {}\n{}", response.text(), server.stderr());
             (runs() >= 3).then_some(())
         });
         println!("{name}: {requests} requests, {} runs of the plugin", runs());

@@ -9,10 +9,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// How long the crowd stays.
-pub const CROWD_TIME: Duration = Duration::from_secs(4);
+pub const CROWD_DURATION: Duration = Duration::from_secs(4);
 
 /// Connections of a crowd that does not come again.
-pub const CROWD: usize = 4000;
+pub const CONNECTIONS: usize = 4000;
 
 /// Pause between two connections that one attacker opens: about a thousand a second.
 const PACE: Duration = Duration::from_millis(1);
@@ -92,7 +92,7 @@ pub fn attempt(address: SocketAddr, method: &str, target: &str, body: &str) -> i
     let mut connection = Connection::over(stream);
     connection.stream().set_read_timeout(Some(SOON))?;
     connection.stream().write_all(request(method, target, body).as_bytes())?;
-    connection.answer(false).map(|answer| answer.status)
+    connection.response(false).map(|response| response.status)
 }
 
 pub fn request(method: &str, target: &str, body: &str) -> String {

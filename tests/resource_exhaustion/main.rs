@@ -11,7 +11,7 @@ mod support;
 mod crowd;
 mod shutdown;
 
-use crowd::{CROWD, CROWD_TIME, Crowd, Seen, attempt, request};
+use crowd::{CONNECTIONS, CROWD_DURATION, Crowd, Seen, attempt, request};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use rustix::process::{Resource, Rlimit, getrlimit, prlimit, setrlimit};
 use shutdown::{server_threads_named, spin};
@@ -132,7 +132,7 @@ fn a_good_client_is_served_among_two_thousand_idle_and_five_hundred_slow_ones() 
             opened.fetch_add(slow.opened, Ordering::SeqCst);
         });
         ready.wait();
-        let end = Instant::now() + CROWD_TIME;
+        let end = Instant::now() + CROWD_DURATION;
         while Instant::now() < end {
             for _ in 0..4 {
                 seen.request(&server, "GET", "/healthz", "");
@@ -153,7 +153,7 @@ fn a_good_client_is_served_among_two_thousand_idle_and_five_hundred_slow_ones() 
     );
     assert_eq!(api.jobs().len(), posted, "a Job too many or too few; failed tries: {:?}", seen.failed);
     assert!(p99 < Duration::from_secs(1), "{p99:?}; failed tries: {:?}", seen.failed);
-    api.hang_up();
+    api.close_connections();
     assert_eq!(server.post_job().status, 200);
     eventually("descriptors and threads are given back", || {
         let now = (descriptors(&server).len(), threads(&server));
@@ -172,7 +172,7 @@ fn a_crowd_at_the_door_of_a_server_with_few_descriptors_goes_by() {
         std::thread::scope(|scope| {
             for first in 0..4 {
                 scope.spawn(move || {
-                    for number in (first..CROWD).step_by(4) {
+                    for number in (first..CONNECTIONS).step_by(4) {
                         // Some only connect, some have a good request; nobody waits for an answer.
                         let stream = connect_from(address(number), server_address).unwrap();
                         let sent = if number % 3 == 0 { request("POST", FREE, MNIST) } else { String::new() };
@@ -184,7 +184,7 @@ fn a_crowd_at_the_door_of_a_server_with_few_descriptors_goes_by() {
         });
         expect_recovery(&server, "the crowd");
         let complaints = server.stderr().lines().filter(|line| line.starts_with("error: ")).count();
-        println!("{CROWD} connections, {most} descriptors: {complaints} complaints");
+        println!("{CONNECTIONS} connections, {most} descriptors: {complaints} complaints");
     }
 }
 
@@ -209,7 +209,7 @@ fn wherever_descriptors_run_out_the_server_comes_back() {
         assert_eq!(server.post_job().status, 200);
         let before = descriptors(&server).len();
         // The next one needs a new connection to Kubernetes, too.
-        api.hang_up();
+        api.close_connections();
         leave(&server, free);
         std::thread::scope(|scope| {
             let attempts: Vec<_> = [("GET", "/healthz", ""), ("POST", FREE, MNIST), ("GET", "/config", "")]
@@ -234,7 +234,7 @@ fn wherever_descriptors_run_out_the_server_comes_back() {
         eventually("descriptors are given back", || {
             // Connections to Kubernetes that are kept for later are no leftovers; a request finds and drops those that have
             // ended. One that was made in want may still be under way.
-            api.hang_up();
+            api.close_connections();
             server.post_job();
             descriptors(&server).len() <= before
         });
@@ -320,9 +320,9 @@ fn a_connection_that_must_make_room_leaves_no_job_behind() {
             start.wait();
             (&first).write_all(request("POST", FREE, MNIST).as_bytes()).unwrap();
         });
-        match Connection::over(first).answer(false) {
-            Ok(answer) => {
-                assert_eq!(answer.status, 200);
+        match Connection::over(first).response(false) {
+            Ok(response) => {
+                assert_eq!(response.status, 200);
                 answered += 1;
             }
             Err(_) => lost += 1,

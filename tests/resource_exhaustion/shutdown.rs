@@ -2,10 +2,10 @@
 
 use super::crowd::request;
 use super::{FREE, MNIST, STOP_LIMIT, address, allow_many_connections, connect_from, setup};
-use crate::support::answer::{Answer, Gate};
 use crate::support::api::ApiServer;
 use crate::support::eventually;
 use crate::support::http::Connection;
+use crate::support::response::{Behavior, Latch};
 use crate::support::server::Server;
 use rustix::process::Signal;
 use std::io::{self, Write};
@@ -32,8 +32,8 @@ fn sigterm_lets_every_request_that_was_taken_have_its_answer() {
     const REQUESTS: usize = 60;
     let api = ApiServer::start();
     let mut server = setup(&api).start();
-    let gate = Gate::default();
-    api.always(Answer::After(gate.clone(), Box::new(Answer::Honest)));
+    let latch = Latch::default();
+    api.always(Behavior::After(latch.clone(), Box::new(Behavior::Default)));
     let mut clients: Vec<Connection> = (0..REQUESTS).map(|_| server.connect()).collect();
     for client in &mut clients {
         client.send(request("POST", FREE, MNIST).as_bytes());
@@ -50,10 +50,10 @@ fn sigterm_lets_every_request_that_was_taken_have_its_answer() {
     eventually("the port is closed", || {
         TcpStream::connect(server.address()).is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
     });
-    gate.open();
+    latch.open();
     for client in &mut clients {
-        let answer = client.answer(false).unwrap();
-        assert_eq!(answer.status, 200, "{}", answer.text());
+        let response = client.response(false).unwrap();
+        assert_eq!(response.status, 200, "{}", response.text());
         assert_eq!(client.rest().unwrap(), b"");
     }
     let status = server.wait();
@@ -93,8 +93,8 @@ fn load(address: SocketAddr, kept: bool, good: &AtomicUsize) {
         let mut connection = Connection::over(stream);
         while connection.stream().write_all(request("POST", FREE, MNIST).as_bytes()).is_ok() {
             // Without an answer it was not taken: its Job would be one too many.
-            let Ok(answer) = connection.answer(false) else { break };
-            assert_eq!(answer.status, 200, "{}", answer.text());
+            let Ok(response) = connection.response(false) else { break };
+            assert_eq!(response.status, 200, "{}", response.text());
             good.fetch_add(1, Ordering::SeqCst);
             if !kept {
                 break;

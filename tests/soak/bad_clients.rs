@@ -1,15 +1,15 @@
 //! Clients that send malformed requests, read or send too slowly, or flood.
 
-use super::SERVER_PATIENCE;
-use super::clients::asks_for_pods;
-use super::requests::{Kind, Random, Wish, World};
+use super::SERVER_TIMEOUT;
+use super::clients::request_pods;
+use super::requests::{ClientRequest, Kind, Random, World};
 use std::io::{Read, Write};
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 /// Most connections of a crowd that must all be served, and of one that must not; the limit is 256 for an address.
-const CROWD: u64 = 200;
-const MOB: u64 = 400;
+const UNDER_LIMIT: u64 = 200;
+const OVER_LIMIT: u64 = 400;
 
 /// A request that is refused.
 pub struct Bad {
@@ -124,60 +124,60 @@ fn bad_requests(kind: Kind) -> Vec<Bad> {
     cases
 }
 
-pub fn talks_nonsense(world: &World, random: &mut Random, ip: Ipv4Addr) {
+pub fn malformed_request_client(world: &World, random: &mut Random, ip: Ipv4Addr) {
     let kind = world.bad_kind();
     let mut cases = if random.one_in(2) { bad_heads(kind) } else { bad_requests(kind) };
     let Bad { what, mut bytes, statuses, open } = cases.swap_remove(random.index(cases.len()));
-    let Some(mut line) = world.line(ip) else { return };
-    if random.one_in(3) && world.ask("bad", &mut line, &Wish::healthz()).is_none() {
+    let Some(mut line) = world.connection(ip) else { return };
+    if random.one_in(3) && world.ask("bad", &mut line, &ClientRequest::healthz()).is_none() {
         return;
     }
     if !open && random.one_in(2) {
         // To be dropped with the rest.
         bytes.extend_from_slice(kind.post().as_bytes());
     }
-    let wish = Wish { what, bytes, statuses, job: None };
-    let Some(answer) = world.ask("bad", &mut line, &wish) else { return };
+    let request = ClientRequest { what, bytes, statuses, job: None };
+    let Some(response) = world.ask("bad", &mut line, &request) else { return };
     if open {
-        world.ask("bad", &mut line, &Wish::healthz());
-    } else if answer.header("Connection") != Some("close") {
-        world.wrong(&format!("{what}: not told that the connection is closed"));
+        world.ask("bad", &mut line, &ClientRequest::healthz());
+    } else if response.header("Connection") != Some("close") {
+        world.report_failure(&format!("{what}: not told that the connection is closed"));
     } else {
         match line.rest() {
             Ok(rest) if rest.is_empty() => {}
-            rest => world.wrong(&format!("{what}: after the refusal {rest:?}")),
+            rest => world.report_failure(&format!("{what}: after the refusal {rest:?}")),
         }
     }
     world.pause(random.millis(0..=100));
 }
 
-pub fn sends_too_slowly(world: &World, random: &mut Random, ip: Ipv4Addr) {
-    let Some(mut line) = world.line(ip) else { return };
+pub fn too_slow_sender(world: &World, random: &mut Random, ip: Ipv4Addr) {
+    let Some(mut line) = world.connection(ip) else { return };
     let bytes = world.bad_kind().post().into_bytes();
     let (first, rest) = bytes.split_at(1 + random.index(bytes.len() - 20));
     let start = Instant::now();
     let mut sent = line.stream().write_all(first);
     for byte in rest.chunks(1) {
         world.pause(Duration::from_millis(1100));
-        if !world.goes_on() {
+        if !world.is_running() {
             return world.count("too slow", "POST", 0);
         }
-        if sent.is_err() || start.elapsed() > SERVER_PATIENCE * 2 + Duration::from_secs(2) {
+        if sent.is_err() || start.elapsed() > SERVER_TIMEOUT * 2 + Duration::from_secs(2) {
             break;
         }
         sent = line.stream().write_all(byte);
     }
-    let wish = Wish { what: "POST", bytes: Vec::new(), statuses: &[408], job: None };
-    let outcome = line.answer(false);
-    world.settle("too slow", &wish, start, outcome);
+    let request = ClientRequest { what: "POST", bytes: Vec::new(), statuses: &[408], job: None };
+    let outcome = line.response(false);
+    world.record_outcome("too slow", &request, start, outcome);
 }
 
 /// Takes a byte now and then, or nothing, and goes.
-pub fn reads_hardly(world: &World, random: &mut Random, ip: Ipv4Addr) {
-    let Some(line) = asks_for_pods(world, ip) else { return };
+pub fn stalled_reader(world: &World, random: &mut Random, ip: Ipv4Addr) {
+    let Some(line) = request_pods(world, ip) else { return };
     let until = Instant::now() + random.millis(100..=35_000);
     let takes = random.one_in(2);
-    while world.goes_on() && Instant::now() < until {
+    while world.is_running() && Instant::now() < until {
         world.pause(random.millis(50..=500));
         // The server may have lost its patience.
         if takes && !matches!(line.stream().read(&mut [0]), Ok(1)) {
@@ -187,13 +187,13 @@ pub fn reads_hardly(world: &World, random: &mut Random, ip: Ipv4Addr) {
     world.count("reads hardly", "GET /config", 0);
 }
 
-pub fn says_nothing(world: &World, random: &mut Random, ip: Ipv4Addr) {
-    let Some(mut line) = world.line(ip) else { return };
+pub fn silent_client(world: &World, random: &mut Random, ip: Ipv4Addr) {
+    let Some(mut line) = world.connection(ip) else { return };
     let start = Instant::now();
     if random.one_in(3) {
         match line.rest() {
-            Ok(rest) if rest.is_empty() && start.elapsed() >= SERVER_PATIENCE => {}
-            rest => world.wrong(&format!("who says nothing gets {rest:?} after {:?}", start.elapsed())),
+            Ok(rest) if rest.is_empty() && start.elapsed() >= SERVER_TIMEOUT => {}
+            rest => world.report_failure(&format!("who says nothing gets {rest:?} after {:?}", start.elapsed())),
         }
     } else {
         world.pause(random.millis(100..=9000));
@@ -202,14 +202,15 @@ pub fn says_nothing(world: &World, random: &mut Random, ip: Ipv4Addr) {
 }
 
 /// Many connections at once from one address: as many as must be served, or more.
-pub fn brings_a_crowd(world: &World, random: &mut Random, ip: Ipv4Addr) {
-    let (who, size) = if random.one_in(4) { ("mob", MOB) } else { ("crowd", random.within(30..=CROWD)) };
-    let wishes: Vec<Wish> = (0..size).map(|_| Wish::good(world, random)).collect();
+pub fn connection_burst(world: &World, random: &mut Random, ip: Ipv4Addr) {
+    let (client, size) =
+        if random.one_in(4) { ("over limit", OVER_LIMIT) } else { ("under limit", random.within(30..=UNDER_LIMIT)) };
+    let requests: Vec<ClientRequest> = (0..size).map(|_| ClientRequest::good(world, random)).collect();
     std::thread::scope(|scope| {
-        for wish in &wishes {
+        for request in &requests {
             scope.spawn(move || match world.connect(ip, false) {
-                Ok(mut line) => drop(world.ask(who, &mut line, wish)),
-                Err(error) => world.wrong(&format!("{who} cannot connect: {error}")),
+                Ok(mut line) => drop(world.ask(client, &mut line, request)),
+                Err(error) => world.report_failure(&format!("{client} cannot connect: {error}")),
             });
         }
     });

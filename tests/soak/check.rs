@@ -1,6 +1,6 @@
 //! The final comparison of Jobs and process size.
 
-use super::SPILL;
+use super::SHIFT_OVERLAP;
 use super::faults::Faults;
 use super::requests::{KINDS, Kind, World};
 use crate::support::api::ApiServer;
@@ -66,21 +66,21 @@ pub fn check_jobs(world: &World, api: &ApiServer) -> String {
             wrong.push(format!("{name} is in {namespace}"));
         }
     }
-    let mut ledger = world.ledger();
-    let done: BTreeSet<String> = ledger.done.iter().cloned().collect();
-    if done.len() != ledger.done.len() {
-        wrong.push(format!("{} answers name {} Jobs", ledger.done.len(), done.len()));
+    let mut record = world.record();
+    let done: BTreeSet<String> = record.done.iter().cloned().collect();
+    if done.len() != record.done.len() {
+        wrong.push(format!("{} answers name {} Jobs", record.done.len(), done.len()));
     }
     wrong.extend(done.difference(&stored).map(|name| format!("{name} was promised and is not stored")));
     for (name, (at, _)) in &first_tries {
-        let (kind, since) = world.set_apart(*at);
-        if since > SPILL && Kind::of_job(name) == Some(kind) {
+        let (kind, since) = world.reserved_kind(*at);
+        if since > SHIFT_OVERLAP && Kind::of_job(name) == Some(kind) {
             wrong.push(format!("{name} was made of a bad request"));
         }
     }
     for kind in KINDS {
         let made = stored.iter().filter(|name| Kind::of_job(name) == Some(kind)).count();
-        let posts = ledger.posts.get(&kind).copied().unwrap_or(0);
+        let posts = record.posts.get(&kind).copied().unwrap_or(0);
         if u64::try_from(made).unwrap() > posts {
             wrong.push(format!("{made} Jobs of {posts} requests of {kind:?}"));
         }
@@ -90,22 +90,22 @@ pub fn check_jobs(world: &World, api: &ApiServer) -> String {
             .map(|name| first_tries[name.as_str()].0)
             .collect();
         nobodys.sort();
-        let unsure = ledger.unsure.iter().filter(|unsure| unsure.kind == kind);
-        let left = unexplained(&nobodys, unsure.map(|unsure| (unsure.from, unsure.until)).collect());
+        let unknown = record.unknown.iter().filter(|unknown| unknown.kind == kind);
+        let left = unexplained(&nobodys, unknown.map(|unknown| (unknown.from, unknown.until)).collect());
         if left > 0 {
             wrong.push(format!("{left} Jobs of {kind:?} belong to no request that failed"));
         }
     }
-    ledger.wrong.extend(wrong);
+    record.failures.extend(wrong);
     let tries = |name: &String| first_tries[name].1;
     format!(
         "{} posts: {} answered 200 ({} of them after more than one try), {} with an error, {} clients gone; {} Jobs stored, \
          {} of them without a 200",
-        ledger.posts.values().sum::<u64>(),
+        record.posts.values().sum::<u64>(),
         done.len(),
         done.iter().filter(|name| first_tries.contains_key(*name) && tries(name) > 1).count(),
-        ledger.unsure.iter().filter(|unsure| unsure.answered).count(),
-        ledger.unsure.iter().filter(|unsure| !unsure.answered).count(),
+        record.unknown.iter().filter(|unknown| unknown.answered).count(),
+        record.unknown.iter().filter(|unknown| !unknown.answered).count(),
         stored.len(),
         stored.difference(&done).count()
     )
@@ -128,17 +128,17 @@ fn unexplained(times: &[Instant], mut spans: Vec<(Instant, Instant)>) -> usize {
 }
 
 pub fn print_summary(world: &World, faults: &Faults) {
-    let ledger = world.ledger();
+    let record = world.record();
     println!("answers by client and request (0: none):");
-    for ((who, what), statuses) in &ledger.answers {
+    for ((client, what), statuses) in &record.responses {
         let statuses: Vec<String> = statuses.iter().map(|(status, count)| format!("{status}: {count}")).collect();
-        println!("  {who}, {what}: {}", statuses.join(", "));
+        println!("  {client}, {what}: {}", statuses.join(", "));
     }
     println!("faults:");
     for (name, count) in faults.counts.lock().unwrap().iter() {
         println!("  {name}: {count}");
     }
-    let mut healthz = ledger.healthz.clone();
+    let mut healthz = record.healthz.clone();
     healthz.sort();
     let at = |part: usize| healthz[(healthz.len() * part / 1000).min(healthz.len() - 1)];
     println!("/healthz: {} times, p50 {:?}, p99 {:?}, max {:?}", healthz.len(), at(500), at(990), at(1000));

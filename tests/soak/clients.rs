@@ -1,8 +1,8 @@
 //! Clients that behave.
 
 use super::ANSWER_TIME;
-use super::bad_clients::{brings_a_crowd, reads_hardly, says_nothing, sends_too_slowly, talks_nonsense};
-use super::requests::{Random, Wish, World};
+use super::bad_clients::{connection_burst, malformed_request_client, silent_client, stalled_reader, too_slow_sender};
+use super::requests::{ClientRequest, Random, World};
 use crate::support::http::{Connection, Response};
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Shutdown};
@@ -13,80 +13,82 @@ type Client = fn(&World, &mut Random, Ipv4Addr);
 
 /// How many there are of each, each with an address of its own.
 pub const CLIENTS: [(u8, Client); 7] = [
-    (10, stays_connected),
-    (6, connects_anew),
-    (1, looks_after_health),
-    (6, talks_nonsense),
-    (24, is_slow),
-    (4, goes_away),
-    (1, brings_a_crowd),
+    (10, keep_alive_client),
+    (6, fresh_connection_client),
+    (1, health_probe),
+    (6, malformed_request_client),
+    (24, slow_client),
+    (4, disconnecting_client),
+    (1, connection_burst),
 ];
 
-fn stays_connected(world: &World, random: &mut Random, ip: Ipv4Addr) {
-    let Some(mut line) = world.line(ip) else { return };
+fn keep_alive_client(world: &World, random: &mut Random, ip: Ipv4Addr) {
+    let Some(mut line) = world.connection(ip) else { return };
     for _ in 0..random.within(1..=60) {
-        let wish = Wish::good(world, random);
-        let Some(answer) = world.ask("kept alive", &mut line, &wish) else { return };
-        if answer.header("Connection").is_some_and(|value| value.eq_ignore_ascii_case("close")) {
-            return world.wrong(&format!("a good connection is closed after {}, {}", wish.what, answer.status));
+        let request = ClientRequest::good(world, random);
+        let Some(response) = world.ask("kept alive", &mut line, &request) else { return };
+        if response.header("Connection").is_some_and(|value| value.eq_ignore_ascii_case("close")) {
+            return world
+                .report_failure(&format!("a good connection is closed after {}, {}", request.what, response.status));
         }
-        if !world.goes_on() {
+        if !world.is_running() {
             return;
         }
         world.pause(random.millis(0..=150));
     }
 }
 
-fn connects_anew(world: &World, random: &mut Random, ip: Ipv4Addr) {
-    let Some(mut line) = world.line(ip) else { return };
-    let wish = Wish::good(world, random);
-    if world.ask("fresh", &mut line, &wish).is_some() && random.one_in(2) {
+fn fresh_connection_client(world: &World, random: &mut Random, ip: Ipv4Addr) {
+    let Some(mut line) = world.connection(ip) else { return };
+    let request = ClientRequest::good(world, random);
+    if world.ask("fresh", &mut line, &request).is_some() && random.one_in(2) {
         // Whoever has no further request may say so, and is let go.
         line.stream().shutdown(Shutdown::Write).unwrap();
         if line.rest().is_ok_and(|rest| !rest.is_empty()) {
-            world.wrong(&format!("more than an answer to {}", wish.what));
+            world.report_failure(&format!("more than an answer to {}", request.what));
         }
     }
     world.pause(random.millis(0..=100));
 }
 
-fn looks_after_health(world: &World, random: &mut Random, ip: Ipv4Addr) {
-    let Some(mut line) = world.line(ip) else { return };
+fn health_probe(world: &World, random: &mut Random, ip: Ipv4Addr) {
+    let Some(mut line) = world.connection(ip) else { return };
     for _ in 0..random.within(1..=3) {
         world.timed_healthz("probe", &mut line);
         world.pause(random.millis(5..=40));
     }
 }
 
-fn is_slow(world: &World, random: &mut Random, ip: Ipv4Addr) {
+fn slow_client(world: &World, random: &mut Random, ip: Ipv4Addr) {
     match random.within(0..=6) {
-        0 | 1 => sends_slowly(world, random, ip),
-        2 => sends_too_slowly(world, random, ip),
-        3 => reads_slowly(world, random, ip),
-        4 => reads_hardly(world, random, ip),
-        5 => says_nothing(world, random, ip),
-        _ => waits_between(world, random, ip),
+        0 | 1 => slow_sender(world, random, ip),
+        2 => too_slow_sender(world, random, ip),
+        3 => slow_reader(world, random, ip),
+        4 => stalled_reader(world, random, ip),
+        5 => silent_client(world, random, ip),
+        _ => idle_client(world, random, ip),
     }
 }
 
-fn sends_slowly(world: &World, random: &mut Random, ip: Ipv4Addr) {
-    let Some(mut line) = world.line(ip) else { return };
-    let wish = Wish::good(world, random);
+fn slow_sender(world: &World, random: &mut Random, ip: Ipv4Addr) {
+    let Some(mut line) = world.connection(ip) else { return };
+    let request = ClientRequest::good(world, random);
     // Of 120 bytes at most: five seconds.
     let between = random.millis(1..=40);
-    world.ask_slowly("byte by byte", &mut line, &wish, between);
+    world.ask_slowly("byte by byte", &mut line, &request, between);
 }
 
 /// Asks for the pods and returns before the answer.
-pub fn asks_for_pods(world: &World, ip: Ipv4Addr) -> Option<Connection> {
-    let line = world.connect(ip, true).map_err(|error| world.wrong(&format!("cannot connect: {error}"))).ok()?;
-    line.stream().write_all(&Wish::config().bytes).unwrap();
+pub fn request_pods(world: &World, ip: Ipv4Addr) -> Option<Connection> {
+    let line =
+        world.connect(ip, true).map_err(|error| world.report_failure(&format!("cannot connect: {error}"))).ok()?;
+    line.stream().write_all(&ClientRequest::config().bytes).unwrap();
     Some(line)
 }
 
 /// Takes all of an answer, piece by piece, in a third of the time that there is for it.
-fn reads_slowly(world: &World, random: &mut Random, ip: Ipv4Addr) {
-    let Some(line) = asks_for_pods(world, ip) else { return };
+fn slow_reader(world: &World, random: &mut Random, ip: Ipv4Addr) {
+    let Some(line) = request_pods(world, ip) else { return };
     let start = Instant::now();
     line.stream().shutdown(Shutdown::Write).unwrap();
     let (mut bytes, mut piece) = (Vec::new(), vec![0; 32 * 1024]);
@@ -100,14 +102,14 @@ fn reads_slowly(world: &World, random: &mut Random, ip: Ipv4Addr) {
         }
     };
     let head = bytes.windows(4).position(|four| four == b"\r\n\r\n").map_or(bytes.len(), |at| at + 4);
-    let outcome = read.and_then(|()| whole(&bytes, head));
+    let outcome = read.and_then(|()| complete_response(&bytes, head));
     if start.elapsed() < ANSWER_TIME {
-        world.settle("slow reader", &Wish::config(), start, outcome);
+        world.record_outcome("slow reader", &ClientRequest::config(), start, outcome);
     }
 }
 
 /// An answer that was read by hand.
-fn whole(bytes: &[u8], head: usize) -> io::Result<Response> {
+fn complete_response(bytes: &[u8], head: usize) -> io::Result<Response> {
     let mut reader = io::BufReader::new(bytes);
     let line = crate::support::http::read_line(&mut reader)?;
     let status = line.split(' ').nth(1).and_then(|code| code.parse().ok());
@@ -121,8 +123,8 @@ fn whole(bytes: &[u8], head: usize) -> io::Result<Response> {
     Ok(Response { status, headers, body })
 }
 
-fn waits_between(world: &World, random: &mut Random, ip: Ipv4Addr) {
-    let Some(mut line) = world.line(ip) else { return };
+fn idle_client(world: &World, random: &mut Random, ip: Ipv4Addr) {
+    let Some(mut line) = world.connection(ip) else { return };
     for _ in 0..3 {
         if world.timed_healthz("waits between", &mut line).is_none() {
             return;
@@ -132,8 +134,8 @@ fn waits_between(world: &World, random: &mut Random, ip: Ipv4Addr) {
 }
 
 /// Goes away, in order or by a reset, at any stage of a request.
-fn goes_away(world: &World, random: &mut Random, ip: Ipv4Addr) {
-    let Some(line) = world.line(ip) else { return };
+fn disconnecting_client(world: &World, random: &mut Random, ip: Ipv4Addr) {
+    let Some(line) = world.connection(ip) else { return };
     let from = Instant::now();
     let mut stream = line.stream();
     let stage = match random.within(0..=5) {
@@ -145,7 +147,7 @@ fn goes_away(world: &World, random: &mut Random, ip: Ipv4Addr) {
             "in the request"
         }
         2 => {
-            stream.write_all(&Wish::config().bytes).unwrap();
+            stream.write_all(&ClientRequest::config().bytes).unwrap();
             world.pause(random.millis(0..=50));
             // Nothing may have come yet, and nothing may come any more.
             stream.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
@@ -159,7 +161,7 @@ fn goes_away(world: &World, random: &mut Random, ip: Ipv4Addr) {
             if stage > 3 {
                 world.pause(random.millis(0..=20));
             }
-            world.unsure(kind, from, false);
+            world.record_unknown(kind, from, false);
             "after the request"
         }
     };

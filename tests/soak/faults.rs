@@ -2,11 +2,12 @@
 
 use super::KUBE_TIMEOUT;
 use super::requests::{Random, World};
-use crate::support::answer::{
-    Accept, Answer, Reply, conflict, internal_error, pod_list, quota_full, too_many_requests, unauthorized, unavailable,
-};
 use crate::support::api::{ApiServer, Request};
 use crate::support::cluster::pod;
+use crate::support::response::{
+    Accept, ApiResponse, Behavior, conflict, internal_error, pod_list, quota_full, too_many_requests, unauthorized,
+    unavailable,
+};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -28,34 +29,34 @@ pub struct Faults {
 }
 
 /// The last argument is the answer without the fault.
-type Fault = (u64, &'static str, fn(&mut Random, Answer) -> Answer);
+type Fault = (u64, &'static str, fn(&mut Random, Behavior) -> Behavior);
 
 /// In thousandths of all requests.
-const OF_ALL: [Fault; 10] = [
+const ALL_REQUESTS: [Fault; 10] = [
     (25, "500", |_, _| internal_error().into()),
     (20, "503", |_, _| unavailable().into()),
     (20, "429 with Retry-After 0", |_, _| too_many_requests(0).into()),
-    (15, "closed without an answer", |_, _| Answer::Close),
-    (15, "reset without an answer", |_, _| Answer::Reset),
-    (20, "slow", |random, good| Answer::Slowly(random.millis(50..=800), good.into())),
-    (2, "slower than the timeout", |_, good| Answer::Slowly(KUBE_TIMEOUT + Duration::from_millis(500), good.into())),
-    (2, "never answered", |_, _| Answer::Never),
-    (1, "byte by byte", |_, _| Answer::Drip),
-    (2, "not Kubernetes", |_, _| Reply::html(200).into()),
+    (15, "closed without an answer", |_, _| Behavior::Close),
+    (15, "reset without an answer", |_, _| Behavior::Reset),
+    (20, "slow", |random, good| Behavior::Delayed(random.millis(50..=800), good.into())),
+    (2, "slower than the timeout", |_, good| Behavior::Delayed(KUBE_TIMEOUT + Duration::from_millis(500), good.into())),
+    (2, "never answered", |_, _| Behavior::Hang),
+    (1, "byte by byte", |_, _| Behavior::Drip),
+    (2, "not Kubernetes", |_, _| ApiResponse::html(200).into()),
 ];
 
 /// In thousandths of creates.
-const OF_CREATES: [Fault; 6] = [
+const CREATES: [Fault; 6] = [
     (25, "409 Conflict", |_, _| conflict().into()),
-    (30, "stored, answer lost", |_, _| Answer::HonestThenLost),
-    (2, "stored, never answered", |_, _| Answer::HonestThenNever),
-    (10, "stored, answer cut", |random, _| Answer::HonestThenCut(random.index(200))),
+    (30, "stored, answer lost", |_, _| Behavior::ApplyThenDrop),
+    (2, "stored, never answered", |_, _| Behavior::ApplyThenHang),
+    (10, "stored, answer cut", |random, _| Behavior::ApplyThenTruncate(random.index(200))),
     (5, "quota full", |_, _| quota_full().into()),
-    (20, "closed after the answer", |_, good| Answer::ThenClose(good.into())),
+    (20, "closed after the answer", |_, good| Behavior::ThenClose(good.into())),
 ];
 
 /// Draws one of these faults, or none.
-fn draw(random: &mut Random, faults: &[Fault], good: &Answer) -> Option<(&'static str, Answer)> {
+fn draw(random: &mut Random, faults: &[Fault], good: &Behavior) -> Option<(&'static str, Behavior)> {
     let mut drawn = random.within(0..=999);
     for (weight, name, make) in faults {
         if drawn < *weight {
@@ -88,29 +89,29 @@ impl Faults {
         self.revoked.store(self.newest.load(Ordering::SeqCst), Ordering::SeqCst);
     }
 
-    pub fn answer(&self, request: &Request, random: &mut Random, lists: &Lists) -> Answer {
+    pub fn response(&self, request: &Request, random: &mut Random, lists: &Lists) -> Behavior {
         if self.refuses(request) {
             self.count("401 for a revoked credential");
             return unauthorized().into();
         }
         let is_list = request.path() == "/api/v1/pods" && request.query("limit").is_none();
         let off = self.off.load(Ordering::SeqCst);
-        let good = if is_list { self.list(request, random, lists).into() } else { Answer::Honest };
+        let good = if is_list { self.list(request, random, lists).into() } else { Behavior::Default };
         if off {
             return good;
         }
-        let of_creates = if request.is_create() { &OF_CREATES[..] } else { &[] };
-        match draw(random, &OF_ALL, &good).or_else(|| draw(random, of_creates, &good)) {
-            Some((name, answer)) => {
+        let for_create = if request.is_create() { &CREATES[..] } else { &[] };
+        match draw(random, &ALL_REQUESTS, &good).or_else(|| draw(random, for_create, &good)) {
+            Some((name, response)) => {
                 self.count(name);
-                answer
+                response
             }
             None => good,
         }
     }
 
     /// A list in one of its forms, whole or cut.
-    pub fn list(&self, request: &Request, random: &mut Random, lists: &Lists) -> Reply {
+    pub fn list(&self, request: &Request, random: &mut Random, lists: &Lists) -> ApiResponse {
         let many = match request.query("continue") {
             Some(token) => return lists.second_half(token == "many"),
             None => random.one_in(8),
@@ -131,7 +132,7 @@ impl Faults {
 }
 
 /// The pods, in few and many, as they may be listed.
-pub struct Lists([[Reply; 4]; 2]);
+pub struct Lists([[ApiResponse; 4]; 2]);
 
 impl Lists {
     pub fn new() -> Lists {
@@ -140,48 +141,48 @@ impl Lists {
                 .map(|number| pod("default", &format!("pod-{number}"), "Running", Some(("node", "10.0.0.1"))))
                 .collect();
             let (first, second) = pods.split_at(count / 2);
-            let reply = |pods: &[Value], next: &str| Reply::json(200, &pod_list(pods, next));
+            let reply = |pods: &[Value], next: &str| ApiResponse::json(200, &pod_list(pods, next));
             [reply(&pods, ""), reply(&pods, "").gzip(), reply(first, name), reply(second, "")]
         }))
     }
 
-    pub fn form(&self, many: bool, form: usize) -> Reply {
+    pub fn form(&self, many: bool, form: usize) -> ApiResponse {
         self.0[usize::from(many)][form].clone()
     }
 
-    pub fn plain(&self, many: bool) -> Reply {
+    pub fn plain(&self, many: bool) -> ApiResponse {
         self.form(many, 0)
     }
 
-    pub fn zipped(&self, many: bool) -> Reply {
+    pub fn zipped(&self, many: bool) -> ApiResponse {
         self.form(many, 1)
     }
 
-    pub fn first_half(&self, many: bool) -> Reply {
+    pub fn first_half(&self, many: bool) -> ApiResponse {
         self.form(many, 2)
     }
 
-    pub fn second_half(&self, many: bool) -> Reply {
+    pub fn second_half(&self, many: bool) -> ApiResponse {
         self.form(many, 3)
     }
 }
 
 /// Makes outages and the like until that time.
-pub fn torment(world: &World, api: &mut ApiServer, faults: &Faults, random: &mut Random, until: Instant) {
+pub fn inject_outages(world: &World, api: &mut ApiServer, faults: &Faults, random: &mut Random, until: Instant) {
     let (mut outage, mut revocation) = (Instant::now() + Duration::from_secs(10), Instant::now());
     while Instant::now() < until {
         std::thread::sleep(random.millis(1500..=4000).min(until.saturating_duration_since(Instant::now())));
         let now = Instant::now();
         if now >= outage {
             outage = now + random.millis(35_000..=55_000);
-            take_down(world, api, faults, "outage longer than the timeout", random.millis(3500..=5500));
+            close_port_for(world, api, faults, "outage longer than the timeout", random.millis(3500..=5500));
             continue;
         }
         match random.within(0..=4) {
-            0 | 1 => take_down(world, api, faults, "outage shorter than the timeout", random.millis(50..=1900)),
+            0 | 1 => close_port_for(world, api, faults, "outage shorter than the timeout", random.millis(50..=1900)),
             2 => {
                 faults.count("all connections ended");
-                api.hang_up();
+                api.close_connections();
             }
             3 => {
                 faults.count("connections refused or hanging");
@@ -200,7 +201,7 @@ pub fn torment(world: &World, api: &mut ApiServer, faults: &Faults, random: &mut
     }
 }
 
-fn take_down(world: &World, api: &mut ApiServer, faults: &Faults, what: &'static str, time: Duration) {
+fn close_port_for(world: &World, api: &mut ApiServer, faults: &Faults, what: &'static str, time: Duration) {
     faults.count(what);
     api.close_port();
     world.pause(time);

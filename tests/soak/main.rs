@@ -18,7 +18,7 @@ mod requests;
 
 use check::{Size, check_jobs, print_summary};
 use clients::CLIENTS;
-use faults::{Faults, Lists, torment};
+use faults::{Faults, Lists, inject_outages};
 use requests::{Random, World};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::json;
@@ -41,54 +41,54 @@ const WARM_UP: Duration = Duration::from_secs(30);
 const KUBE_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// How long a request can still make its Job after its client has gone: in the queue, at Kubernetes, and one for slowness.
-const LATE: Duration = Duration::from_secs(2 * KUBE_TIMEOUT.as_secs() + 1);
+const MAX_CREATE_DELAY: Duration = Duration::from_secs(2 * KUBE_TIMEOUT.as_secs() + 1);
 
 /// A create that was given up may still be on its way into our hands.
-const ON_ITS_WAY: Duration = Duration::from_secs(1);
+const IN_TRANSIT: Duration = Duration::from_secs(1);
 
 /// Bad requests name one kind of Job for so long, which good requests leave out meanwhile.
 const SHIFT: Duration = Duration::from_secs(30);
 
 /// In a shift, what good requests of the one before may still do: five seconds of slow sending, and what is late.
-const SPILL: Duration = Duration::from_secs(5 + LATE.as_secs());
+const SHIFT_OVERLAP: Duration = Duration::from_secs(5 + MAX_CREATE_DELAY.as_secs());
 
 /// POSTs of an address in a minute; only the crowd makes more.
 const POSTS_PER_MINUTE: &str = "900";
 
 /// A longer time is not asked of the good clients: a head in ten seconds, ten seconds of silence, thirty for an answer.
-const SERVER_PATIENCE: Duration = Duration::from_secs(10);
+const SERVER_TIMEOUT: Duration = Duration::from_secs(10);
 const ANSWER_TIME: Duration = Duration::from_secs(30);
 
 /// Connections to Kubernetes are dropped by the first request after they have been idle for thirty seconds.
 const KUBE_IDLE: Duration = Duration::from_secs(32);
 
 /// Refused connections are closed after a second.
-const SETTLING: Duration = Duration::from_secs(2);
+const REFUSED_CLOSE_TIME: Duration = Duration::from_secs(2);
 
 /// How long the process may take to become as small as it was.
-const SHRINKING: Duration = Duration::from_secs(90);
+const MAX_SHRINK_TIME: Duration = Duration::from_secs(90);
 
 /// Where Kubernetes is: no client uses this address, which keeps its port free during an outage.
 const KUBERNETES: &str = "127.0.0.2";
 
 /// All clients at once for so long, against a Kubernetes in torment.
-fn mix(world: &World, api: &mut ApiServer, faults: &Faults, random: &mut Random, time: Duration) {
+fn run_clients(world: &World, api: &mut ApiServer, faults: &Faults, random: &mut Random, time: Duration) {
     let until = Instant::now() + time;
-    world.over.store(false, Ordering::SeqCst);
+    world.stopped.store(false, Ordering::SeqCst);
     faults.off.store(false, Ordering::SeqCst);
     std::thread::scope(|scope| {
         for (group, (count, client)) in (1..).zip(CLIENTS) {
             for number in 1..=count {
                 let (ip, mut random) = (Ipv4Addr::new(127, 1, group, number), Random(random.next()));
                 scope.spawn(move || {
-                    while world.goes_on() {
+                    while world.is_running() {
                         client(world, &mut random, ip);
                     }
                 });
             }
         }
-        torment(world, api, faults, random, until);
-        world.over.store(true, Ordering::SeqCst);
+        inject_outages(world, api, faults, random, until);
+        world.stopped.store(true, Ordering::SeqCst);
     });
     faults.off.store(true, Ordering::SeqCst);
     // Uses up what connections were still to suffer.
@@ -98,11 +98,11 @@ fn mix(world: &World, api: &mut ApiServer, faults: &Faults, random: &mut Random,
 }
 
 /// After this nothing is left of the mix but what the process keeps.
-fn rest(server: &Server) -> Size {
+fn settled_size(server: &Server) -> Size {
     std::thread::sleep(KUBE_IDLE);
     // It finds the idle connections too old.
     assert_eq!(server.get("/readyz").status, 200);
-    std::thread::sleep(SETTLING);
+    std::thread::sleep(REFUSED_CLOSE_TIME);
     Size::of(server.pid())
 }
 
@@ -126,7 +126,7 @@ fn a_long_time_of_everything_at_once_changes_nothing() {
     let mut api = ApiServer::listen(&Listen { ip: KUBERNETES, ..Listen::default() });
     let faults = Arc::new(Faults::default());
     let (lists, mut choices, shared) = (Lists::new(), Random(random.next()), Arc::clone(&faults));
-    api.script(move |request| shared.answer(request, &mut choices, &lists));
+    api.script(move |request| shared.response(request, &mut choices, &lists));
     let setup = Setup::new();
     // The number of the run is the number of the token; each is valid for half a minute.
     let status = json!({"token": "token-NUMBER", "expirationTimestamp": "EXPIRY"});
@@ -144,16 +144,16 @@ fn a_long_time_of_everything_at_once_changes_nothing() {
         .start();
 
     let (server_address, start) = (server.address(), Instant::now());
-    let world = World { server: server_address, start, over: AtomicBool::new(false), ledger: Mutex::default() };
+    let world = World { server: server_address, start, stopped: AtomicBool::new(false), record: Mutex::default() };
     let at_start = Size::of(server.pid());
-    mix(&world, &mut api, &faults, &mut random, WARM_UP.min(time / 2));
-    let before = rest(&server);
+    run_clients(&world, &mut api, &faults, &mut random, WARM_UP.min(time / 2));
+    let before = settled_size(&server);
     println!("at the start {at_start}; after the warm-up {before}");
-    mix(&world, &mut api, &faults, &mut random, time - WARM_UP.min(time / 2));
+    run_clients(&world, &mut api, &faults, &mut random, time - WARM_UP.min(time / 2));
     let busy = Size::of(server.pid());
 
-    let mut after = rest(&server);
-    let deadline = Instant::now() + SHRINKING - KUBE_IDLE - SETTLING;
+    let mut after = settled_size(&server);
+    let deadline = Instant::now() + MAX_SHRINK_TIME - KUBE_IDLE - REFUSED_CLOSE_TIME;
     while !after.is_back_at(before) && Instant::now() < deadline {
         std::thread::sleep(Duration::from_secs(1));
         after = Size::of(server.pid());
@@ -164,7 +164,7 @@ fn a_long_time_of_everything_at_once_changes_nothing() {
     println!("{} runs of the credential plugin", plugin.runs());
     println!("at the start {at_start}\nafter the warm-up {before}\nat the end of the mix {busy}\nafter a rest {after}");
 
-    assert_eq!(world.ledger().wrong, [""; 0]);
+    assert_eq!(world.record().failures, [""; 0]);
     assert!(after.is_back_at(before), "{after} instead of {before}");
     for word in ["panicked", "bug"] {
         assert!(!server.stderr().contains(word), "{word:?} in the log");

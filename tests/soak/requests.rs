@@ -1,7 +1,7 @@
 //! The kinds of Jobs, the expected outcome of each request, and the record of a run.
 
 use super::faults::{FEW_PODS, MANY_PODS};
-use super::{LATE, ON_ITS_WAY, SHIFT};
+use super::{IN_TRANSIT, MAX_CREATE_DELAY, SHIFT};
 use crate::support::http::{Connection, Response};
 use rustix::net::{AddressFamily, SocketType, sockopt};
 use serde_json::{Value, json};
@@ -87,25 +87,25 @@ impl Random {
 pub struct World {
     pub server: SocketAddr,
     pub start: Instant,
-    pub over: AtomicBool,
-    pub ledger: Mutex<Ledger>,
+    pub stopped: AtomicBool,
+    pub record: Mutex<Record>,
 }
 
 /// What happened.
 #[derive(Default)]
-pub struct Ledger {
+pub struct Record {
     /// Of which client and request there were how many answers of which status; 0 is none.
-    pub answers: BTreeMap<(&'static str, &'static str), BTreeMap<u16, u64>>,
+    pub responses: BTreeMap<(&'static str, &'static str), BTreeMap<u16, u64>>,
     pub posts: BTreeMap<Kind, u64>,
     /// The Jobs that were answered with 200.
     pub done: Vec<String>,
-    pub unsure: Vec<Unsure>,
+    pub unknown: Vec<UnknownOutcome>,
     pub healthz: Vec<Duration>,
-    pub wrong: Vec<String>,
+    pub failures: Vec<String>,
 }
 
 /// A good POST without a 200, and when it can have made its Job.
-pub struct Unsure {
+pub struct UnknownOutcome {
     pub kind: Kind,
     /// It was answered with an error; otherwise its client went away.
     pub answered: bool,
@@ -114,38 +114,38 @@ pub struct Unsure {
 }
 
 /// A request whose answer is waited for.
-pub struct Wish {
+pub struct ClientRequest {
     pub what: &'static str,
     pub bytes: Vec<u8>,
     pub statuses: &'static [u16],
     pub job: Option<Kind>,
 }
 
-impl Wish {
-    pub fn get(what: &'static str, line: &str, statuses: &'static [u16]) -> Wish {
-        Wish { what, bytes: format!("{line} HTTP/1.1\r\nHost: h\r\n\r\n").into(), statuses, job: None }
+impl ClientRequest {
+    pub fn get(what: &'static str, line: &str, statuses: &'static [u16]) -> ClientRequest {
+        ClientRequest { what, bytes: format!("{line} HTTP/1.1\r\nHost: h\r\n\r\n").into(), statuses, job: None }
     }
 
-    pub fn healthz() -> Wish {
-        Wish::get("GET /healthz", "GET /healthz", &[200])
+    pub fn healthz() -> ClientRequest {
+        ClientRequest::get("GET /healthz", "GET /healthz", &[200])
     }
 
-    pub fn config() -> Wish {
-        Wish::get("GET /config", "GET /config", &[200, 502, 503, 504])
+    pub fn config() -> ClientRequest {
+        ClientRequest::get("GET /config", "GET /config", &[200, 502, 503, 504])
     }
 
-    pub fn post(kind: Kind) -> Wish {
-        Wish { what: "POST", bytes: kind.post().into(), statuses: &[200, 429, 502, 503, 504], job: Some(kind) }
+    pub fn post(kind: Kind) -> ClientRequest {
+        ClientRequest { what: "POST", bytes: kind.post().into(), statuses: &[200, 429, 502, 503, 504], job: Some(kind) }
     }
 
-    pub fn good(world: &World, random: &mut Random) -> Wish {
+    pub fn good(world: &World, random: &mut Random) -> ClientRequest {
         match random.within(0..=19) {
-            0..=9 => Wish::post(world.kind(random)),
-            10..=12 => Wish::config(),
-            13..=15 => Wish::healthz(),
-            16 | 17 => Wish::get("GET /readyz", "GET /readyz", &[200, 503]),
-            18 => Wish::get("HEAD /healthz", "HEAD /healthz", &[200]),
-            _ => Wish::get("HEAD /config", "HEAD /config", &[200, 502, 503, 504]),
+            0..=9 => ClientRequest::post(world.kind(random)),
+            10..=12 => ClientRequest::config(),
+            13..=15 => ClientRequest::healthz(),
+            16 | 17 => ClientRequest::get("GET /readyz", "GET /readyz", &[200, 503]),
+            18 => ClientRequest::get("HEAD /healthz", "HEAD /healthz", &[200]),
+            _ => ClientRequest::get("HEAD /config", "HEAD /config", &[200, 502, 503, 504]),
         }
     }
 
@@ -154,12 +154,16 @@ impl Wish {
     }
 
     /// What is wrong with an answer to it.
-    pub fn judge(&self, answer: &Response) -> Result<(), String> {
-        let status = answer.status;
+    pub fn judge(&self, response: &Response) -> Result<(), String> {
+        let status = response.status;
         if !self.statuses.contains(&status) {
-            return Err(format!("{status} instead of {:?}: {}", self.statuses, String::from_utf8_lossy(&answer.body)));
+            return Err(format!(
+                "{status} instead of {:?}: {}",
+                self.statuses,
+                String::from_utf8_lossy(&response.body)
+            ));
         }
-        let says = |name: &str| answer.header(name).unwrap_or_default().to_owned();
+        let says = |name: &str| response.header(name).unwrap_or_default().to_owned();
         if says("Content-Type") != "application/json" {
             return Err(format!("{status} of type {:?}", says("Content-Type")));
         }
@@ -173,7 +177,7 @@ impl Wish {
         if self.is_head() {
             return Ok(());
         }
-        let body: Value = serde_json::from_slice(&answer.body).map_err(|error| format!("{status}: {error}"))?;
+        let body: Value = serde_json::from_slice(&response.body).map_err(|error| format!("{status}: {error}"))?;
         match (status, self.job) {
             (200, Some(kind)) => {
                 let expected = json!({"job": body["job"], "namespace": kind.namespace, "tier": kind.tier,
@@ -199,37 +203,37 @@ impl Wish {
 }
 
 impl World {
-    pub fn ledger(&self) -> MutexGuard<'_, Ledger> {
-        self.ledger.lock().unwrap()
+    pub fn record(&self) -> MutexGuard<'_, Record> {
+        self.record.lock().unwrap()
     }
 
-    pub fn goes_on(&self) -> bool {
-        !self.over.load(Ordering::SeqCst)
+    pub fn is_running(&self) -> bool {
+        !self.stopped.load(Ordering::SeqCst)
     }
 
     /// Waits, but not past the end of the mix.
     pub fn pause(&self, time: Duration) {
         let until = Instant::now() + time;
-        while self.goes_on() && Instant::now() < until {
+        while self.is_running() && Instant::now() < until {
             std::thread::sleep(until.saturating_duration_since(Instant::now()).min(Duration::from_millis(100)));
         }
     }
 
-    pub fn wrong(&self, what: &str) {
+    pub fn report_failure(&self, what: &str) {
         let line = format!("{:.3} s: {what}", self.start.elapsed().as_secs_f64());
         eprintln!("WRONG {line}");
-        self.ledger().wrong.push(line);
+        self.record().failures.push(line);
     }
 
     /// The kind that only bad requests name at this time, and since when.
-    pub fn set_apart(&self, at: Instant) -> (Kind, Duration) {
+    pub fn reserved_kind(&self, at: Instant) -> (Kind, Duration) {
         let time = at.saturating_duration_since(self.start);
         let shift = usize::try_from(time.as_secs() / SHIFT.as_secs()).unwrap();
         (KINDS[shift % KINDS.len()], time - SHIFT * u32::try_from(shift).unwrap())
     }
 
     pub fn bad_kind(&self) -> Kind {
-        self.set_apart(Instant::now()).0
+        self.reserved_kind(Instant::now()).0
     }
 
     /// A kind for a good request.
@@ -254,88 +258,90 @@ impl World {
     }
 
     /// A connection that has to be there.
-    pub fn line(&self, ip: Ipv4Addr) -> Option<Connection> {
-        self.connect(ip, false).map_err(|error| self.wrong(&format!("{ip} cannot connect: {error}"))).ok()
+    pub fn connection(&self, ip: Ipv4Addr) -> Option<Connection> {
+        self.connect(ip, false).map_err(|error| self.report_failure(&format!("{ip} cannot connect: {error}"))).ok()
     }
 
     /// A good POST goes out: whatever becomes of it, it is one.
     pub fn posts(&self, kind: Kind) {
-        *self.ledger().posts.entry(kind).or_default() += 1;
+        *self.record().posts.entry(kind).or_default() += 1;
     }
 
     /// It got no 200, and may have made its Job all the same.
-    pub fn unsure(&self, kind: Kind, from: Instant, answered: bool) {
-        let until = Instant::now() + if answered { ON_ITS_WAY } else { LATE };
-        self.ledger().unsure.push(Unsure { kind, answered, from, until });
+    pub fn record_unknown(&self, kind: Kind, from: Instant, answered: bool) {
+        let until = Instant::now() + if answered { IN_TRANSIT } else { MAX_CREATE_DELAY };
+        self.record().unknown.push(UnknownOutcome { kind, answered, from, until });
     }
 
-    pub fn count(&self, who: &'static str, what: &'static str, status: u16) {
-        *self.ledger().answers.entry((who, what)).or_default().entry(status).or_default() += 1;
+    pub fn count(&self, client: &'static str, what: &'static str, status: u16) {
+        *self.record().responses.entry((client, what)).or_default().entry(status).or_default() += 1;
     }
 
     /// One request and its answer; the answer, unless there is none or it is wrong.
-    pub fn ask(&self, who: &'static str, line: &mut Connection, wish: &Wish) -> Option<Response> {
-        self.ask_slowly(who, line, wish, Duration::ZERO)
+    pub fn ask(&self, client: &'static str, line: &mut Connection, request: &ClientRequest) -> Option<Response> {
+        self.ask_slowly(client, line, request, Duration::ZERO)
     }
 
     /// Sends byte by byte where there is a pause between them.
     pub fn ask_slowly(
         &self,
-        who: &'static str,
+        client: &'static str,
         line: &mut Connection,
-        wish: &Wish,
+        request: &ClientRequest,
         between: Duration,
     ) -> Option<Response> {
-        if let Some(kind) = wish.job {
+        if let Some(kind) = request.job {
             self.posts(kind);
         }
         let from = Instant::now();
         let sent = match between {
-            Duration::ZERO => line.stream().write_all(&wish.bytes),
-            _ => wish.bytes.chunks(1).try_for_each(|byte| {
+            Duration::ZERO => line.stream().write_all(&request.bytes),
+            _ => request.bytes.chunks(1).try_for_each(|byte| {
                 std::thread::sleep(between);
                 line.stream().write_all(byte)
             }),
         };
-        let outcome = sent.and_then(|()| line.answer(wish.is_head()));
-        self.settle(who, wish, from, outcome)
+        let outcome = sent.and_then(|()| line.response(request.is_head()));
+        self.record_outcome(client, request, from, outcome)
     }
 
     /// Writes down what came of a request.
-    pub fn settle(
+    pub fn record_outcome(
         &self,
-        who: &'static str,
-        wish: &Wish,
+        client: &'static str,
+        request: &ClientRequest,
         from: Instant,
         outcome: io::Result<Response>,
     ) -> Option<Response> {
-        self.count(who, wish.what, outcome.as_ref().map_or(0, |answer| answer.status));
-        let done = matches!(&outcome, Ok(answer) if answer.status == 200);
-        if let (Some(kind), false) = (wish.job, done) {
-            self.unsure(kind, from, outcome.is_ok());
+        self.count(client, request.what, outcome.as_ref().map_or(0, |response| response.status));
+        let done = matches!(&outcome, Ok(response) if response.status == 200);
+        if let (Some(kind), false) = (request.job, done) {
+            self.record_unknown(kind, from, outcome.is_ok());
         }
         // Of a mob some get no answer.
-        if who == "mob" && outcome.is_err() {
+        if client == "over limit" && outcome.is_err() {
             return None;
         }
-        let answer = outcome.map_err(|error| self.wrong(&format!("{who}, {}: no answer: {error}", wish.what))).ok()?;
-        if let Err(error) = wish.judge(&answer) {
-            let mob = who == "mob" && answer.status == 503;
-            if !mob {
-                self.wrong(&format!("{who}, {}: {error}", wish.what));
+        let response = outcome
+            .map_err(|error| self.report_failure(&format!("{client}, {}: no answer: {error}", request.what)))
+            .ok()?;
+        if let Err(error) = request.judge(&response) {
+            let over_limit = client == "over limit" && response.status == 503;
+            if !over_limit {
+                self.report_failure(&format!("{client}, {}: {error}", request.what));
             }
             return None;
         }
-        if wish.job.is_some() && done {
-            self.ledger().done.push(answer.json()["job"].as_str().unwrap().to_owned());
+        if request.job.is_some() && done {
+            self.record().done.push(response.json()["job"].as_str().unwrap().to_owned());
         }
-        Some(answer)
+        Some(response)
     }
 
-    pub fn timed_healthz(&self, who: &'static str, line: &mut Connection) -> Option<Response> {
+    pub fn timed_healthz(&self, client: &'static str, line: &mut Connection) -> Option<Response> {
         let start = Instant::now();
-        let answer = self.ask(who, line, &Wish::healthz());
-        self.ledger().healthz.push(start.elapsed());
-        answer
+        let response = self.ask(client, line, &ClientRequest::healthz());
+        self.record().healthz.push(start.elapsed());
+        response
     }
 }

@@ -1,11 +1,11 @@
 //! Errors, help and interruption, the same for `setup`, `clean` and `selftest`.
 
 use super::failure;
-use crate::support::answer::{Answer, Reply};
 use crate::support::api::ApiServer;
 use crate::support::eventually;
 use crate::support::kubeconfig::Kubeconfig;
 use crate::support::plugin::{Plugin, is_alive};
+use crate::support::response::{ApiResponse, Behavior};
 use crate::support::server::Setup;
 use rustix::process::{Pid, Signal, kill_process};
 use std::os::unix::process::ExitStatusExt;
@@ -20,14 +20,14 @@ fn a_cluster_that_cannot_be_asked_is_one_line_that_says_why() {
     let mut gone = ApiServer::start();
     gone.close_port();
     let refused = ApiServer::start();
-    refused.always(Reply::failure(401, "Unauthorized", "Unauthorized"));
+    refused.always(ApiResponse::failure(401, "Unauthorized", "Unauthorized"));
     let html = ApiServer::start();
-    html.always(Reply::html(200));
+    html.always(ApiResponse::html(200));
     let forbidden = ApiServer::start();
     let said = r#"x is forbidden: User "ann" cannot get resource "x" in API group "" at the cluster scope"#;
-    forbidden.always(Reply::failure(403, "Forbidden", said));
+    forbidden.always(ApiResponse::failure(403, "Forbidden", said));
     let hung = ApiServer::start();
-    hung.always(Answer::Never);
+    hung.always(Behavior::Hang);
     for args in COMMANDS {
         for (api, words) in [
             (&gone, "cannot reach https://"),
@@ -109,7 +109,7 @@ fn a_command_that_is_interrupted_takes_its_credential_plugin_along() {
 #[test]
 fn a_command_that_nohup_started_outlives_its_terminal() {
     let api = ApiServer::start();
-    api.always(Answer::Never);
+    api.always(Behavior::Hang);
     let folder = tempfile::TempDir::new().unwrap();
     let kubeconfig = folder.path().join("kubeconfig");
     std::fs::write(&kubeconfig, Kubeconfig::new(&api.url()).yaml()).unwrap();

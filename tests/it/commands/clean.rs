@@ -1,13 +1,13 @@
 //! `clean`.
 
 use super::run;
-use crate::support::answer::{Answer, Reply};
 use crate::support::api::ApiServer;
+use crate::support::response::{ApiResponse, Behavior};
 use serde_json::{Value, json};
 use std::collections::HashMap;
 
-pub fn list(kind: &str, items: &[Value]) -> Answer {
-    Reply::json(200, &json!({"kind": kind, "apiVersion": "v1", "metadata": {}, "items": items})).into()
+pub fn list(kind: &str, items: &[Value]) -> Behavior {
+    ApiResponse::json(200, &json!({"kind": kind, "apiVersion": "v1", "metadata": {}, "items": items})).into()
 }
 
 fn named(name: &str) -> Value {
@@ -26,7 +26,7 @@ fn clean_that_cannot_finish_says_what_is_left() {
         ("GET", "pods") if request.path().contains("free-service") => list("PodList", &pod),
         ("GET", "pods") => list("PodList", &[]),
         ("GET", "resourcequotas") => list("ResourceQuotaList", &[]),
-        _ => Reply::json(200, &json!({"kind": "Status", "status": "Success"})).into(),
+        _ => ApiResponse::json(200, &json!({"kind": "Status", "status": "Success"})).into(),
     });
     let end = run(&api, &["clean", "--timeout", "1"]);
     assert_eq!((end.code, end.stderr.as_str()), (Some(1), ""), "{end:?}");
@@ -49,7 +49,7 @@ fn clean_is_not_ready_while_a_finalizer_keeps_a_job() {
         ("GET", "jobs") if request.path().contains("free-service") => list("JobList", &[job.clone()]),
         ("DELETE", _) => {
             job["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
-            Reply::json(200, &job).into()
+            ApiResponse::json(200, &job).into()
         }
         _ => list("List", &[]),
     });
@@ -72,16 +72,17 @@ fn clean_asks_for_every_page_and_takes_what_is_gone_as_done() {
                 let name = if second { "b" } else { "a" };
                 let next = if second || left.is_empty() { "" } else { "t/2" };
                 let items: Vec<&Value> = left.get(name).into_iter().collect();
-                Reply::json(200, &json!({"kind": "JobList", "metadata": {"continue": next}, "items": items})).into()
+                ApiResponse::json(200, &json!({"kind": "JobList", "metadata": {"continue": next}, "items": items}))
+                    .into()
             }
             // Somebody else was quicker.
             ("DELETE", "a") => {
                 left.remove("a");
-                Reply::failure(404, "NotFound", "jobs.batch \"a\" not found").into()
+                ApiResponse::failure(404, "NotFound", "jobs.batch \"a\" not found").into()
             }
             ("DELETE", name) => {
                 left.remove(name);
-                Reply::json(200, &json!({"kind": "Status", "status": "Success"})).into()
+                ApiResponse::json(200, &json!({"kind": "Status", "status": "Success"})).into()
             }
             (_, "resourcequotas") => list("ResourceQuotaList", &[]),
             _ => list("List", &[]),

@@ -1,8 +1,8 @@
 //! The command line: help, errors of usage, what is said at start, and how it ends.
 
-use crate::support::answer::{Answer, Gate};
 use crate::support::api::ApiServer;
 use crate::support::kubeconfig::TOKEN;
+use crate::support::response::{Behavior, Latch};
 use crate::support::server::{Finished, Setup};
 use rustix::process::Signal;
 use std::net::TcpListener;
@@ -203,9 +203,9 @@ fn both_signals_finish_what_is_in_flight_and_exit_0() {
     for signal in [Signal::TERM, Signal::INT] {
         let api = ApiServer::start();
         let mut server = Setup::for_api(&api).start();
-        let gate = Gate::default();
-        let held = gate.clone();
-        api.script(move |_| Answer::After(held.clone(), Box::new(Answer::Honest)));
+        let latch = Latch::default();
+        let held = latch.clone();
+        api.script(move |_| Behavior::After(held.clone(), Box::new(Behavior::Default)));
         let mut connection = server.connect();
         let body = br#"{"dataset":"mnist"}"#;
         connection.send(
@@ -216,8 +216,8 @@ fn both_signals_finish_what_is_in_flight_and_exit_0() {
         api.wait_for_requests(1);
         server.signal(signal);
         crate::support::eventually("nobody new is let in", || std::net::TcpStream::connect(server.address()).is_err());
-        gate.open();
-        assert_eq!(connection.answer(false).unwrap().status, 200);
+        latch.open();
+        assert_eq!(connection.response(false).unwrap().status, 200);
         assert_eq!(server.wait().code(), Some(0), "{}", server.stderr());
         assert_eq!(api.jobs().len(), 1);
     }
@@ -239,7 +239,7 @@ fn an_idle_server_ends_at_once_even_with_connections_open() {
 fn what_is_in_flight_for_too_long_does_not_keep_it_from_ending() {
     let api = ApiServer::start();
     let mut server = Setup::for_api(&api).args(&["--kube-timeout", "60"]).start();
-    api.always(Answer::Never);
+    api.always(Behavior::Hang);
     let mut connection = server.connect();
     connection.send(b"GET /config HTTP/1.1\r\nHost: x\r\n\r\n");
     api.wait_for_requests(1);

@@ -1,7 +1,7 @@
 //! `selftest`.
 
-use crate::support::answer::{Answer, Reply};
 use crate::support::api::{ApiServer, Listen, Request};
+use crate::support::response::{ApiResponse, Behavior};
 use crate::support::server::{Finished, Setup};
 use serde_json::{Value, json};
 
@@ -13,9 +13,9 @@ struct Fake {
 }
 
 impl Fake {
-    fn answer(&mut self, request: &Request) -> Reply {
+    fn response(&mut self, request: &Request) -> ApiResponse {
         if request.method == "GET" {
-            return Reply::json(200, &json!({ "pods": self.pods }));
+            return ApiResponse::json(200, &json!({ "pods": self.pods }));
         }
         self.posts += 1;
         let name = format!("job-{}", self.posts);
@@ -26,7 +26,7 @@ impl Fake {
             let node = format!("node-{}", self.posts % 2);
             self.pods.push(pod(&node, namespace, &format!("{name}-x")));
         }
-        Reply::json(200, &json!({ "job": name }))
+        ApiResponse::json(200, &json!({ "job": name }))
     }
 }
 
@@ -35,106 +35,107 @@ pub fn pod(node: &str, namespace: &str, name: &str) -> Value {
 }
 
 /// selftest against the fake, of which `change` spoils answers.
-pub fn selftest(change: impl Fn(&Request, usize, Value) -> Answer + Send + 'static) -> Finished {
+pub fn selftest(change: impl Fn(&Request, usize, Value) -> Behavior + Send + 'static) -> Finished {
     let plain = ApiServer::listen(&Listen { identity: None, ..Listen::default() });
     let mut fake = Fake::default();
     plain.script(move |request| {
-        let honest = fake.answer(request);
+        let honest = fake.response(request);
         change(request, fake.posts, honest.body_json())
     });
     Setup::new().run(&["selftest", &plain.url()])
 }
 
-fn good(answer: &Value) -> Answer {
-    Reply::json(200, answer).into()
+fn good(response: &Value) -> Behavior {
+    ApiResponse::json(200, response).into()
 }
 
 #[test]
 fn selftest_needs_the_contract_only() {
-    let end = selftest(|_, _, answer| good(&answer));
+    let end = selftest(|_, _, response| good(&response));
     assert_eq!((end.code, end.stderr.as_str()), (Some(0), ""), "{end:?}");
     assert!(end.stdout.lines().last().unwrap().starts_with("passed in "), "{}", end.stdout);
     // Not every implementation names its Jobs.
-    let end = selftest(|request, _, answer| if request.method == "POST" { good(&json!({})) } else { good(&answer) });
+    let end =
+        selftest(|request, _, response| if request.method == "POST" { good(&json!({})) } else { good(&response) });
     assert_eq!(end.code, Some(0), "{end:?}");
 }
 
-type Change = Box<dyn Fn(&Request, usize, Value) -> Answer + Send>;
+type Change = Box<dyn Fn(&Request, usize, Value) -> Behavior + Send>;
 
 #[test]
 fn selftest_finds_each_fault_of_a_server() {
     fn lists(change: impl Fn(usize, &mut Value) + Send + 'static) -> Change {
-        Box::new(move |request, posts, mut answer| {
+        Box::new(move |request, posts, mut response| {
             if request.method == "GET" {
-                change(posts, &mut answer);
+                change(posts, &mut response);
             }
-            good(&answer)
+            good(&response)
         })
     }
-    fn posts(change: impl Fn(&str, usize) -> Option<Reply> + Send + 'static) -> Change {
-        Box::new(move |request, posts, answer| {
+    fn posts(change: impl Fn(&str, usize) -> Option<ApiResponse> + Send + 'static) -> Change {
+        Box::new(move |request, posts, response| {
             let changed = if request.method == "POST" { change(request.path(), posts) } else { None };
-            changed.map_or_else(|| good(&answer), Answer::from)
+            changed.map_or_else(|| good(&response), Behavior::from)
         })
     }
     let premium = |path: &str| path.ends_with("/premium");
     let cases: Vec<(&str, Change)> = vec![
         (
             "FAIL 3 x POST free: POST /img-classification/free was answered with 500: oh",
-            posts(|path, _| path.ends_with("free").then(|| Reply::new(500, "text/plain", "oh"))),
+            posts(|path, _| path.ends_with("free").then(|| ApiResponse::new(500, "text/plain", "oh"))),
         ),
         (
             "FAIL 1 x POST premium: POST /img-classification/premium was answered with 503",
             posts(move |path, count| {
-                (premium(path) && count == 7).then(|| Reply::json(503, &json!({"error": "later"})))
+                (premium(path) && count == 7).then(|| ApiResponse::json(503, &json!({"error": "later"})))
             }),
         ),
         (
             "FAIL 3 x POST premium: two requests made the Job same",
-            posts(move |path, _| premium(path).then(|| Reply::json(200, &json!({"job": "same"})))),
+            posts(move |path, _| premium(path).then(|| ApiResponse::json(200, &json!({"job": "same"})))),
         ),
-        ("FAIL GET /config: GET /config gave no JSON", Box::new(|_, _, _| Reply::html(200).into())),
-        ("FAIL GET /config: GET /config gave another list of pods", lists(|_, answer| *answer = json!([]))),
+        ("FAIL GET /config: GET /config gave no JSON", Box::new(|_, _, _| ApiResponse::html(200).into())),
+        ("FAIL GET /config: GET /config gave another list of pods", lists(|_, response| *response = json!([]))),
         (
             "FAIL free pods: GET /config gave another list of pods: missing field `ip`",
-            lists(|_, answer| {
-                for pod in answer["pods"].as_array_mut().unwrap() {
+            lists(|_, response| {
+                for pod in response["pods"].as_array_mut().unwrap() {
                     pod.as_object_mut().unwrap().remove("ip");
                 }
             }),
         ),
         (
             "FAIL free pods: GET /config has the pod free-service/job-1-x twice",
-            lists(|count, answer| {
+            lists(|count, response| {
                 if count > 0 {
-                    let first = answer["pods"][0].clone();
-                    answer["pods"].as_array_mut().unwrap().push(first);
+                    let first = response["pods"][0].clone();
+                    response["pods"].as_array_mut().unwrap().push(first);
                 }
             }),
         ),
         (
             "FAIL free pods: 3 free pods live at a time",
-            lists(|count, answer| {
+            lists(|count, response| {
                 if count > 0 {
-                    answer["pods"].as_array_mut().unwrap().push(pod("node-1", "free-service", "one-more"));
+                    response["pods"].as_array_mut().unwrap().push(pod("node-1", "free-service", "one-more"));
                 }
             }),
         ),
         (
             "FAIL premium pods: 3 new pods in default in place of 4, after 5.00 s",
-            lists(|_, answer| {
-                answer["pods"].as_array_mut().unwrap().retain(|pod| pod["name"] != "job-7-x");
+            lists(|_, response| {
+                response["pods"].as_array_mut().unwrap().retain(|pod| pod["name"] != "job-7-x");
             }),
         ),
         (
             "FAIL nodes: pods on 1 nodes in place of 2",
-            lists(|_, answer| {
-                for pod in answer["pods"].as_array_mut().unwrap() {
+            lists(|_, response| {
+                for pod in response["pods"].as_array_mut().unwrap() {
                     pod["node"] = json!("node-1");
                 }
             }),
         ),
-        ("FAIL GET /config: GET http://127.0.0.1", Box::new(|_, _, _| Answer::Close)),
+        ("FAIL GET /config: GET http://127.0.0.1", Box::new(|_, _, _| Behavior::Close)),
     ];
     std::thread::scope(|scope| {
         for (line, change) in cases {
@@ -182,11 +183,11 @@ fn selftest_says_of_an_address_what_is_wrong_with_it() {
 
 #[test]
 fn selftest_warns_of_pods_that_a_grader_would_count() {
-    let end = selftest(|request, _, mut answer| {
+    let end = selftest(|request, _, mut response| {
         if request.method == "GET" {
-            answer["pods"].as_array_mut().unwrap().insert(0, pod("node-1", "default", "old"));
+            response["pods"].as_array_mut().unwrap().insert(0, pod("node-1", "default", "old"));
         }
-        good(&answer)
+        good(&response)
     });
     assert_eq!(end.code, Some(0), "{end:?}");
     let warning = "warning pods: 1 pods are in free-service and default already; an autograder counts them, too; \

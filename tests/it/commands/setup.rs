@@ -1,8 +1,8 @@
 //! `setup`.
 
 use super::run;
-use crate::support::answer::Reply;
 use crate::support::api::ApiServer;
+use crate::support::response::ApiResponse;
 use crate::support::server::Setup;
 use serde_json::{Value, json};
 
@@ -24,13 +24,13 @@ fn with_object(path: &'static str, object: Value) -> ApiServer {
     let api = ApiServer::start();
     let mut stored = Some(object);
     api.script(move |request| match request.method.as_str() {
-        "GET" if request.path() == path && stored.is_some() => Reply::json(200, stored.as_ref().unwrap()).into(),
-        "GET" => Reply::failure(404, "NotFound", "not found").into(),
+        "GET" if request.path() == path && stored.is_some() => ApiResponse::json(200, stored.as_ref().unwrap()).into(),
+        "GET" => ApiResponse::failure(404, "NotFound", "not found").into(),
         "DELETE" => {
             stored = None;
-            Reply::json(200, &json!({"kind": "Status", "status": "Success"})).into()
+            ApiResponse::json(200, &json!({"kind": "Status", "status": "Success"})).into()
         }
-        _ => Reply::json(200, &request.json()).into(),
+        _ => ApiResponse::json(200, &request.json()).into(),
     });
     api
 }

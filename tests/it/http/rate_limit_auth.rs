@@ -51,7 +51,7 @@ fn head(method: &str, target: &str, headers: &str, body: &str) -> String {
 
 fn send(connection: &mut Connection, method: &str, target: &str, headers: &str, body: &str) -> Response {
     connection.send(head(method, target, headers, body).as_bytes());
-    connection.answer(method == "HEAD").unwrap()
+    connection.response(method == "HEAD").unwrap()
 }
 
 fn post(connection: &mut Connection, target: &str, headers: &str) -> Response {
@@ -66,7 +66,7 @@ fn flood(server: &Server, posts: usize) -> (usize, Duration) {
     let statuses: Vec<u16> = std::thread::scope(|scope| {
         let all = head("POST", FREE, "", "{}").repeat(posts);
         scope.spawn(move || std::io::Write::write_all(&mut sender, all.as_bytes()).unwrap());
-        (0..posts).map(|_| connection.answer(false).unwrap().status).collect()
+        (0..posts).map(|_| connection.response(false).unwrap().status).collect()
     });
     let took = start.elapsed();
     assert!(statuses.iter().all(|status| [400, 429].contains(status)), "{statuses:?}");
@@ -74,11 +74,11 @@ fn flood(server: &Server, posts: usize) -> (usize, Duration) {
 }
 
 /// The wait that a 429 tells, in seconds, after a look at the rest of it.
-fn told(answer: &Response, per_minute: usize) -> u64 {
-    assert_eq!(answer.status, 429, "{}", answer.text());
-    let sentence = answer.error();
+fn told(response: &Response, per_minute: usize) -> u64 {
+    assert_eq!(response.status, 429, "{}", response.text());
+    let sentence = response.error();
     assert!(sentence.contains("too often"), "not told from a full queue: {sentence}");
-    let told: u64 = answer.header("Retry-After").unwrap().parse().unwrap();
+    let told: u64 = response.header("Retry-After").unwrap().parse().unwrap();
     let longest = 60_u64.div_ceil(per_minute as u64) + 1;
     assert!((1..=longest).contains(&told), "{told} s, and a post comes back every {} s", 60 / per_minute);
     told
@@ -171,11 +171,11 @@ fn a_post_comes_back_as_fast_as_the_rate_says() {
         let refused = Instant::now();
         let mut waits = Vec::new();
         eventually("a post passes again", || {
-            let answer = post(&mut client, FREE, "");
-            match answer.status {
+            let response = post(&mut client, FREE, "");
+            match response.status {
                 200 => true,
                 _ => {
-                    waits.push(told(&answer, RATE));
+                    waits.push(told(&response, RATE));
                     false
                 }
             }
@@ -232,11 +232,11 @@ fn a_limit_that_is_none_is_wrong_usage() {
 }
 
 /// Refused for want of the token.
-fn check_unauthorized(answer: &Response, what: &str) {
-    assert_eq!(answer.status, 401, "{what}: {}", answer.text());
-    assert_eq!(answer.header("WWW-Authenticate"), Some("Bearer"), "{what}");
-    assert!(answer.error().contains("token"), "{what}: {}", answer.text());
-    assert!(!answer.text().contains(SECRET), "{what}: {}", answer.text());
+fn check_unauthorized(response: &Response, what: &str) {
+    assert_eq!(response.status, 401, "{what}: {}", response.text());
+    assert_eq!(response.header("WWW-Authenticate"), Some("Bearer"), "{what}");
+    assert!(response.error().contains("token"), "{what}: {}", response.text());
+    assert!(!response.text().contains(SECRET), "{what}: {}", response.text());
 }
 
 #[test]
@@ -311,8 +311,8 @@ fn premium_needs_the_token_and_free_does_not() {
     for target in ["/healthz", "/readyz", "/config"] {
         assert_eq!(server.get(target).status, 200, "{target}");
     }
-    let answer = server.get(PREMIUM);
-    assert_eq!((answer.status, answer.header("WWW-Authenticate")), (405, None));
+    let response = server.get(PREMIUM);
+    assert_eq!((response.status, response.header("WWW-Authenticate")), (405, None));
 }
 
 #[test]
@@ -343,19 +343,19 @@ fn a_kept_alive_connection_is_judged_request_by_request() {
     let right = format!("Authorization: Bearer {SECRET}\r\n");
     let mut good = 0;
     for headers in [&right, "", &right, "Authorization: Bearer wrong\r\n", "", &right] {
-        let answer = post(&mut client, PREMIUM, headers);
+        let response = post(&mut client, PREMIUM, headers);
         if headers == right {
-            assert_eq!(answer.status, 200, "{}", answer.text());
+            assert_eq!(response.status, 200, "{}", response.text());
             good += 1;
         } else {
-            check_unauthorized(&answer, headers);
+            check_unauthorized(&response, headers);
         }
     }
     // All sent before the first is answered, too.
     let all = [head("POST", PREMIUM, &right, MNIST), head("POST", PREMIUM, "", MNIST)].concat().repeat(3);
     client.send(all.as_bytes());
     for status in [200, 401].repeat(3) {
-        assert_eq!(client.answer(false).unwrap().status, status);
+        assert_eq!(client.response(false).unwrap().status, status);
     }
     assert_eq!(api.jobs().len(), good + 3);
 }
@@ -433,25 +433,25 @@ fn no_token_of_a_caller_is_in_any_log_or_answer() {
         "30",
     ]);
     let mut server = server.start();
-    let mut answers = Vec::new();
+    let mut responses = Vec::new();
     for token in [SECRET, GUESS, &SECRET[..10]] {
         for scheme in ["Bearer", "Basic"] {
             let headers = format!("Authorization: {scheme} {token}\r\n");
             for (target, body) in [(PREMIUM, MNIST), (PREMIUM, "nonsense"), (FREE, MNIST), ("/nowhere", "")] {
-                answers.push(send(&mut server.connect(), "POST", target, &headers, body));
+                responses.push(send(&mut server.connect(), "POST", target, &headers, body));
             }
             for target in ["/config", "/readyz", "/healthz", PREMIUM] {
-                answers.push(send(&mut server.connect(), "GET", target, &headers, ""));
+                responses.push(send(&mut server.connect(), "GET", target, &headers, ""));
             }
             // Not understood, and still not quoted.
-            answers.push(post(&mut server.connect(), PREMIUM, &format!("{headers}Host: again\r\n")));
-            answers.push(post(&mut server.connect(), PREMIUM, &format!("{headers} folded\r\n")));
+            responses.push(post(&mut server.connect(), PREMIUM, &format!("{headers}Host: again\r\n")));
+            responses.push(post(&mut server.connect(), PREMIUM, &format!("{headers} folded\r\n")));
         }
     }
     server.signal(rustix::process::Signal::TERM);
     assert_eq!(server.wait().code(), Some(0));
     let mut texts: Vec<String> =
-        answers.iter().map(|answer| format!("{:?} {}", answer.headers, answer.text())).collect();
+        responses.iter().map(|response| format!("{:?} {}", response.headers, response.text())).collect();
     texts.push(server.stderr());
     texts.extend(api.requests().iter().map(|request| format!("{:?}", request.headers)));
     for text in texts {
@@ -459,6 +459,6 @@ fn no_token_of_a_caller_is_in_any_log_or_answer() {
             assert!(!text.contains(token), "{token} in {text}");
         }
     }
-    let statuses: std::collections::BTreeSet<u16> = answers.iter().map(|answer| answer.status).collect();
+    let statuses: std::collections::BTreeSet<u16> = responses.iter().map(|response| response.status).collect();
     assert!([200, 400, 401, 404, 405].iter().all(|status| statuses.contains(status)), "{statuses:?}");
 }

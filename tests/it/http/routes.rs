@@ -19,7 +19,7 @@ fn scripted() -> (ApiServer, Server) {
 fn raw(server: &Server, bytes: &[u8]) -> Response {
     let mut connection = server.connect();
     connection.send(bytes);
-    connection.answer(false).unwrap_or_else(|error| panic!("{}: {error}", String::from_utf8_lossy(bytes)))
+    connection.response(false).unwrap_or_else(|error| panic!("{}: {error}", String::from_utf8_lossy(bytes)))
 }
 
 #[test]
@@ -29,13 +29,13 @@ fn a_good_post_answers_with_the_job_in_the_promised_order() {
         [(FREE, "free-service", "free", "ff"), (PREMIUM, "default", "premium", "cnn")]
     {
         for dataset in ["mnist", "kmnist"] {
-            let answer = server.post(target, format!(r#"{{"dataset":"{dataset}"}}"#));
-            assert_eq!(answer.status, 200, "{}", answer.text());
-            let name = answer.json()["job"].as_str().unwrap().to_owned();
+            let response = server.post(target, format!(r#"{{"dataset":"{dataset}"}}"#));
+            assert_eq!(response.status, 200, "{}", response.text());
+            let name = response.json()["job"].as_str().unwrap().to_owned();
             let promised = format!(
                 r#"{{"job":"{name}","namespace":"{namespace}","tier":"{tier}","dataset":"{dataset}","type":"{kind}"}}"#
             );
-            assert_eq!(answer.text().trim_end(), promised);
+            assert_eq!(response.text().trim_end(), promised);
             assert!(server.jobs().iter().any(|job| job["metadata"]["name"] == name.as_str()), "{name}");
         }
     }
@@ -106,9 +106,9 @@ fn bodies_that_are_not_the_object_are_400_and_create_nothing() {
     for (words, bodies) in cases {
         for body in bodies {
             for target in [FREE, PREMIUM] {
-                let answer = server.post(target, body);
-                assert_eq!(answer.status, 400, "{}", String::from_utf8_lossy(body));
-                let sentence = answer.error();
+                let response = server.post(target, body);
+                assert_eq!(response.status, 400, "{}", String::from_utf8_lossy(body));
+                let sentence = response.error();
                 let said: Vec<&str> = known.into_iter().filter(|words| sentence.contains(words)).collect();
                 assert_eq!(said, [words], "{sentence:?} for {}", String::from_utf8_lossy(body));
                 assert!(sentence.contains(r#"{"dataset":"#) || sentence.contains("mnist"), "what to do: {sentence:?}");
@@ -136,8 +136,8 @@ fn unknown_extra_keys_and_white_space_are_allowed() {
         r#"{"dataset":"mnist","text":"äöü ☃ 🦀"}"#,
     ];
     for body in bodies {
-        let answer = server.post(FREE, body);
-        assert_eq!((answer.status, &answer.json()["dataset"]), (200, &json!("mnist")), "{body}");
+        let response = server.post(FREE, body);
+        assert_eq!((response.status, &response.json()["dataset"]), (200, &json!("mnist")), "{body}");
     }
     assert_eq!(server.jobs().len(), bodies.len());
 }
@@ -180,9 +180,9 @@ fn a_body_of_a_kibibyte_is_taken_and_one_byte_more_is_413() {
     let body = |length: usize| format!("{}{}", r#"{"dataset":"mnist"}"#, " ".repeat(length - MNIST.len()));
     assert_eq!(server.post(FREE, body(1024)).status, 200);
     for length in [1025, 5000, 100_000] {
-        let answer = server.post(FREE, body(length));
-        assert_eq!(answer.status, 413, "{length}");
-        answer.error();
+        let response = server.post(FREE, body(length));
+        assert_eq!(response.status, 413, "{length}");
+        response.error();
     }
     assert_eq!(server.jobs().len(), 1);
 }
@@ -190,15 +190,15 @@ fn a_body_of_a_kibibyte_is_taken_and_one_byte_more_is_413() {
 #[test]
 fn a_post_without_content_length_is_411_and_with_a_transfer_encoding_501() {
     let server = Setup::local().start();
-    let answer = raw(&server, format!("POST {FREE} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes());
-    assert_eq!(answer.status, 411);
-    answer.error();
+    let response = raw(&server, format!("POST {FREE} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes());
+    assert_eq!(response.status, 411);
+    response.error();
     let chunked = format!(
         "POST {FREE} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n13\r\n{{\"dataset\":\"mnist\"}}\r\n0\r\n\r\n"
     );
-    let answer = raw(&server, chunked.as_bytes());
-    assert_eq!(answer.status, 501);
-    answer.error();
+    let response = raw(&server, chunked.as_bytes());
+    assert_eq!(response.status, 501);
+    response.error();
     assert_eq!(server.jobs().len(), 0);
 }
 
@@ -227,9 +227,9 @@ fn unknown_paths_are_404_whatever_the_method() {
     ];
     for path in paths {
         for (method, body) in [("GET", None), ("POST", Some(MNIST)), ("DELETE", None)] {
-            let answer = server.connect().request(method, path, body);
-            assert_eq!(answer.status, 404, "{method} {path}");
-            answer.error();
+            let response = server.connect().request(method, path, body);
+            assert_eq!(response.status, 404, "{method} {path}");
+            response.error();
         }
     }
     assert_eq!(server.jobs().len(), 0);
@@ -238,30 +238,30 @@ fn unknown_paths_are_404_whatever_the_method() {
 #[test]
 fn a_known_path_with_another_method_is_405_with_allow() {
     let server = Setup::local().start();
-    let sorted = |answer: &Response| {
+    let sorted = |response: &Response| {
         let mut allowed: Vec<String> =
-            answer.header("Allow").unwrap().split(',').map(|word| word.trim().to_owned()).collect();
+            response.header("Allow").unwrap().split(',').map(|word| word.trim().to_owned()).collect();
         allowed.sort();
         allowed
     };
     for path in [FREE, PREMIUM] {
         for method in ["GET", "PUT", "DELETE", "PATCH", "OPTIONS"] {
-            let answer = server.connect().request(method, path, None.or(Some(b"" as &[u8])));
-            assert_eq!((answer.status, sorted(&answer)), (405, vec!["POST".to_owned()]), "{method} {path}");
-            answer.error();
+            let response = server.connect().request(method, path, None.or(Some(b"" as &[u8])));
+            assert_eq!((response.status, sorted(&response)), (405, vec!["POST".to_owned()]), "{method} {path}");
+            response.error();
         }
-        let answer = server.connect().request("HEAD", path, None);
-        assert_eq!((answer.status, sorted(&answer)), (405, vec!["POST".to_owned()]), "HEAD {path}");
+        let response = server.connect().request("HEAD", path, None);
+        assert_eq!((response.status, sorted(&response)), (405, vec!["POST".to_owned()]), "HEAD {path}");
     }
     for path in ["/config", "/healthz", "/readyz"] {
         for method in ["POST", "PUT", "DELETE", "PATCH", "OPTIONS"] {
-            let answer = server.connect().request(method, path, Some(b""));
+            let response = server.connect().request(method, path, Some(b""));
             assert_eq!(
-                (answer.status, sorted(&answer)),
+                (response.status, sorted(&response)),
                 (405, vec!["GET".to_owned(), "HEAD".to_owned()]),
                 "{method} {path}"
             );
-            answer.error();
+            response.error();
         }
     }
     assert_eq!(server.jobs().len(), 0);
@@ -271,9 +271,9 @@ fn a_known_path_with_another_method_is_405_with_allow() {
 fn an_unknown_method_is_501() {
     let server = Setup::local().start();
     for method in ["BREW", "get", "PROPFIND"] {
-        let answer = server.connect().request(method, "/healthz", None);
-        assert_eq!(answer.status, 501, "{method}");
-        answer.error();
+        let response = server.connect().request(method, "/healthz", None);
+        assert_eq!(response.status, 501, "{method}");
+        response.error();
     }
 }
 
@@ -302,14 +302,14 @@ fn query_strings_are_ignored() {
     assert_eq!(server.get("/config?watch=1").status, 200);
     assert_eq!(server.get("/healthz?").status, 200);
     assert_eq!(server.get("/readyz?verbose").status, 200);
-    let answer = server.post(&format!("{FREE}?dataset=kmnist"), MNIST);
-    assert_eq!((answer.status, &answer.json()["dataset"]), (200, &json!("mnist")));
+    let response = server.post(&format!("{FREE}?dataset=kmnist"), MNIST);
+    assert_eq!((response.status, &response.json()["dataset"]), (200, &json!("mnist")));
 }
 
 #[test]
 fn every_answer_is_json_with_its_length() {
     let server = Setup::local().start();
-    let answers = [
+    let responses = [
         server.get("/healthz"),
         server.get("/readyz"),
         server.get("/config"),
@@ -318,9 +318,12 @@ fn every_answer_is_json_with_its_length() {
         server.get(FREE),
         server.post(FREE, "x"),
     ];
-    for answer in answers {
-        assert!(answer.json().is_object(), "{}", answer.text());
-        assert_eq!(answer.header("Content-Length").map(|length| length.parse().ok()), Some(Some(answer.body.len())));
+    for response in responses {
+        assert!(response.json().is_object(), "{}", response.text());
+        assert_eq!(
+            response.header("Content-Length").map(|length| length.parse().ok()),
+            Some(Some(response.body.len()))
+        );
     }
 }
 
@@ -356,7 +359,7 @@ fn http_1_0_and_connection_close_end_the_connection_after_the_answer() {
     for request in ["GET /healthz HTTP/1.0\r\n\r\n", "GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"] {
         let mut connection = server.connect();
         connection.send(request.as_bytes());
-        assert_eq!(connection.answer(false).unwrap().status, 200);
+        assert_eq!(connection.response(false).unwrap().status, 200);
         assert!(connection.is_closed_by_peer(), "{request}");
     }
 }
@@ -423,8 +426,8 @@ fn a_request_cannot_write_lines_of_its_own_into_the_log() {
         let mut connection = server.connect();
         connection.send(&[b"GET ", target.as_slice(), b" HTTP/1.1\r\nHost: x\r\n\r\n"].concat());
         // Refused or not found, answered or hung up on: only what the log says of it matters here.
-        if let Ok(answer) = connection.answer(false) {
-            assert!((400..500).contains(&answer.status), "{}", answer.status);
+        if let Ok(response) = connection.response(false) {
+            assert!((400..500).contains(&response.status), "{}", response.status);
         }
     }
     let sentence = server.post(FREE, "{\"dataset\":\"x\\nINJECTED\\u001b\"}").error();
@@ -444,9 +447,9 @@ fn requests_in_parallel_are_each_answered_once_with_jobs_of_their_own() {
         let threads: Vec<_> = (0..32)
             .map(|_| {
                 scope.spawn(|| {
-                    let answer = server.post_job();
-                    assert_eq!(answer.status, 200, "{}", answer.text());
-                    answer.json()["job"].as_str().unwrap().to_owned()
+                    let response = server.post_job();
+                    assert_eq!(response.status, 200, "{}", response.text());
+                    response.json()["job"].as_str().unwrap().to_owned()
                 })
             })
             .collect();

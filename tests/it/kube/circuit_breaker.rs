@@ -1,12 +1,12 @@
 //! A cluster that is down, comes back, restarts or hangs: callers are told soon, /healthz is told nothing of it, and nobody
 //! has to restart the server.
 
-use crate::support::answer::Answer;
 use crate::support::api::{ApiServer, Listen};
 use crate::support::eventually;
 use crate::support::http::Response;
 use crate::support::kubeconfig::Kubeconfig;
 use crate::support::plugin::{Plugin, credential};
+use crate::support::response::Behavior;
 use crate::support::server::{Server, Setup};
 use serde_json::json;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -59,11 +59,11 @@ fn posts_at_once(server: &Server, count: usize) -> Vec<(Response, Duration)> {
     })
 }
 
-fn check_down(answer: &Response, what: &str) {
-    assert_eq!(answer.status, 503, "{what}: {}", answer.text());
-    assert!(answer.error().contains("cannot be reached"), "{what}: {}", answer.text());
+fn check_down(response: &Response, what: &str) {
+    assert_eq!(response.status, 503, "{what}: {}", response.text());
+    assert!(response.error().contains("cannot be reached"), "{what}: {}", response.text());
     let seconds: u64 =
-        answer.header("Retry-After").unwrap_or_else(|| panic!("{what}: no Retry-After")).parse().unwrap();
+        response.header("Retry-After").unwrap_or_else(|| panic!("{what}: no Retry-After")).parse().unwrap();
     assert!((1..=60).contains(&seconds), "{what}: {seconds}");
 }
 
@@ -78,8 +78,8 @@ fn transitions(server: &Server) -> (usize, usize) {
 fn healthz_while(server: &Server, least: usize, done: &AtomicBool) -> Vec<Duration> {
     let mut times = Vec::new();
     while times.len() < least || !done.load(Ordering::SeqCst) {
-        let (answer, took) = timed(|| server.get("/healthz"));
-        assert_eq!(answer.status, 200);
+        let (response, took) = timed(|| server.get("/healthz"));
+        assert_eq!(response.status, 200);
         times.push(took);
         std::thread::park_timeout(Duration::from_millis(5));
     }
@@ -109,17 +109,17 @@ fn when_the_cluster_is_down_everybody_is_told_at_once_until_it_is_back() {
 
     // One after the other they would need many times the deadline if each request were tried.
     let done = AtomicBool::new(false);
-    let (answers, times) = std::thread::scope(|scope| {
+    let (responses, times) = std::thread::scope(|scope| {
         let healthz = scope.spawn(|| healthz_while(&server, 20, &done));
-        let answers = posts_at_once(&server, 50);
+        let responses = posts_at_once(&server, 50);
         done.store(true, Ordering::SeqCst);
-        (answers, healthz.join().unwrap())
+        (responses, healthz.join().unwrap())
     });
-    for (answer, took) in &answers {
-        check_down(answer, "one of many");
+    for (response, took) in &responses {
+        check_down(response, "one of many");
         assert!(*took < DEADLINE + SLACK, "{took:?}");
     }
-    let waited = answers.iter().filter(|(_, took)| *took > AT_ONCE).count();
+    let waited = responses.iter().filter(|(_, took)| *took > AT_ONCE).count();
     assert!(waited <= 5, "{waited} of 50 were not answered at once, and one at a time may try");
     check_prompt(&times);
     check_down(&server.get("/readyz"), "/readyz");
@@ -130,7 +130,7 @@ fn when_the_cluster_is_down_everybody_is_told_at_once_until_it_is_back() {
     api.reopen_port();
     assert_eq!(server.post_job().status, 200, "the next one works");
     assert_eq!(server.get("/readyz").status, 200);
-    assert!(posts_at_once(&server, 50).iter().all(|(answer, _)| answer.status == 200));
+    assert!(posts_at_once(&server, 50).iter().all(|(response, _)| response.status == 200));
     server.wait_for_log("of the end", |line| line.starts_with("warning: the cluster can be reached again"));
     assert_eq!(transitions(&server), (1, 1));
     assert_eq!(api.jobs().len(), 52);
@@ -141,9 +141,9 @@ fn a_burst_into_an_outage_waits_once_and_not_once_for_each() {
     let mut api = api_of(2);
     let server = server_of(&api, 1);
     api.close_port();
-    let (answers, took) = timed(|| posts_at_once(&server, 100));
-    for (answer, _) in &answers {
-        assert_eq!(answer.status, 503, "{}", answer.text());
+    let (responses, took) = timed(|| posts_at_once(&server, 100));
+    for (response, _) in &responses {
+        assert_eq!(response.status, 503, "{}", response.text());
     }
     assert!(took < DEADLINE * 2 + SLACK, "{took:?}");
     assert_eq!(transitions(&server), (1, 0));
@@ -159,13 +159,13 @@ fn while_the_cluster_is_down_one_request_goes_on_trying_for_the_others() {
     let refused = AtomicUsize::new(0);
     std::thread::scope(|scope| {
         let post = || {
-            let (answer, took) = timed(|| server.post_job());
-            if answer.status != 200 {
-                check_down(&answer, "one of the others");
+            let (response, took) = timed(|| server.post_job());
+            if response.status != 200 {
+                check_down(&response, "one of the others");
                 assert!(took < AT_ONCE, "{took:?}");
                 refused.fetch_add(1, Ordering::SeqCst);
             }
-            answer.status
+            response.status
         };
         let posts: Vec<_> = (0..POSTS).map(|_| scope.spawn(post)).collect();
         eventually("all but one are told", || refused.load(Ordering::SeqCst) >= POSTS - 1);
@@ -189,12 +189,12 @@ fn under_load_the_end_of_an_outage_is_found_soon_and_each_outage_is_told_once() 
         for _ in 0..8 {
             scope.spawn(|| {
                 while !stop.load(Ordering::SeqCst) {
-                    let answer = server.get("/readyz");
-                    match answer.status {
+                    let response = server.get("/readyz");
+                    match response.status {
                         200 => good.fetch_add(1, Ordering::SeqCst),
                         503 => down.fetch_add(1, Ordering::SeqCst),
                         _ => {
-                            odd.lock().unwrap().push(answer.text().to_owned());
+                            odd.lock().unwrap().push(response.text().to_owned());
                             0
                         }
                     };
@@ -238,8 +238,8 @@ fn a_restart_of_the_api_server_goes_unnoticed() {
             std::thread::sleep(Duration::from_millis(500));
             assert_eq!(api.requests().len(), before, "the port was closed");
             api.reopen_port();
-            for (answer, took) in posts.join().unwrap() {
-                assert_eq!(answer.status, 200, "{}", answer.text());
+            for (response, took) in posts.join().unwrap() {
+                assert_eq!(response.status, 200, "{}", response.text());
                 assert!(took > Duration::from_millis(200), "it was refused for half a second: {took:?}");
             }
         });
@@ -253,29 +253,29 @@ fn an_api_server_that_hangs_keeps_nobody_longer_than_its_turn_and_the_deadline()
     let api = ApiServer::start();
     let server = server_of(&api, 1);
     assert_eq!(server.post_job().status, 200);
-    api.always(Answer::HonestThenNever);
+    api.always(Behavior::ApplyThenHang);
     let done = AtomicBool::new(false);
-    let (answers, times) = std::thread::scope(|scope| {
+    let (responses, times) = std::thread::scope(|scope| {
         let healthz = scope.spawn(|| {
             api.wait_for_requests(2);
             healthz_while(&server, 20, &done)
         });
-        let answers = posts_at_once(&server, 100);
+        let responses = posts_at_once(&server, 100);
         done.store(true, Ordering::SeqCst);
-        (answers, healthz.join().unwrap())
+        (responses, healthz.join().unwrap())
     });
     check_prompt(&times);
     let mut statuses = (0, 0);
-    for (answer, took) in &answers {
+    for (response, took) in &responses {
         // Up to a deadline for its turn, and then one for Kubernetes.
-        assert!(*took >= DEADLINE * 9 / 10 && *took < DEADLINE * 2 + SLACK, "{} after {took:?}", answer.status);
-        match answer.status {
+        assert!(*took >= DEADLINE * 9 / 10 && *took < DEADLINE * 2 + SLACK, "{} after {took:?}", response.status);
+        match response.status {
             504 => statuses.0 += 1,
             503 => statuses.1 += 1,
-            status => panic!("{status}: {}", answer.text()),
+            status => panic!("{status}: {}", response.text()),
         }
-        assert_eq!(answer.header("Retry-After").is_some(), answer.status == 503, "{}", answer.text());
-        assert!(!answer.error().is_empty());
+        assert_eq!(response.header("Retry-After").is_some(), response.status == 503, "{}", response.text());
+        assert!(!response.error().is_empty());
     }
     // Whoever had a place at once, and perhaps those who had the next turn.
     assert!((32..=64).contains(&statuses.0), "{statuses:?} of 504 and 503");
@@ -284,11 +284,11 @@ fn an_api_server_that_hangs_keeps_nobody_longer_than_its_turn_and_the_deadline()
     let jobs = api.jobs().len();
     assert!(jobs <= 1 + statuses.0, "{jobs} Jobs: who was told 503 has none");
 
-    api.always(Answer::Honest);
-    let (answer, took) = timed(|| server.post_job());
-    assert_eq!(answer.status, 200, "{}", answer.text());
+    api.always(Behavior::Default);
+    let (response, took) = timed(|| server.post_job());
+    assert_eq!(response.status, 200, "{}", response.text());
     assert!(took < DEADLINE, "{took:?}");
-    assert!(posts_at_once(&server, 50).iter().all(|(answer, _)| answer.status == 200));
+    assert!(posts_at_once(&server, 50).iter().all(|(response, _)| response.status == 200));
     assert_eq!(server.get("/readyz").status, 200);
     assert_eq!(api.jobs().len(), jobs + 51);
 }
@@ -300,13 +300,13 @@ fn an_outage_that_goes_over_into_hanging_ends_without_a_restart_too() {
     api.close_port();
     check_down(&server.post_job(), "down");
     // Kubernetes is up and not yet well: one at a time tries and waits, the others are told at once.
-    api.always(Answer::Never);
+    api.always(Behavior::Hang);
     api.reopen_port();
-    for (answer, took) in posts_at_once(&server, 50) {
-        assert!([503, 504].contains(&answer.status), "{}", answer.text());
+    for (response, took) in posts_at_once(&server, 50) {
+        assert!([503, 504].contains(&response.status), "{}", response.text());
         assert!(took < DEADLINE * 2 + SLACK, "{took:?}");
     }
-    api.always(Answer::Honest);
+    api.always(Behavior::Default);
     assert_eq!(server.post_job().status, 200);
     assert_eq!(transitions(&server), (1, 1));
 }
@@ -322,9 +322,9 @@ fn a_credential_plugin_that_fails_says_nothing_of_the_cluster() {
     let setup = setup.kubeconfig(kubeconfig_of(&api).user(plugin.user()).yaml());
     let server = setup.args(&["--kube-timeout", "1"]).start();
     let fails = || {
-        for (answer, _) in posts_at_once(&server, 20) {
-            assert_eq!(answer.status, 502, "{}", answer.text());
-            assert!(answer.error().contains("credential"), "{}", answer.text());
+        for (response, _) in posts_at_once(&server, 20) {
+            assert_eq!(response.status, 502, "{}", response.text());
+            assert!(response.error().contains("credential"), "{}", response.text());
         }
         assert_eq!(server.get("/readyz").status, 503);
         assert_eq!(server.get("/healthz").status, 200);
@@ -338,7 +338,7 @@ fn a_credential_plugin_that_fails_says_nothing_of_the_cluster() {
     fails();
     std::fs::write(server.home().join("well"), "").unwrap();
     eventually("the plugin is run again", || server.post_job().status == 200);
-    assert!(posts_at_once(&server, 20).iter().all(|(answer, _)| answer.status == 200));
+    assert!(posts_at_once(&server, 20).iter().all(|(response, _)| response.status == 200));
     assert_eq!(transitions(&server), (0, 0));
     assert_eq!(api.jobs().len(), 21);
 }

@@ -1,10 +1,10 @@
 //! What the program shows of itself to Kubernetes: tokens, passwords, client certificates, impersonation.
 
-use crate::support::answer::{Answer, unauthorized};
 use crate::support::api::{ApiServer, Listen, Request};
 use crate::support::kubeconfig::Kubeconfig;
+use crate::support::response::{Behavior, unauthorized};
 use crate::support::server::Setup;
-use crate::support::tls::{self, Clients};
+use crate::support::tls::{self, ClientCerts};
 use serde_json::{Value, json};
 use std::path::Path;
 use std::process::Command;
@@ -14,7 +14,7 @@ const KINDS: [&str; 5] = ["client-pkcs1", "client-pkcs8", "client-sec1", "client
 
 /// An API server that asks for client certificates and checks those that come.
 fn asking() -> ApiServer {
-    ApiServer::listen(&Listen { clients: Clients::Checked, ..Listen::default() })
+    ApiServer::listen(&Listen { clients: ClientCerts::Verified, ..Listen::default() })
 }
 
 /// The request that a POST to the program causes at the API server, when the user of the kubeconfig is this.
@@ -24,8 +24,8 @@ fn seen_as(user: Value, api: &ApiServer) -> Request {
 
 fn seen(setup: Setup, api: &ApiServer) -> Request {
     let server = setup.start();
-    let answer = server.post_job();
-    assert_eq!(answer.status, 200, "{}\n{}", answer.text(), server.stderr());
+    let response = server.post_job();
+    assert_eq!(response.status, 200, "{}\n{}", response.text(), server.stderr());
     api.requests().pop().unwrap()
 }
 
@@ -71,13 +71,13 @@ fn a_token_file_that_was_replaced_is_read_again_when_the_old_token_is_refused() 
     let server = setup.kubeconfig(Kubeconfig::new(&api.url()).user(user).yaml()).start();
     assert_eq!(server.post_job().status, 200);
     api.script(|request| match request.header("Authorization") {
-        Some("Bearer new") => Answer::Honest,
+        Some("Bearer new") => Behavior::Default,
         _ => unauthorized().into(),
     });
     assert_eq!(server.post_job().status, 502);
     std::fs::write(&path, "new\n").unwrap();
-    let answer = server.post_job();
-    assert_eq!(answer.status, 200, "{}", answer.text());
+    let response = server.post_job();
+    assert_eq!(response.status, 200, "{}", response.text());
     std::fs::remove_file(&path).unwrap();
     assert_eq!(server.post_job().status, 200, "the last good token stays in use");
     assert_eq!(api.jobs().len(), 3);
@@ -93,7 +93,7 @@ fn a_token_serves_while_its_file_is_not_there() {
     assert_eq!(server.post_job().status, 200);
     assert_eq!(api.requests()[0].header("Authorization"), Some("Bearer inline"));
     api.script(|request| match request.header("Authorization") {
-        Some("Bearer of-file") => Answer::Honest,
+        Some("Bearer of-file") => Behavior::Default,
         _ => unauthorized().into(),
     });
     assert_eq!(server.post_job().status, 502);
@@ -171,7 +171,7 @@ fn client_certificates_of_every_kind_are_shown_whole_from_data_and_from_files() 
 
 #[test]
 fn a_client_certificate_of_version_1_is_shown_too() {
-    let api = ApiServer::listen(&Listen { clients: Clients::Taken, ..Listen::default() });
+    let api = ApiServer::listen(&Listen { clients: ClientCerts::AnyAccepted, ..Listen::default() });
     let user = json!({"client-certificate": tls::path("client-v1.pem"), "client-key": tls::path("client-v1.key.pem")});
     let request = seen_as(user, &api);
     assert_eq!(request.client_chain, tls::der("client-v1.pem"));

@@ -1,8 +1,8 @@
 //! What goes to Kubernetes (the Job) and what comes back from it (the pods), field by field.
 
-use crate::support::answer::{Answer, Reply, pod_list};
 use crate::support::api::{ApiServer, Request};
 use crate::support::cluster::pod;
+use crate::support::response::{ApiResponse, Behavior, pod_list};
 use crate::support::server::{Server, Setup};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -16,8 +16,8 @@ fn started() -> (ApiServer, Server) {
 /// The create request that one POST to the program causes.
 fn created(setup: Setup, api: &ApiServer, tier: &str, dataset: &str) -> Request {
     let server = setup.start();
-    let answer = server.post(&format!("/img-classification/{tier}"), format!(r#"{{"dataset":"{dataset}"}}"#));
-    assert_eq!(answer.status, 200, "{}", answer.text());
+    let response = server.post(&format!("/img-classification/{tier}"), format!(r#"{{"dataset":"{dataset}"}}"#));
+    assert_eq!(response.status, 200, "{}", response.text());
     let mut creates: Vec<Request> = api.requests().into_iter().filter(Request::is_create).collect();
     assert_eq!(creates.len(), 1);
     creates.remove(0)
@@ -106,9 +106,10 @@ fn names_are_unique_dns_labels_that_tell_tier_and_dataset() {
         for dataset in ["mnist", "kmnist"] {
             for _ in 0..50 {
                 let body = format!(r#"{{"dataset":"{dataset}"}}"#);
-                let answer = connection.request("POST", &format!("/img-classification/{tier}"), Some(body.as_bytes()));
-                let answer = answer.json();
-                let name = answer["job"].as_str().unwrap();
+                let response =
+                    connection.request("POST", &format!("/img-classification/{tier}"), Some(body.as_bytes()));
+                let response = response.json();
+                let name = response["job"].as_str().unwrap();
                 let suffix = name.strip_prefix(&format!("{tier}-{dataset}-")).unwrap_or_else(|| panic!("{name}"));
                 assert!(suffix.len() >= 5, "{name}");
                 assert!(suffix.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit()), "{name}");
@@ -147,8 +148,8 @@ fn config_lists_every_pod_with_its_five_fields_in_order() {
         pod("default", "lost", "Unknown", Some(("node-2", "10.0.0.3"))),
         pod("default", "broken", "Failed", Some(("node-1", "10.0.0.4"))),
     ]);
-    let answer = server.get("/config");
-    assert_eq!(answer.status, 200);
+    let response = server.get("/config");
+    assert_eq!(response.status, 200);
     let promised = concat!(
         r#"{"pods":[{"node":"node-1","ip":"10.0.0.1","namespace":"free-service","name":"free-mnist-abc-x","status":"Running"},"#,
         r#"{"node":null,"ip":null,"namespace":"default","name":"premium-kmnist-def-y","status":"Pending"},"#,
@@ -156,7 +157,7 @@ fn config_lists_every_pod_with_its_five_fields_in_order() {
         r#"{"node":"node-2","ip":"10.0.0.3","namespace":"default","name":"lost","status":"Unknown"},"#,
         r#"{"node":"node-1","ip":"10.0.0.4","namespace":"default","name":"broken","status":"Failed"}]}"#,
     );
-    let json = answer.json();
+    let json = response.json();
     let expected: Value = serde_json::from_str(promised).unwrap();
     // The order of pods is nobody's promise; that of the keys is.
     let by_name = |pods: &Value| {
@@ -167,7 +168,7 @@ fn config_lists_every_pod_with_its_five_fields_in_order() {
     assert_eq!(by_name(&json), by_name(&expected));
     for fragment in promised.split('{').filter(|part| part.contains("node")) {
         let object = fragment.split('}').next().unwrap();
-        assert!(answer.text().contains(object), "{object} is not in {}", answer.text());
+        assert!(response.text().contains(object), "{object} is not in {}", response.text());
     }
 }
 
@@ -179,9 +180,9 @@ fn a_pod_that_lacks_whatever_may_be_lacking_is_listed_still() {
         json!({"metadata": {"name": "b", "namespace": "default"}, "spec": {"nodeName": "n", "unknown": {"x": 1}}, "status": {"phase": "Running", "podIPs": []}}),
         json!({"metadata": {"name": "c", "namespace": "default", "deletionTimestamp": "2026-01-01T00:00:00Z"}, "spec": {}, "status": {"phase": "Running"}}),
     ]);
-    let answer = server.get("/config").json();
+    let response = server.get("/config").json();
     assert_eq!(
-        answer,
+        response,
         json!({"pods": [
             {"node": null, "ip": null, "namespace": "default", "name": "a", "status": "Pending"},
             {"node": "n", "ip": null, "namespace": "default", "name": "b", "status": "Running"},
@@ -194,7 +195,7 @@ fn a_pod_that_lacks_whatever_may_be_lacking_is_listed_still() {
 fn no_pods_is_an_empty_list_also_where_items_is_null() {
     let (api, server) = started();
     assert_eq!(server.get("/config").json(), json!({"pods": []}));
-    api.always(Reply::json(200, &json!({"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": null})));
+    api.always(ApiResponse::json(200, &json!({"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": null})));
     assert_eq!(server.get("/config").json(), json!({"pods": []}));
 }
 
@@ -202,18 +203,18 @@ fn many(count: usize) -> Vec<Value> {
     (0..count).map(|n| pod("default", &format!("pod-{n:04}"), "Running", Some(("node", "10.1.2.3")))).collect()
 }
 
-fn names(answer: &Value) -> BTreeSet<String> {
-    answer["pods"].as_array().unwrap().iter().map(|pod| pod["name"].as_str().unwrap().to_owned()).collect()
+fn names(response: &Value) -> BTreeSet<String> {
+    response["pods"].as_array().unwrap().iter().map(|pod| pod["name"].as_str().unwrap().to_owned()).collect()
 }
 
 /// Puts an answer into another encoding.
-type Dress = fn(Reply) -> Reply;
+type Dress = fn(ApiResponse) -> ApiResponse;
 
 /// Cuts `pods` into pages as long as each request's `limit` allows, at most 700.
 fn paged(api: &ApiServer, pods: Vec<Value>, dress: Dress) {
     api.script(move |request| {
         if request.path() != "/api/v1/pods" {
-            return Answer::Honest;
+            return Behavior::Default;
         }
         let limit = request.query("limit").map_or(700, |limit| limit.parse::<usize>().unwrap()).min(700);
         let start = match request.query("continue") {
@@ -222,28 +223,28 @@ fn paged(api: &ApiServer, pods: Vec<Value>, dress: Dress) {
         };
         let end = (start + limit).min(pods.len());
         let next = if end < pods.len() { format!("at+{end}") } else { String::new() };
-        dress(Reply::json(200, &pod_list(&pods[start..end], &next))).into()
+        dress(ApiResponse::json(200, &pod_list(&pods[start..end], &next))).into()
     });
 }
 
 #[test]
 fn two_thousand_pods_are_listed_in_every_encoding() {
     let encodings: [(&str, Dress); 7] = [
-        ("protobuf", Reply::protobuf),
-        ("protobuf in gzip", |reply| reply.protobuf().gzip()),
-        ("protobuf in gzip in chunks", |reply| reply.protobuf().gzip().chunked()),
+        ("protobuf", ApiResponse::into_protobuf_pods),
+        ("protobuf in gzip", |reply| reply.into_protobuf_pods().gzip()),
+        ("protobuf in gzip in chunks", |reply| reply.into_protobuf_pods().gzip().chunked()),
         ("plain", |reply| reply),
-        ("gzip", Reply::gzip),
-        ("chunked", Reply::chunked),
+        ("gzip", ApiResponse::gzip),
+        ("chunked", ApiResponse::chunked),
         ("gzip in chunks", |reply| reply.gzip().chunked()),
     ];
     let (api, server) = started();
     for (encoding, dress) in encodings {
         paged(&api, many(2000), dress);
-        let answer = server.get("/config");
-        assert_eq!(answer.status, 200, "{encoding}: {}", answer.text());
-        let answer = answer.json();
-        assert_eq!((answer["pods"].as_array().unwrap().len(), names(&answer).len()), (2000, 2000), "{encoding}");
+        let response = server.get("/config");
+        assert_eq!(response.status, 200, "{encoding}: {}", response.text());
+        let response = response.json();
+        assert_eq!((response["pods"].as_array().unwrap().len(), names(&response).len()), (2000, 2000), "{encoding}");
     }
 }
 
@@ -255,11 +256,11 @@ fn a_list_of_one_huge_page_is_read_whole() {
     for pod in &mut pods {
         pod["metadata"]["annotations"] = json!({"big": "x".repeat(6000)});
     }
-    let page = Reply::json(200, &pod_list(&pods, "")).gzip();
+    let page = ApiResponse::json(200, &pod_list(&pods, "")).gzip();
     api.always(page);
-    let answer = server.get("/config");
-    assert_eq!(answer.status, 200, "{}", answer.text());
-    assert_eq!(names(&answer.json()).len(), 2000);
+    let response = server.get("/config");
+    assert_eq!(response.status, 200, "{}", response.text());
+    assert_eq!(names(&response.json()).len(), 2000);
 }
 
 #[test]
@@ -271,19 +272,19 @@ fn a_list_that_expires_in_the_middle_is_started_again_or_fails_but_is_never_half
         let pods = pods.clone();
         let mut left = expirations;
         api.script(move |request| match request.query("continue") {
-            None => Reply::json(200, &pod_list(&pods[..10], "next/+ =&")).into(),
+            None => ApiResponse::json(200, &pod_list(&pods[..10], "next/+ =&")).into(),
             Some(_) if left > 0 => {
                 left -= 1;
-                Reply::failure(410, "Expired", "The provided continue parameter is too old").into()
+                ApiResponse::failure(410, "Expired", "The provided continue parameter is too old").into()
             }
-            Some(_) => Reply::json(200, &pod_list(&pods[10..], "")).into(),
+            Some(_) => ApiResponse::json(200, &pod_list(&pods[10..], "")).into(),
         });
-        let answer = server.get("/config");
-        if answer.status == 200 {
-            assert_eq!((expirations, names(&answer.json()).len()), (1, 30));
+        let response = server.get("/config");
+        if response.status == 200 {
+            assert_eq!((expirations, names(&response.json()).len()), (1, 30));
         } else {
-            assert!(answer.status >= 500, "{}", answer.status);
-            answer.error();
+            assert!(response.status >= 500, "{}", response.status);
+            response.error();
         }
     }
     let asked =
@@ -297,10 +298,10 @@ fn a_list_whose_pages_never_end_is_given_up_in_time() {
     let api = ApiServer::start();
     let server = Setup::for_api(&api).args(&["--kube-timeout", "1"]).start();
     let page = many(1);
-    api.always(Reply::json(200, &pod_list(&page, "again")));
-    let answer = server.get("/config");
-    assert!(answer.status >= 500, "{}", answer.status);
-    answer.error();
+    api.always(ApiResponse::json(200, &pod_list(&page, "again")));
+    let response = server.get("/config");
+    assert!(response.status >= 500, "{}", response.status);
+    response.error();
     assert_eq!(server.get("/healthz").status, 200);
 }
 

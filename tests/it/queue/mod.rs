@@ -4,10 +4,10 @@
 mod requeue;
 mod watch;
 
-use crate::support::answer::{Answer, Reply, Stream, unauthorized};
 use crate::support::api::{ApiServer, Request};
 use crate::support::eventually;
 use crate::support::kubeconfig::TOKEN;
+use crate::support::response::{ApiResponse, Behavior, Stream, unauthorized};
 use crate::support::server::{Server, Setup};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, VecDeque};
@@ -40,13 +40,13 @@ struct World {
     /// The open watches, by path.
     watches: BTreeMap<String, Stream>,
     /// What comes in place of the next answers, by method and path.
-    instead: BTreeMap<String, VecDeque<Answer>>,
+    instead: BTreeMap<String, VecDeque<Behavior>>,
     /// The Jobs that were touched, what of the quota was used by then, and when.
     touches: Vec<(String, u32, Instant)>,
 }
 
 impl World {
-    fn answer(&mut self, request: &Request) -> Answer {
+    fn response(&mut self, request: &Request) -> Behavior {
         if request.header("Authorization") != Some(&format!("Bearer {}", self.token)) {
             return unauthorized().into();
         }
@@ -56,24 +56,24 @@ impl World {
         match (kind, path.as_str()) {
             ("PATCH", _) => {
                 self.touch(request);
-                instead.unwrap_or_else(|| Reply::json(200, &json!({"kind": "Job"})).into())
+                instead.unwrap_or_else(|| ApiResponse::json(200, &json!({"kind": "Job"})).into())
             }
             ("WATCH", JOBS | QUOTAS) => instead.unwrap_or_else(|| {
                 let (stream, from) = (Stream::default(), request.query("resourceVersion").unwrap().parse().unwrap());
                 let since = self.log.iter().filter(|(of, version, _)| *of == path && *version > from);
                 since.for_each(|(.., line)| stream.send(line.as_bytes()));
                 self.watches.insert(path, stream.clone());
-                Answer::Stream(stream)
+                Behavior::Stream(stream)
             }),
             ("GET", JOBS) => instead.unwrap_or_else(|| self.list("JobList", &self.jobs.values().collect::<Vec<_>>())),
             ("GET", QUOTAS) => instead.unwrap_or_else(|| self.list("ResourceQuotaList", &[&self.quota()])),
-            _ => Answer::Honest,
+            _ => Behavior::Default,
         }
     }
 
-    fn list(&self, kind: &str, items: &[&Value]) -> Answer {
+    fn list(&self, kind: &str, items: &[&Value]) -> Behavior {
         let metadata = json!({"resourceVersion": self.version.to_string()});
-        Reply::json(200, &json!({"kind": kind, "metadata": metadata, "items": items})).into()
+        ApiResponse::json(200, &json!({"kind": kind, "metadata": metadata, "items": items})).into()
     }
 
     fn touch(&mut self, request: &Request) {
@@ -115,8 +115,8 @@ impl Tier {
     fn full() -> Tier {
         let world = World { used: 1800, version: 100, token: TOKEN.to_owned(), ..World::default() };
         let (api, world) = (ApiServer::start(), Arc::new(Mutex::new(world)));
-        let answers = Arc::clone(&world);
-        api.script(move |request| answers.lock().unwrap().answer(request));
+        let responses = Arc::clone(&world);
+        api.script(move |request| responses.lock().unwrap().response(request));
         Tier { api, world }
     }
 
@@ -125,8 +125,8 @@ impl Tier {
     }
 
     /// The next answer to this method (or WATCH) at this path is another one.
-    fn instead(&self, what: &str, path: &str, answer: impl Into<Answer>) {
-        self.world().instead.entry(format!("{what} {path}")).or_default().push_back(answer.into());
+    fn instead(&self, what: &str, path: &str, response: impl Into<Behavior>) {
+        self.world().instead.entry(format!("{what} {path}")).or_default().push_back(response.into());
     }
 
     /// A server that watches it.
@@ -200,8 +200,8 @@ fn names(queue: &Value, key: &str) -> Vec<String> {
 
 fn until_waiting(server: &Server, names_wanted: &[&str]) {
     eventually(&format!("{names_wanted:?} waiting"), || {
-        let answer = server.get("/queue");
-        answer.status == 200 && names(&answer.json(), "waiting") == names_wanted
+        let response = server.get("/queue");
+        response.status == 200 && names(&response.json(), "waiting") == names_wanted
     });
 }
 

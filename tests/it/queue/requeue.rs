@@ -1,8 +1,8 @@
 //! Requeueing of the oldest waiting Job, and GET /queue.
 
 use super::{FULL, JOBS, SMALL, Tier, names, until_waiting, warnings};
-use crate::support::answer::{Answer, Gate, Reply};
 use crate::support::eventually;
+use crate::support::response::{ApiResponse, Behavior, Latch};
 use crate::support::server::Setup;
 use serde_json::json;
 use std::time::{Duration, Instant};
@@ -53,8 +53,8 @@ fn one_free_slot_is_one_touch_and_a_job_that_does_not_start_makes_way() {
 fn a_job_that_has_just_changed_is_tried_again_and_not_at_once() {
     let tier = Tier::full();
     tier.waits("a", 1, FULL);
-    tier.instead("PATCH", &format!("{JOBS}/a"), Reply::failure(409, "Conflict", "the object has been modified"));
-    tier.instead("PATCH", &format!("{JOBS}/a"), Reply::failure(409, "Conflict", "the object has been modified"));
+    tier.instead("PATCH", &format!("{JOBS}/a"), ApiResponse::failure(409, "Conflict", "the object has been modified"));
+    tier.instead("PATCH", &format!("{JOBS}/a"), ApiResponse::failure(409, "Conflict", "the object has been modified"));
     let server = tier.watched();
     tier.used(0);
     tier.until_touched(&["a", "a", "a"]);
@@ -66,27 +66,27 @@ fn a_job_that_has_just_changed_is_tried_again_and_not_at_once() {
 #[test]
 fn the_queue_is_shown_in_order_from_what_was_watched() {
     let tier = Tier::full();
-    let gate = Gate::default();
+    let latch = Latch::default();
     tier.runs("first", 1);
     tier.put("over", 1, FULL, &json!({"succeeded": 1}));
     tier.waits("b", 4, FULL);
     tier.waits("a", 5, FULL);
-    let list = Reply::json(
+    let list = ApiResponse::json(
         200,
         &json!({"kind": "JobList", "metadata": {"resourceVersion": "1", "continue": "x"}, "items": null}),
     );
-    tier.instead("GET", JOBS, Answer::After(gate.clone(), Box::new(list.into())));
+    tier.instead("GET", JOBS, Behavior::After(latch.clone(), Box::new(list.into())));
     let server = tier.serve();
     tier.until_requests(JOBS, false, 1);
-    let answer = server.get("/queue");
-    assert_eq!((answer.status, answer.header("Retry-After")), (503, Some("5")), "{}", answer.text());
-    assert!(answer.error().contains("not known yet"), "{}", answer.text());
-    gate.open();
+    let response = server.get("/queue");
+    assert_eq!((response.status, response.header("Retry-After")), (503, Some("5")), "{}", response.text());
+    assert!(response.error().contains("not known yet"), "{}", response.text());
+    latch.open();
     until_waiting(&server, &["b", "a"]);
     assert_eq!(tier.requests(JOBS, false)[1].query("continue"), Some("x"), "the second page");
-    let answer = server.get("/queue?x=y");
+    let response = server.get("/queue?x=y");
     let expected = r#"{"running":[{"job":"first","since":"2026-01-01T00:01:00Z"}],"waiting":[{"job":"b","position":1,"since":"2026-01-01T00:00:04Z"},{"job":"a","position":2,"since":"2026-01-01T00:00:05Z"}]}"#;
-    assert_eq!(answer.text(), expected);
+    assert_eq!(response.text(), expected);
     let head = server.connect().request("HEAD", "/queue", None);
     assert_eq!((head.status, head.header("Content-Length")), (200, Some(expected.len().to_string().as_str())));
     let post = server.post("/queue", "{}");
@@ -105,8 +105,13 @@ fn the_queue_is_shown_in_order_from_what_was_watched() {
 fn without_the_nudge_nothing_is_watched_and_the_queue_says_why_it_is_not_there() {
     let tier = Tier::full();
     let server = Setup::for_api(&tier.api).env("NO_NUDGE", "").args(&["--no-nudge"]).start();
-    let answer = server.get("/queue");
-    assert!(answer.status == 404 && answer.error().contains("--no-nudge"), "{} {}", answer.status, answer.text());
+    let response = server.get("/queue");
+    assert!(
+        response.status == 404 && response.error().contains("--no-nudge"),
+        "{} {}",
+        response.status,
+        response.text()
+    );
     assert_eq!(server.get("/readyz").status, 200);
     assert!(tier.api.requests().iter().all(|request| request.path() == "/api/v1/pods"), "{:?}", tier.api.requests());
     assert!(server.stderr().lines().any(|line| line == "nudge: off"), "{}", server.stderr());

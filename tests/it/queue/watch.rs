@@ -1,9 +1,9 @@
 //! Watches that break, expire, hang or send malformed events.
 
 use super::{FULL, JOBS, Tier, job, until_waiting, warnings};
-use crate::support::answer::Reply;
 use crate::support::eventually;
 use crate::support::kubeconfig::{Kubeconfig, TOKEN};
+use crate::support::response::ApiResponse;
 use crate::support::server::Setup;
 use serde_json::json;
 use std::time::{Duration, Instant};
@@ -22,7 +22,7 @@ fn a_watch_goes_on_where_it_ended_or_broke() {
     tier.world().version = 800;
     tier.waits("a", 1, FULL);
     until_waiting(&server, &["a"]);
-    tier.api.hang_up();
+    tier.api.close_connections();
     assert_eq!(tier.until_requests(JOBS, true, 3)[2].query("resourceVersion"), Some("801"));
     tier.waits("b", 2, FULL);
     until_waiting(&server, &["a", "b"]);
@@ -31,7 +31,7 @@ fn a_watch_goes_on_where_it_ended_or_broke() {
 
 #[test]
 fn what_is_too_old_is_listed_anew() {
-    let gone = || Reply::failure(410, "Expired", "too old resource version: 100 (200)");
+    let gone = || ApiResponse::failure(410, "Expired", "too old resource version: 100 (200)");
     let tier = Tier::full();
     tier.waits("goes", 1, FULL);
     tier.waits("stays", 2, FULL);
@@ -64,11 +64,11 @@ fn an_outage_is_said_once_and_what_is_old_is_not_shown_as_true() {
     assert_eq!(server.get("/queue").status, 200, "a restart takes a moment");
     eventually("503", || server.get("/queue").status == 503);
     assert!(began.elapsed() >= Duration::from_secs(10), "{:?}", began.elapsed());
-    let answer = server.get("/queue");
+    let response = server.get("/queue");
     assert!(
-        answer.header("Retry-After").is_some() && answer.error().contains("cannot be watched"),
+        response.header("Retry-After").is_some() && response.error().contains("cannot be watched"),
         "{}",
-        answer.text()
+        response.text()
     );
     assert_eq!(server.get("/healthz").status, 200);
     tier.world().watches.clear();
@@ -98,22 +98,22 @@ fn a_connection_that_died_unnoticed_is_given_up() {
 fn without_the_permission_the_fix_is_named_once_and_requests_are_served() {
     let mut tier = Tier::full();
     let words = r#"jobs.batch is forbidden: User "nobody" cannot list resource "jobs" in API group "batch""#;
-    tier.instead("GET", JOBS, Reply::failure(403, "Forbidden", words));
+    tier.instead("GET", JOBS, ApiResponse::failure(403, "Forbidden", words));
     let server = tier.serve();
     server.wait_for_log("that names the fix", |line| {
         line.starts_with("warning: cannot watch the free tier's Jobs")
             && line.contains("k8s/rbac.yaml")
             && line.contains(words)
     });
-    let answer = server.get("/queue");
-    assert!(answer.status == 503 && answer.error().contains("k8s/rbac.yaml"), "{}", answer.text());
+    let response = server.get("/queue");
+    assert!(response.status == 503 && response.error().contains("k8s/rbac.yaml"), "{}", response.text());
     assert_eq!((server.post_job().status, server.get("/config").status), (200, 200));
 
     let other = std::mem::replace(&mut tier, Tier::full());
     tier.waits("a", 1, FULL);
     tier.waits("b", 2, FULL);
     let words = words.replace("list", "patch");
-    tier.instead("PATCH", &format!("{JOBS}/a"), Reply::failure(403, "Forbidden", &words));
+    tier.instead("PATCH", &format!("{JOBS}/a"), ApiResponse::failure(403, "Forbidden", &words));
     let touching = tier.watched();
     tier.used(0);
     let line = touching.wait_for_log("of the touch", |line| line.starts_with("warning: cannot nudge a"));
@@ -137,7 +137,7 @@ fn a_refused_token_is_replaced() {
     std::fs::write(token, "the next").unwrap();
     tier.world().token = "the next".to_owned();
     tier.world().watches.clear();
-    tier.api.hang_up();
+    tier.api.close_connections();
     eventually("a watch", || tier.world().watches.len() == 2);
     tier.used(0);
     tier.until_touched(&["a"]);

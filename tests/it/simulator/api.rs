@@ -238,11 +238,15 @@ fn refusals_have_kubernetes_codes_reasons_and_words() {
     for (method, path, body, code, reason, message) in table {
         let body = body.to_string();
         let framing = format!("Content-Type: application/json\r\nContent-Length: {}\r\n", body.len());
-        let answer = local.kube.send(&format!("{method} {path}"), &framing, body.as_bytes()).unwrap();
-        let said = answer.json();
-        assert_eq!((said["kind"].as_str(), &said["code"]), (Some("Status"), &json!(answer.status)), "{method} {path}");
+        let response = local.kube.send(&format!("{method} {path}"), &framing, body.as_bytes()).unwrap();
+        let said = response.json();
         assert_eq!(
-            (answer.status, text(&said, "/reason"), text(&said, "/message")),
+            (said["kind"].as_str(), &said["code"]),
+            (Some("Status"), &json!(response.status)),
+            "{method} {path}"
+        );
+        assert_eq!(
+            (response.status, text(&said, "/reason"), text(&said, "/message")),
             (code, reason.into(), message.into())
         );
     }

@@ -45,10 +45,10 @@ fn start_with(tag: &str, args: &[&str]) -> Local {
 impl Local {
     /// Posts a request and gives the Job's path.
     fn post(&self, tier: &str) -> String {
-        let answer = self.server.post(&format!("/img-classification/{tier}"), r#"{"dataset":"mnist"}"#);
-        assert_eq!(answer.status, 200, "{}", answer.text());
+        let response = self.server.post(&format!("/img-classification/{tier}"), r#"{"dataset":"mnist"}"#);
+        assert_eq!(response.status, 200, "{}", response.text());
         let namespace = if tier == "free" { FREE_JOBS } else { JOBS };
-        format!("{namespace}/{}", answer.json()["job"].as_str().unwrap())
+        format!("{namespace}/{}", response.json()["job"].as_str().unwrap())
     }
 
     fn phases(&self, path: &str) -> Vec<String> {

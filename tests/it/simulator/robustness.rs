@@ -92,8 +92,8 @@ fn no_bytes_however_odd_stop_the_cluster() {
         ("GET /api/v1/pods?%ff=%zz&&=&limit=-1&continue=%20", "", b""),
     ] {
         // An answer or the end of the connection: both will do.
-        let answer = local.kube.send(line, framing, body);
-        assert!(answer.as_ref().is_ok_and(|answer| answer.status < 500) || answer.is_err(), "{line}");
+        let response = local.kube.send(line, framing, body);
+        assert!(response.as_ref().is_ok_and(|response| response.status < 500) || response.is_err(), "{line}");
     }
     let deep = "[".repeat(10_000);
     let framing = format!("Content-Length: {}\r\n", deep.len());

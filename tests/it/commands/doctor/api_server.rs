@@ -3,10 +3,10 @@
 use super::{
     Broken, GOOD, cluster, date_in, doctor, expect, forbidden, healthy, host, is, line, nothing_broken, version, well,
 };
-use crate::support::answer::{self, Accept, Answer, Reply};
 use crate::support::api::ApiServer;
 use crate::support::kubeconfig::Kubeconfig;
 use crate::support::plugin::Plugin;
+use crate::support::response::{self, Accept, ApiResponse, Behavior};
 use crate::support::server::{Finished, Setup};
 use serde_json::{Value, json};
 
@@ -17,7 +17,7 @@ fn a_clock_that_is_off_is_named_even_where_we_are_refused_for_it() {
             let api = ApiServer::start();
             api.script(move |request| {
                 let reply = match request.path() {
-                    _ if is_refused => answer::unauthorized(),
+                    _ if is_refused => response::unauthorized(),
                     "/version" => version(),
                     _ => return healthy(request).into(),
                 };
@@ -60,15 +60,15 @@ fn an_api_that_cannot_be_asked_is_named_by_how_it_fails() {
     expect_no_api("refused", &end, "FAIL API: ", "cannot reach https://127.0.0.1", "security group");
     assert_eq!(end.stderr, "", "the line says it");
 
-    let cases: [(&str, Answer, &str, &str); 4] = [
-        ("401", answer::unauthorized().into(), "401 Unauthorized", "aws sts get-caller-identity"),
-        ("no Kubernetes", Reply::html(200).into(), "not a Kubernetes answer", "something else answers there"),
-        ("500", answer::internal_error().into(), "500 InternalError", "readyz"),
-        ("silence", Answer::Never, "no answer in time", "--kube-timeout"),
+    let cases: [(&str, Behavior, &str, &str); 4] = [
+        ("401", response::unauthorized().into(), "401 Unauthorized", "aws sts get-caller-identity"),
+        ("no Kubernetes", ApiResponse::html(200).into(), "not a Kubernetes answer", "something else answers there"),
+        ("500", response::internal_error().into(), "500 InternalError", "readyz"),
+        ("silence", Behavior::Hang, "no answer in time", "--kube-timeout"),
     ];
-    for (what, answer, words, fix) in cases {
+    for (what, response, words, fix) in cases {
         let api = ApiServer::start();
-        api.always(answer);
+        api.always(response);
         let end = host(Setup::for_api(&api)).args(GOOD).args(&["--kube-timeout", "1"]).run(&["doctor"]);
         expect_no_api(what, &end, "FAIL API: ", words, fix);
     }
@@ -86,7 +86,7 @@ fn an_api_that_cannot_be_asked_is_named_by_how_it_fails() {
 
 #[test]
 fn an_api_that_stops_answering_half_way_is_said_once() {
-    let api = cluster(|request| is(request, "GET", "/api/v1/nodes").then(|| Reply::html(200)));
+    let api = cluster(|request| is(request, "GET", "/api/v1/nodes").then(|| ApiResponse::html(200)));
     let end = doctor(host(Setup::for_api(&api)).args(GOOD));
     expect("half way", &end, "FAIL nodes: ", "not a Kubernetes answer", "something else answers there");
     assert!(line(&end, "warning not looked at: ").ends_with("pull, leftover Jobs: there is no API to ask"));
@@ -95,7 +95,7 @@ fn an_api_that_stops_answering_half_way_is_said_once() {
 #[test]
 fn an_older_kubernetes_does_not_say_who_we_are() {
     let old: Broken = |request| {
-        let not_found = || Reply::new(404, "text/plain", "404 page not found");
+        let not_found = || ApiResponse::new(404, "text/plain", "404 page not found");
         request.path().ends_with("/selfsubjectreviews").then(not_found)
     };
     let api = cluster(old);
@@ -114,7 +114,7 @@ fn an_older_kubernetes_does_not_say_who_we_are() {
     let beta: Broken = |request| match request.path() {
         "/apis/authentication.k8s.io/v1/selfsubjectreviews" => forbidden("selfsubjectreviews"),
         "/apis/authentication.k8s.io/v1beta1/selfsubjectreviews" => {
-            Some(Reply::json(201, &json!({"status": {"userInfo": {"username": "beth", "groups": []}}})))
+            Some(ApiResponse::json(201, &json!({"status": {"userInfo": {"username": "beth", "groups": []}}})))
         }
         _ => None,
     };

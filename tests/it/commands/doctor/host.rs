@@ -1,9 +1,9 @@
 //! The environment, the port and the address of the host.
 
 use super::{GOOD, cluster, doctor, expect, host, line, nothing_broken, well};
-use crate::support::answer::Reply;
 use crate::support::api::{ApiServer, Listen};
 use crate::support::kubeconfig::Kubeconfig;
+use crate::support::response::ApiResponse;
 use crate::support::server::Setup;
 use std::net::TcpListener;
 use std::time::Duration;
@@ -59,7 +59,7 @@ fn a_port_that_is_taken_is_ours_or_somebody_elses() {
     assert!(line(&end, "ok port: ").contains("this program already listens on 0.0.0.0:"), "{}", end.stdout);
 
     let other = ApiServer::listen(&Listen { identity: None, ..Listen::default() });
-    other.always(Reply::html(404));
+    other.always(ApiResponse::html(404));
     let end = port(&other.address().to_string());
     expect("another server", &end, "FAIL port: ", "status 404 and \"<html>", "ss -ltnp 'sport = :");
 
@@ -80,10 +80,12 @@ pub fn metadata(public: &'static str) -> ApiServer {
         let has_token = request.header("X-aws-ec2-metadata-token") == Some("metadata-token");
         let wants_token = request.header("X-aws-ec2-metadata-token-ttl-seconds").is_some();
         let reply = match (request.method.as_str(), request.path()) {
-            ("PUT", "/latest/api/token") if wants_token => Reply::new(200, "text/plain", "metadata-token"),
-            _ if !has_token => Reply::new(401, "text/plain", ""),
-            ("GET", "/latest/meta-data/public-ipv4") if !public.is_empty() => Reply::new(200, "text/plain", public),
-            _ => Reply::html(404),
+            ("PUT", "/latest/api/token") if wants_token => ApiResponse::new(200, "text/plain", "metadata-token"),
+            _ if !has_token => ApiResponse::new(401, "text/plain", ""),
+            ("GET", "/latest/meta-data/public-ipv4") if !public.is_empty() => {
+                ApiResponse::new(200, "text/plain", public)
+            }
+            _ => ApiResponse::html(404),
         };
         reply.into()
     });

@@ -7,9 +7,9 @@ mod namespace;
 mod nodes_and_pods;
 mod output;
 
-use crate::support::answer::Reply;
 use crate::support::api::{ApiServer, Request};
 use crate::support::kubeconfig::TOKEN;
+use crate::support::response::ApiResponse;
 use crate::support::server::{Finished, Setup};
 use serde_json::{Value, json};
 use std::time::{Duration, SystemTime};
@@ -18,13 +18,13 @@ use std::time::{Duration, SystemTime};
 const GOOD: &[&str] = &["--listen", "0.0.0.0:0", "--image", "registry.local/classifier:1"];
 
 /// Changes one answer of the healthy cluster; none leaves it.
-type Broken = fn(&Request) -> Option<Reply>;
+type Broken = fn(&Request) -> Option<ApiResponse>;
 
 /// (what is wrong, the broken answer, how the line begins, what is in it, what is in its fix)
 type Case = (&'static str, Broken, &'static str, &'static str, &'static str);
 
-fn list(kind: &str, items: &[Value]) -> Reply {
-    Reply::json(200, &json!({"kind": format!("{kind}List"), "apiVersion": "v1", "metadata": {}, "items": items}))
+fn list(kind: &str, items: &[Value]) -> ApiResponse {
+    ApiResponse::json(200, &json!({"kind": format!("{kind}List"), "apiVersion": "v1", "metadata": {}, "items": items}))
 }
 
 fn quota(name: &str, hard: &Value, used: &Value) -> Value {
@@ -39,7 +39,7 @@ fn free_quotas() -> Vec<Value> {
 }
 
 /// The free tier's quotas, but for its first.
-fn free_cpu(hard: &Value) -> Option<Reply> {
+fn free_cpu(hard: &Value) -> Option<ApiResponse> {
     Some(list("ResourceQuota", &[quota("free-cpu", hard, &json!({})), free_quotas().remove(1)]))
 }
 
@@ -54,22 +54,23 @@ fn date_in(seconds: i64) -> String {
     httpdate::fmt_http_date(if seconds >= 0 { now + gap } else { now - gap })
 }
 
-fn version() -> Reply {
-    Reply::json(200, &json!({"gitVersion": "v1.31.2"}))
+fn version() -> ApiResponse {
+    ApiResponse::json(200, &json!({"gitVersion": "v1.31.2"}))
 }
 
 /// A cluster after `setup`, with two nodes and nothing to do.
-fn healthy(request: &Request) -> Reply {
+fn healthy(request: &Request) -> ApiResponse {
     let parts: Vec<&str> = request.path().split('/').skip(1).collect();
     match (request.method.as_str(), parts.as_slice()) {
         ("GET", ["version"]) => version().header("Date", &date_in(0)),
-        ("POST", ["apis", "authentication.k8s.io", "v1", "selfsubjectreviews"]) => {
-            Reply::json(201, &json!({"status": {"userInfo": {"username": "ann", "groups": ["img-classification"]}}}))
-        }
+        ("POST", ["apis", "authentication.k8s.io", "v1", "selfsubjectreviews"]) => ApiResponse::json(
+            201,
+            &json!({"status": {"userInfo": {"username": "ann", "groups": ["img-classification"]}}}),
+        ),
         ("POST", ["apis", "authorization.k8s.io", "v1", "selfsubjectaccessreviews"]) => {
-            Reply::json(201, &json!({"status": {"allowed": true}}))
+            ApiResponse::json(201, &json!({"status": {"allowed": true}}))
         }
-        ("GET", ["api", "v1", "namespaces", "free-service"]) => Reply::json(
+        ("GET", ["api", "v1", "namespaces", "free-service"]) => ApiResponse::json(
             200,
             &json!({"kind": "Namespace", "metadata": {"name": "free-service"}, "status": {"phase": "Active"}}),
         ),
@@ -79,12 +80,12 @@ fn healthy(request: &Request) -> Reply {
             list("ResourceQuota", &[quota("premium-jobs", &json!({"count/jobs.batch": "1k"}), &used)])
         }
         ("POST", ["api", "v1", "namespaces", _, "pods"]) if request.query("dryRun") == Some("All") => {
-            Reply::json(201, &request.json())
+            ApiResponse::json(201, &request.json())
         }
         ("GET", ["api", "v1", "nodes"]) => list("Node", &[node("a", "True"), node("b", "True")]),
         ("GET", ["api", "v1", "pods"]) => list("Pod", &[]),
         ("GET", ["apis", "batch", "v1", "namespaces", _, "jobs"]) => list("Job", &[]),
-        _ => Reply::failure(404, "NotFound", "the server could not find the requested resource"),
+        _ => ApiResponse::failure(404, "NotFound", "the server could not find the requested resource"),
     }
 }
 
@@ -94,7 +95,7 @@ fn cluster(broken: Broken) -> ApiServer {
     api
 }
 
-fn nothing_broken(_: &Request) -> Option<Reply> {
+fn nothing_broken(_: &Request) -> Option<ApiResponse> {
     None
 }
 
@@ -111,15 +112,15 @@ fn asks(request: &Request, verb: &str, resource: &str, namespace: &Value) -> boo
     attributes["verb"] == verb && attributes["resource"] == resource && attributes["namespace"] == *namespace
 }
 
-fn denied() -> Option<Reply> {
-    Some(Reply::json(201, &json!({"status": {"allowed": false, "reason": "no RBAC policy matched"}})))
+fn denied() -> Option<ApiResponse> {
+    Some(ApiResponse::json(201, &json!({"status": {"allowed": false, "reason": "no RBAC policy matched"}})))
 }
 
-fn forbidden(resource: &str) -> Option<Reply> {
+fn forbidden(resource: &str) -> Option<ApiResponse> {
     let message = format!(
         "{resource} is forbidden: User \"ann\" cannot list resource \"{resource}\" in API group \"\" at the cluster scope"
     );
-    Some(Reply::failure(403, "Forbidden", &message))
+    Some(ApiResponse::failure(403, "Forbidden", &message))
 }
 
 /// A setup without a metadata service, wherever the tests run.

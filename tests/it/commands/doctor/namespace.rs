@@ -4,8 +4,8 @@ use super::nodes_and_pods::line_text;
 use super::{
     GOOD, asks, check, cluster, denied, doctor, forbidden, free_cpu, free_quotas, host, is, list, quota, well,
 };
-use crate::support::answer::Reply;
 use crate::support::api::Request;
+use crate::support::response::ApiResponse;
 use crate::support::server::Setup;
 use serde_json::{Value, json};
 
@@ -20,7 +20,7 @@ fn what_is_wrong_with_the_namespace_and_its_quotas_is_named_with_its_fix() {
             "no namespace",
             |r| {
                 is(r, "GET", NAMESPACE)
-                    .then(|| Reply::failure(404, "NotFound", "namespaces \"free-service\" not found"))
+                    .then(|| ApiResponse::failure(404, "NotFound", "namespaces \"free-service\" not found"))
             },
             "FAIL namespace: ",
             "there is no namespace free-service",
@@ -30,7 +30,7 @@ fn what_is_wrong_with_the_namespace_and_its_quotas_is_named_with_its_fix() {
             "a namespace that ends",
             |r| {
                 is(r, "GET", NAMESPACE)
-                    .then(|| Reply::json(200, &json!({"metadata": {}, "status": {"phase": "Terminating"}})))
+                    .then(|| ApiResponse::json(200, &json!({"metadata": {}, "status": {"phase": "Terminating"}})))
             },
             "FAIL namespace: ",
             "is being deleted",
@@ -184,7 +184,7 @@ fn what_this_identity_may_not_do_is_named_with_its_fix() {
             "nobody",
             |r| {
                 let anonymous = json!({"status": {"userInfo": {"username": "system:anonymous"}}});
-                r.path().ends_with("/selfsubjectreviews").then(|| Reply::json(201, &anonymous))
+                r.path().ends_with("/selfsubjectreviews").then(|| ApiResponse::json(201, &anonymous))
             },
             "warning identity: ",
             "no credential that counts",
@@ -195,8 +195,8 @@ fn what_this_identity_may_not_do_is_named_with_its_fix() {
 
 #[test]
 fn why_a_pod_is_not_let_in_is_said_in_kubernetes_words() {
-    fn refuse(request: &Request, message: &str) -> Option<Reply> {
-        (request.query("dryRun") == Some("All")).then(|| Reply::failure(403, "Forbidden", message))
+    fn refuse(request: &Request, message: &str) -> Option<ApiResponse> {
+        (request.query("dryRun") == Some("All")).then(|| ApiResponse::failure(403, "Forbidden", message))
     }
     let line = "FAIL dry run: ";
     check(&[

@@ -1,8 +1,8 @@
 //! Nodes, pods, Jobs and the image.
 
 use super::{check, cluster, doctor, expect, host, is, line, list, node, nothing_broken};
-use crate::support::answer::Reply;
 use crate::support::api::Request;
+use crate::support::response::ApiResponse;
 use crate::support::server::{Finished, Setup};
 use serde_json::{Value, json};
 
@@ -12,7 +12,7 @@ pub fn line_text(end: &Finished, start: &str) -> String {
 
 #[test]
 fn nodes_pods_and_jobs_that_are_not_as_they_should_be_are_named() {
-    fn ours(request: &Request, pod: &Value) -> Option<Reply> {
+    fn ours(request: &Request, pod: &Value) -> Option<ApiResponse> {
         let wanted = request.target.contains("labelSelector=app.kubernetes.io%2Fmanaged-by%3Dimg-classification");
         (is(request, "GET", "/api/v1/pods") && wanted).then(|| list("Pod", std::slice::from_ref(pod)))
     }

@@ -1,9 +1,9 @@
 //! JSON, line breaks, buffering and colours.
 
 use super::{GOOD, cluster, doctor, expect, healthy, host, is, list, nothing_broken};
-use crate::support::answer::{Answer, Gate, Reply};
 use crate::support::api::ApiServer;
 use crate::support::kubeconfig::Kubeconfig;
+use crate::support::response::{ApiResponse, Behavior, Latch};
 use crate::support::server::Setup;
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader};
@@ -40,7 +40,8 @@ fn json_is_one_object_and_says_the_same() {
 #[test]
 fn nothing_that_kubernetes_says_starts_a_line_of_its_own() {
     let api = cluster(|request| {
-        let bad = || Reply::failure(403, "Forbidden", "pods \"x\" is forbidden: a\nok nodes: all is well\u{1b}[2J");
+        let bad =
+            || ApiResponse::failure(403, "Forbidden", "pods \"x\" is forbidden: a\nok nodes: all is well\u{1b}[2J");
         (request.query("dryRun") == Some("All")).then(bad)
     });
     let end = doctor(host(Setup::for_api(&api)).args(GOOD));
@@ -50,10 +51,10 @@ fn nothing_that_kubernetes_says_starts_a_line_of_its_own() {
 #[test]
 fn a_line_is_there_as_soon_as_its_check_is_done() {
     let api = ApiServer::start();
-    let gate = Gate::default();
-    let held = gate.clone();
+    let latch = Latch::default();
+    let held = latch.clone();
     api.script(move |request| match request.path() {
-        "/api/v1/nodes" => Answer::After(held.clone(), Box::new(healthy(request).into())),
+        "/api/v1/nodes" => Behavior::After(held.clone(), Box::new(healthy(request).into())),
         _ => healthy(request).into(),
     });
     let folder = tempfile::TempDir::new().unwrap();
@@ -67,7 +68,7 @@ fn a_line_is_there_as_soon_as_its_check_is_done() {
         lines.any(|line| line == "ok dry run: a premium pod is let into default"),
         "while the nodes are still asked for"
     );
-    gate.open();
+    latch.open();
     assert!(lines.any(|line| line.starts_with("ok address: ")));
     assert_eq!(child.wait().unwrap().code(), Some(0));
 }

@@ -5,7 +5,7 @@ mod socket_activation;
 mod stop;
 mod watchdog;
 
-use crate::support::PATIENCE;
+use crate::support::TIMEOUT;
 use crate::support::server::Setup;
 use std::io::{self};
 use std::os::unix::net::UnixDatagram;
@@ -57,12 +57,12 @@ impl Manager {
     }
 
     fn next(&self) -> String {
-        self.within(PATIENCE).expect("the service says something")
+        self.within(TIMEOUT).expect("the service says something")
     }
 
     /// Passes over other messages.
     fn wait_for(&self, message: &str) {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         while self.next() != message {
             assert!(Instant::now() < deadline, "no {message}");
         }

@@ -34,7 +34,7 @@ pub fn held_socket() -> (TcpListener, SocketAddr) {
 pub fn ask(address: SocketAddr, post: bool) -> io::Result<Response> {
     let mut stream = TcpStream::connect(address)?;
     stream.write_all(request(post).as_bytes())?;
-    Connection::over(stream).answer(false)
+    Connection::over(stream).response(false)
 }
 
 #[test]
@@ -110,7 +110,7 @@ fn connections_that_come_between_two_processes_are_served_by_the_second() {
     let second = activated(Setup::for_api(&api), socket.try_clone().unwrap()).start();
     assert_eq!(second.address(), address);
     for client in &mut clients {
-        assert_eq!(client.answer(false).unwrap().status, 200);
+        assert_eq!(client.response(false).unwrap().status, 200);
     }
     assert_eq!(api.jobs().len(), 21);
 }
@@ -135,11 +135,11 @@ fn a_restart_under_load_refuses_and_loses_no_connection() {
             scope.spawn(move || {
                 while !stop.load(Ordering::SeqCst) {
                     match ask(address, post) {
-                        Ok(answer) if answer.status == 200 => {
+                        Ok(response) if response.status == 200 => {
                             answered.fetch_add(1, Ordering::SeqCst);
                             good.fetch_add(usize::from(post), Ordering::SeqCst);
                         }
-                        Ok(answer) => lost.lock().unwrap().push(format!("{} {}", answer.status, answer.text())),
+                        Ok(response) => lost.lock().unwrap().push(format!("{} {}", response.status, response.text())),
                         Err(error) => lost.lock().unwrap().push(format!("{error}")),
                     }
                 }

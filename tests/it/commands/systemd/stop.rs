@@ -3,9 +3,9 @@
 use super::socket_activation::{activated, ask, held_socket};
 use super::watchdog::watchdog;
 use super::{INTERVAL, Manager, READY, SLACK, STOPPING, request};
-use crate::support::answer::{Answer, Gate};
 use crate::support::api::ApiServer;
 use crate::support::http::Connection;
+use crate::support::response::{Behavior, Latch};
 use crate::support::server::Setup;
 use rustix::process::Signal;
 use std::fs::File;
@@ -51,8 +51,8 @@ fn who_cannot_start_never_says_that_it_is_ready() {
 
 #[test]
 fn stopping_is_said_while_requests_are_still_in_flight() {
-    let (api, manager, gate) = (ApiServer::start(), Manager::new(), Gate::default());
-    api.always(Answer::After(gate.clone(), Box::new(Answer::Honest)));
+    let (api, manager, latch) = (ApiServer::start(), Manager::new(), Latch::default());
+    api.always(Behavior::After(latch.clone(), Box::new(Behavior::Default)));
     let mut server = manager.watches(Setup::for_api(&api)).start();
     assert_eq!(manager.next(), READY);
     let mut client = server.connect();
@@ -60,8 +60,8 @@ fn stopping_is_said_while_requests_are_still_in_flight() {
     api.wait_for_requests(1);
     server.signal(Signal::TERM);
     assert_eq!(manager.next(), STOPPING);
-    gate.open();
-    assert_eq!(client.answer(false).unwrap().status, 200);
+    latch.open();
+    assert_eq!(client.response(false).unwrap().status, 200);
     assert_eq!(server.wait().code(), Some(0));
 }
 
@@ -74,12 +74,12 @@ fn a_request_on_its_way_when_the_stop_comes_is_answered() {
     // Connections are taken in order: when this one is answered, the silent one has been taken, too.
     let mut kept = server.connect();
     kept.send(request(false).as_bytes());
-    assert_eq!(kept.answer(false).unwrap().status, 200);
+    assert_eq!(kept.response(false).unwrap().status, 200);
     server.signal(Signal::TERM);
     assert_eq!(manager.next(), STOPPING);
     for client in [&mut silent, &mut kept] {
         client.send(request(true).as_bytes());
-        assert_eq!(client.answer(false).unwrap().status, 200);
+        assert_eq!(client.response(false).unwrap().status, 200);
     }
     let start = Instant::now();
     assert_eq!(server.wait().code(), Some(0));
@@ -100,7 +100,7 @@ fn a_manager_that_is_not_there_is_a_warning_and_no_more() {
 fn a_second_signal_ends_the_process_at_once() {
     for second in [Signal::TERM, Signal::INT] {
         let (api, manager) = (ApiServer::start(), Manager::new());
-        api.always(Answer::Never);
+        api.always(Behavior::Hang);
         let mut server = manager.watches(Setup::for_api(&api)).args(&["--kube-timeout", "60"]).start();
         assert_eq!(manager.next(), READY);
         let mut client = server.connect();
@@ -113,7 +113,7 @@ fn a_second_signal_ends_the_process_at_once() {
         // By itself, and not with success: a request was lost.
         assert_eq!(server.wait().code(), Some(1), "{second:?}");
         assert!(start.elapsed() < SLACK, "{:?}", start.elapsed());
-        assert!(client.answer(false).is_err());
+        assert!(client.response(false).is_err());
         assert!(!server.stderr().contains("panicked"), "{}", server.stderr());
     }
 }
@@ -132,7 +132,7 @@ fn a_terminal_that_closes_does_not_end_what_nohup_started() {
 fn sigterm_while_kubernetes_hangs_ends_with_the_answers_at_their_deadline() {
     const DEADLINE: Duration = Duration::from_secs(2);
     let api = ApiServer::start();
-    api.always(Answer::Never);
+    api.always(Behavior::Hang);
     let mut server = Setup::for_api(&api).args(&["--kube-timeout", "2"]).start();
     let mut clients: Vec<Connection> = (0..8).map(|_| server.connect()).collect();
     for client in &mut clients {
@@ -142,7 +142,7 @@ fn sigterm_while_kubernetes_hangs_ends_with_the_answers_at_their_deadline() {
     let start = Instant::now();
     server.signal(Signal::TERM);
     for client in &mut clients {
-        assert_eq!(client.answer(false).unwrap().status, 504);
+        assert_eq!(client.response(false).unwrap().status, 504);
         assert_eq!(client.rest().unwrap(), b"");
     }
     assert_eq!(server.wait().code(), Some(0));

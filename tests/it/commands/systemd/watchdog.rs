@@ -2,9 +2,9 @@
 
 use super::socket_activation::{activated, ask, held_socket};
 use super::{A_MOMENT, ALIVE, INTERVAL, Manager, READY, STOPPING, request};
-use crate::support::answer::{Answer, Gate};
 use crate::support::api::ApiServer;
 use crate::support::eventually;
+use crate::support::response::{Behavior, Latch};
 use crate::support::server::{Server, Setup};
 use rustix::net::Shutdown;
 use rustix::process::Signal;
@@ -95,7 +95,7 @@ fn the_watchdog_is_not_fed_while_the_front_door_cannot_be_reached() {
 #[test]
 fn the_watchdog_is_fed_while_kubernetes_hangs_and_every_place_is_taken() {
     let (api, manager) = (ApiServer::start(), Manager::new());
-    api.always(Answer::Never);
+    api.always(Behavior::Hang);
     let server = watchdog(manager.watches(Setup::for_api(&api)), INTERVAL).args(&["--kube-timeout", "1"]).start();
     manager.wait_for(ALIVE);
     std::thread::scope(|scope| {
@@ -116,8 +116,8 @@ fn the_watchdog_is_fed_while_kubernetes_hangs_and_every_place_is_taken() {
 fn an_orderly_stop_says_nothing_of_the_watchdog() {
     let (socket, _) = held_socket();
     for passed in [false, true] {
-        let (api, manager, gate) = (ApiServer::start(), Manager::new(), Gate::default());
-        api.always(Answer::After(gate.clone(), Box::new(Answer::Honest)));
+        let (api, manager, latch) = (ApiServer::start(), Manager::new(), Latch::default());
+        api.always(Behavior::After(latch.clone(), Box::new(Behavior::Default)));
         let setup = watchdog(manager.watches(Setup::for_api(&api)), A_MOMENT);
         let setup = if passed { activated(setup, socket.try_clone().unwrap()) } else { setup };
         let mut server = setup.start();
@@ -132,8 +132,8 @@ fn an_orderly_stop_says_nothing_of_the_watchdog() {
         while quiet.elapsed() < A_MOMENT * 4 {
             manager.within(A_MOMENT);
         }
-        gate.open();
-        assert_eq!(client.answer(false).unwrap().status, 200);
+        latch.open();
+        assert_eq!(client.response(false).unwrap().status, 200);
         assert_eq!(server.wait().code(), Some(0));
         assert!(!server.stderr().contains("error: "), "passed {passed}: {}", server.stderr());
     }

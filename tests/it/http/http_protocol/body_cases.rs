@@ -149,10 +149,8 @@ pub fn pipelines() -> Vec<Case> {
         open("four POSTs", good_post().repeat(4), &[&[200], &[200], &[200], &[200]]).jobs(4),
         open("a bad body, a good one", [bad_json, good_post()].concat(), &[&[400], &[200]]).jobs(1),
         open("empty lines between", [good_post(), get("")].join("\r\n\r\n"), &[&[200], &[200]]).jobs(1),
-        open("HEAD, GET", [line("HEAD /healthz HTTP/1.1"), get("").into()].concat(), &[&[200], &[200]])
-            .answering_head(0),
-        open("GET, HEAD", [get("").into(), line("HEAD /nothing HTTP/1.1")].concat(), &[&[200], &[404]])
-            .answering_head(1),
+        open("HEAD, GET", [line("HEAD /healthz HTTP/1.1"), get("").into()].concat(), &[&[200], &[200]]).for_head(0),
+        open("GET, HEAD", [get("").into(), line("HEAD /nothing HTTP/1.1")].concat(), &[&[200], &[404]]).for_head(1),
         closed("good, good, bad", [get(""), get(""), "nonsense\r\n\r\n".into()].concat(), &[&[200], &[200], &[400]]),
         closed("good, bad, good", [get(""), "nonsense\r\n\r\n".into(), get("")].concat(), &[&[200], &[400]]),
         closed("bad, good", format!("GET / HTTP/1.1\r\n\r\n{}", get("")), &[&[400]]),
@@ -237,7 +235,7 @@ pub fn smuggling() -> Vec<Case> {
             format!("HEAD /healthz HTTP/1.1\r\nHost: h\r\nContent-Length: {}\r\n\r\n{inner}", inner.len()),
             &[&[200]],
         )
-        .answering_head(0),
+        .for_head(0),
     ];
     for obfuscated in [
         "Transfer-Encoding: xchunked",

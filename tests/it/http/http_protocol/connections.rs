@@ -1,6 +1,6 @@
 //! Several requests on one connection, `100 Continue`, and HEAD.
 
-use super::{FREE, MNIST, expecting, started, wrong_form};
+use super::{FREE, MNIST, expecting, format_error, started};
 use std::io::Read;
 use std::net::Shutdown;
 
@@ -14,8 +14,8 @@ fn a_client_that_waits_before_its_body_is_told_to_go_on() {
         connection.stream().read_exact(&mut interim).unwrap();
         assert_eq!(&interim, b"HTTP/1.1 100 Continue\r\n\r\n");
         connection.send(MNIST.as_bytes());
-        let (answer, more) = connection.answer_and_interim(false).unwrap();
-        assert_eq!((answer.status, more, api.jobs().len()), (200, 0, round));
+        let (response, more) = connection.response_and_interim(false).unwrap();
+        assert_eq!((response.status, more, api.jobs().len()), (200, 0, round));
     }
 }
 
@@ -25,8 +25,8 @@ fn a_client_that_expects_and_never_sends_its_body_makes_no_job() {
     let mut connection = server.connect();
     connection.send(expecting().as_bytes());
     connection.stream().shutdown(Shutdown::Write).unwrap();
-    let (answer, interim) = connection.answer_and_interim(false).unwrap();
-    assert_eq!((answer.status, interim), (400, 1));
+    let (response, interim) = connection.response_and_interim(false).unwrap();
+    assert_eq!((response.status, interim), (400, 1));
     assert_eq!(connection.rest().unwrap(), b"");
     assert_eq!(api.requests().len(), 0);
 }
@@ -68,10 +68,10 @@ fn a_refusal_of_a_head_has_no_body() {
         let mut connection = server.connect();
         connection.send(format!("HEAD {target} HTTP/1.1\r\n{headers}\r\n").as_bytes());
         connection.stream().shutdown(Shutdown::Write).unwrap();
-        let answer = connection.answer(true).unwrap();
+        let response = connection.response(true).unwrap();
         let rest = connection.rest().unwrap();
-        if answer.status != status || wrong_form(&answer, true).is_some() || !rest.is_empty() {
-            wrong.push(format!("{target} {headers:?}: {answer:?}, then {:?}", String::from_utf8_lossy(&rest)));
+        if response.status != status || format_error(&response, true).is_some() || !rest.is_empty() {
+            wrong.push(format!("{target} {headers:?}: {response:?}, then {:?}", String::from_utf8_lossy(&rest)));
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));

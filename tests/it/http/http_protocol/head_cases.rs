@@ -118,9 +118,9 @@ pub fn versions() -> Vec<Case> {
 
 pub fn methods() -> Vec<Case> {
     let mut cases = vec![
-        open("HEAD", line("HEAD /healthz HTTP/1.1"), &[&[200]]).answering_head(0),
-        open("HEAD of nothing", line("HEAD /nothing HTTP/1.1"), &[&[404]]).answering_head(0),
-        open("HEAD of a POST path", line(format!("HEAD {FREE} HTTP/1.1")), &[&[405]]).answering_head(0),
+        open("HEAD", line("HEAD /healthz HTTP/1.1"), &[&[200]]).for_head(0),
+        open("HEAD of nothing", line("HEAD /nothing HTTP/1.1"), &[&[404]]).for_head(0),
+        open("HEAD of a POST path", line(format!("HEAD {FREE} HTTP/1.1")), &[&[405]]).for_head(0),
         open("a method of 200 letters", line(format!("{} /healthz HTTP/1.1", "A".repeat(200))), &[&[501]]),
         open("a method of 3000 letters", line(format!("{} /healthz HTTP/1.1", "A".repeat(3000))), &[&[501]]),
         closed(

@@ -38,9 +38,9 @@ struct Case {
     /// Nothing more is sent after the bytes, and the server is told so.
     half_close: bool,
     /// For each answer the statuses that are right.
-    answers: Vec<Vec<u16>>,
+    responses: Vec<Vec<u16>>,
     /// Which answer is to a HEAD.
-    to_head: Option<usize>,
+    is_head: Option<usize>,
     /// The connection goes on after the answers; else the server must close it.
     open: bool,
     /// Fewest and most interim answers, all together.
@@ -49,10 +49,10 @@ struct Case {
 }
 
 impl Case {
-    fn new(what: impl Into<String>, bytes: impl Into<Vec<u8>>, answers: &[&[u16]], open: bool) -> Case {
-        let answers = answers.iter().map(|statuses| statuses.to_vec()).collect();
-        let (half_close, to_head, interim, jobs) = (false, None, (0, 0), 0);
-        Case { what: what.into(), bytes: bytes.into(), half_close, answers, to_head, open, interim, jobs }
+    fn new(what: impl Into<String>, bytes: impl Into<Vec<u8>>, responses: &[&[u16]], open: bool) -> Case {
+        let responses = responses.iter().map(|statuses| statuses.to_vec()).collect();
+        let (half_close, is_head, interim, jobs) = (false, None, (0, 0), 0);
+        Case { what: what.into(), bytes: bytes.into(), half_close, responses, is_head, open, interim, jobs }
     }
 
     fn half_close(mut self) -> Case {
@@ -60,8 +60,8 @@ impl Case {
         self
     }
 
-    fn answering_head(mut self, answer: usize) -> Case {
-        self.to_head = Some(answer);
+    fn for_head(mut self, response: usize) -> Case {
+        self.is_head = Some(response);
         self
     }
 
@@ -94,29 +94,29 @@ impl Case {
         }
         let start = Instant::now();
         let mut interim = 0;
-        for (number, statuses) in self.answers.iter().enumerate() {
-            let to_head = self.to_head == Some(number);
-            let (answer, before) = match connection.answer_and_interim(to_head) {
-                Ok(answer) => answer,
+        for (number, statuses) in self.responses.iter().enumerate() {
+            let is_head = self.is_head == Some(number);
+            let (response, before) = match connection.response_and_interim(is_head) {
+                Ok(response) => response,
                 Err(error) if error.kind() == io::ErrorKind::UnexpectedEof && statuses.contains(&OR_NONE) => break,
                 Err(error) => return Err(format!("no answer {number}, {statuses:?}: {error}")),
             };
             interim += before;
-            if !statuses.contains(&answer.status) {
+            if !statuses.contains(&response.status) {
                 return Err(format!(
                     "answer {number} is {} instead of {statuses:?}: {:?}",
-                    answer.status,
-                    answer.text()
+                    response.status,
+                    response.text()
                 ));
             }
-            if let Some(wrong) = wrong_form(&answer, to_head) {
-                return Err(format!("answer {number}, {}: {wrong}", answer.status));
+            if let Some(wrong) = format_error(&response, is_head) {
+                return Err(format!("answer {number}, {}: {wrong}", response.status));
             }
-            let says_close = answer.header("Connection").is_some_and(|value| value.eq_ignore_ascii_case("close"));
+            let says_close = response.header("Connection").is_some_and(|value| value.eq_ignore_ascii_case("close"));
             if self.open && says_close {
                 return Err(format!("answer {number} says that the connection ends"));
             }
-            let last = number + 1 == self.answers.len();
+            let last = number + 1 == self.responses.len();
             if last && !self.open && !self.half_close && !says_close {
                 return Err("the last answer does not say that the connection ends".to_owned());
             }
@@ -125,9 +125,9 @@ impl Case {
             return Err(format!("{interim} interim answers"));
         }
         if self.open && !self.half_close {
-            let answer = connection.request("GET", "/healthz", None);
-            if answer.status != 200 {
-                return Err(format!("then {} on the same connection", answer.status));
+            let response = connection.request("GET", "/healthz", None);
+            if response.status != 200 {
+                return Err(format!("then {} on the same connection", response.status));
             }
         } else {
             match connection.rest() {
@@ -146,33 +146,33 @@ impl Case {
 }
 
 /// What is wrong with the form of an answer: errors are JSON of one sentence, and every answer says its length.
-fn wrong_form(answer: &Response, to_head: bool) -> Option<&'static str> {
-    if answer.header("Content-Type") != Some("application/json") {
+fn format_error(response: &Response, is_head: bool) -> Option<&'static str> {
+    if response.header("Content-Type") != Some("application/json") {
         return Some("its content type is not JSON");
     }
-    let length: Option<usize> = answer.header("Content-Length").and_then(|length| length.parse().ok());
-    if to_head {
+    let length: Option<usize> = response.header("Content-Length").and_then(|length| length.parse().ok());
+    if is_head {
         return length.is_none().then_some("it has no length");
     }
-    if length != Some(answer.body.len()) {
+    if length != Some(response.body.len()) {
         return Some("its length is wrong");
     }
-    if answer.status < 400 {
+    if response.status < 400 {
         return None;
     }
-    let Ok(Value::Object(object)) = serde_json::from_slice(&answer.body) else { return Some("it is no JSON object") };
+    let Ok(Value::Object(object)) = serde_json::from_slice(&response.body) else { return Some("it is no JSON object") };
     let sentence = object.get("error").and_then(Value::as_str).unwrap_or_default();
     (object.len() != 1 || sentence.trim().is_empty() || sentence.contains('\n')).then_some("it is not one sentence")
 }
 
 /// Answered, and the connection goes on.
-fn open(what: impl Into<String>, bytes: impl Into<Vec<u8>>, answers: &[&[u16]]) -> Case {
-    Case::new(what, bytes, answers, true)
+fn open(what: impl Into<String>, bytes: impl Into<Vec<u8>>, responses: &[&[u16]]) -> Case {
+    Case::new(what, bytes, responses, true)
 }
 
 /// Answered, and the connection is closed by the server.
-fn closed(what: impl Into<String>, bytes: impl Into<Vec<u8>>, answers: &[&[u16]]) -> Case {
-    Case::new(what, bytes, answers, false)
+fn closed(what: impl Into<String>, bytes: impl Into<Vec<u8>>, responses: &[&[u16]]) -> Case {
+    Case::new(what, bytes, responses, false)
 }
 
 /// GET /healthz with these further header lines.

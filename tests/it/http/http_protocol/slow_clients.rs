@@ -1,11 +1,11 @@
 //! Clients that read or send slowly, stay silent or reset the connection.
 
 use super::{PROMPT, expecting, get, good_post, post_of, started};
-use crate::support::answer::{Answer, Gate, Reply, pod_list};
 use crate::support::api::ApiServer;
 use crate::support::cluster::pod;
 use crate::support::eventually;
 use crate::support::http::Connection;
+use crate::support::response::{ApiResponse, Behavior, Latch, pod_list};
 use crate::support::server::Server;
 use serde_json::Value;
 use std::io::{Read, Write};
@@ -20,10 +20,10 @@ fn fill(api: &ApiServer) {
     let pods: Vec<Value> = (0..PODS)
         .map(|number| pod("default", &format!("{number:060}"), "Running", Some(("node", "10.0.0.1"))))
         .collect();
-    let list = Reply::json(200, &pod_list(&pods, ""));
+    let list = ApiResponse::json(200, &pod_list(&pods, ""));
     api.script(move |request| match request.path() {
         "/api/v1/pods" => list.clone().into(),
-        _ => Answer::Honest,
+        _ => Behavior::Default,
     });
 }
 
@@ -97,38 +97,38 @@ struct Slow {
     first: Vec<u8>,
     /// Sent byte by byte, one every so often, over and over.
     then: &'static [u8],
-    answers: &'static [u16],
+    responses: &'static [u16],
 }
 
 #[test]
 fn whoever_is_too_slow_is_told_so_and_whoever_is_silent_is_let_go() {
     let (api, server) = started();
     let table = [
-        Slow { what: "silent", first: Vec::new(), then: b"", answers: &[] },
-        Slow { what: "half a head", first: b"GET /healthz HT".to_vec(), then: b"", answers: &[408] },
+        Slow { what: "silent", first: Vec::new(), then: b"", responses: &[] },
+        Slow { what: "half a head", first: b"GET /healthz HT".to_vec(), then: b"", responses: &[408] },
         Slow {
             what: "an endless head",
             first: b"GET /healthz HTTP/1.1\r\n".to_vec(),
             then: b"X: y\r\n",
-            answers: &[408],
+            responses: &[408],
         },
-        Slow { what: "an endless request line", first: b"GET /".to_vec(), then: b"a", answers: &[408] },
-        Slow { what: "empty lines", first: b"\r\n".to_vec(), then: b"\r\n", answers: &[408] },
-        Slow { what: "no body", first: post_of(19).into(), then: b"", answers: &[408] },
-        Slow { what: "half a body", first: format!("{}{{", post_of(19)).into(), then: b"", answers: &[408] },
-        Slow { what: "a dripping body", first: post_of(1024).into(), then: b" ", answers: &[408] },
-        Slow { what: "a body that was asked for", first: expecting().into(), then: b"", answers: &[408] },
-        Slow { what: "half a second head", first: format!("{}GET", get("")).into(), then: b"", answers: &[200, 408] },
+        Slow { what: "an endless request line", first: b"GET /".to_vec(), then: b"a", responses: &[408] },
+        Slow { what: "empty lines", first: b"\r\n".to_vec(), then: b"\r\n", responses: &[408] },
+        Slow { what: "no body", first: post_of(19).into(), then: b"", responses: &[408] },
+        Slow { what: "half a body", first: format!("{}{{", post_of(19)).into(), then: b"", responses: &[408] },
+        Slow { what: "a dripping body", first: post_of(1024).into(), then: b" ", responses: &[408] },
+        Slow { what: "a body that was asked for", first: expecting().into(), then: b"", responses: &[408] },
+        Slow { what: "half a second head", first: format!("{}GET", get("")).into(), then: b"", responses: &[200, 408] },
         Slow {
             what: "a second body",
             first: format!("{}{}", get(""), post_of(19)).into(),
             then: b"",
-            answers: &[200, 408],
+            responses: &[200, 408],
         },
     ];
     let gap = Duration::from_millis(250);
     std::thread::scope(|scope| {
-        for Slow { what, first, then, answers } in &table {
+        for Slow { what, first, then, responses } in &table {
             let server = &server;
             scope.spawn(move || {
                 let mut connection = server.connect();
@@ -143,11 +143,11 @@ fn whoever_is_too_slow_is_told_so_and_whoever_is_silent_is_let_go() {
                     }
                     connection.stream().set_read_timeout(Some(HEAD_TIME)).unwrap();
                 }
-                for status in *answers {
-                    let answer = connection.answer(false).unwrap_or_else(|error| panic!("{what}: {error}"));
-                    assert_eq!(answer.status, *status, "{what}");
+                for status in *responses {
+                    let response = connection.response(false).unwrap_or_else(|error| panic!("{what}: {error}"));
+                    assert_eq!(response.status, *status, "{what}");
                     if *status == 408 {
-                        answer.error();
+                        response.error();
                     }
                 }
                 assert_eq!(connection.rest().unwrap(), b"", "{what}");
@@ -228,8 +228,8 @@ fn clients_that_reset_at_any_moment_leave_nothing_behind() {
     }
     assert_eq!(api.jobs().len(), jobs);
     // Before the answer, which Kubernetes keeps waiting.
-    let (gate, seen) = (Gate::default(), api.requests().len());
-    api.always(Answer::After(gate.clone(), Box::new(Answer::Honest)));
+    let (latch, seen) = (Latch::default(), api.requests().len());
+    api.always(Behavior::After(latch.clone(), Box::new(Behavior::Default)));
     let waiting: Vec<Connection> = (0..10)
         .map(|_| {
             let mut connection = server.connect();
@@ -239,12 +239,12 @@ fn clients_that_reset_at_any_moment_leave_nothing_behind() {
         .collect();
     api.wait_for_requests(seen + waiting.len());
     waiting.iter().for_each(reset);
-    gate.open();
+    latch.open();
     // These were good requests: each made its Job, though nobody heard of it.
     eventually("the Jobs are made", || api.jobs().len() == jobs + waiting.len());
     drop(waiting);
     // Connections to Kubernetes that such a rush has opened are not the clients' leftovers.
-    api.hang_up();
+    api.close_connections();
     assert_eq!(server.post_job().status, 200);
     eventually("descriptors and threads are given back", || {
         let now = held(&server);

@@ -4,8 +4,8 @@ use super::{authorization, check_post, print, started, with_user};
 use crate::support::api::{ApiServer, Listen};
 use crate::support::plugin::{Plugin, credential};
 use crate::support::server::Setup;
-use crate::support::tls::Clients;
-use crate::support::{answer, eventually, tls};
+use crate::support::tls::ClientCerts;
+use crate::support::{eventually, response, tls};
 use serde_json::json;
 
 /// A script that prints another token at every run: `token-1`, `token-2`...
@@ -77,14 +77,14 @@ fn sixty_four_requests_at_once_run_the_plugin_once() {
 fn a_401_runs_the_plugin_once_more_and_no_oftener() {
     let (api, server, plugin) = started(&print_numbered("2099-01-01T00:00:00Z"));
     api.script(|request| match authorization(request) {
-        Some("Bearer token-2") => answer::Answer::Honest,
-        _ => answer::unauthorized().into(),
+        Some("Bearer token-2") => response::Behavior::Default,
+        _ => response::unauthorized().into(),
     });
     check_post(&server);
     assert_eq!((plugin.runs(), api.jobs().len()), (2, 1));
     check_post(&server);
     assert_eq!(plugin.runs(), 2, "the second token is good");
-    api.always(answer::unauthorized());
+    api.always(response::unauthorized());
     assert_eq!(server.post_job().status, 502);
     assert!(plugin.runs() <= 3, "at most one refresh for one request: {}", plugin.runs());
 }
@@ -94,18 +94,18 @@ fn a_401_in_the_middle_of_a_list_refreshes_too() {
     let (api, server, _plugin) = started(&print_numbered("2099-01-01T00:00:00Z"));
     let pod = crate::support::cluster::pod("default", "p", "Running", None);
     api.script(move |request| match (authorization(request), request.query("continue")) {
-        (Some("Bearer token-1"), Some(_)) => answer::unauthorized().into(),
-        (_, None) => answer::Reply::json(200, &answer::pod_list(std::slice::from_ref(&pod), "more")).into(),
-        (_, Some(_)) => answer::Reply::json(200, &answer::pod_list(std::slice::from_ref(&pod), "")).into(),
+        (Some("Bearer token-1"), Some(_)) => response::unauthorized().into(),
+        (_, None) => response::ApiResponse::json(200, &response::pod_list(std::slice::from_ref(&pod), "more")).into(),
+        (_, Some(_)) => response::ApiResponse::json(200, &response::pod_list(std::slice::from_ref(&pod), "")).into(),
     });
-    let answer = server.get("/config");
-    assert_eq!(answer.status, 200, "{}", answer.text());
-    assert_eq!(answer.json()["pods"].as_array().unwrap().len(), 2);
+    let response = server.get("/config");
+    assert_eq!(response.status, 200, "{}", response.text());
+    assert_eq!(response.json()["pods"].as_array().unwrap().len(), 2);
 }
 
 #[test]
 fn a_client_certificate_of_a_plugin_is_shown() {
-    let api = ApiServer::listen(&Listen { clients: Clients::Checked, ..Listen::default() });
+    let api = ApiServer::listen(&Listen { clients: ClientCerts::Verified, ..Listen::default() });
     for kind in ["client-chain", "client-sec1"] {
         let (certificate, key) = (format!("{kind}.pem"), format!("{kind}.key.pem"));
         let setup = Setup::new();
@@ -122,7 +122,7 @@ fn a_client_certificate_of_a_plugin_is_shown() {
 
 #[test]
 fn a_new_client_certificate_of_a_plugin_is_used_after_a_401() {
-    let api = ApiServer::listen(&Listen { clients: Clients::Checked, ..Listen::default() });
+    let api = ApiServer::listen(&Listen { clients: ClientCerts::Verified, ..Listen::default() });
     let setup = Setup::new();
     let status = |kind: &str| json!({"clientCertificateData": tls::pem(&format!("{kind}.pem")), "clientKeyData": tls::pem(&format!("{kind}.key.pem"))});
     setup.file("first", credential("v1", &status("client-pkcs8")).to_string());
@@ -130,11 +130,9 @@ fn a_new_client_certificate_of_a_plugin_is_used_after_a_401() {
     let body = "if test -e \"$HERE/ran\"; then cat \"$HERE/second\"; else cat \"$HERE/first\"; fi\ntouch \"$HERE/ran\"";
     let plugin = Plugin::write(setup.home(), "plugin", body);
     let good = tls::der("client-sec1.pem");
-    api.script(
-        move |request| {
-            if request.client_chain == good { answer::Answer::Honest } else { answer::unauthorized().into() }
-        },
-    );
+    api.script(move |request| {
+        if request.client_chain == good { response::Behavior::Default } else { response::unauthorized().into() }
+    });
     let server = with_user(setup, &api, plugin.user()).start();
     check_post(&server);
     assert_eq!(plugin.runs(), 2);
@@ -142,7 +140,7 @@ fn a_new_client_certificate_of_a_plugin_is_used_after_a_401() {
 
 #[test]
 fn a_certificate_of_a_plugin_is_gone_when_its_next_answer_has_none() {
-    let api = ApiServer::listen(&Listen { clients: Clients::Checked, ..Listen::default() });
+    let api = ApiServer::listen(&Listen { clients: ClientCerts::Verified, ..Listen::default() });
     let setup = Setup::new();
     let first = json!({
         "token": "first",
@@ -156,8 +154,8 @@ fn a_certificate_of_a_plugin_is_gone_when_its_next_answer_has_none() {
     check_post(&server);
     assert_eq!(api.requests()[0].client_chain, tls::der("client-sec1.pem"));
     api.script(|request| match authorization(request) {
-        Some("Bearer second") => answer::Answer::Honest,
-        _ => answer::unauthorized().into(),
+        Some("Bearer second") => response::Behavior::Default,
+        _ => response::unauthorized().into(),
     });
     for _ in 0..3 {
         check_post(&server);

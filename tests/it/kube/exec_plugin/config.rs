@@ -172,11 +172,12 @@ fn what_eks_writes_works_as_it_is() {
     let setup = Setup::new();
     let folder = setup.home().join("bin");
     let expiry = "2099-01-01T00:00:00Z";
-    let answer = json!({
+    let response = json!({
         "kind": "ExecCredential", "apiVersion": "client.authentication.k8s.io/v1beta1", "spec": {},
         "status": {"expirationTimestamp": expiry, "token": "k8s-aws-v1.abc"},
     });
-    let aws = Plugin::write(&folder, "aws", &format!("echo \"$*\" \"$AWS_PROFILE\" >\"$HERE/told\"\necho '{answer}'"));
+    let aws =
+        Plugin::write(&folder, "aws", &format!("echo \"$*\" \"$AWS_PROFILE\" >\"$HERE/told\"\necho '{response}'"));
     let text = eks_kubeconfig(&api, &tls::base64("ca.pem"));
     let path = format!("{}:{}", folder.display(), std::env::var("PATH").unwrap());
     let server = setup.env("PATH", &path).kubeconfig(text).start();

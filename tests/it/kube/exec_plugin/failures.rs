@@ -62,8 +62,8 @@ fn what_is_no_answer_is_an_error_that_shows_none_of_it() {
 #[test]
 fn stderr_of_a_failing_plugin_is_in_the_log_and_its_command_is_named() {
     let (api, server, _plugin) = started("echo 'Token for profile has expired, run aws sso login' >&2\nexit 255");
-    let answer = check_failure(&api, &server);
-    assert_eq!(answer.status, 502, "{}", answer.text());
+    let response = check_failure(&api, &server);
+    assert_eq!(response.status, 502, "{}", response.text());
     let log = server.stderr();
     assert!(log.contains("run aws sso login") && log.contains("plugin"), "{log}");
 }
@@ -87,8 +87,8 @@ fn a_missing_plugin_is_named() {
         }});
         match with_user(Setup::new(), &api, user).start_or_refusal() {
             Ok(server) => {
-                let answer = check_failure(&api, &server);
-                let all = answer.error() + &server.stderr();
+                let response = check_failure(&api, &server);
+                let all = response.error() + &server.stderr();
                 assert!(all.contains("plugin-at-all"), "{all}");
             }
             Err(line) => assert!(line.contains("plugin-at-all"), "{line}"),
@@ -104,8 +104,8 @@ fn a_hung_plugin_is_killed_with_its_children_and_requests_get_an_error_in_time()
     std::thread::scope(|scope| {
         for _ in 0..8 {
             scope.spawn(|| {
-                let answer = server.post_job();
-                assert!((502..=504).contains(&answer.status), "{} {}", answer.status, answer.text());
+                let response = server.post_job();
+                assert!((502..=504).contains(&response.status), "{} {}", response.status, response.text());
             });
         }
         eventually("the plugin runs", || plugin.runs() >= 2);
@@ -134,11 +134,11 @@ fn a_child_that_outlives_the_plugin_and_holds_its_output_does_not_cost_the_answe
                 let body = format!("{child}\necho $! >>\"$HERE/plugin.pids\"\n{}", print(&json!({"token": "abc"})));
                 let (api, server, plugin) = started(&body);
                 let start = Instant::now();
-                let answer = server.post_job();
+                let response = server.post_job();
                 let elapsed = start.elapsed();
                 let pids = plugin.pids();
                 pids.iter().copied().for_each(end);
-                assert_eq!(answer.status, 200, "{what}: {}\n{}", answer.text(), server.stderr());
+                assert_eq!(response.status, 200, "{what}: {}\n{}", response.text(), server.stderr());
                 assert_eq!(authorization(&api.requests()[0]), Some("Bearer abc"), "{what}");
                 assert!(elapsed < Duration::from_secs(4), "{what}: {elapsed:?}");
                 assert_eq!(pids.len(), 2, "{what}: the plugin was run again");
@@ -154,9 +154,9 @@ fn a_failure_is_told_although_a_child_holds_the_output() {
             scope.spawn(move || {
                 let body = format!("{child}\necho $! >>\"$HERE/plugin.pids\"\necho 'log in first' >&2\nexit 7");
                 let (api, server, plugin) = started(&body);
-                let answer = check_failure(&api, &server);
+                let response = check_failure(&api, &server);
                 plugin.pids().into_iter().for_each(end);
-                assert_eq!(answer.status, 502, "{what}: {}", answer.text());
+                assert_eq!(response.status, 502, "{what}: {}", response.text());
                 assert!(server.stderr().contains("log in first"), "{what}: {}", server.stderr());
             });
         }
@@ -201,9 +201,9 @@ fn a_plugin_that_fails_slower_than_the_deadline_is_named_in_the_end() {
     let server = with_user(setup, &api, plugin.user()).args(&["--kube-timeout", "1"]).start();
     eventually("the first failure", || server.post_job().status == 502);
     let answers_in_the_next_run = || {
-        let answer = server.post_job();
-        assert_eq!(answer.status, 502, "{}", answer.text());
-        assert!(answer.error().contains("credential"), "{}", answer.text());
+        let response = server.post_job();
+        assert_eq!(response.status, 502, "{}", response.text());
+        assert!(response.error().contains("credential"), "{}", response.text());
         plugin.runs() >= 2
     };
     eventually("an answer while it runs again", answers_in_the_next_run);

@@ -32,8 +32,8 @@ fn print(status: &Value) -> String {
 }
 
 fn check_post(server: &Server) {
-    let answer = server.post_job();
-    assert_eq!(answer.status, 200, "{}\n{}", answer.text(), server.stderr());
+    let response = server.post_job();
+    assert_eq!(response.status, 200, "{}\n{}", response.text(), server.stderr());
 }
 
 fn authorization(request: &Request) -> Option<&str> {
@@ -42,12 +42,12 @@ fn authorization(request: &Request) -> Option<&str> {
 
 /// An error answer, after which nothing has reached Kubernetes and nothing of the plugin's stdout is anywhere.
 fn check_failure(api: &ApiServer, server: &Server) -> Response {
-    let answer = server.post_job();
-    assert!((502..=504).contains(&answer.status), "{} {}", answer.status, answer.text());
-    answer.error();
+    let response = server.post_job();
+    assert!((502..=504).contains(&response.status), "{} {}", response.status, response.text());
+    response.error();
     assert_eq!(api.requests().len(), 0);
     server.wait_for_log("of the POST", |line| line.starts_with("POST "));
-    assert!(!answer.text().contains(SECRET), "{}", answer.text());
+    assert!(!response.text().contains(SECRET), "{}", response.text());
     assert!(!server.stderr().contains(SECRET), "{}", server.stderr());
-    answer
+    response
 }

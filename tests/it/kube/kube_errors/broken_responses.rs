@@ -2,8 +2,8 @@
 
 use super::retries::Cut;
 use super::{check_retry_after, check_sentence, started};
-use crate::support::answer::{Answer, Reply, pod_list, unauthorized, unavailable};
 use crate::support::cluster::pod;
+use crate::support::response::{ApiResponse, Behavior, pod_list, unauthorized, unavailable};
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 
@@ -23,15 +23,15 @@ fn check_headers(lengths: &[usize]) {
     for status in [200, 201, 403] {
         let what = format!("{} headers with {status}", lengths.len());
         let headers = lengths.iter().enumerate();
-        let reply = headers.fold(Reply::json(status, &json!({"kind": "Job"})), |reply, (number, length)| {
+        let reply = headers.fold(ApiResponse::json(status, &json!({"kind": "Job"})), |reply, (number, length)| {
             reply.header(&format!("X-{number}"), &"x".repeat(*length))
         });
         let (api, server) = started(15);
         api.always(reply);
         let start = Instant::now();
-        for answer in [server.post_job(), server.get("/config")] {
-            assert_eq!(answer.status, 502, "{what}: {}", answer.text());
-            check_sentence(&answer);
+        for response in [server.post_job(), server.get("/config")] {
+            assert_eq!(response.status, 502, "{what}: {}", response.text());
+            check_sentence(&response);
         }
         assert_eq!(server.get("/readyz").status, 503, "{what}");
         assert!(start.elapsed() < Duration::from_secs(10), "{what} was repeated until the deadline");
@@ -53,10 +53,10 @@ fn json_that_is_not_the_answer_is_an_error_and_never_an_empty_list() {
     ];
     let (api, server) = started(1);
     for body in bodies {
-        api.always(Reply::new(200, "application/json", body));
-        let answer = server.get("/config");
-        assert!((502..=504).contains(&answer.status), "{body}: {} {}", answer.status, answer.text());
-        check_sentence(&answer);
+        api.always(ApiResponse::new(200, "application/json", body));
+        let response = server.get("/config");
+        assert!((502..=504).contains(&response.status), "{body}: {} {}", response.status, response.text());
+        check_sentence(&response);
     }
 }
 
@@ -71,10 +71,10 @@ fn a_list_that_breaks_off_is_read_again_or_fails_but_is_never_half() {
         ("the last chunk", |reply| reply.chunked().cut_last()),
         ("gzip", |reply| reply.gzip().cut(200)),
         ("gzip in chunks", |reply| reply.gzip().chunked().cut(200)),
-        ("protobuf", |reply| reply.protobuf().cut(3000)),
-        ("protobuf, in chunks", |reply| reply.protobuf().chunked().cut(3000)),
-        ("protobuf, the last byte", |reply| reply.protobuf().cut_last()),
-        ("protobuf in gzip", |reply| reply.protobuf().gzip().cut(200)),
+        ("protobuf", |reply| reply.into_protobuf_pods().cut(3000)),
+        ("protobuf, in chunks", |reply| reply.into_protobuf_pods().chunked().cut(3000)),
+        ("protobuf, the last byte", |reply| reply.into_protobuf_pods().cut_last()),
+        ("protobuf in gzip", |reply| reply.into_protobuf_pods().gzip().cut(200)),
     ];
     check_read_again(&pods, &cuts);
 }
@@ -86,7 +86,7 @@ fn a_list_in_broken_gzip_is_read_again_or_fails_but_is_never_half() {
         ("the head", |reply| reply.gzip().corrupted(0)),
         ("the table of codes", |reply| reply.gzip().corrupted(12)),
         ("the checksum", |reply| reply.gzip().corrupted(-5)),
-        ("the checksum, protobuf", |reply| reply.protobuf().gzip().corrupted(-5)),
+        ("the checksum, protobuf", |reply| reply.into_protobuf_pods().gzip().corrupted(-5)),
     ];
     check_read_again(&pods, &breaks);
 }
@@ -97,7 +97,7 @@ fn a_list_in_gzip_of_broken_data_is_read_again_or_fails_but_is_never_half() {
     let pods: Vec<Value> = (0..50).map(|n| pod("default", &format!("pod-{n}"), "Running", None)).collect();
     let breaks: [(&str, Cut); 2] = [
         ("the data", |reply| reply.gzip().corrupted(200)),
-        ("the data, protobuf", |reply| reply.protobuf().gzip().corrupted(200)),
+        ("the data, protobuf", |reply| reply.into_protobuf_pods().gzip().corrupted(200)),
     ];
     check_read_again(&pods, &breaks);
 }
@@ -106,16 +106,16 @@ fn a_list_in_gzip_of_broken_data_is_read_again_or_fails_but_is_never_half() {
 fn check_read_again(pods: &[Value], spoils: &[(&str, Cut)]) {
     for (what, spoil) in spoils {
         let (api, server) = started(1);
-        let whole = Reply::json(200, &pod_list(pods, ""));
-        api.queue([spoil(whole.clone()).into(), whole.clone().into()]);
-        let answer = server.get("/config");
-        assert_eq!(answer.status, 200, "{what}: {}", answer.text());
-        assert_eq!(answer.json()["pods"].as_array().unwrap().len(), 50, "{what}");
-        api.always(spoil(whole));
-        let answer = server.get("/config");
-        assert_eq!(answer.status, 503, "{what}: {}", answer.text());
-        check_retry_after(&answer);
-        check_sentence(&answer);
+        let complete_response = ApiResponse::json(200, &pod_list(pods, ""));
+        api.queue([spoil(complete_response.clone()).into(), complete_response.clone().into()]);
+        let response = server.get("/config");
+        assert_eq!(response.status, 200, "{what}: {}", response.text());
+        assert_eq!(response.json()["pods"].as_array().unwrap().len(), 50, "{what}");
+        api.always(spoil(complete_response));
+        let response = server.get("/config");
+        assert_eq!(response.status, 503, "{what}: {}", response.text());
+        check_retry_after(&response);
+        check_sentence(&response);
     }
 }
 
@@ -123,13 +123,13 @@ fn check_read_again(pods: &[Value], spoils: &[(&str, Cut)]) {
 fn a_list_whose_head_breaks_off_is_read_again_and_503_if_that_lasts() {
     let (api, server) = started(1);
     for bytes in [1, 15, 40] {
-        api.queue([Answer::HonestThenCut(bytes)]);
+        api.queue([Behavior::ApplyThenTruncate(bytes)]);
         assert_eq!(server.get("/config").status, 200, "{bytes}");
-        api.always(Answer::HonestThenCut(bytes));
-        let answer = server.get("/config");
-        assert_eq!(answer.status, 503, "{bytes}: {}", answer.text());
-        check_retry_after(&answer);
-        check_sentence(&answer);
+        api.always(Behavior::ApplyThenTruncate(bytes));
+        let response = server.get("/config");
+        assert_eq!(response.status, 503, "{bytes}: {}", response.text());
+        check_retry_after(&response);
+        check_sentence(&response);
     }
 }
 
@@ -137,16 +137,17 @@ fn a_list_whose_head_breaks_off_is_read_again_and_503_if_that_lasts() {
 fn a_page_that_is_lost_in_the_middle_of_a_list_never_makes_half_a_list() {
     let (api, server) = started(1);
     let first = pod_list(&[pod("default", "one", "Running", None)], "more");
-    for trouble in [Answer::Close, Answer::Reset, unavailable().into(), unauthorized().into(), Reply::html(200).into()]
+    for trouble in
+        [Behavior::Close, Behavior::Reset, unavailable().into(), unauthorized().into(), ApiResponse::html(200).into()]
     {
         let (first, trouble) = (first.clone(), trouble.clone());
         api.script(move |request| match request.query("continue") {
-            None => Reply::json(200, &first).into(),
+            None => ApiResponse::json(200, &first).into(),
             Some(_) => trouble.clone(),
         });
-        let answer = server.get("/config");
-        assert!((502..=504).contains(&answer.status), "{} {}", answer.status, answer.text());
-        check_sentence(&answer);
+        let response = server.get("/config");
+        assert!((502..=504).contains(&response.status), "{} {}", response.status, response.text());
+        check_sentence(&response);
     }
 }
 
@@ -154,10 +155,10 @@ fn a_page_that_is_lost_in_the_middle_of_a_list_never_makes_half_a_list() {
 fn an_answer_without_end_is_an_error_and_no_flood() {
     let (api, server) = started(5);
     // 100 MB behind 100 KB of gzip: more than any list of pods that this program is for.
-    let flood = Reply::new(200, "application/json", vec![b' '; 100_000_000]).gzip();
+    let flood = ApiResponse::new(200, "application/json", vec![b' '; 100_000_000]).gzip();
     api.always(flood);
-    let answer = server.get("/config");
-    assert!((502..=504).contains(&answer.status), "{} {}", answer.status, answer.text());
+    let response = server.get("/config");
+    assert!((502..=504).contains(&response.status), "{} {}", response.status, response.text());
     let status = std::fs::read_to_string(format!("/proc/{}/status", server.pid())).unwrap();
     let peak =
         status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")?.parse::<u64>().ok());

@@ -1,7 +1,7 @@
 //! Reuse of connections to Kubernetes.
 
 use super::started;
-use crate::support::answer::{Answer, quota_full};
+use crate::support::response::{Behavior, quota_full};
 
 #[test]
 fn requests_in_a_row_share_one_connection() {
@@ -48,16 +48,16 @@ fn a_stale_connection_never_reaches_the_caller() {
     let (api, server) = started(10);
     for _ in 0..10 {
         // Closed right after the answer without saying so, as load balancers do.
-        api.queue([Answer::ThenClose(Box::new(Answer::Honest))]);
+        api.queue([Behavior::ThenClose(Box::new(Behavior::Default))]);
         assert_eq!(server.post_job().status, 200);
         assert_eq!(server.get("/config").status, 200);
         // Closed in the very moment of its next use.
-        api.queue([Answer::Close]);
+        api.queue([Behavior::Close]);
         assert_eq!(server.post_job().status, 200);
-        api.queue([Answer::Close]);
+        api.queue([Behavior::Close]);
         assert_eq!(server.get("/config").status, 200);
         // Closed while idle.
-        api.hang_up();
+        api.close_connections();
         assert_eq!(server.post_job().status, 200);
     }
     assert_eq!(api.jobs().len(), 30);

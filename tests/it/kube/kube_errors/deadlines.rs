@@ -1,9 +1,9 @@
 //! Retry-After, deadlines and outages.
 
 use super::{check_retry_after, check_sentence, creates, started};
-use crate::support::answer::{Accept, Answer, Gate, Reply, internal_error, too_many_requests, unavailable};
 use crate::support::api::{ApiServer, Listen};
 use crate::support::http::Response;
+use crate::support::response::{Accept, ApiResponse, Behavior, Latch, internal_error, too_many_requests, unavailable};
 use crate::support::server::{Server, Setup};
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -11,11 +11,11 @@ use std::time::{Duration, Instant};
 #[test]
 fn a_kubernetes_that_takes_most_of_the_deadline_is_asked_once() {
     let (api, server) = started(2);
-    let slow = || Answer::Slowly(Duration::from_millis(1200), Box::new(Answer::Honest));
+    let slow = || Behavior::Delayed(Duration::from_millis(1200), Box::new(Behavior::Default));
     api.script(move |_| slow());
     for made in 1..=2 {
-        let answer = server.post_job();
-        assert_eq!(answer.status, 200, "{}", answer.text());
+        let response = server.post_job();
+        assert_eq!(response.status, 200, "{}", response.text());
         assert_eq!((creates(&api).len(), api.jobs().len()), (made, made));
     }
 }
@@ -23,14 +23,14 @@ fn a_kubernetes_that_takes_most_of_the_deadline_is_asked_once() {
 #[test]
 fn what_waited_too_long_for_its_turn_is_503_and_makes_no_job() {
     let (api, server) = started(1);
-    api.script(move |_| Answer::Slowly(Duration::from_millis(800), Box::new(Answer::Honest)));
+    api.script(move |_| Behavior::Delayed(Duration::from_millis(800), Box::new(Behavior::Default)));
     let start = Instant::now();
-    let answers: Vec<Response> = std::thread::scope(|scope| {
+    let responses: Vec<Response> = std::thread::scope(|scope| {
         let posts: Vec<_> = (0..100).map(|_| scope.spawn(|| server.post_job())).collect();
         posts.into_iter().map(|post| post.join().unwrap()).collect()
     });
     assert!(start.elapsed() < Duration::from_millis(3500), "{:?}", start.elapsed());
-    let of = |status: u16| answers.iter().filter(move |answer| answer.status == status);
+    let of = |status: u16| responses.iter().filter(move |response| response.status == status);
     // On a busy machine Kubernetes' 0.8 s may become more than the deadline of 1 s.
     let (done, late, turned_away) = (of(200).count(), of(504).count(), of(503).count());
     assert_eq!(done + late + turned_away, 100);
@@ -40,7 +40,7 @@ fn what_waited_too_long_for_its_turn_is_503_and_makes_no_job() {
     crate::support::eventually("every create is a Job", || api.jobs().len() == done + late);
     let names: BTreeSet<String> = api.jobs().iter().map(|job| job["metadata"]["name"].to_string()).collect();
     assert_eq!(names.len(), done + late);
-    assert!(of(200).all(|answer| names.contains(&answer.json()["job"].to_string())));
+    assert!(of(200).all(|response| names.contains(&response.json()["job"].to_string())));
 }
 
 #[test]
@@ -49,10 +49,10 @@ fn lasting_overload_is_503_with_retry_after_within_the_deadline() {
         let (api, server) = started(1);
         api.always(reply);
         let start = Instant::now();
-        let answer = server.post_job();
-        assert_eq!(answer.status, 503, "{}", answer.text());
-        check_retry_after(&answer);
-        check_sentence(&answer);
+        let response = server.post_job();
+        assert_eq!(response.status, 503, "{}", response.text());
+        check_retry_after(&response);
+        check_sentence(&response);
         assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
         // Retried, but not in a busy loop.
         assert!((1..=20).contains(&creates(&api).len()), "{} creates", creates(&api).len());
@@ -78,10 +78,10 @@ fn a_strange_retry_after_of_kubernetes_is_survived() {
         ["18446744073709551615", "99999999999999999999999", "-1", "", "soon", "1.5", "Wed, 21 Oct 2065 07:28:00 GMT"];
     let (api, server) = started(1);
     for value in values {
-        api.always(Reply::failure(429, "TooManyRequests", "later").header("Retry-After", value));
-        let answer = server.post_job();
-        assert_eq!(answer.status, 503, "{value:?}: {}", answer.text());
-        check_retry_after(&answer);
+        api.always(ApiResponse::failure(429, "TooManyRequests", "later").header("Retry-After", value));
+        let response = server.post_job();
+        assert_eq!(response.status, 503, "{value:?}: {}", response.text());
+        check_retry_after(&response);
     }
 }
 
@@ -90,16 +90,16 @@ fn a_retry_after_beyond_the_deadline_is_an_answer_in_time() {
     let (api, server) = started(2);
     api.always(too_many_requests(3600));
     let start = Instant::now();
-    let answer = server.post_job();
-    assert_eq!(answer.status, 503, "{}", answer.text());
-    check_retry_after(&answer);
+    let response = server.post_job();
+    assert_eq!(response.status, 503, "{}", response.text());
+    check_retry_after(&response);
     assert!(start.elapsed() < Duration::from_secs(4), "{:?}", start.elapsed());
 }
 
 #[test]
 fn a_kubernetes_that_never_answers_is_504_at_the_deadline() {
     let (api, server) = started(1);
-    api.always(Answer::Never);
+    api.always(Behavior::Hang);
     check_deadline(&server, 504);
 }
 
@@ -122,10 +122,10 @@ fn check_deadline(server: &Server, status: u16) {
     ];
     for (what, ask, status) in operations {
         let start = Instant::now();
-        let answer = ask(server);
+        let response = ask(server);
         let elapsed = start.elapsed();
-        assert_eq!(answer.status, status, "{what}: {}", answer.text());
-        check_sentence(&answer);
+        assert_eq!(response.status, status, "{what}: {}", response.text());
+        check_sentence(&response);
         assert!(elapsed > Duration::from_millis(900) && elapsed < Duration::from_secs(3), "{what}: {elapsed:?}");
     }
 }
@@ -134,9 +134,9 @@ fn check_deadline(server: &Server, status: u16) {
 fn an_answer_that_drips_ends_at_the_deadline_too() {
     // A read timeout alone would start anew with every byte.
     let (api, server) = started(1);
-    api.always(Answer::Drip);
+    api.always(Behavior::Drip);
     check_deadline(&server, 504);
-    api.always(Answer::Honest);
+    api.always(Behavior::Default);
     assert_eq!(server.get("/config").status, 200);
 }
 
@@ -148,10 +148,10 @@ fn an_outage_is_503_and_ends_without_a_restart() {
     assert_eq!(server.post_job().status, 200);
     for _ in 0..2 {
         api.close_port();
-        let answer = server.post_job();
-        assert_eq!(answer.status, 503, "{}", answer.text());
-        check_retry_after(&answer);
-        check_sentence(&answer);
+        let response = server.post_job();
+        assert_eq!(response.status, 503, "{}", response.text());
+        check_retry_after(&response);
+        check_sentence(&response);
         assert_eq!(server.get("/config").status, 503);
         assert_eq!(server.get("/readyz").status, 503);
         assert_eq!(server.get("/healthz").status, 200);
@@ -169,12 +169,12 @@ fn a_kubernetes_that_comes_up_within_the_deadline_is_waited_for() {
     let server = Setup::for_api(&api).args(&["--kube-timeout", "15"]).start();
     api.close_port();
     std::thread::scope(|scope| {
-        let answer = scope.spawn(|| server.post_job());
+        let response = scope.spawn(|| server.post_job());
         // The first refused try is not to be seen from outside; the port opens while the request is under way.
         std::thread::park_timeout(Duration::from_millis(300));
         api.reopen_port();
-        let answer = answer.join().unwrap();
-        assert_eq!(answer.status, 200, "{}", answer.text());
+        let response = response.join().unwrap();
+        assert_eq!(response.status, 200, "{}", response.text());
     });
     assert_eq!(api.jobs().len(), 1);
 }
@@ -195,17 +195,17 @@ fn a_host_name_that_does_not_resolve_is_503() {
     let setup =
         Setup::new().kubeconfig(crate::support::kubeconfig::Kubeconfig::new("https://nowhere.invalid:6443").yaml());
     let server = setup.args(&["--kube-timeout", "1"]).start();
-    let answer = server.post_job();
-    assert!([503, 504].contains(&answer.status), "{} {}", answer.status, answer.text());
-    check_sentence(&answer);
+    let response = server.post_job();
+    assert!([503, 504].contains(&response.status), "{} {}", response.status, response.text());
+    check_sentence(&response);
 }
 
 #[test]
 fn a_hanging_kubernetes_never_keeps_healthz_waiting() {
     let (api, server) = started(10);
-    let gate = Gate::default();
-    let held = gate.clone();
-    api.script(move |_| Answer::After(held.clone(), Box::new(Answer::Honest)));
+    let latch = Latch::default();
+    let held = latch.clone();
+    api.script(move |_| Behavior::After(held.clone(), Box::new(Behavior::Default)));
     std::thread::scope(|scope| {
         let posts: Vec<_> = (0..64).map(|_| scope.spawn(|| server.post_job().status)).collect();
         api.wait_for_requests(1);
@@ -214,10 +214,10 @@ fn a_hanging_kubernetes_never_keeps_healthz_waiting() {
             assert_eq!(server.get("/healthz").status, 200);
             assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
         }
-        gate.open();
-        let answers: Vec<u16> = posts.into_iter().map(|post| post.join().unwrap()).collect();
-        let done = answers.iter().filter(|status| **status == 200).count();
-        assert!(answers.iter().all(|status| [200, 503].contains(status)), "{answers:?}");
+        latch.open();
+        let responses: Vec<u16> = posts.into_iter().map(|post| post.join().unwrap()).collect();
+        let done = responses.iter().filter(|status| **status == 200).count();
+        assert!(responses.iter().all(|status| [200, 503].contains(status)), "{responses:?}");
         assert_eq!(api.jobs().len(), done);
     });
 }

@@ -18,8 +18,8 @@ fn started(kube_timeout: u32) -> (ApiServer, Server) {
     (api, server)
 }
 
-fn check_retry_after(answer: &Response) {
-    let seconds = answer.header("Retry-After").expect("Retry-After").parse::<u32>().expect("Retry-After in seconds");
+fn check_retry_after(response: &Response) {
+    let seconds = response.header("Retry-After").expect("Retry-After").parse::<u32>().expect("Retry-After in seconds");
     assert!((1..=3600).contains(&seconds), "{seconds}");
 }
 
@@ -28,8 +28,8 @@ fn creates(api: &ApiServer) -> Vec<Request> {
 }
 
 /// A sentence for clients: without secrets, addresses of the control plane's own or traces of the code.
-fn check_sentence(answer: &Response) -> String {
-    let sentence = answer.error();
+fn check_sentence(response: &Response) -> String {
+    let sentence = response.error();
     for forbidden in [TOKEN, "Bearer", "panicked", ".rs:", "<html", "Err("] {
         assert!(!sentence.contains(forbidden), "{forbidden:?} in {sentence:?}");
     }

@@ -1,49 +1,49 @@
 //! Retries of a create: one Job at most, whatever is lost.
 
 use super::{check_retry_after, check_sentence, creates, started};
-use crate::support::answer::{
-    Accept, Answer, Reply, conflict, internal_error, quota_full, too_many_requests, unavailable,
-};
 use crate::support::api::Request;
+use crate::support::response::{
+    Accept, ApiResponse, Behavior, conflict, internal_error, quota_full, too_many_requests, unavailable,
+};
 use serde_json::json;
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 #[test]
 fn passing_trouble_is_retried_until_the_one_job_is_made() {
-    let cases: Vec<(&str, Vec<Answer>)> = vec![
+    let cases: Vec<(&str, Vec<Behavior>)> = vec![
         ("conflict", vec![conflict().into(), conflict().into()]),
         ("internal error", vec![internal_error().into()]),
         ("unavailable", vec![unavailable().into(), unavailable().into()]),
         ("too many requests", vec![too_many_requests(0).into()]),
-        ("gateway's HTML", vec![Reply::html(503).into(), Reply::html(502).into()]),
-        ("closed unanswered", vec![Answer::Close]),
-        ("closed unanswered twice", vec![Answer::Close, Answer::Close]),
-        ("reset unanswered", vec![Answer::Reset]),
-        ("answer lost", vec![Answer::HonestThenLost]),
-        ("answer lost, then trouble", vec![Answer::HonestThenLost, unavailable().into(), Answer::Close]),
-        ("trouble, then answer lost", vec![internal_error().into(), Answer::HonestThenLost]),
-        ("answer lost, then one that is cut", vec![Answer::HonestThenLost, taken().cut(20).into()]),
-        ("answer lost, then chunks that are cut", vec![Answer::HonestThenLost, taken().chunked().cut(80).into()]),
-        ("answer lost, then gzip that is cut", vec![Answer::HonestThenLost, taken().gzip().cut(30).into()]),
-        ("answer lost, then gzip that is broken", vec![Answer::HonestThenLost, taken().gzip().corrupted(40).into()]),
-        ("answer cut in its first word", vec![Answer::HonestThenCut(5)]),
-        ("answer cut in its status line", vec![Answer::HonestThenCut(15)]),
-        ("answer cut in a header", vec![Answer::HonestThenCut(40)]),
-        ("answer cut twice", vec![Answer::HonestThenCut(40), Answer::HonestThenCut(1)]),
-        ("several of a kind", vec![Answer::Reset, conflict().into(), unavailable().into(), Answer::HonestThenLost]),
+        ("gateway's HTML", vec![ApiResponse::html(503).into(), ApiResponse::html(502).into()]),
+        ("closed unanswered", vec![Behavior::Close]),
+        ("closed unanswered twice", vec![Behavior::Close, Behavior::Close]),
+        ("reset unanswered", vec![Behavior::Reset]),
+        ("answer lost", vec![Behavior::ApplyThenDrop]),
+        ("answer lost, then trouble", vec![Behavior::ApplyThenDrop, unavailable().into(), Behavior::Close]),
+        ("trouble, then answer lost", vec![internal_error().into(), Behavior::ApplyThenDrop]),
+        ("answer lost, then one that is cut", vec![Behavior::ApplyThenDrop, taken().cut(20).into()]),
+        ("answer lost, then chunks that are cut", vec![Behavior::ApplyThenDrop, taken().chunked().cut(80).into()]),
+        ("answer lost, then gzip that is cut", vec![Behavior::ApplyThenDrop, taken().gzip().cut(30).into()]),
+        ("answer lost, then gzip that is broken", vec![Behavior::ApplyThenDrop, taken().gzip().corrupted(40).into()]),
+        ("answer cut in its first word", vec![Behavior::ApplyThenTruncate(5)]),
+        ("answer cut in its status line", vec![Behavior::ApplyThenTruncate(15)]),
+        ("answer cut in a header", vec![Behavior::ApplyThenTruncate(40)]),
+        ("answer cut twice", vec![Behavior::ApplyThenTruncate(40), Behavior::ApplyThenTruncate(1)]),
+        ("several of a kind", vec![Behavior::Reset, conflict().into(), unavailable().into(), Behavior::ApplyThenDrop]),
     ];
     std::thread::scope(|scope| {
-        for (what, answers) in cases {
+        for (what, responses) in cases {
             scope.spawn(move || {
                 let (api, server) = started(20);
-                let trouble = answers.len();
-                api.queue(answers);
-                let answer = server.post_job();
-                assert_eq!(answer.status, 200, "{what}: {}", answer.text());
+                let trouble = responses.len();
+                api.queue(responses);
+                let response = server.post_job();
+                assert_eq!(response.status, 200, "{what}: {}", response.text());
                 let jobs = api.jobs();
                 assert_eq!(jobs.len(), 1, "{what}");
-                assert_eq!(answer.json()["job"], jobs[0]["metadata"]["name"], "{what}");
+                assert_eq!(response.json()["job"], jobs[0]["metadata"]["name"], "{what}");
                 let creates = creates(&api);
                 assert_eq!(creates.len(), trouble + 1, "{what}");
                 let names: BTreeSet<String> =
@@ -60,8 +60,8 @@ fn a_refused_or_reset_connection_is_tried_again() {
         let (api, server) = started(20);
         let failed = accepts.len();
         api.on_accept(accepts);
-        let answer = server.post_job();
-        assert_eq!((answer.status, api.jobs().len()), (200, 1), "{}", answer.text());
+        let response = server.post_job();
+        assert_eq!((response.status, api.jobs().len()), (200, 1), "{}", response.text());
         assert_eq!(api.connections(), failed + 1);
     }
 }
@@ -72,30 +72,30 @@ fn a_job_whose_name_was_taken_before_the_first_try_is_not_counted_as_ours() {
     let (api, server) = started(3);
     api.script(|request| {
         let name = request.json()["metadata"]["name"].as_str().unwrap().to_owned();
-        Reply::failure(409, "AlreadyExists", &format!("jobs.batch \"{name}\" already exists")).into()
+        ApiResponse::failure(409, "AlreadyExists", &format!("jobs.batch \"{name}\" already exists")).into()
     });
-    let answer = server.post_job();
-    assert_ne!(answer.status, 200, "no Job was created for this request");
-    check_sentence(&answer);
+    let response = server.post_job();
+    assert_ne!(response.status, 200, "no Job was created for this request");
+    check_sentence(&response);
 }
 
 /// Somebody, perhaps this very request, has made a Job of that name.
-fn taken() -> Reply {
-    Reply::failure(409, "AlreadyExists", &format!("jobs.batch \"x\" already exists{}", " ".repeat(100)))
+fn taken() -> ApiResponse {
+    ApiResponse::failure(409, "AlreadyExists", &format!("jobs.batch \"x\" already exists{}", " ".repeat(100)))
 }
 
 #[test]
 fn a_lost_create_that_a_quota_refuses_afterwards_is_neither_done_nor_refused() {
-    for lost in [Answer::HonestThenLost, Answer::Reset] {
-        let stored = usize::from(matches!(lost, Answer::HonestThenLost));
+    for lost in [Behavior::ApplyThenDrop, Behavior::Reset] {
+        let stored = usize::from(matches!(lost, Behavior::ApplyThenDrop));
         let (api, server) = started(10);
         let mut first = Some(lost);
         api.script(move |_| first.take().unwrap_or_else(|| quota_full().into()));
         let start = Instant::now();
-        let answer = server.post_job();
+        let response = server.post_job();
         // It may be stored, so that 429 (come again) would make a second one; it may not be, so that 200 would lie.
-        assert_eq!(answer.status, 504, "{}", answer.text());
-        check_sentence(&answer);
+        assert_eq!(response.status, 504, "{}", response.text());
+        check_sentence(&response);
         assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
         assert_eq!(api.jobs().len(), stored);
     }
@@ -107,14 +107,14 @@ fn a_quota_after_a_refusal_that_stored_nothing_is_429() {
         let (api, server) = started(10);
         let mut first = Some(refused);
         api.script(move |_| first.take().unwrap_or_else(quota_full).into());
-        let answer = server.post_job();
-        assert_eq!(answer.status, 429, "{}", answer.text());
-        check_retry_after(&answer);
+        let response = server.post_job();
+        assert_eq!(response.status, 429, "{}", response.text());
+        check_retry_after(&response);
     }
 }
 
 /// Ends an answer before its end.
-pub type Cut = fn(Reply) -> Reply;
+pub type Cut = fn(ApiResponse) -> ApiResponse;
 
 #[test]
 fn a_truncated_answer_to_a_create_makes_exactly_one_job() {
@@ -137,14 +137,14 @@ fn a_truncated_answer_to_a_create_makes_exactly_one_job() {
             let name = request.json()["metadata"]["name"].to_string();
             if first.is_none() {
                 first = Some(name);
-                return cut(Reply::json(201, &stored(request))).into();
+                return cut(ApiResponse::json(201, &stored(request))).into();
             }
             assert_eq!(first.as_ref(), Some(&name));
-            Reply::failure(409, "AlreadyExists", &format!("jobs.batch {name} already exists")).into()
+            ApiResponse::failure(409, "AlreadyExists", &format!("jobs.batch {name} already exists")).into()
         });
-        let answer = server.post_job();
+        let response = server.post_job();
         // 201 itself already says that the Job is stored, so that answering without a repeat is as right.
-        assert_eq!(answer.status, 200, "{what}: {}", answer.text());
+        assert_eq!(response.status, 200, "{what}: {}", response.text());
         let names: BTreeSet<String> =
             creates(&api).iter().map(|create| create.json()["metadata"]["name"].to_string()).collect();
         assert_eq!(names.len(), 1, "{what}");
@@ -155,10 +155,10 @@ fn a_truncated_answer_to_a_create_makes_exactly_one_job() {
 fn a_page_of_html_is_never_counted_as_success() {
     for status in [200, 201, 302, 404] {
         let (api, server) = started(1);
-        api.always(Reply::html(status));
-        for answer in [server.post_job(), server.get("/config")] {
-            assert!((502..=504).contains(&answer.status), "{status}: {} {}", answer.status, answer.text());
-            check_sentence(&answer);
+        api.always(ApiResponse::html(status));
+        for response in [server.post_job(), server.get("/config")] {
+            assert!((502..=504).contains(&response.status), "{status}: {} {}", response.status, response.text());
+            check_sentence(&response);
         }
         assert_eq!(server.get("/readyz").status, 503, "{status}");
     }
@@ -169,17 +169,17 @@ fn a_create_whose_answer_is_no_job_is_never_made_twice() {
     let status = json!({"kind": "Status", "apiVersion": "v1", "status": "Success"}).to_string();
     for body in [r#"{"kind":"Job","metadata":{"name":"fr"#, "", "null", "[]", status.as_str()] {
         let (api, server) = started(2);
-        let strange = Reply::new(201, "application/json", body);
+        let strange = ApiResponse::new(201, "application/json", body);
         let mut stored = false;
         api.script(move |request| {
             if std::mem::replace(&mut stored, true) {
                 let name = request.json()["metadata"]["name"].to_string();
-                return Reply::failure(409, "AlreadyExists", &format!("jobs.batch {name} already exists")).into();
+                return ApiResponse::failure(409, "AlreadyExists", &format!("jobs.batch {name} already exists")).into();
             }
             strange.clone().into()
         });
-        let answer = server.post_job();
-        assert!([200, 502, 503, 504].contains(&answer.status), "{body}: {}", answer.status);
+        let response = server.post_job();
+        assert!([200, 502, 503, 504].contains(&response.status), "{body}: {}", response.status);
         let names: BTreeSet<String> =
             creates(&api).iter().map(|create| create.json()["metadata"]["name"].to_string()).collect();
         assert_eq!(names.len(), 1, "{body}");
@@ -189,8 +189,8 @@ fn a_create_whose_answer_is_no_job_is_never_made_twice() {
 #[test]
 fn a_job_that_was_stored_by_a_request_that_hangs_is_not_made_twice() {
     let (api, server) = started(2);
-    api.queue([Answer::HonestThenNever]);
-    let answer = server.post_job();
-    assert!([200, 504].contains(&answer.status), "{}", answer.text());
+    api.queue([Behavior::ApplyThenHang]);
+    let response = server.post_job();
+    assert!([200, 504].contains(&response.status), "{}", response.text());
     assert_eq!(api.jobs().len(), 1);
 }

@@ -5,7 +5,7 @@ use crate::support::api::{ApiServer, Listen};
 use crate::support::kubeconfig::Kubeconfig;
 use crate::support::plugin::Plugin;
 use crate::support::server::Setup;
-use crate::support::tls::{self, Clients};
+use crate::support::tls::{self, ClientCerts};
 use serde_json::json;
 
 #[test]
@@ -107,7 +107,7 @@ fn the_context_is_taken_from_the_flag_then_the_environment_then_the_file() {
 
 #[test]
 fn relative_paths_start_at_the_file_that_defined_the_entry() {
-    let api = ApiServer::listen(&Listen { clients: Clients::Checked, ..Listen::default() });
+    let api = ApiServer::listen(&Listen { clients: ClientCerts::Verified, ..Listen::default() });
     let setup = Setup::new();
     setup.file("one/pki/ca.pem", tls::pem("ca.pem"));
     setup.file("two/client.pem", tls::pem("client-pkcs8.pem"));

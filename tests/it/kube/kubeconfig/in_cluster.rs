@@ -1,10 +1,10 @@
 //! The service account of a pod.
 
 use super::{bearer, check_refused, seen};
-use crate::support::answer::{Answer, unauthorized};
 use crate::support::api::ApiServer;
 use crate::support::http::{Connection, read_line};
 use crate::support::kubeconfig::TOKEN;
+use crate::support::response::{Behavior, unauthorized};
 use crate::support::server::Setup;
 use crate::support::tls;
 use std::io::BufReader;
@@ -53,14 +53,14 @@ fn in_a_pod_the_service_account_is_used() {
     assert!(!lines.concat().contains("of-pod"), "{lines:?}");
     let address = lines.last().unwrap().trim_start_matches("listening on http://").parse().unwrap();
     let ask = |method: &str, target: &str, body: Option<&[u8]>| Connection::open(address).request(method, target, body);
-    let answer = ask("POST", "/img-classification/free", Some(br#"{"dataset":"mnist"}"#));
-    assert_eq!(answer.status, 200, "{}", answer.text());
+    let response = ask("POST", "/img-classification/free", Some(br#"{"dataset":"mnist"}"#));
+    assert_eq!(response.status, 200, "{}", response.text());
     assert_eq!(bearer(&api.requests()[0]), Some("of-pod"));
     assert_eq!(ask("GET", "/config", None).status, 200);
     // Kubernetes replaces the token long before it ends.
     std::fs::write(home.path().join("token"), "next\n").unwrap();
     api.script(|request| match bearer(request) {
-        Some("next") => Answer::Honest,
+        Some("next") => Behavior::Default,
         _ => unauthorized().into(),
     });
     assert_eq!(ask("GET", "/readyz", None).status, 200);

@@ -12,8 +12,8 @@ use serde_json::json;
 /// The request that a POST to the program causes at the API server.
 fn seen(setup: Setup, api: &ApiServer) -> Request {
     let server = setup.start();
-    let answer = server.post_job();
-    assert_eq!(answer.status, 200, "{}\n{}", answer.text(), server.stderr());
+    let response = server.post_job();
+    assert_eq!(response.status, 200, "{}\n{}", response.text(), server.stderr());
     api.requests().pop().unwrap()
 }
 

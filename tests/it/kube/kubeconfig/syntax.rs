@@ -43,8 +43,8 @@ fn every_form_that_kubectl_reads_is_read() {
     ];
     for (form, text) in forms {
         let server = Setup::new().kubeconfig(&text).start();
-        let answer = server.post_job();
-        assert_eq!(answer.status, 200, "{form}: {}", answer.text());
+        let response = server.post_job();
+        assert_eq!(response.status, 200, "{form}: {}", response.text());
         assert_eq!(bearer(&api.requests().pop().unwrap()), Some(TOKEN), "{form}");
     }
 }

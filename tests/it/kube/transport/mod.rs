@@ -17,8 +17,8 @@ fn with(api: &ApiServer, cluster: Value) -> Setup {
 /// The request that a POST to the program causes at the API server.
 fn seen(setup: Setup, api: &ApiServer) -> Request {
     let server = setup.start();
-    let answer = server.post_job();
-    assert_eq!(answer.status, 200, "{}\n{}", answer.text(), server.stderr());
+    let response = server.post_job();
+    assert_eq!(response.status, 200, "{}\n{}", response.text(), server.stderr());
     api.requests().pop().unwrap()
 }
 
@@ -34,11 +34,11 @@ const OPERATIONS: [(&str, Operation); 3] = [
 /// Starts, and then cannot reach Kubernetes: the status and the log of a POST.
 fn failing(setup: Setup, api: &ApiServer) -> (u16, String) {
     let server = setup.start();
-    let answer = server.post_job();
-    answer.error();
+    let response = server.post_job();
+    response.error();
     assert_eq!(api.requests().len(), 0);
     server.wait_for_log("of the POST", |line| line.starts_with("POST "));
-    (answer.status, server.stderr())
+    (response.status, server.stderr())
 }
 
 fn named(identity: &str) -> ApiServer {

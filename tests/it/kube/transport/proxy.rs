@@ -14,7 +14,7 @@ fn an_http_proxy_of_the_kubeconfig_is_used() {
     let proxy = Proxy::start(Kind::Connect, api.address());
     let request = seen(with(&api, json!({"proxy-url": format!("http://{}", proxy.address())})), &api);
     assert!(request.header("Authorization").is_some());
-    let asked = proxy.asked();
+    let asked = proxy.requests();
     assert_eq!(asked.len(), 1, "{asked:?}");
     assert_eq!(asked[0].target, api.address().to_string());
     assert_eq!(asked[0].authorization, None, "Kubernetes' token is none of the proxy's business");
@@ -28,7 +28,7 @@ fn a_proxy_resolves_names_that_are_not_known_here() {
         json!({"server": "https://kubernetes.example:6443", "proxy-url": format!("http://{}", proxy.address())});
     let request = seen(with(&api, cluster), &api);
     assert_eq!(request.sni.as_deref(), Some("kubernetes.example"));
-    assert_eq!(proxy.asked()[0].target, "kubernetes.example:6443");
+    assert_eq!(proxy.requests()[0].target, "kubernetes.example:6443");
 }
 
 #[test]
@@ -36,7 +36,7 @@ fn a_proxy_gets_the_credentials_of_its_own_address() {
     let api = ApiServer::start();
     let proxy = Proxy::start(Kind::Connect, api.address());
     seen(with(&api, json!({"proxy-url": format!("http://jane:pass@{}", proxy.address())})), &api);
-    assert_eq!(proxy.asked()[0].authorization, Some(format!("Basic {}", tls::encode(b"jane:pass"))));
+    assert_eq!(proxy.requests()[0].authorization, Some(format!("Basic {}", tls::encode(b"jane:pass"))));
 }
 
 #[test]
@@ -44,7 +44,7 @@ fn a_socks5_proxy_of_the_kubeconfig_is_used() {
     let api = ApiServer::start();
     let proxy = Proxy::start(Kind::Socks5, api.address());
     seen(with(&api, json!({"proxy-url": format!("socks5://{}", proxy.address())})), &api);
-    assert_eq!(proxy.asked()[0].target, api.address().to_string());
+    assert_eq!(proxy.requests()[0].target, api.address().to_string());
 }
 
 #[test]
@@ -58,7 +58,7 @@ fn a_socks5_proxy_resolves_names_that_are_not_known_here() {
         cluster["proxy-url"] = json!(url);
         assert_eq!(seen(with(&api, cluster), &api).sni.as_deref(), Some("kubernetes.example"));
         seen(with(&api, name.clone()).env("HTTPS_PROXY", &url), &api);
-        let targets: Vec<String> = proxy.asked().into_iter().map(|asked| asked.target).collect();
+        let targets: Vec<String> = proxy.requests().into_iter().map(|asked| asked.target).collect();
         assert_eq!(targets, ["kubernetes.example:6443"; 2], "{scheme}");
     }
 }
@@ -68,7 +68,7 @@ fn a_socks5_proxy_gets_the_credentials_of_its_own_address() {
     let api = ApiServer::start();
     let proxy = Proxy::start(Kind::Socks5Login, api.address());
     seen(with(&api, json!({"proxy-url": format!("socks5://jane:pass@{}", proxy.address())})), &api);
-    assert_eq!(proxy.asked()[0].authorization.as_deref(), Some("jane:pass"));
+    assert_eq!(proxy.requests()[0].authorization.as_deref(), Some("jane:pass"));
 }
 
 #[test]
@@ -98,19 +98,19 @@ fn a_proxy_behind_tls_is_verified_by_the_authority_of_the_cluster() {
         {
             let server = with(&api, cluster.clone()).args(&["--log-level", "debug"]).start();
             for (what, ask) in OPERATIONS {
-                let answer = ask(&server);
-                assert_eq!(answer.status, 200, "{what} {cluster}: {}\n{}", answer.text(), server.stderr());
+                let response = ask(&server);
+                assert_eq!(response.status, 200, "{what} {cluster}: {}\n{}", response.text(), server.stderr());
             }
             let log = server.stderr();
             assert!(!log.contains("s3cr3t") && !log.contains(&tls::encode(b"jane:s3cr3t")), "{log}");
-            let asked = proxy.asked().pop().unwrap();
+            let asked = proxy.requests().pop().unwrap();
             assert_eq!(asked.authorization, Some(format!("Basic {}", tls::encode(b"jane:s3cr3t"))));
             let server =
                 cluster["server"].as_str().map_or_else(|| api.address().to_string(), |url| url.replace("https://", ""));
             assert_eq!(asked.target, server);
         }
     }
-    assert_eq!(proxy.asked().len(), 4, "the connections are not kept");
+    assert_eq!(proxy.requests().len(), 4, "the connections are not kept");
 }
 
 #[test]
@@ -126,7 +126,7 @@ fn a_proxy_behind_tls_of_another_name_or_authority_is_never_asked() {
     });
     let (status, log) = failing(with(&api, cluster), &api);
     assert_eq!(status, 502, "{log}");
-    assert_eq!((proxy.asked(), other_name.asked()), (Vec::new(), Vec::new()));
+    assert_eq!((proxy.requests(), other_name.requests()), (Vec::new(), Vec::new()));
 }
 
 #[test]
@@ -134,7 +134,7 @@ fn the_credentials_of_a_proxy_are_unescaped_as_in_every_url() {
     let api = ApiServer::start();
     let proxy = Proxy::start(Kind::Connect, api.address());
     seen(with(&api, json!({"proxy-url": format!("http://ja%40ne:p%3As%2Fs%25@{}", proxy.address())})), &api);
-    assert_eq!(proxy.asked()[0].authorization, Some(format!("Basic {}", tls::encode(b"ja@ne:p:s/s%"))));
+    assert_eq!(proxy.requests()[0].authorization, Some(format!("Basic {}", tls::encode(b"ja@ne:p:s/s%"))));
 }
 
 #[test]
@@ -144,10 +144,10 @@ fn a_slow_proxy_never_makes_an_operation_outlive_its_deadline() {
     let kinds = [
         ("http", "dripping", Kind::Dripping(pause)),
         // Long enough that what is left of the deadline is less than a whole one.
-        ("http", "late", Kind::Late(Duration::from_millis(1200))),
-        ("http", "mute", Kind::Mute),
-        ("https", "mute", Kind::Mute),
-        ("socks5", "mute", Kind::Mute),
+        ("http", "late", Kind::DelayedThenSilent(Duration::from_millis(1200))),
+        ("http", "mute", Kind::Silent),
+        ("https", "mute", Kind::Silent),
+        ("socks5", "mute", Kind::Silent),
         ("socks5", "dripping", Kind::Socks5Dripping(pause)),
     ];
     std::thread::scope(|scope| {
@@ -159,9 +159,9 @@ fn a_slow_proxy_never_makes_an_operation_outlive_its_deadline() {
                 let server = server.clone();
                 scope.spawn(move || {
                     let start = Instant::now();
-                    let answer = ask(&server);
+                    let response = ask(&server);
                     let (elapsed, status) = (start.elapsed(), if operation == "/readyz" { 503 } else { 504 });
-                    assert_eq!(answer.status, status, "{scheme} {what} {operation}: {}", answer.text());
+                    assert_eq!(response.status, status, "{scheme} {what} {operation}: {}", response.text());
                     let due = Duration::from_millis(1900)..Duration::from_millis(3200);
                     assert!(due.contains(&elapsed), "{scheme} {what} {operation}: {elapsed:?}");
                 });
@@ -183,7 +183,7 @@ fn a_proxy_that_refuses_is_502_at_once() {
         assert_eq!(seen, 502, "{status}: {log}");
         assert!(start.elapsed() < Duration::from_secs(10), "{status}: {:?}", start.elapsed());
         assert!(log.contains(&status.to_string()) && !log.contains("s3cr3t"), "{log}");
-        assert_eq!(proxy.asked().len(), 1, "{status}: repeated");
+        assert_eq!(proxy.requests().len(), 1, "{status}: repeated");
     }
 }
 
@@ -218,7 +218,11 @@ fn tls_server_name_and_a_proxy_go_together() {
     let proxy = Proxy::start(Kind::Connect, api.address());
     let cluster = json!({"tls-server-name": "kubernetes.example", "proxy-url": format!("http://{}", proxy.address())});
     assert_eq!(seen(with(&api, cluster), &api).sni.as_deref(), Some("kubernetes.example"));
-    assert_eq!(proxy.asked()[0].target, api.address().to_string(), "the proxy must lead to the server's own address");
+    assert_eq!(
+        proxy.requests()[0].target,
+        api.address().to_string(),
+        "the proxy must lead to the server's own address"
+    );
 }
 
 #[test]
@@ -227,7 +231,7 @@ fn the_proxy_of_the_environment_is_used_where_the_kubeconfig_names_none() {
     let proxy = Proxy::start(Kind::Connect, api.address());
     let setup = with(&api, json!({"server": "https://kubernetes.example:6443"}));
     seen(setup.env("HTTPS_PROXY", &format!("http://{}", proxy.address())), &api);
-    assert_eq!(proxy.asked()[0].target, "kubernetes.example:6443");
+    assert_eq!(proxy.requests()[0].target, "kubernetes.example:6443");
 }
 
 #[test]
@@ -242,7 +246,7 @@ fn the_proxy_of_the_kubeconfig_beats_that_of_the_environment() {
         .into_iter()
         .fold(setup, |setup, name| setup.env(name, &format!("http://{}", other.address())));
     seen(setup, &api);
-    assert_eq!((ours.asked().len(), other.asked().len()), (1, 0));
+    assert_eq!((ours.requests().len(), other.requests().len()), (1, 0));
 }
 
 #[test]
@@ -259,9 +263,9 @@ fn no_proxy_knows_the_port_that_a_url_leaves_out() {
     let url = format!("http://{}", proxy.address());
     let through = |no_proxy: &str| {
         let setup = with(&api, json!({"server": "https://kubernetes.invalid"})).args(&["--kube-timeout", "1"]);
-        let before = proxy.asked().len();
+        let before = proxy.requests().len();
         setup.env("HTTPS_PROXY", &url).env("NO_PROXY", no_proxy).start().post_job();
-        proxy.asked().len() > before
+        proxy.requests().len() > before
     };
     assert!(!through("kubernetes.invalid:443"));
     assert!(through("kubernetes.invalid:6443"));
@@ -273,7 +277,7 @@ fn no_proxy_does_not_overrule_the_proxy_of_the_kubeconfig() {
     let proxy = Proxy::start(Kind::Connect, api.address());
     let setup = with(&api, json!({"proxy-url": format!("http://{}", proxy.address())}));
     seen(setup.env("NO_PROXY", "*").env("no_proxy", "127.0.0.1"), &api);
-    assert_eq!(proxy.asked().len(), 1);
+    assert_eq!(proxy.requests().len(), 1);
 }
 
 #[test]

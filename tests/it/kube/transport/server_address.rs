@@ -97,7 +97,7 @@ fn a_path_of_the_server_is_joined_with_one_slash() {
         // Behind a gateway: what follows the prefix is Kubernetes.
         let mut inner = request.clone();
         inner.target = request.target.replacen("/k8s/clusters/c-1", "", 1);
-        crate::support::cluster::Cluster::default().answer(&inner).into()
+        crate::support::cluster::Cluster::default().handle(&inner).into()
     });
     for (suffix, prefix) in
         [("", ""), ("/", ""), ("/k8s/clusters/c-1", "/k8s/clusters/c-1"), ("/k8s/clusters/c-1/", "/k8s/clusters/c-1")]

@@ -10,30 +10,30 @@ use std::time::Duration;
 
 /// What happens to one request.
 #[derive(Clone)]
-pub enum Answer {
+pub enum Behavior {
     /// What the tiny Kubernetes of `cluster.rs` says.
-    Honest,
+    Default,
     /// The request takes effect, and the connection ends without an answer.
-    HonestThenLost,
+    ApplyThenDrop,
     /// The request takes effect, and nothing is said until the client gives up.
-    HonestThenNever,
-    Reply(Reply),
+    ApplyThenHang,
+    ApiResponse(ApiResponse),
     /// The request takes effect, and the connection ends after so many bytes of the answer, its head included.
-    HonestThenCut(usize),
+    ApplyThenTruncate(usize),
     /// The connection ends in order, without an answer.
     Close,
     /// The connection ends by a TCP reset, without an answer.
     Reset,
     /// Nothing is said until the client gives up.
-    Never,
+    Hang,
     /// A good head, and then a byte of the body every now and then until the client gives up.
     Drip,
     /// The answer waits until the test opens the gate.
-    After(Gate, Box<Answer>),
+    After(Latch, Box<Behavior>),
     /// The answer comes so much later: a slow Kubernetes.
-    Slowly(Duration, Box<Answer>),
+    Delayed(Duration, Box<Behavior>),
     /// A kept-alive connection that the server closes right after its answer.
-    ThenClose(Box<Answer>),
+    ThenClose(Box<Behavior>),
     /// A 200 whose body comes when the test sends it.
     Stream(Stream),
 }
@@ -50,7 +50,7 @@ pub enum Accept {
 
 /// Closed until the test opens it, then open for ever.
 #[derive(Clone, Default)]
-pub struct Gate(Arc<(Mutex<bool>, Condvar)>);
+pub struct Latch(Arc<(Mutex<bool>, Condvar)>);
 
 /// A body in chunks, as a watch has it: the test's end of it.
 #[derive(Clone, Default)]
@@ -64,7 +64,7 @@ struct Pieces {
 
 /// An answer as bytes: what it says and how it is framed.
 #[derive(Clone)]
-pub struct Reply {
+pub struct ApiResponse {
     status: u16,
     headers: Vec<(String, String)>,
     body: Vec<u8>,
@@ -72,7 +72,7 @@ pub struct Reply {
     cut: Option<usize>,
 }
 
-impl Gate {
+impl Latch {
     pub fn open(&self) {
         *self.0.0.lock().unwrap() = true;
         self.0.1.notify_all();
@@ -102,29 +102,29 @@ impl Stream {
     }
 }
 
-impl From<Reply> for Answer {
-    fn from(reply: Reply) -> Answer {
-        Answer::Reply(reply)
+impl From<ApiResponse> for Behavior {
+    fn from(reply: ApiResponse) -> Behavior {
+        Behavior::ApiResponse(reply)
     }
 }
 
-impl Reply {
-    pub fn new(status: u16, kind: &str, body: impl Into<Vec<u8>>) -> Reply {
+impl ApiResponse {
+    pub fn new(status: u16, kind: &str, body: impl Into<Vec<u8>>) -> ApiResponse {
         let headers = vec![("Content-Type".to_owned(), kind.to_owned())];
-        Reply { status, headers, body: body.into(), chunked: false, cut: None }
+        ApiResponse { status, headers, body: body.into(), chunked: false, cut: None }
     }
 
-    pub fn json(status: u16, body: &Value) -> Reply {
-        Reply::new(status, "application/json", body.to_string())
+    pub fn json(status: u16, body: &Value) -> ApiResponse {
+        ApiResponse::new(status, "application/json", body.to_string())
     }
 
-    pub fn html(status: u16) -> Reply {
-        Reply::new(status, "text/html", "<html><body><h1>It works, or not</h1></body></html>")
+    pub fn html(status: u16) -> ApiResponse {
+        ApiResponse::new(status, "text/html", "<html><body><h1>It works, or not</h1></body></html>")
     }
 
     /// A Kubernetes `Status` of kind Failure.
-    pub fn failure(code: u16, reason: &str, message: &str) -> Reply {
-        Reply::json(
+    pub fn failure(code: u16, reason: &str, message: &str) -> ApiResponse {
+        ApiResponse::json(
             code,
             &json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
                     "message": message, "reason": reason, "code": code}),
@@ -136,13 +136,13 @@ impl Reply {
         serde_json::from_slice(&self.body).unwrap()
     }
 
-    pub fn header(mut self, name: &str, value: &str) -> Reply {
+    pub fn header(mut self, name: &str, value: &str) -> ApiResponse {
         self.headers.push((name.to_owned(), value.to_owned()));
         self
     }
 
     /// A Status in JSON as one in protocol buffers: what Kubernetes sends in place of a list that was asked for so.
-    pub fn status_in_protobuf(mut self) -> Reply {
+    pub fn into_protobuf_status(mut self) -> ApiResponse {
         let status = self.body_json();
         let text = |number: u8, name: &str| field(number, status[name].as_str().unwrap().as_bytes());
         let object = [field(1, b""), text(2, "status"), text(3, "message"), text(4, "reason")].concat();
@@ -153,7 +153,7 @@ impl Reply {
     }
 
     /// A PodList in JSON as one in protocol buffers, with what Kubernetes sends of a pod besides.
-    pub fn protobuf(mut self) -> Reply {
+    pub fn into_protobuf_pods(mut self) -> ApiResponse {
         let list = self.body_json();
         let text = |number: u8, text: &Value| field(number, text.as_str().unwrap_or_default().as_bytes());
         let mut items = field(1, &[field(2, b"7"), text(3, &list["metadata"]["continue"])].concat());
@@ -171,7 +171,7 @@ impl Reply {
         self
     }
 
-    pub fn gzip(mut self) -> Reply {
+    pub fn gzip(mut self) -> ApiResponse {
         let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
         encoder.write_all(&self.body).unwrap();
         self.body = encoder.finish().unwrap();
@@ -179,25 +179,25 @@ impl Reply {
     }
 
     /// Turns over the bits of one byte of the body, as it goes over the wire; negative places count from its end.
-    pub fn corrupted(mut self, place: isize) -> Reply {
+    pub fn corrupted(mut self, place: isize) -> ApiResponse {
         let place = if place < 0 { self.body.len() - place.unsigned_abs() } else { place.unsigned_abs() };
         self.body[place] ^= 0xff;
         self
     }
 
-    pub fn chunked(mut self) -> Reply {
+    pub fn chunked(mut self) -> ApiResponse {
         self.chunked = true;
         self
     }
 
     /// The connection ends after this many bytes of the body, which the framing does not say.
-    pub fn cut(mut self, bytes: usize) -> Reply {
+    pub fn cut(mut self, bytes: usize) -> ApiResponse {
         self.cut = Some(bytes);
         self
     }
 
     /// All but the last byte of the body.
-    pub fn cut_last(self) -> Reply {
+    pub fn cut_last(self) -> ApiResponse {
         let length = self.body.len();
         self.cut(length - 1)
     }
@@ -235,8 +235,8 @@ impl Reply {
 }
 
 /// A ResourceQuota on the number of Jobs is used up.
-pub fn quota_full() -> Reply {
-    Reply::failure(
+pub fn quota_full() -> ApiResponse {
+    ApiResponse::failure(
         403,
         "Forbidden",
         "jobs.batch \"x\" is forbidden: exceeded quota: jobs, requested: count/jobs.batch=1, \
@@ -245,8 +245,8 @@ pub fn quota_full() -> Reply {
 }
 
 /// RBAC does not let this user create Jobs.
-pub fn no_permission() -> Reply {
-    Reply::failure(
+pub fn no_permission() -> ApiResponse {
+    ApiResponse::failure(
         403,
         "Forbidden",
         "jobs.batch is forbidden: User \"nobody\" cannot create resource \"jobs\" in API group \"batch\" \
@@ -254,13 +254,13 @@ pub fn no_permission() -> Reply {
     )
 }
 
-pub fn unauthorized() -> Reply {
-    Reply::failure(401, "Unauthorized", "Unauthorized")
+pub fn unauthorized() -> ApiResponse {
+    ApiResponse::failure(401, "Unauthorized", "Unauthorized")
 }
 
 /// Two writers met at the quota: try again.
-pub fn conflict() -> Reply {
-    Reply::failure(
+pub fn conflict() -> ApiResponse {
+    ApiResponse::failure(
         409,
         "Conflict",
         "Operation cannot be fulfilled on resourcequotas \"free\": the object has been modified; \
@@ -269,17 +269,17 @@ pub fn conflict() -> Reply {
 }
 
 /// The API server asks for a pause of that many seconds.
-pub fn too_many_requests(seconds: u32) -> Reply {
-    Reply::failure(429, "TooManyRequests", "too many requests, please try again later")
+pub fn too_many_requests(seconds: u32) -> ApiResponse {
+    ApiResponse::failure(429, "TooManyRequests", "too many requests, please try again later")
         .header("Retry-After", &seconds.to_string())
 }
 
-pub fn unavailable() -> Reply {
-    Reply::failure(503, "ServiceUnavailable", "the server is currently unable to handle the request")
+pub fn unavailable() -> ApiResponse {
+    ApiResponse::failure(503, "ServiceUnavailable", "the server is currently unable to handle the request")
 }
 
-pub fn internal_error() -> Reply {
-    Reply::failure(500, "InternalError", "Internal error occurred: etcdserver: leader changed")
+pub fn internal_error() -> ApiResponse {
+    ApiResponse::failure(500, "InternalError", "Internal error occurred: etcdserver: leader changed")
 }
 
 /// A PodList; `next` is its continue token.
