@@ -1,5 +1,6 @@
 //! The queue of the free tier, moved by the server.
 
+use super::permissions::{account_token, kubeconfig_of};
 use super::*;
 
 /// Jobs: two run at once, the others wait.
