@@ -81,7 +81,10 @@ impl World {
         let name = request.path().strip_prefix(&format!("{JOBS}/")).unwrap().to_owned();
         let metadata = &request.json()["metadata"];
         assert_eq!(metadata["resourceVersion"], self.jobs[&name]["metadata"]["resourceVersion"], "its last version");
-        assert!(metadata["annotations"]["img-classification/nudged"].as_str().unwrap().ends_with('Z'), "{metadata}");
+        assert!(
+            metadata["annotations"]["img-classification/requeued-at"].as_str().unwrap().ends_with('Z'),
+            "{metadata}"
+        );
         self.touches.push((name, self.used, request.at));
     }
 
@@ -380,8 +383,8 @@ fn an_outage_is_said_once_and_what_is_old_is_not_shown_as_true() {
     tier.world().watches.clear();
     tier.api.reopen_port();
     until_waiting(&server, &["a"]);
-    eventually("both watches", || warnings(&server, " again") == 2);
-    for what in ["cannot watch the free tier's Jobs", "cannot watch the free tier's quotas"] {
+    eventually("both watches", || warnings(&server, " restored") == 2);
+    for what in ["cannot watch free-tier Jobs", "cannot watch free-tier quotas"] {
         assert_eq!(warnings(&server, what), 1, "{}", server.stderr());
     }
     tier.used(0);
@@ -407,7 +410,7 @@ fn without_the_permission_the_fix_is_named_once_and_requests_are_served() {
     tier.instead("GET", JOBS, Reply::failure(403, "Forbidden", words));
     let server = tier.serve();
     server.wait_for_log("that names the fix", |line| {
-        line.starts_with("warning: cannot watch the free tier's Jobs")
+        line.starts_with("warning: cannot watch free-tier Jobs")
             && line.contains("k8s/rbac.yaml")
             && line.contains(words)
     });
@@ -422,7 +425,7 @@ fn without_the_permission_the_fix_is_named_once_and_requests_are_served() {
     tier.instead("PATCH", &format!("{JOBS}/a"), Reply::failure(403, "Forbidden", &words));
     let touching = tier.watched();
     tier.used(0);
-    let line = touching.wait_for_log("of the touch", |line| line.starts_with("warning: cannot nudge a"));
+    let line = touching.wait_for_log("of the touch", |line| line.starts_with("warning: cannot requeue a"));
     assert!(line.contains("k8s/rbac.yaml") && line.contains(&words), "{line}");
     assert_eq!(touching.get("/queue").status, 200);
     let refused = Instant::now();
@@ -524,10 +527,11 @@ fn in_the_embedded_cluster_the_queue_moves_in_order_and_at_once() {
     eventually("an empty queue", || server.get("/queue").text() == r#"{"running":[],"waiting":[]}"#);
     let took = began.elapsed();
     let log = server.stderr();
-    let nudged: Vec<&str> = log.lines().filter_map(|line| line.strip_prefix("nudged ")?.split(':').next()).collect();
-    let mut in_order: Vec<&String> = posted.iter().filter(|name| nudged.contains(&name.as_str())).collect();
+    let requeued: Vec<&str> =
+        log.lines().filter_map(|line| line.strip_prefix("requeued ")?.split(':').next()).collect();
+    let mut in_order: Vec<&String> = posted.iter().filter(|name| requeued.contains(&name.as_str())).collect();
     in_order.dedup();
-    assert_eq!(nudged, in_order, "each once, the oldest first");
+    assert_eq!(requeued, in_order, "each once, the oldest first");
     // Four pairs of 1.3 s; the controller's own retries would come after 1, 3, 7 and 15 s.
     assert!(took < Duration::from_secs(9), "{took:?}");
 }

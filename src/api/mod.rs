@@ -16,10 +16,10 @@ use serde_json::json;
 use crate::api::auth::Token;
 use crate::api::single_flight::{Flight, Missed};
 use crate::front::upstream::Crew;
-use crate::job::{self, Dataset, Manifests, Tier};
+use crate::job::{self, Dataset, Tier};
 use crate::kube::{self, CredentialError};
-use crate::queue::Unknown;
-use crate::queue::controller::Nudge;
+use crate::queue::Unavailable;
+use crate::queue::controller::QueueController;
 
 /// Longest request body, in bytes: forty times what a good one needs.
 pub const BODY_LIMIT: usize = 1024;
@@ -36,13 +36,13 @@ const RETRY_MOST: u64 = 300;
 /// What the handlers work with.
 pub struct App {
     /// The cluster.
-    pub kube: kube::Client,
+    pub kube: Arc<kube::Client>,
     /// What is created.
-    manifests: Manifests,
+    jobs: job::Settings,
     /// What premium requests must carry; none: premium is open.
     pub premium: Option<Token>,
     /// The free tier's queue, as it is watched; none with --no-nudge.
-    pub queue: Option<Nudge>,
+    pub queue: Option<Arc<QueueController>>,
     /// Those that ask Kubernetes.
     pub crew: Crew,
     /// How long a request waits for a place among them: its caller has then given up, and its Job would be nobody's.
@@ -57,22 +57,14 @@ type List = (Arc<Vec<u8>>, usize);
 impl App {
     /// `crew` ask Kubernetes at a time; `patience` is the longest wait for a place among them.
     pub fn new(
-        kube: kube::Client,
-        jobs: &job::Settings,
+        kube: Arc<kube::Client>,
+        jobs: job::Settings,
         premium: Option<Token>,
-        queue: Option<Nudge>,
+        queue: Option<Arc<QueueController>>,
         crew: usize,
         patience: Duration,
     ) -> Self {
-        Self {
-            kube,
-            manifests: Manifests::new(jobs),
-            premium,
-            queue,
-            crew: Crew::new(crew),
-            patience,
-            lists: Flight::default(),
-        }
+        Self { kube, jobs, premium, queue, crew: Crew::new(crew), patience, lists: Flight::default() }
     }
 
     /// Asks Kubernetes when there is a place; `tier` is that of a Job to be created.
@@ -208,7 +200,7 @@ pub fn handle(app: &App, call: Call) -> Result<Reply, ApiError> {
         }
         Call::Queue => {
             let queue = app.queue.as_ref().ok_or(ApiError::NoQueue)?;
-            Ok(Reply::json(200, &queue.show().map_err(ApiError::QueueUnknown)?))
+            Ok(Reply::json(200, &queue.snapshot().map_err(ApiError::QueueUnknown)?))
         }
         Call::Healthz => Ok(Reply::json(200, &json!({ "status": "ok" }))),
         Call::Readyz => match app.ask(None, app.patience, kube::Client::ready) {
@@ -222,7 +214,7 @@ fn create_job(app: &App, tier: Tier, dataset: Dataset) -> Result<Reply, ApiError
     let mut random = [0; 8];
     getrandom::getrandom(&mut random).map_err(|_| ApiError::NoRandomness)?;
     let name = job::name(tier, dataset, u64::from_ne_bytes(random));
-    let manifest = app.manifests.named(tier, dataset, &name);
+    let manifest = job::manifest(&app.jobs, tier, dataset, &name).to_string();
     app.ask(Some(tier), app.patience, |kube| kube.create_job(tier.namespace(), &name, manifest.as_bytes()))?;
     // Written by hand for the order of its keys; none of the values needs escaping.
     let body = format!(
@@ -324,7 +316,7 @@ pub enum ApiError {
     /// /queue with --no-nudge.
     NoQueue,
     /// /queue while the watch does not stand.
-    QueueUnknown(Unknown),
+    QueueUnknown(Unavailable),
     /// The path has other methods.
     MethodNotAllowed(&'static str),
     /// No Content-Length.
@@ -392,9 +384,9 @@ impl ApiError {
             Self::NoQueue => plain(404, "the queue is not watched; start the server without --no-nudge"),
             Self::QueueUnknown(why) => {
                 let sentence = match why {
-                    Unknown::Starting => "the queue is not known yet; try again in a moment",
-                    Unknown::Failing => "the queue is not known: Kubernetes cannot be watched; try again later",
-                    Unknown::Forbidden => {
+                    Unavailable::Starting => "the queue is not known yet; try again in a moment",
+                    Unavailable::Failing => "the queue is not known: Kubernetes cannot be watched; try again later",
+                    Unavailable::Forbidden => {
                         "the server lacks the permission to watch Jobs in free-service; kubectl apply -f k8s/rbac.yaml"
                     }
                 };

@@ -19,7 +19,7 @@ use crate::commands::signals;
 use crate::commands::systemd;
 use crate::front::listener;
 use crate::kube;
-use crate::queue::controller as nudge;
+use crate::queue::controller::QueueController;
 use crate::server;
 use crate::simulator;
 
@@ -46,17 +46,16 @@ pub fn run(options: &Options, env: Env<'_>) -> Result<(), StartError> {
     let cluster = kube::Cluster::load(&kube::Sources { file, context, env }).map_err(StartError::Config)?;
     let mut configuration: Vec<String> = options.lines().into_iter().chain(cluster.lines()).collect();
     let kube_timeout = options.access.kube_timeout;
-    let kube = kube::Client::new(cluster, kube_timeout, CREW).map_err(StartError::Tls)?;
+    let kube = Arc::new(kube::Client::new(cluster, kube_timeout, CREW).map_err(StartError::Tls)?);
     if let Some(local) = &local {
         setup::apply(&kube, |_| {}).map_err(StartError::Setup)?;
         configuration.push("local: a simulated cluster that ends with this process; no container is run".to_owned());
-        configuration
-            .push(format!("for kubectl and the other commands: export KUBECONFIG={}", local.kubeconfig().display()));
+        configuration.push(format!("export KUBECONFIG={}", local.kubeconfig().display()));
     }
     let premium = options.premium_token_file.as_deref().map(auth::Token::read).transpose();
     let premium = premium.map_err(StartError::PremiumToken)?;
-    let queue = options.nudge.then(nudge::Nudge::default);
-    let app = Arc::new(api::App::new(kube, &options.jobs, premium, queue, CREW, kube_timeout));
+    let queue = options.nudge.then(|| Arc::new(QueueController::new(Arc::clone(&kube))));
+    let app = Arc::new(api::App::new(kube, options.jobs.clone(), premium, queue, CREW, kube_timeout));
     let limits = listener::Limits::from_descriptors(options.posts_per_minute);
     let http = server::Http::new(Arc::clone(&app), limits.waiting());
     let bind = |source| StartError::Bind { address: options.listen.clone(), source };
@@ -77,15 +76,14 @@ pub fn run(options: &Options, env: Env<'_>) -> Result<(), StartError> {
     let _ = writeln!(io::stderr(), "listening on http://{}", gate.address());
     systemd::ready();
     if let Some(queue) = &app.queue
-        && let Err(error) = nudge::start(&app)
+        && let Err(error) = queue.spawn()
     {
-        queue.give_up();
         log::warn!("no threads to watch the queue with: {error}; Kubernetes itself starts the Jobs that wait");
     }
     signals.forever().next();
     systemd::stopping();
     gate.close(STOP_LIMIT);
-    app.queue.iter().for_each(nudge::Nudge::stop);
+    app.queue.iter().for_each(|queue| queue.stop());
     app.kube.close();
     Ok(())
 }
