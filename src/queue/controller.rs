@@ -19,6 +19,9 @@ use crate::queue::{Action, MAX_JOBS, Queue, REQUEUED_AT, RequeueOutcome, Unavail
 /// Pause of a thread after a panic, so that a repeated panic does not keep the processor busy.
 const PANIC_BACKOFF: Duration = Duration::from_secs(1);
 
+/// The endless loop of a thread.
+type Loop = fn(&QueueController);
+
 /// The shared state of the threads and of GET /queue.
 pub struct QueueController {
     kube: Arc<Client>,
@@ -46,7 +49,7 @@ impl QueueController {
     /// # Errors
     /// A thread could not be started. Those that run go on, and GET /queue answers 503.
     pub fn spawn(self: &Arc<Self>) -> io::Result<()> {
-        let threads: [(&str, fn(&Self)); 3] =
+        let threads: [(&str, Loop); 3] =
             [("watch-jobs", Self::watch_jobs), ("watch-quotas", Self::watch_quotas), ("requeue", Self::run)];
         for (name, run) in threads {
             let controller = Arc::clone(self);
