@@ -7,7 +7,7 @@ use serde_json::json;
 use crate::api::response::Response;
 use crate::job::Tier;
 use crate::kube::{self, CredentialError};
-use crate::queue::Unknown;
+use crate::queue::Unavailable;
 
 /// Retry-After, in seconds, when Kubernetes is unreachable or overloaded and names no time itself.
 const RETRY_SOON: u64 = 5;
@@ -25,10 +25,10 @@ pub enum ApiError {
     BadBody(&'static str),
     /// Unknown path.
     NotFound,
-    /// /queue with --no-nudge.
+    /// /queue with --no-requeue.
     QueueDisabled,
     /// /queue while the watch is not connected.
-    QueueUnavailable(Unknown),
+    QueueUnavailable(Unavailable),
     /// The path has other methods.
     MethodNotAllowed(&'static str),
     /// Neither Content-Length nor chunked.
@@ -75,12 +75,12 @@ impl ApiError {
                 404,
                 "no such path; there are POST /img-classification/free and /img-classification/premium, GET /config, /queue, /healthz and /readyz",
             ),
-            Self::QueueDisabled => plain(404, "the queue is not watched; start the server without --no-nudge"),
+            Self::QueueDisabled => plain(404, "the queue is not watched; start the server without --no-requeue"),
             Self::QueueUnavailable(why) => {
                 let sentence = match why {
-                    Unknown::Starting => "the queue is not known yet; try again in a moment",
-                    Unknown::Failing => "the queue is not known: Kubernetes cannot be watched; try again later",
-                    Unknown::Forbidden => {
+                    Unavailable::Starting => "the queue is not known yet; try again in a moment",
+                    Unavailable::Failing => "the queue is not known: Kubernetes cannot be watched; try again later",
+                    Unavailable::Forbidden => {
                         "the server lacks the permission to watch Jobs in free-service; kubectl apply -f k8s/rbac.yaml"
                     }
                 };

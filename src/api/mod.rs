@@ -13,6 +13,7 @@ pub mod route;
 pub mod single_flight;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::api::auth::Token;
@@ -20,9 +21,9 @@ use crate::api::error::ApiError;
 use crate::api::response::Response;
 use crate::api::route::Route;
 use crate::api::single_flight::SingleFlight;
-use crate::job::{self, Manifests, Tier};
+use crate::job::{self, Tier};
 use crate::kube;
-use crate::queue::controller::Nudge;
+use crate::queue::controller::QueueController;
 
 /// The request headers that the handlers read; a repeated one counts as absent.
 pub const REQUEST_HEADERS: [&str; 1] = ["Authorization"];
@@ -33,13 +34,13 @@ pub const MAX_BODY: usize = 1024;
 /// The state that the handlers share.
 pub struct App {
     /// The cluster.
-    pub kube: kube::Client,
-    /// The templates of the Jobs.
-    manifests: Manifests,
+    pub kube: Arc<kube::Client>,
+    /// The settings of the Jobs.
+    jobs: job::Settings,
     /// The token that premium requests must carry. `None` leaves premium open.
     premium: Option<Token>,
     /// The watched queue of the free tier. `None` with --no-requeue.
-    pub queue: Option<Nudge>,
+    pub queue: Option<Arc<QueueController>>,
     /// Concurrent GETs of /config share one list.
     lists: SingleFlight<Result<config::List, ApiError>>,
     /// Longest wait for a list to start.
@@ -49,13 +50,13 @@ pub struct App {
 impl App {
     /// `list_timeout` limits the wait for another caller's list to end.
     pub fn new(
-        kube: kube::Client,
-        jobs: &job::Settings,
+        kube: Arc<kube::Client>,
+        jobs: job::Settings,
         premium: Option<Token>,
-        queue: Option<Nudge>,
+        queue: Option<Arc<QueueController>>,
         list_timeout: Duration,
     ) -> Self {
-        Self { kube, manifests: Manifests::new(jobs), premium, queue, lists: SingleFlight::default(), list_timeout }
+        Self { kube, jobs, premium, queue, lists: SingleFlight::default(), list_timeout }
     }
 }
 

@@ -10,5 +10,5 @@ use crate::api::response::Response;
 /// 404 if the server runs without the watch, 503 while the watch is not connected.
 pub fn show(app: &App) -> Result<Response, ApiError> {
     let queue = app.queue.as_ref().ok_or(ApiError::QueueDisabled)?;
-    Ok(Response::value(200, &queue.show().map_err(ApiError::QueueUnavailable)?))
+    Ok(Response::value(200, &queue.snapshot().map_err(ApiError::QueueUnavailable)?))
 }

@@ -20,7 +20,7 @@ use crate::commands::signals;
 use crate::commands::systemd;
 use crate::front::{Backend, Class, Front, Limits, Socket};
 use crate::kube;
-use crate::queue::controller as nudge;
+use crate::queue::controller::QueueController;
 use crate::server;
 use crate::simulator;
 
@@ -44,7 +44,7 @@ pub fn run(options: &Options, env: Env<'_>) -> Result<(), StartError> {
     let mut configuration: Vec<String> = options.lines().into_iter().chain(cluster.lines()).collect();
     let kube_timeout = options.access.kube_timeout;
     let limits = Limits::from_descriptors(options.posts_per_minute);
-    let kube = kube::Client::new(cluster, kube_timeout, limits.kubernetes).map_err(StartError::Tls)?;
+    let kube = Arc::new(kube::Client::new(cluster, kube_timeout, limits.kubernetes).map_err(StartError::Tls)?);
     if let Some(local) = &local {
         setup::apply(&kube, |_| {}).map_err(StartError::Setup)?;
         configuration.push("local: a simulated cluster that ends with this process; no container is run".to_owned());
@@ -53,8 +53,8 @@ pub fn run(options: &Options, env: Env<'_>) -> Result<(), StartError> {
     }
     let premium = options.premium_token_file.as_deref().map(auth::Token::read).transpose();
     let premium = premium.map_err(StartError::PremiumToken)?;
-    let queue = options.nudge.then(nudge::Nudge::default);
-    let app = Arc::new(api::App::new(kube, &options.jobs, premium, queue, kube_timeout));
+    let queue = options.nudge.then(|| Arc::new(QueueController::new(Arc::clone(&kube))));
+    let app = Arc::new(api::App::new(kube, options.jobs.clone(), premium, queue, kube_timeout));
     let bind = |source| StartError::Bind { address: options.listen.clone(), source };
     let socket = match systemd::inherited_socket().map_err(StartError::Inherited)? {
         Some(listener) => Socket::Inherited(listener),
@@ -74,15 +74,14 @@ pub fn run(options: &Options, env: Env<'_>) -> Result<(), StartError> {
     let _ = writeln!(io::stderr(), "listening on http://{}", front.address());
     systemd::ready();
     if let Some(queue) = &app.queue
-        && let Err(error) = nudge::start(&app)
+        && let Err(error) = queue.spawn()
     {
-        queue.give_up();
         log::warn!("no threads to watch the queue with: {error}; Kubernetes itself starts the Jobs that wait");
     }
     signals.forever().next();
     systemd::stopping();
     front.close(STOP_LIMIT);
-    app.queue.iter().for_each(nudge::Nudge::stop);
+    app.queue.iter().for_each(|queue| queue.stop());
     app.kube.close();
     Ok(())
 }

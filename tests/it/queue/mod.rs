@@ -81,7 +81,10 @@ impl World {
         let name = request.path().strip_prefix(&format!("{JOBS}/")).unwrap().to_owned();
         let metadata = &request.json()["metadata"];
         assert_eq!(metadata["resourceVersion"], self.jobs[&name]["metadata"]["resourceVersion"], "its last version");
-        assert!(metadata["annotations"]["img-classification/nudged"].as_str().unwrap().ends_with('Z'), "{metadata}");
+        assert!(
+            metadata["annotations"]["img-classification/requeued-at"].as_str().unwrap().ends_with('Z'),
+            "{metadata}"
+        );
         self.touches.push((name, self.used, request.at));
     }
 

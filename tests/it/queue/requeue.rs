@@ -129,10 +129,11 @@ fn in_the_embedded_cluster_the_queue_moves_in_order_and_at_once() {
     eventually("an empty queue", || server.get("/queue").text() == r#"{"running":[],"waiting":[]}"#);
     let took = began.elapsed();
     let log = server.stderr();
-    let nudged: Vec<&str> = log.lines().filter_map(|line| line.strip_prefix("nudged ")?.split(':').next()).collect();
-    let mut in_order: Vec<&String> = posted.iter().filter(|name| nudged.contains(&name.as_str())).collect();
+    let requeued: Vec<&str> =
+        log.lines().filter_map(|line| line.strip_prefix("requeued ")?.split(':').next()).collect();
+    let mut in_order: Vec<&String> = posted.iter().filter(|name| requeued.contains(&name.as_str())).collect();
     in_order.dedup();
-    assert_eq!(nudged, in_order, "each once, the oldest first");
+    assert_eq!(requeued, in_order, "each once, the oldest first");
     // Four pairs of 1.3 s; the controller's own retries would come after 1, 3, 7 and 15 s.
     assert!(took < Duration::from_secs(9), "{took:?}");
 }

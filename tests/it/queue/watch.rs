@@ -74,8 +74,8 @@ fn an_outage_is_said_once_and_what_is_old_is_not_shown_as_true() {
     tier.world().watches.clear();
     tier.api.reopen_port();
     until_waiting(&server, &["a"]);
-    eventually("both watches", || warnings(&server, " again") == 2);
-    for what in ["cannot watch the free tier's Jobs", "cannot watch the free tier's quotas"] {
+    eventually("both watches", || warnings(&server, " restored") == 2);
+    for what in ["cannot watch free-tier Jobs", "cannot watch free-tier quotas"] {
         assert_eq!(warnings(&server, what), 1, "{}", server.stderr());
     }
     tier.used(0);
@@ -101,7 +101,7 @@ fn without_the_permission_the_fix_is_named_once_and_requests_are_served() {
     tier.instead("GET", JOBS, ApiResponse::failure(403, "Forbidden", words));
     let server = tier.serve();
     server.wait_for_log("that names the fix", |line| {
-        line.starts_with("warning: cannot watch the free tier's Jobs")
+        line.starts_with("warning: cannot watch free-tier Jobs")
             && line.contains("k8s/rbac.yaml")
             && line.contains(words)
     });
@@ -116,7 +116,7 @@ fn without_the_permission_the_fix_is_named_once_and_requests_are_served() {
     tier.instead("PATCH", &format!("{JOBS}/a"), ApiResponse::failure(403, "Forbidden", &words));
     let touching = tier.watched();
     tier.used(0);
-    let line = touching.wait_for_log("of the touch", |line| line.starts_with("warning: cannot nudge a"));
+    let line = touching.wait_for_log("of the touch", |line| line.starts_with("warning: cannot requeue a"));
     assert!(line.contains("k8s/rbac.yaml") && line.contains(&words), "{line}");
     assert_eq!(touching.get("/queue").status, 200);
     let refused = Instant::now();
