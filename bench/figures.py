@@ -123,7 +123,7 @@ def many_pods():
         json.dump(kubeconfig(api.server_port), config)
         config.flush()
         # That server knows nothing of a queue.
-        process, address, _ = start("--kubeconfig", config.name, "--no-nudge")
+        process, address, _ = start("--kubeconfig", config.name, "--no-requeue")
     try:
         request(address, "GET", "/healthz")
         before = memory(process, "VmHWM")

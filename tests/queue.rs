@@ -131,7 +131,7 @@ impl Tier {
 
     /// A server that watches it.
     fn serve(&self) -> Server {
-        Setup::for_api(&self.api).env("NO_NUDGE", "").start()
+        Setup::for_api(&self.api).env("NO_REQUEUE", "").start()
     }
 
     /// A server that has begun to watch it.
@@ -306,12 +306,12 @@ fn the_queue_is_shown_in_order_from_what_was_watched() {
 #[test]
 fn without_the_nudge_nothing_is_watched_and_the_queue_says_why_it_is_not_there() {
     let tier = Tier::full();
-    let server = Setup::for_api(&tier.api).env("NO_NUDGE", "").args(&["--no-nudge"]).start();
+    let server = Setup::for_api(&tier.api).env("NO_REQUEUE", "").args(&["--no-requeue"]).start();
     let answer = server.get("/queue");
-    assert!(answer.status == 404 && answer.error().contains("--no-nudge"), "{} {}", answer.status, answer.text());
+    assert!(answer.status == 404 && answer.error().contains("--no-requeue"), "{} {}", answer.status, answer.text());
     assert_eq!(server.get("/readyz").status, 200);
     assert!(tier.api.requests().iter().all(|request| request.path() == "/api/v1/pods"), "{:?}", tier.api.requests());
-    assert!(server.stderr().lines().any(|line| line == "nudge: off"), "{}", server.stderr());
+    assert!(server.stderr().lines().any(|line| line == "requeue: off"), "{}", server.stderr());
 }
 
 #[test]
@@ -438,7 +438,7 @@ fn a_refused_token_is_replaced() {
     let setup = Setup::new();
     let token = setup.file("token", TOKEN);
     let config = Kubeconfig::new(&tier.api.url()).user(json!({ "tokenFile": token }));
-    let server = setup.kubeconfig(config.yaml()).env("NO_NUDGE", "0").start();
+    let server = setup.kubeconfig(config.yaml()).env("NO_REQUEUE", "0").start();
     until_waiting(&server, &["a"]);
     std::fs::write(token, "the next").unwrap();
     tier.world().token = "the next".to_owned();
@@ -514,7 +514,7 @@ fn nonsense_ends_the_watch_and_the_list_is_asked_for_anew() {
 
 #[test]
 fn in_the_embedded_cluster_the_queue_moves_in_order_and_at_once() {
-    let server = Setup::local().env("NO_NUDGE", "").args(&["--local-job-seconds", "1"]).start();
+    let server = Setup::local().env("NO_REQUEUE", "").args(&["--local-job-seconds", "1"]).start();
     let posted: Vec<String> = (0..8).map(|_| server.post_job().json()["job"].as_str().unwrap().to_owned()).collect();
     let began = Instant::now();
     eventually("all eight", || {

@@ -41,7 +41,7 @@ pub struct App {
     manifests: Manifests,
     /// What premium requests must carry; none: premium is open.
     pub premium: Option<Token>,
-    /// The free tier's queue, as it is watched; none with --no-nudge.
+    /// The free tier's queue, as it is watched; none with --no-requeue.
     pub queue: Option<Nudge>,
     /// Those that ask Kubernetes.
     pub crew: Crew,
@@ -321,7 +321,7 @@ pub enum ApiError {
     BadBody(&'static str),
     /// No such path.
     NotFound,
-    /// /queue with --no-nudge.
+    /// /queue with --no-requeue.
     NoQueue,
     /// /queue while the watch does not stand.
     QueueUnknown(Unknown),
@@ -389,7 +389,7 @@ impl ApiError {
                 404,
                 "no such path; there are POST /img-classification/free and /img-classification/premium, GET /config, /queue, /healthz and /readyz",
             ),
-            Self::NoQueue => plain(404, "the queue is not watched; start the server without --no-nudge"),
+            Self::NoQueue => plain(404, "the queue is not watched; start the server without --no-requeue"),
             Self::QueueUnknown(why) => {
                 let sentence = match why {
                     Unknown::Starting => "the queue is not known yet; try again in a moment",

@@ -55,7 +55,7 @@ pub fn run(options: &Options, env: Env<'_>) -> Result<(), StartError> {
     }
     let premium = options.premium_token_file.as_deref().map(auth::Token::read).transpose();
     let premium = premium.map_err(StartError::PremiumToken)?;
-    let queue = options.nudge.then(nudge::Nudge::default);
+    let queue = options.requeue.then(nudge::Nudge::default);
     let app = Arc::new(api::App::new(kube, &options.jobs, premium, queue, CREW, kube_timeout));
     let limits = listener::Limits::from_descriptors(options.posts_per_minute);
     let http = server::Http::new(Arc::clone(&app), limits.waiting());

@@ -186,7 +186,7 @@ fn touch(kube: &Client, name: &str, version: &str, is_failing: &mut bool) -> Tou
 /// What a person can do about it.
 fn remedy(error: &Error) -> &'static str {
     if error.not_permitted() {
-        " (to do: img-classification setup, or kubectl apply -f k8s/rbac.yaml; or --no-nudge)"
+        " (to do: img-classification setup, or kubectl apply -f k8s/rbac.yaml; or --no-requeue)"
     } else {
         ""
     }
