@@ -1,4 +1,4 @@
-//! Watch, list, apply, RBAC and error responses of its API.
+//! The simulator's API: watch, list, apply, RBAC and errors.
 
 use super::{FREE_PODS, JOBS, PODS, ROLES, STRATEGIC, job, names, pod, start, text};
 use crate::support::eventually;
@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use std::collections::BTreeSet;
 
 #[test]
-fn a_watch_tells_of_each_change_once_and_begins_where_the_list_ended() {
+fn watch_sends_each_change_once_from_the_resource_version_of_the_list() {
     let local = start("long");
     let version = text(&local.kube.get(PODS).1, "/metadata/resourceVersion");
     let mut watch = local.kube.watch(&format!("{PODS}?watch=1&resourceVersion={version}&labelSelector=app=one"));
@@ -21,14 +21,14 @@ fn a_watch_tells_of_each_change_once_and_begins_where_the_list_ended() {
     let last = watch.until("it goes", |event| event["type"] == "DELETED");
     assert_eq!(text(&last, "/object/metadata/name"), "one");
 
-    // Without a version it begins with what is there; a timeout ends it.
+    // Without a resource version the watch begins with the existing objects; the timeout ends it.
     let mut watch = local.kube.watch(&format!("{PODS}?watch=true&timeoutSeconds=1"));
     assert_eq!(text(&watch.next().unwrap(), "/object/metadata/name"), "other");
     while watch.next().is_some() {}
 }
 
 #[test]
-fn a_watch_from_too_long_ago_is_told_to_begin_anew() {
+fn watch_from_an_expired_version_is_gone() {
     let local = start("long");
     for number in 0..1100 {
         let change = json!({"metadata": {"annotations": {"number": number.to_string()}}});
@@ -41,7 +41,7 @@ fn a_watch_from_too_long_ago_is_told_to_begin_anew() {
 }
 
 #[test]
-fn a_list_in_pages_is_one_list_or_an_error() {
+fn paged_list_is_consistent_or_an_error() {
     let local = start("long");
     let namespaces = "/api/v1/namespaces";
     let all = names(&local.kube.items(namespaces));
@@ -67,7 +67,7 @@ fn a_list_in_pages_is_one_list_or_an_error() {
 }
 
 #[test]
-fn lists_are_narrowed_by_labels_and_fields() {
+fn lists_are_filtered_by_labels_and_fields() {
     let local = start("long");
     for name in ["one", "two"] {
         local.kube.post(PODS, &pod(name, "long", "1m"));
@@ -85,7 +85,7 @@ fn lists_are_narrowed_by_labels_and_fields() {
 }
 
 #[test]
-fn nobody_may_more_than_their_roles_say() {
+fn requests_beyond_a_role_are_forbidden() {
     let local = start("long");
     assert_eq!(local.kube.with_token("guessed").get(PODS).0, 401);
     assert_eq!(local.kube.with("Authorization", "Basic YTpi").get("/version").0, 401);
@@ -134,13 +134,13 @@ fn nobody_may_more_than_their_roles_say() {
     };
     assert_eq!((review("list"), review("watch")), (json!(true), json!(false)));
 
-    // Without its role the program says which file has it.
+    // Without its role the server names the manifest that creates it.
     local.kube.delete(&format!("{ROLES}/clusterrolebindings/img-classification-pods"), &json!({}));
     assert_eq!(account.get("/api/v1/pods").0, 403);
 }
 
 #[test]
-fn a_dry_run_judges_and_leaves_no_trace() {
+fn dry_run_validates_and_stores_nothing() {
     let local = start("long");
     let before = text(&local.kube.get(JOBS).1, "/metadata/resourceVersion");
     let (status, would_be) = local.kube.post(&format!("{JOBS}?dryRun=All"), &job("maybe", "short"));
@@ -157,7 +157,7 @@ fn a_dry_run_judges_and_leaves_no_trace() {
 }
 
 #[test]
-fn an_apply_makes_changes_and_then_has_nothing_to_do() {
+fn apply_changes_an_object_and_repeated_has_nothing_to_do() {
     let local = start("long");
     let path = "/api/v1/namespaces/default/resourcequotas/q?fieldManager=test&force=true";
     let apply = |cpu: &str| {
@@ -182,7 +182,7 @@ fn an_apply_makes_changes_and_then_has_nothing_to_do() {
 }
 
 #[test]
-fn refusals_have_kubernetes_codes_reasons_and_words() {
+fn errors_have_the_codes_reasons_and_texts_of_kubernetes() {
     let local = start("long");
     local.kube.post(JOBS, &job("taken", "long"));
     let named = |name: &str| json!({"metadata": {"name": name}});
@@ -256,7 +256,7 @@ fn refusals_have_kubernetes_codes_reasons_and_words() {
 }
 
 #[test]
-fn kubectls_tables_have_its_columns() {
+fn tables_have_the_columns_of_kubectl() {
     let local = start("long");
     local.post("premium");
     eventually("a pod that runs", || local.phases(PODS) == ["Running"]);

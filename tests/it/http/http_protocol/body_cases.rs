@@ -25,7 +25,7 @@ pub fn lengths() -> Vec<Case> {
         closed("a folded length", post("Content-Length:\r\n 19\r\n"), &[&[400]]),
         closed("a huge length for a GET", get("Content-Length: 1000000000000000\r\n"), &[&[413]]),
     ];
-    // RFC 9112, section 6.3: equal lengths may be taken for one, or refused.
+    // RFC 9112, section 6.3: a server may accept or refuse repeated equal lengths.
     for headers in ["Content-Length: 19\r\nContent-Length: 19\r\n", "Content-Length: 19\r\nContent-Length: 019\r\n"] {
         cases.push(open(format!("equal lengths {headers:?}"), post(headers), &[&[200]]).jobs(1));
     }
@@ -113,7 +113,7 @@ pub fn encodings() -> Vec<Case> {
 pub fn expectations() -> Vec<Case> {
     let expecting = |value: &str| post(&format!("Expect: {value}\r\nContent-Length: 19\r\n"));
     vec![
-        // The body is here already: whether it is still asked for is the server's choice.
+        // The body has already arrived: 100 Continue is optional.
         open("100-continue with the body", expecting("100-continue"), &[&[200]]).interim(0, 1).jobs(1),
         open("100-Continue with the body", expecting("100-Continue"), &[&[200]]).interim(0, 1).jobs(1),
         open("100-continue twice", expecting("100-continue\r\nExpect: 100-continue"), &[&[200]]).interim(0, 1).jobs(1),
