@@ -1,8 +1,8 @@
-//! The commands around the server: setup, clean and selftest.
+//! The commands setup, clean and selftest.
 
 use super::*;
 
-/// Runs a command of the program for this cluster.
+/// Runs a command against this cluster.
 fn command(args: &[&str]) -> (Option<i32>, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_img-classification"));
     let output = command.args(args).env("KUBECONFIG", kubeconfig()).output().unwrap();
@@ -19,7 +19,7 @@ fn command_ok(args: &[&str]) -> String {
 }
 
 #[test]
-fn setup_makes_what_is_missing_and_repairs_what_is_wrong_and_then_has_nothing_to_do() {
+fn setup_creates_and_repairs_objects_and_repeated_has_nothing_to_do() {
     empty_cluster();
     command_ok(&["setup"]);
     let again = command_ok(&["setup"]);
@@ -51,7 +51,7 @@ fn setup_makes_what_is_missing_and_repairs_what_is_wrong_and_then_has_nothing_to
 }
 
 #[test]
-fn setup_waits_for_a_namespace_that_is_being_deleted_and_makes_it_anew() {
+fn setup_waits_for_a_terminating_namespace_and_recreates_it() {
     empty_cluster();
     let server = server("long");
     post_ok(&server, "free", "mnist");
@@ -64,7 +64,7 @@ fn setup_waits_for_a_namespace_that_is_being_deleted_and_makes_it_anew() {
 }
 
 #[test]
-fn clean_removes_our_jobs_and_is_done_when_their_room_is_free() {
+fn clean_deletes_our_jobs_and_waits_until_their_quota_is_free() {
     empty_cluster();
     let server = server("long");
     let posted: Vec<String> =
@@ -99,7 +99,7 @@ fn clean_removes_our_jobs_and_is_done_when_their_room_is_free() {
 }
 
 #[test]
-fn clean_removes_pods_that_lost_their_job() {
+fn clean_deletes_pods_without_a_job() {
     empty_cluster();
     let job = post_ok(&server("long"), "free", "mnist");
     within(SOON, "its pod", || (!pods(FREE).is_empty()).then_some(()));
@@ -116,7 +116,7 @@ fn clean_removes_pods_that_lost_their_job() {
 }
 
 #[test]
-fn selftest_passes_on_a_sound_server_and_leaves_nothing_if_told_so() {
+fn selftest_passes_on_a_healthy_server_and_cleans_up_on_request() {
     empty_cluster();
     let server = server("long");
     post_ok(&server, "free", "mnist");
@@ -128,7 +128,7 @@ fn selftest_passes_on_a_sound_server_and_leaves_nothing_if_told_so() {
 }
 
 #[test]
-fn selftest_names_the_step_that_fails() {
+fn selftest_names_the_failed_step() {
     empty_cluster();
     let server = server("long");
     let url = server.address().to_string();

@@ -7,7 +7,7 @@ fn doctor() -> (String, bool) {
 }
 
 #[test]
-fn doctor_is_content_with_a_cluster_after_setup_and_changes_nothing() {
+fn doctor_passes_after_setup_and_changes_nothing() {
     empty_cluster();
     let before = (pods(FREE), pods(PREMIUM), jobs(FREE), jobs(PREMIUM));
     let (said, content) = doctor();
@@ -27,7 +27,7 @@ fn doctor_is_content_with_a_cluster_after_setup_and_changes_nothing() {
 }
 
 #[test]
-fn what_doctor_finds_wrong_with_a_quota_setup_repairs() {
+fn setup_repairs_the_quota_faults_that_doctor_finds() {
     empty_cluster();
     let broken = [
         (r#"{"spec":{"hard":{"requests.cpu":"900m"}}}"#, "requests.cpu 900m: only 1 classifier"),
@@ -53,7 +53,7 @@ fn what_doctor_finds_wrong_with_a_quota_setup_repairs() {
 }
 
 #[test]
-fn doctor_takes_a_full_quota_for_what_it_is_and_counts_jobs() {
+fn doctor_accepts_a_full_quota_and_counts_jobs() {
     empty_cluster();
     let server = server("long");
     for _ in 0..3 {

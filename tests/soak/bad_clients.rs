@@ -7,30 +7,30 @@ use std::io::{Read, Write};
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
-/// Most connections of a crowd that must all be served, and of one that must not; the limit is 256 for an address.
+/// Largest burst that must be served completely, and a burst over the limit of 256 connections per address.
 const UNDER_LIMIT: u64 = 200;
 const OVER_LIMIT: u64 = 400;
 
-/// A request that is refused.
+/// A request that the server must refuse.
 pub struct Bad {
     pub what: &'static str,
     pub bytes: Vec<u8>,
     pub statuses: &'static [u16],
-    /// What comes after it is a request.
+    /// The server reads the following bytes as the next request.
     pub open: bool,
 }
 
-/// Refused, and the connection is closed, whatever comes after it.
+/// Refused; the connection is closed, whatever follows.
 pub fn closed(what: &'static str, bytes: impl Into<Vec<u8>>, statuses: &'static [u16]) -> Bad {
     Bad { what, bytes: bytes.into(), statuses, open: false }
 }
 
-/// Refused, and the connection goes on.
+/// Refused; the connection stays open.
 fn open(what: &'static str, bytes: impl Into<Vec<u8>>, statuses: &'static [u16]) -> Bad {
     Bad { what, bytes: bytes.into(), statuses, open: true }
 }
 
-/// Every POST to a path of ours may also be refused for its number, or because too many wait for Kubernetes.
+/// A POST may also be rate limited, or find no free permit.
 const BAD_BODY: &[u16] = &[400, 429, 503];
 
 fn bad_heads(kind: Kind) -> Vec<Bad> {
@@ -133,7 +133,7 @@ pub fn malformed_request_client(world: &World, random: &mut Random, ip: Ipv4Addr
         return;
     }
     if !open && random.one_in(2) {
-        // To be dropped with the rest.
+        // The server must drop these bytes with the rest.
         bytes.extend_from_slice(kind.post().as_bytes());
     }
     let request = ClientRequest { what, bytes, statuses, job: None };
@@ -172,14 +172,14 @@ pub fn too_slow_sender(world: &World, random: &mut Random, ip: Ipv4Addr) {
     world.record_outcome("too slow", &request, start, outcome);
 }
 
-/// Takes a byte now and then, or nothing, and goes.
+/// Reads a byte at times, or nothing, and closes.
 pub fn stalled_reader(world: &World, random: &mut Random, ip: Ipv4Addr) {
     let Some(line) = request_pods(world, ip) else { return };
     let until = Instant::now() + random.millis(100..=35_000);
     let takes = random.one_in(2);
     while world.is_running() && Instant::now() < until {
         world.pause(random.millis(50..=500));
-        // The server may have lost its patience.
+        // The server may have closed at its timeout.
         if takes && !matches!(line.stream().read(&mut [0]), Ok(1)) {
             break;
         }
@@ -201,7 +201,7 @@ pub fn silent_client(world: &World, random: &mut Random, ip: Ipv4Addr) {
     world.count("says nothing", "-", 0);
 }
 
-/// Many connections at once from one address: as many as must be served, or more.
+/// Opens many connections at once from one address, below or above the limit.
 pub fn connection_burst(world: &World, random: &mut Random, ip: Ipv4Addr) {
     let (client, size) =
         if random.one_in(4) { ("over limit", OVER_LIMIT) } else { ("under limit", random.within(30..=UNDER_LIMIT)) };

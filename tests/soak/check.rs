@@ -10,13 +10,13 @@ use std::collections::{BTreeSet, BinaryHeap, HashMap};
 use std::fmt;
 use std::time::Instant;
 
-/// A connection to Kubernetes more or less: whether the last look-up of readiness found the idle ones dropped already.
+/// One or two connections to Kubernetes: /readyz may or may not have dropped the idle ones.
 const DESCRIPTORS_SLACK: usize = 2;
 
-/// malloc keeps what it once needed, and its arenas (a set for each of several threads) fill up one by one.
+/// malloc keeps freed memory, and its arenas (one set for several threads) fill up one by one.
 const MEMORY_SLACK_KB: usize = 8 * 1024;
 
-/// What the process has.
+/// The resources of the process.
 #[derive(Debug, Clone, Copy)]
 pub struct Size {
     pub memory_kb: usize,
@@ -47,7 +47,7 @@ impl fmt::Display for Size {
     }
 }
 
-/// Compares the stored Jobs with what clients know of them; gives a line for the summary.
+/// Compares the stored Jobs with the record of the clients; returns a summary line.
 pub fn check_jobs(world: &World, api: &ApiServer) -> String {
     let jobs = api.jobs();
     let mut first_tries: HashMap<String, (Instant, u64)> = HashMap::new();
@@ -111,7 +111,7 @@ pub fn check_jobs(world: &World, api: &ApiServer) -> String {
     )
 }
 
-/// How many of these times have no span of their own that they lie in: each takes the span that ends first.
+/// Counts the times without a span of their own that contains them. Each time takes the span that ends first.
 fn unexplained(times: &[Instant], mut spans: Vec<(Instant, Instant)>) -> usize {
     spans.sort();
     let (mut spans, mut begun, mut left) = (spans.into_iter().peekable(), BinaryHeap::new(), 0);

@@ -83,7 +83,7 @@ impl Random {
     }
 }
 
-/// What the clients share.
+/// State shared by all clients.
 pub struct World {
     pub server: SocketAddr,
     pub start: Instant,
@@ -91,29 +91,29 @@ pub struct World {
     pub record: Mutex<Record>,
 }
 
-/// What happened.
+/// The record of the run.
 #[derive(Default)]
 pub struct Record {
-    /// Of which client and request there were how many answers of which status; 0 is none.
+    /// Number of responses by client, request and status; 0 is no response.
     pub responses: BTreeMap<(&'static str, &'static str), BTreeMap<u16, u64>>,
     pub posts: BTreeMap<Kind, u64>,
-    /// The Jobs that were answered with 200.
+    /// Jobs confirmed with 200.
     pub done: Vec<String>,
     pub unknown: Vec<UnknownOutcome>,
     pub healthz: Vec<Duration>,
     pub failures: Vec<String>,
 }
 
-/// A good POST without a 200, and when it can have made its Job.
+/// A valid POST without a 200, and the time span in which it may have created its Job.
 pub struct UnknownOutcome {
     pub kind: Kind,
-    /// It was answered with an error; otherwise its client went away.
+    /// The client got an error; otherwise the client closed the connection.
     pub answered: bool,
     pub from: Instant,
     pub until: Instant,
 }
 
-/// A request whose answer is waited for.
+/// A request and its accepted statuses.
 pub struct ClientRequest {
     pub what: &'static str,
     pub bytes: Vec<u8>,
@@ -153,7 +153,7 @@ impl ClientRequest {
         self.bytes.starts_with(b"HEAD ")
     }
 
-    /// What is wrong with an answer to it.
+    /// Checks a response; the error names the difference.
     pub fn judge(&self, response: &Response) -> Result<(), String> {
         let status = response.status;
         if !self.statuses.contains(&status) {
@@ -211,7 +211,7 @@ impl World {
         !self.stopped.load(Ordering::SeqCst)
     }
 
-    /// Waits, but not past the end of the mix.
+    /// Waits, at most until the end of the run.
     pub fn pause(&self, time: Duration) {
         let until = Instant::now() + time;
         while self.is_running() && Instant::now() < until {
@@ -225,7 +225,7 @@ impl World {
         self.record().failures.push(line);
     }
 
-    /// The kind that only bad requests name at this time, and since when.
+    /// The kind reserved for bad requests at this time, and the time since its shift began.
     pub fn reserved_kind(&self, at: Instant) -> (Kind, Duration) {
         let time = at.saturating_duration_since(self.start);
         let shift = usize::try_from(time.as_secs() / SHIFT.as_secs()).unwrap();
@@ -236,14 +236,14 @@ impl World {
         self.reserved_kind(Instant::now()).0
     }
 
-    /// A kind for a good request.
+    /// A random kind for a valid request.
     pub fn kind(&self, random: &mut Random) -> Kind {
         let apart = self.bad_kind();
         let others: Vec<Kind> = KINDS.into_iter().filter(|kind| *kind != apart).collect();
         others[random.index(others.len())]
     }
 
-    /// Connects from an address of one's own; with a narrow receive buffer answers pile up at the server.
+    /// Connects from this address. With a small receive buffer, responses wait in the server.
     pub fn connect(&self, ip: Ipv4Addr, narrow: bool) -> io::Result<Connection> {
         let socket = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None)?;
         sockopt::set_socket_reuseaddr(&socket, true)?;
@@ -257,17 +257,17 @@ impl World {
         Ok(Connection::over(stream))
     }
 
-    /// A connection that has to be there.
+    /// Connects, or records a failure.
     pub fn connection(&self, ip: Ipv4Addr) -> Option<Connection> {
         self.connect(ip, false).map_err(|error| self.report_failure(&format!("{ip} cannot connect: {error}"))).ok()
     }
 
-    /// A good POST goes out: whatever becomes of it, it is one.
+    /// Counts a valid POST, whatever its outcome.
     pub fn posts(&self, kind: Kind) {
         *self.record().posts.entry(kind).or_default() += 1;
     }
 
-    /// It got no 200, and may have made its Job all the same.
+    /// Records a POST that got no 200 but may have created its Job.
     pub fn record_unknown(&self, kind: Kind, from: Instant, answered: bool) {
         let until = Instant::now() + if answered { IN_TRANSIT } else { MAX_CREATE_DELAY };
         self.record().unknown.push(UnknownOutcome { kind, answered, from, until });
@@ -277,12 +277,12 @@ impl World {
         *self.record().responses.entry((client, what)).or_default().entry(status).or_default() += 1;
     }
 
-    /// One request and its answer; the answer, unless there is none or it is wrong.
+    /// Sends a request and checks its response; returns `None` without a response or with a wrong one.
     pub fn ask(&self, client: &'static str, line: &mut Connection, request: &ClientRequest) -> Option<Response> {
         self.ask_slowly(client, line, request, Duration::ZERO)
     }
 
-    /// Sends byte by byte where there is a pause between them.
+    /// The same, sent byte by byte if the pause is not zero.
     pub fn ask_slowly(
         &self,
         client: &'static str,
@@ -305,7 +305,7 @@ impl World {
         self.record_outcome(client, request, from, outcome)
     }
 
-    /// Writes down what came of a request.
+    /// Records and checks the outcome of a request.
     pub fn record_outcome(
         &self,
         client: &'static str,
@@ -318,7 +318,7 @@ impl World {
         if let (Some(kind), false) = (request.job, done) {
             self.record_unknown(kind, from, outcome.is_ok());
         }
-        // Of a mob some get no answer.
+        // In a burst over the limit some requests get no response.
         if client == "over limit" && outcome.is_err() {
             return None;
         }
