@@ -68,7 +68,7 @@ impl Setup {
             // A killed process leaves its temporary folder behind; here the home folder contains it.
             ("TMPDIR".to_owned(), home.path().to_str().unwrap().to_owned()),
             // Only HTTP requests cause Kubernetes requests; tests of the queue override this.
-            ("NO_NUDGE".to_owned(), "1".to_owned()),
+            ("NO_REQUEUE".to_owned(), "1".to_owned()),
         ];
         Setup { home, args: Vec::new(), env, through: Vec::new(), stdin: None }
     }

@@ -80,7 +80,10 @@ impl World {
         let name = request.path().strip_prefix(&format!("{JOBS}/")).unwrap().to_owned();
         let metadata = &request.json()["metadata"];
         assert_eq!(metadata["resourceVersion"], self.jobs[&name]["metadata"]["resourceVersion"], "its last version");
-        assert!(metadata["annotations"]["img-classification/nudged"].as_str().unwrap().ends_with('Z'), "{metadata}");
+        assert!(
+            metadata["annotations"]["img-classification/requeued-at"].as_str().unwrap().ends_with('Z'),
+            "{metadata}"
+        );
         self.touches.push((name, self.used, request.at));
     }
 
@@ -130,7 +133,7 @@ impl Tier {
 
     /// A server that watches this tier.
     fn serve(&self) -> Server {
-        Setup::for_api(&self.api).env("NO_NUDGE", "").start()
+        Setup::for_api(&self.api).env("NO_REQUEUE", "").start()
     }
 
     /// A server whose watches of this tier are connected.

@@ -104,22 +104,22 @@ fn queue_shows_watched_jobs_in_order() {
 #[test]
 fn disabled_requeue_watches_nothing_and_the_queue_names_the_option() {
     let tier = Tier::full();
-    let server = Setup::for_api(&tier.api).env("NO_NUDGE", "").args(&["--no-nudge"]).start();
+    let server = Setup::for_api(&tier.api).env("NO_REQUEUE", "").args(&["--no-requeue"]).start();
     let response = server.get("/queue");
     assert!(
-        response.status == 404 && response.error().contains("--no-nudge"),
+        response.status == 404 && response.error().contains("--no-requeue"),
         "{} {}",
         response.status,
         response.text()
     );
     assert_eq!(server.get("/readyz").status, 200);
     assert!(tier.api.requests().iter().all(|request| request.path() == "/api/v1/pods"), "{:?}", tier.api.requests());
-    assert!(server.stderr().lines().any(|line| line == "nudge: off"), "{}", server.stderr());
+    assert!(server.stderr().lines().any(|line| line == "requeue: off"), "{}", server.stderr());
 }
 
 #[test]
 fn simulator_queue_moves_in_order_and_at_once() {
-    let server = Setup::local().env("NO_NUDGE", "").args(&["--local-job-seconds", "1"]).start();
+    let server = Setup::local().env("NO_REQUEUE", "").args(&["--local-job-seconds", "1"]).start();
     let posted: Vec<String> = (0..8).map(|_| server.post_job().json()["job"].as_str().unwrap().to_owned()).collect();
     let began = Instant::now();
     eventually("all eight", || {
@@ -129,10 +129,11 @@ fn simulator_queue_moves_in_order_and_at_once() {
     eventually("an empty queue", || server.get("/queue").text() == r#"{"running":[],"waiting":[]}"#);
     let took = began.elapsed();
     let log = server.stderr();
-    let nudged: Vec<&str> = log.lines().filter_map(|line| line.strip_prefix("nudged ")?.split(':').next()).collect();
-    let mut in_order: Vec<&String> = posted.iter().filter(|name| nudged.contains(&name.as_str())).collect();
+    let requeued: Vec<&str> =
+        log.lines().filter_map(|line| line.strip_prefix("requeued ")?.split(':').next()).collect();
+    let mut in_order: Vec<&String> = posted.iter().filter(|name| requeued.contains(&name.as_str())).collect();
     in_order.dedup();
-    assert_eq!(nudged, in_order, "each once, the oldest first");
+    assert_eq!(requeued, in_order, "each once, the oldest first");
     // Four pairs of 1.3 s; the Job controller alone would retry after 1, 3, 7 and 15 s.
     assert!(took < Duration::from_secs(9), "{took:?}");
 }

@@ -74,8 +74,8 @@ fn outage_is_logged_once_and_stale_data_is_not_shown() {
     tier.world().watches.clear();
     tier.api.reopen_port();
     until_waiting(&server, &["a"]);
-    eventually("both watches", || warnings(&server, " again") == 2);
-    for what in ["cannot watch the free tier's Jobs", "cannot watch the free tier's quotas"] {
+    eventually("both watches", || warnings(&server, " restored") == 2);
+    for what in ["cannot watch free-tier Jobs", "cannot watch free-tier quotas"] {
         assert_eq!(warnings(&server, what), 1, "{}", server.stderr());
     }
     tier.used(0);
@@ -101,7 +101,7 @@ fn missing_watch_permission_is_logged_once_and_requests_are_served() {
     tier.instead("GET", JOBS, ApiResponse::failure(403, "Forbidden", words));
     let server = tier.serve();
     server.wait_for_log("that names the fix", |line| {
-        line.starts_with("warning: cannot watch the free tier's Jobs")
+        line.starts_with("warning: cannot watch free-tier Jobs")
             && line.contains("k8s/rbac.yaml")
             && line.contains(words)
     });
@@ -116,7 +116,7 @@ fn missing_watch_permission_is_logged_once_and_requests_are_served() {
     tier.instead("PATCH", &format!("{JOBS}/a"), ApiResponse::failure(403, "Forbidden", &words));
     let touching = tier.watched();
     tier.used(0);
-    let line = touching.wait_for_log("of the touch", |line| line.starts_with("warning: cannot nudge a"));
+    let line = touching.wait_for_log("of the touch", |line| line.starts_with("warning: cannot requeue a"));
     assert!(line.contains("k8s/rbac.yaml") && line.contains(&words), "{line}");
     assert_eq!(touching.get("/queue").status, 200);
     let refused = Instant::now();
@@ -132,7 +132,7 @@ fn refused_token_is_refreshed() {
     let setup = Setup::new();
     let token = setup.file("token", TOKEN);
     let config = Kubeconfig::new(&tier.api.url()).user(json!({ "tokenFile": token }));
-    let server = setup.kubeconfig(config.yaml()).env("NO_NUDGE", "0").start();
+    let server = setup.kubeconfig(config.yaml()).env("NO_REQUEUE", "0").start();
     until_waiting(&server, &["a"]);
     std::fs::write(token, "the next").unwrap();
     tier.world().token = "the next".to_owned();
