@@ -13,9 +13,9 @@ fn command(args: &[&str]) -> (Option<i32>, String) {
 }
 
 fn command_ok(args: &[&str]) -> String {
-    let (code, said) = command(args);
-    assert_eq!(code, Some(0), "{args:?}: {said}");
-    said
+    let (code, output) = command(args);
+    assert_eq!(code, Some(0), "{args:?}: {output}");
+    output
 }
 
 #[test]
@@ -43,7 +43,7 @@ fn setup_creates_and_repairs_objects_and_repeated_has_nothing_to_do() {
         "ok namespace free-service: unchanged",
         "3 objects changed",
     ] {
-        assert!(repaired.lines().any(|said| said == line), "no {line:?} in\n{repaired}");
+        assert!(repaired.lines().any(|output| output == line), "no {line:?} in\n{repaired}");
     }
     let hard = items(&["get", "resourcequotas", "-n", FREE, "--field-selector", "metadata.name=free-cpu"]);
     assert_eq!(hard[0]["spec"]["hard"], json!({"requests.cpu": "2", "limits.cpu": "2"}));
@@ -57,8 +57,8 @@ fn setup_waits_for_a_terminating_namespace_and_recreates_it() {
     post_ok(&server, "free", "mnist");
     within(SOON, "its pod", || (!pods(FREE).is_empty()).then_some(()));
     kubectl_ok(&["delete", "namespace", FREE, "--wait=false"]);
-    let said = command_ok(&["setup"]);
-    assert!(said.contains("ok namespace free-service: created\n"), "{said}");
+    let output = command_ok(&["setup"]);
+    assert!(output.contains("ok namespace free-service: created\n"), "{output}");
     assert_eq!(jobs(FREE).len(), 0);
     post_ok(&server, "free", "mnist");
 }
@@ -71,31 +71,31 @@ fn clean_deletes_our_jobs_and_waits_until_their_quota_is_free() {
         ["free", "free", "free", "premium"].iter().map(|tier| post_ok(&server, tier, "mnist")).collect();
     let container = json!({"name": "c", "image": image("short")});
     create(&json!({
-        "apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "of-somebody-else", "namespace": PREMIUM},
+        "apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "of-another-program", "namespace": PREMIUM},
         "spec": {"template": {"spec": {"restartPolicy": "Never", "containers": [container]}}},
     }));
     within(SOON, "two pods", || (pods(FREE).len() == 2 && pods(PREMIUM).len() == 2).then_some(()));
 
-    let said = command_ok(&["clean"]);
+    let output = command_ok(&["clean"]);
     for job in &posted {
-        assert!(said.contains(&format!("deleted job {job}\n")), "{said}");
+        assert!(output.contains(&format!("deleted job {job}\n")), "{output}");
     }
-    assert!(said.ends_with("ready\n") && !said.contains("of-somebody-else"), "{said}");
+    assert!(output.ends_with("ready\n") && !output.contains("of-another-program"), "{output}");
     assert_eq!((jobs(FREE).len(), pods(FREE).len()), (0, 0));
-    assert_eq!(names(&jobs(PREMIUM)), BTreeSet::from(["of-somebody-else".to_owned()]));
+    assert_eq!(names(&jobs(PREMIUM)), BTreeSet::from(["of-another-program".to_owned()]));
     for quota in items(&["get", "resourcequotas", "-n", FREE]) {
         let used = quota["status"]["used"].as_object().unwrap();
         assert!(used.values().all(|amount| amount == "0"), "{quota}");
     }
 
-    let (code, said) = command(&["clean", "--all"]);
-    assert!(code == Some(2) && said.contains("--yes"), "{code:?} {said}");
+    let (code, output) = command(&["clean", "--all"]);
+    assert!(code == Some(2) && output.contains("--yes"), "{code:?} {output}");
     assert_eq!(jobs(PREMIUM).len(), 1);
-    let said = command_ok(&["clean", "--all", "--yes"]);
-    assert!(said.contains("deleted job of-somebody-else\n") && said.ends_with("ready\n"), "{said}");
+    let output = command_ok(&["clean", "--all", "--yes"]);
+    assert!(output.contains("deleted job of-another-program\n") && output.ends_with("ready\n"), "{output}");
     assert_eq!((jobs(PREMIUM).len(), pods(PREMIUM).len()), (0, 0));
-    let said = command_ok(&["clean"]);
-    assert_eq!(said, "ok free-service: no Jobs to delete\nok default: no Jobs to delete\nready\n");
+    let output = command_ok(&["clean"]);
+    assert_eq!(output, "ok free-service: no Jobs to delete\nok default: no Jobs to delete\nready\n");
 }
 
 #[test]
@@ -110,8 +110,8 @@ fn clean_deletes_pods_without_a_job() {
         (jobs(FREE).is_empty() && pods(FREE).iter().all(|pod| pod["metadata"]["ownerReferences"].is_null()))
             .then_some(())
     });
-    let said = command_ok(&["clean"]);
-    assert!(said.contains("which had lost its Job") && said.ends_with("ready\n"), "{said}");
+    let output = command_ok(&["clean"]);
+    assert!(output.contains("which had lost its Job") && output.ends_with("ready\n"), "{output}");
     assert!(pods(FREE).is_empty());
 }
 
@@ -121,9 +121,9 @@ fn selftest_passes_on_a_healthy_server_and_cleans_up_on_request() {
     let server = server("long");
     post_ok(&server, "free", "mnist");
     let url = format!("http://{}/", server.address());
-    let said = command_ok(&["selftest", &url, "--clean-first", "--clean-after"]);
-    assert!(said.lines().any(|line| line.starts_with("passed in ")), "{said}");
-    assert!(!said.contains("FAIL") && said.ends_with("ready\n"), "{said}");
+    let output = command_ok(&["selftest", &url, "--clean-first", "--clean-after"]);
+    assert!(output.lines().any(|line| line.starts_with("passed in ")), "{output}");
+    assert!(!output.contains("FAIL") && output.ends_with("ready\n"), "{output}");
     assert!(jobs(FREE).is_empty() && jobs(PREMIUM).is_empty());
 }
 
@@ -134,9 +134,9 @@ fn selftest_names_the_failed_step() {
     let url = server.address().to_string();
     let wide = r#"{"spec":{"hard":{"requests.cpu":"4","limits.cpu":"4"}}}"#;
     kubectl_ok(&["patch", "resourcequota", "free-cpu", "-n", FREE, "--type", "merge", "-p", wide]);
-    let (code, said) = command(&["selftest", &url]);
-    assert_eq!(code, Some(1), "{said}");
-    assert!(said.contains("FAIL") && said.contains("3 free pods live at a time"), "{said}");
+    let (code, output) = command(&["selftest", &url]);
+    assert_eq!(code, Some(1), "{output}");
+    assert!(output.contains("FAIL") && output.contains("3 free pods live at a time"), "{output}");
 
     empty_cluster();
     kubectl_ok(&["delete", "resourcequota", "free-jobs", "-n", FREE]);
@@ -148,9 +148,9 @@ fn selftest_names_the_failed_step() {
         let path = "jsonpath={.status.hard.count/jobs\\.batch}";
         (kubectl_ok(&["get", "resourcequota", "free-jobs", "-n", FREE, "-o", path]) == "1").then_some(())
     });
-    let (code, said) = command(&["selftest", &url]);
-    assert_eq!(code, Some(1), "{said}");
-    assert!(said.contains("FAIL 3 x POST free: POST /img-classification/free was answered with 429"), "{said}");
-    assert!(said.contains("FAIL free pods: 1 new pods"), "{said}");
+    let (code, output) = command(&["selftest", &url]);
+    assert_eq!(code, Some(1), "{output}");
+    assert!(output.contains("FAIL 3 x POST free: POST /img-classification/free was answered with 429"), "{output}");
+    assert!(output.contains("FAIL free pods: 1 new pods"), "{output}");
     kubectl_ok(&["delete", "resourcequota", "free-jobs", "-n", FREE]);
 }

@@ -19,7 +19,7 @@ impl Deployed {
     /// the pods.
     fn new() -> Option<Deployed> {
         if std::env::var_os("TEST_SERVER_IMAGE").is_none() {
-            println!("skipped: TEST_SERVER_IMAGE does not say that the nodes have the image of k8s/server.yaml");
+            println!("skipped: TEST_SERVER_IMAGE is not set, so the nodes lack the image of k8s/server.yaml");
             return None;
         }
         let deployed = Deployed;

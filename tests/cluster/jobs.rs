@@ -212,7 +212,7 @@ fn api_server_restart_loses_and_duplicates_no_job() {
         }
     });
     within(SOON, "the API server's return", || (server.get("/readyz").status == 200).then_some(()));
-    println!("answered 200: {}, with an error: {others:?}", named.len());
+    println!("200: {}, errors: {others:?}", named.len());
     let stored = names(&jobs(PREMIUM));
     assert!(named.len() >= 40, "those before the kill");
     assert!(stored.is_superset(&named), "lost: {:?}", named.difference(&stored));

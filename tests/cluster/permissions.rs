@@ -54,8 +54,8 @@ fn role_grants_exactly_the_needed_permissions() {
         &["delete", "pods", "--all", "-n", FREE],
         &["get", "nodes"],
     ] {
-        let (done, said) = as_account(args);
-        assert!(!done && said.contains("orbidden"), "kubectl {args:?} as the account: {said}");
+        let (done, output) = as_account(args);
+        assert!(!done && output.contains("orbidden"), "kubectl {args:?} as the account: {output}");
     }
     for (verb, resource, namespace, allowed) in [
         ("create", "jobs", FREE, true),
@@ -78,8 +78,8 @@ fn role_grants_exactly_the_needed_permissions() {
         ("get", "secrets", "default", false),
     ] {
         let response = kubectl(&["auth", "can-i", verb, resource, "-n", namespace, "--as", ACCOUNT]);
-        let said = String::from_utf8_lossy(&response.stdout).trim().to_owned();
-        assert_eq!(said == "yes", allowed, "{verb} {resource} in {namespace}: {said}");
+        let output = String::from_utf8_lossy(&response.stdout).trim().to_owned();
+        assert_eq!(output == "yes", allowed, "{verb} {resource} in {namespace}: {output}");
     }
 }
 
@@ -98,7 +98,8 @@ fn missing_role_is_named_with_its_fix() {
         assert!(response.error().contains("k8s/rbac.yaml"), "{}", response.text());
     }
     assert_eq!(server.get("/readyz").status, 503);
-    server.wait_for_log("with Kubernetes' own words", |line| line.contains("User \"nobody\" cannot create resource"));
+    server
+        .wait_for_log("with the message of Kubernetes", |line| line.contains("User \"nobody\" cannot create resource"));
     assert_eq!(names(&jobs(FREE)), BTreeSet::new());
 }
 
@@ -110,7 +111,9 @@ fn expired_token_is_replaced_without_a_failed_request() {
     let home = tempfile::TempDir::new().unwrap();
     // Signs service account tokens that expire after a few seconds. One plugin reports the expiry; the other reports
     // none, so only a 401 shows it.
-    for (name, expiry) in [("honest", "$(date -u -d @$end +%Y-%m-%dT%H:%M:%SZ)"), ("lying", "2099-01-01T00:00:00Z")] {
+    for (name, expiry) in
+        [("reported-expiry", "$(date -u -d @$end +%Y-%m-%dT%H:%M:%SZ)"), ("unreported-expiry", "2099-01-01T00:00:00Z")]
+    {
         let script = format!(
             r#"#!/bin/sh
 echo run >>{runs}

@@ -5,13 +5,13 @@
 #![allow(clippy::unwrap_used)]
 
 #[path = "../support/mod.rs"]
-#[allow(dead_code, reason = "every test crate uses another part of it")]
+#[allow(dead_code, reason = "each test crate uses a part")]
 mod support;
 
-mod crowd;
+mod flood;
 mod shutdown;
 
-use crowd::{CONNECTIONS, CROWD_DURATION, Crowd, Seen, attempt, request};
+use flood::{CONNECTIONS, FLOOD_DURATION, Flood, Seen, attempt, request};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use rustix::process::{Resource, Rlimit, getrlimit, prlimit, setrlimit};
 use shutdown::{server_threads_named, spin};
@@ -112,7 +112,7 @@ fn good_client_is_served_beside_2000_idle_and_500_slow_connections() {
     let (mut held, mut posted) = (0, 1);
     std::thread::scope(|scope| {
         scope.spawn(|| {
-            let mut idle = Crowd::new(server.address(), 2000);
+            let mut idle = Flood::new(server.address(), 2000);
             ready.wait();
             while !stop.load(Ordering::SeqCst) {
                 idle.go_round(&stop, |_| {});
@@ -120,7 +120,7 @@ fn good_client_is_served_beside_2000_idle_and_500_slow_connections() {
             opened.fetch_add(idle.opened, Ordering::SeqCst);
         });
         scope.spawn(|| {
-            let mut slow = Crowd::new(server.address(), 500);
+            let mut slow = Flood::new(server.address(), 500);
             let head = b"GET /healthz HTTP/1.1\r\nHost: h\r\nX-Slow: ";
             let mut round = 0;
             ready.wait();
@@ -132,7 +132,7 @@ fn good_client_is_served_beside_2000_idle_and_500_slow_connections() {
             opened.fetch_add(slow.opened, Ordering::SeqCst);
         });
         ready.wait();
-        let end = Instant::now() + CROWD_DURATION;
+        let end = Instant::now() + FLOOD_DURATION;
         while Instant::now() < end {
             for _ in 0..4 {
                 seen.request(&server, "GET", "/healthz", "");
@@ -159,7 +159,7 @@ fn good_client_is_served_beside_2000_idle_and_500_slow_connections() {
         let now = (descriptors(&server).len(), threads(&server));
         now.0 <= before.0 && now.1 <= before.1
     });
-    expect_recovery(&server, "the crowd");
+    expect_recovery(&server, "the flood");
 }
 
 #[test]
@@ -182,7 +182,7 @@ fn connection_flood_with_few_descriptors_passes() {
                 });
             }
         });
-        expect_recovery(&server, "the crowd");
+        expect_recovery(&server, "the flood");
         let complaints = server.stderr().lines().filter(|line| line.starts_with("error: ")).count();
         println!("{CONNECTIONS} connections, {most} descriptors: {complaints} complaints");
     }
@@ -303,7 +303,7 @@ fn evicted_connection_leaves_no_job_behind() {
     const ROUNDS: u32 = 400;
     let api = ApiServer::start();
     let server = with_descriptors(&api, 80);
-    let (mut answered, mut lost) = (0, 0);
+    let (mut responded, mut lost) = (0, 0);
     for round in 0..ROUNDS {
         // As many connections as one address may have; the first is the longest idle.
         let mut waiting: Vec<TcpStream> = (0..4).map(|_| connect_from(address(0), server.address()).unwrap()).collect();
@@ -323,13 +323,13 @@ fn evicted_connection_leaves_no_job_behind() {
         match Connection::over(first).response(false) {
             Ok(response) => {
                 assert_eq!(response.status, 200);
-                answered += 1;
+                responded += 1;
             }
             Err(_) => lost += 1,
         }
         drop(waiting);
         eventually("all have left", || server_threads_named(&server, "connection") == 0);
     }
-    println!("{answered} answered, {lost} made room");
-    assert_eq!(api.jobs().len(), answered, "Jobs of requests without an answer: {lost} connections made room");
+    println!("{responded} answered, {lost} evicted");
+    assert_eq!(api.jobs().len(), responded, "Jobs of requests without a response: {lost} connections evicted");
 }

@@ -1,6 +1,6 @@
 //! SIGTERM under load.
 
-use super::crowd::request;
+use super::flood::request;
 use super::{FREE, MNIST, STOP_LIMIT, address, allow_many_connections, connect_from, setup};
 use crate::support::api::ApiServer;
 use crate::support::eventually;
@@ -82,8 +82,8 @@ fn sigterm_under_load_loses_no_response_and_no_job() {
         });
         assert!(took < STOP_LIMIT / 2, "{took:?}");
         assert_eq!(TcpStream::connect(address).unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
-        println!("stopped in {took:?} after {} answers", good.load(Ordering::SeqCst));
-        assert_eq!(api.jobs().len(), good.into_inner(), "Jobs and good answers");
+        println!("stopped in {took:?} after {} responses", good.load(Ordering::SeqCst));
+        assert_eq!(api.jobs().len(), good.into_inner(), "Jobs and good responses");
     }
 }
 

@@ -44,7 +44,7 @@ fn bad_heads(kind: Kind) -> Vec<Bad> {
     vec![
         closed("no Host", with(&length), &[400]),
         closed("two Hosts", after_host(&format!("Host: i\r\n{length}")), &[400]),
-        closed("a Host that is none", with(&format!("Host: u@h/p\r\n{length}")), &[400]),
+        closed("an invalid Host", with(&format!("Host: u@h/p\r\n{length}")), &[400]),
         closed("bare LF", good.replace("\r\n", "\n"), &[400]),
         closed("bare CR", after_host(&format!("X: y\rZ: z\r\n{length}")), &[400]),
         closed("NUL", after_host(&format!("X: \0\r\n{length}")), &[400]),
@@ -87,12 +87,12 @@ fn bad_requests(kind: Kind) -> Vec<Bad> {
         open("PUT", post.replace("POST", "PUT"), &[405]),
         open("DELETE", line("DELETE /config"), &[405]),
         open("POST of a GET path", post.replace(&kind.target(), "/config"), &[405, 429]),
-        open("a method of nobody", post.replace("POST", "BREW"), &[501]),
+        open("an unknown method", post.replace("POST", "BREW"), &[501]),
         open("a method in small letters", post.replace("POST", "post"), &[501]),
-        open("a path of nobody", line("GET /nothing"), &[404]),
+        open("an unknown path", line("GET /nothing"), &[404]),
         open("a path upwards", line("GET /x/../config"), &[404]),
         open("HEAD of nothing", line("HEAD /nothing"), &[404]),
-        open("a tier of nobody", post.replace(&kind.target(), "/img-classification/gold"), &[404, 429]),
+        open("an unknown tier", post.replace(&kind.target(), "/img-classification/gold"), &[404, 429]),
         open(
             "a POST in a GET",
             format!("GET /nothing HTTP/1.1\r\nHost: h\r\nContent-Length: {}\r\n\r\n{post}", post.len()),
@@ -129,7 +129,7 @@ pub fn malformed_request_client(world: &World, random: &mut Random, ip: Ipv4Addr
     let mut cases = if random.one_in(2) { bad_heads(kind) } else { bad_requests(kind) };
     let Bad { what, mut bytes, statuses, open } = cases.swap_remove(random.index(cases.len()));
     let Some(mut line) = world.connection(ip) else { return };
-    if random.one_in(3) && world.ask("bad", &mut line, &ClientRequest::healthz()).is_none() {
+    if random.one_in(3) && world.exchange("bad", &mut line, &ClientRequest::healthz()).is_none() {
         return;
     }
     if !open && random.one_in(2) {
@@ -137,11 +137,11 @@ pub fn malformed_request_client(world: &World, random: &mut Random, ip: Ipv4Addr
         bytes.extend_from_slice(kind.post().as_bytes());
     }
     let request = ClientRequest { what, bytes, statuses, job: None };
-    let Some(response) = world.ask("bad", &mut line, &request) else { return };
+    let Some(response) = world.exchange("bad", &mut line, &request) else { return };
     if open {
-        world.ask("bad", &mut line, &ClientRequest::healthz());
+        world.exchange("bad", &mut line, &ClientRequest::healthz());
     } else if response.header("Connection") != Some("close") {
-        world.report_failure(&format!("{what}: not told that the connection is closed"));
+        world.report_failure(&format!("{what}: the response does not announce the close"));
     } else {
         match line.rest() {
             Ok(rest) if rest.is_empty() => {}
@@ -193,12 +193,12 @@ pub fn silent_client(world: &World, random: &mut Random, ip: Ipv4Addr) {
     if random.one_in(3) {
         match line.rest() {
             Ok(rest) if rest.is_empty() && start.elapsed() >= SERVER_TIMEOUT => {}
-            rest => world.report_failure(&format!("who says nothing gets {rest:?} after {:?}", start.elapsed())),
+            rest => world.report_failure(&format!("a silent client gets {rest:?} after {:?}", start.elapsed())),
         }
     } else {
         world.pause(random.millis(100..=9000));
     }
-    world.count("says nothing", "-", 0);
+    world.count("silent", "-", 0);
 }
 
 /// Opens many connections at once from one address, below or above the limit.
@@ -209,7 +209,7 @@ pub fn connection_burst(world: &World, random: &mut Random, ip: Ipv4Addr) {
     std::thread::scope(|scope| {
         for request in &requests {
             scope.spawn(move || match world.connect(ip, false) {
-                Ok(mut line) => drop(world.ask(client, &mut line, request)),
+                Ok(mut line) => drop(world.exchange(client, &mut line, request)),
                 Err(error) => world.report_failure(&format!("{client} cannot connect: {error}")),
             });
         }

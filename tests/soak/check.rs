@@ -69,7 +69,7 @@ pub fn check_jobs(world: &World, api: &ApiServer) -> String {
     let mut record = world.record();
     let done: BTreeSet<String> = record.done.iter().cloned().collect();
     if done.len() != record.done.len() {
-        wrong.push(format!("{} answers name {} Jobs", record.done.len(), done.len()));
+        wrong.push(format!("{} responses name {} Jobs", record.done.len(), done.len()));
     }
     wrong.extend(done.difference(&stored).map(|name| format!("{name} was promised and is not stored")));
     for (name, (at, _)) in &first_tries {
@@ -99,13 +99,13 @@ pub fn check_jobs(world: &World, api: &ApiServer) -> String {
     record.failures.extend(wrong);
     let tries = |name: &String| first_tries[name].1;
     format!(
-        "{} posts: {} answered 200 ({} of them after more than one try), {} with an error, {} clients gone; {} Jobs stored, \
+        "{} posts: {} got 200 ({} of them after more than one attempt), {} with an error, {} disconnected; {} Jobs stored, \
          {} of them without a 200",
         record.posts.values().sum::<u64>(),
         done.len(),
         done.iter().filter(|name| first_tries.contains_key(*name) && tries(name) > 1).count(),
-        record.unknown.iter().filter(|unknown| unknown.answered).count(),
-        record.unknown.iter().filter(|unknown| !unknown.answered).count(),
+        record.unknown.iter().filter(|unknown| unknown.responded).count(),
+        record.unknown.iter().filter(|unknown| !unknown.responded).count(),
         stored.len(),
         stored.difference(&done).count()
     )
@@ -129,7 +129,7 @@ fn unexplained(times: &[Instant], mut spans: Vec<(Instant, Instant)>) -> usize {
 
 pub fn print_summary(world: &World, faults: &Faults) {
     let record = world.record();
-    println!("answers by client and request (0: none):");
+    println!("responses by client and request (0: none):");
     for ((client, what), statuses) in &record.responses {
         let statuses: Vec<String> = statuses.iter().map(|(status, count)| format!("{status}: {count}")).collect();
         println!("  {client}, {what}: {}", statuses.join(", "));

@@ -26,7 +26,7 @@ fn keep_alive_client(world: &World, random: &mut Random, ip: Ipv4Addr) {
     let Some(mut line) = world.connection(ip) else { return };
     for _ in 0..random.within(1..=60) {
         let request = ClientRequest::good(world, random);
-        let Some(response) = world.ask("kept alive", &mut line, &request) else { return };
+        let Some(response) = world.exchange("kept alive", &mut line, &request) else { return };
         if response.header("Connection").is_some_and(|value| value.eq_ignore_ascii_case("close")) {
             return world
                 .report_failure(&format!("a good connection is closed after {}, {}", request.what, response.status));
@@ -41,11 +41,11 @@ fn keep_alive_client(world: &World, random: &mut Random, ip: Ipv4Addr) {
 fn fresh_connection_client(world: &World, random: &mut Random, ip: Ipv4Addr) {
     let Some(mut line) = world.connection(ip) else { return };
     let request = ClientRequest::good(world, random);
-    if world.ask("fresh", &mut line, &request).is_some() && random.one_in(2) {
+    if world.exchange("fresh", &mut line, &request).is_some() && random.one_in(2) {
         // A client without further requests may shut down its sending side.
         line.stream().shutdown(Shutdown::Write).unwrap();
         if line.rest().is_ok_and(|rest| !rest.is_empty()) {
-            world.report_failure(&format!("more than an answer to {}", request.what));
+            world.report_failure(&format!("more than one response to {}", request.what));
         }
     }
     world.pause(random.millis(0..=100));
@@ -75,7 +75,7 @@ fn slow_sender(world: &World, random: &mut Random, ip: Ipv4Addr) {
     let request = ClientRequest::good(world, random);
     // At most 120 bytes: five seconds.
     let between = random.millis(1..=40);
-    world.ask_slowly("byte by byte", &mut line, &request, between);
+    world.exchange_slowly("byte by byte", &mut line, &request, between);
 }
 
 /// Sends GET /config and returns before the response.
@@ -152,7 +152,7 @@ fn disconnecting_client(world: &World, random: &mut Random, ip: Ipv4Addr) {
             // The read may end with an error or without data.
             stream.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
             let _ = stream.read(&mut [0; 100]);
-            "in the answer"
+            "in the response"
         }
         stage => {
             let kind = world.kind(random);

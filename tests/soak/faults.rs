@@ -36,11 +36,11 @@ const ALL_REQUESTS: [Fault; 10] = [
     (25, "500", |_, _| internal_error().into()),
     (20, "503", |_, _| unavailable().into()),
     (20, "429 with Retry-After 0", |_, _| too_many_requests(0).into()),
-    (15, "closed without an answer", |_, _| Behavior::Close),
-    (15, "reset without an answer", |_, _| Behavior::Reset),
+    (15, "closed without a response", |_, _| Behavior::Close),
+    (15, "reset without a response", |_, _| Behavior::Reset),
     (20, "slow", |random, good| Behavior::Delayed(random.millis(50..=800), good.into())),
     (2, "slower than the timeout", |_, good| Behavior::Delayed(KUBE_TIMEOUT + Duration::from_millis(500), good.into())),
-    (2, "never answered", |_, _| Behavior::Hang),
+    (2, "no response", |_, _| Behavior::Hang),
     (1, "byte by byte", |_, _| Behavior::Drip),
     (2, "not Kubernetes", |_, _| ApiResponse::html(200).into()),
 ];
@@ -48,11 +48,11 @@ const ALL_REQUESTS: [Fault; 10] = [
 /// Weights in thousandths of all creates.
 const CREATES: [Fault; 6] = [
     (25, "409 Conflict", |_, _| conflict().into()),
-    (30, "stored, answer lost", |_, _| Behavior::ApplyThenDrop),
-    (2, "stored, never answered", |_, _| Behavior::ApplyThenHang),
-    (10, "stored, answer cut", |random, _| Behavior::ApplyThenTruncate(random.index(200))),
+    (30, "stored, response lost", |_, _| Behavior::ApplyThenDrop),
+    (2, "stored, no response", |_, _| Behavior::ApplyThenHang),
+    (10, "stored, response cut", |random, _| Behavior::ApplyThenTruncate(random.index(200))),
     (5, "quota full", |_, _| quota_full().into()),
-    (20, "closed after the answer", |_, good| Behavior::ThenClose(good.into())),
+    (20, "closed after the response", |_, good| Behavior::ThenClose(good.into())),
 ];
 
 /// Draws one of these faults, or `None`.

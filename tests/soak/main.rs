@@ -9,7 +9,7 @@
 #![allow(clippy::unwrap_used)]
 
 #[path = "../support/mod.rs"]
-#[allow(dead_code, reason = "every test crate uses another part of it")]
+#[allow(dead_code, reason = "each test crate uses a part")]
 mod support;
 
 mod bad_clients;

@@ -108,7 +108,7 @@ pub struct Record {
 pub struct UnknownOutcome {
     pub kind: Kind,
     /// The client got an error; otherwise the client closed the connection.
-    pub answered: bool,
+    pub responded: bool,
     pub from: Instant,
     pub until: Instant,
 }
@@ -154,7 +154,7 @@ impl ClientRequest {
     }
 
     /// Checks a response; the error names the difference.
-    pub fn judge(&self, response: &Response) -> Result<(), String> {
+    pub fn check(&self, response: &Response) -> Result<(), String> {
         let status = response.status;
         if !self.statuses.contains(&status) {
             return Err(format!(
@@ -163,15 +163,15 @@ impl ClientRequest {
                 String::from_utf8_lossy(&response.body)
             ));
         }
-        let says = |name: &str| response.header(name).unwrap_or_default().to_owned();
-        if says("Content-Type") != "application/json" {
-            return Err(format!("{status} of type {:?}", says("Content-Type")));
+        let header = |name: &str| response.header(name).unwrap_or_default().to_owned();
+        if header("Content-Type") != "application/json" {
+            return Err(format!("{status} of type {:?}", header("Content-Type")));
         }
-        let seconds = says("Retry-After").parse().unwrap_or(0);
+        let seconds = header("Retry-After").parse().unwrap_or(0);
         if (status == 429 || status == 503 && self.what != "GET /readyz") && !(1..=3600).contains(&seconds) {
-            return Err(format!("{status} with Retry-After {:?}", says("Retry-After")));
+            return Err(format!("{status} with Retry-After {:?}", header("Retry-After")));
         }
-        if status == 405 && says("Allow").is_empty() {
+        if status == 405 && header("Allow").is_empty() {
             return Err("405 without Allow".to_owned());
         }
         if self.is_head() {
@@ -268,9 +268,9 @@ impl World {
     }
 
     /// Records a POST that got no 200 but may have created its Job.
-    pub fn record_unknown(&self, kind: Kind, from: Instant, answered: bool) {
-        let until = Instant::now() + if answered { IN_TRANSIT } else { MAX_CREATE_DELAY };
-        self.record().unknown.push(UnknownOutcome { kind, answered, from, until });
+    pub fn record_unknown(&self, kind: Kind, from: Instant, responded: bool) {
+        let until = Instant::now() + if responded { IN_TRANSIT } else { MAX_CREATE_DELAY };
+        self.record().unknown.push(UnknownOutcome { kind, responded, from, until });
     }
 
     pub fn count(&self, client: &'static str, what: &'static str, status: u16) {
@@ -278,12 +278,12 @@ impl World {
     }
 
     /// Sends a request and checks its response; returns `None` without a response or with a wrong one.
-    pub fn ask(&self, client: &'static str, line: &mut Connection, request: &ClientRequest) -> Option<Response> {
-        self.ask_slowly(client, line, request, Duration::ZERO)
+    pub fn exchange(&self, client: &'static str, line: &mut Connection, request: &ClientRequest) -> Option<Response> {
+        self.exchange_slowly(client, line, request, Duration::ZERO)
     }
 
     /// The same, sent byte by byte if the pause is not zero.
-    pub fn ask_slowly(
+    pub fn exchange_slowly(
         &self,
         client: &'static str,
         line: &mut Connection,
@@ -323,9 +323,9 @@ impl World {
             return None;
         }
         let response = outcome
-            .map_err(|error| self.report_failure(&format!("{client}, {}: no answer: {error}", request.what)))
+            .map_err(|error| self.report_failure(&format!("{client}, {}: no response: {error}", request.what)))
             .ok()?;
-        if let Err(error) = request.judge(&response) {
+        if let Err(error) = request.check(&response) {
             let over_limit = client == "over limit" && response.status == 503;
             if !over_limit {
                 self.report_failure(&format!("{client}, {}: {error}", request.what));
@@ -340,7 +340,7 @@ impl World {
 
     pub fn timed_healthz(&self, client: &'static str, line: &mut Connection) -> Option<Response> {
         let start = Instant::now();
-        let response = self.ask(client, line, &ClientRequest::healthz());
+        let response = self.exchange(client, line, &ClientRequest::healthz());
         self.record().healthz.push(start.elapsed());
         response
     }

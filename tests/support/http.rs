@@ -86,7 +86,7 @@ impl Response {
     }
 
     pub fn text(&self) -> &str {
-        std::str::from_utf8(&self.body).expect("answers are UTF-8")
+        std::str::from_utf8(&self.body).expect("responses are UTF-8")
     }
 
     pub fn json(&self) -> Value {

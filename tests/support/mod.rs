@@ -41,8 +41,8 @@ pub fn ending_signals() -> Vec<Signal> {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:")).unwrap();
     let ignored = u64::from_str_radix(ignored.trim(), 16).unwrap();
-    let heard = |signal: &Signal| ignored & (1 << (signal.as_raw() - 1)) == 0;
-    [Signal::TERM, Signal::INT, Signal::HUP].into_iter().filter(heard).collect()
+    let is_active = |signal: &Signal| ignored & (1 << (signal.as_raw() - 1)) == 0;
+    [Signal::TERM, Signal::INT, Signal::HUP].into_iter().filter(is_active).collect()
 }
 
 /// Held for reading while a process starts, and for writing while a script is written. A child holds every open file of

@@ -11,7 +11,7 @@ use std::time::Duration;
 /// A proxy that connects every client to one address, whatever target it requests.
 pub struct Proxy {
     address: SocketAddr,
-    asked: Arc<Mutex<Vec<ProxyRequest>>>,
+    requests: Arc<Mutex<Vec<ProxyRequest>>>,
 }
 
 /// A recorded proxy request.
@@ -49,8 +49,8 @@ impl Proxy {
     pub fn start(kind: Kind, destination: SocketAddr) -> Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        let asked = Arc::new(Mutex::new(Vec::new()));
-        let record = asked.clone();
+        let requests = Arc::new(Mutex::new(Vec::new()));
+        let record = requests.clone();
         std::thread::spawn(move || {
             for client in listener.incoming() {
                 let record = record.clone();
@@ -58,7 +58,7 @@ impl Proxy {
                 std::thread::spawn(move || client.and_then(|client| serve(kind, client, destination, &record)));
             }
         });
-        Proxy { address, asked }
+        Proxy { address, requests }
     }
 
     pub fn address(&self) -> SocketAddr {
@@ -66,7 +66,7 @@ impl Proxy {
     }
 
     pub fn requests(&self) -> Vec<ProxyRequest> {
-        self.asked.lock().unwrap().clone()
+        self.requests.lock().unwrap().clone()
     }
 }
 
@@ -75,13 +75,13 @@ fn serve(kind: Kind, client: TcpStream, destination: SocketAddr, record: &Mutex<
         Kind::TlsConnect(identity) => Client::with_tls(client, identity)?,
         _ => Client { socket: client.into(), tls: None },
     };
-    let asked = match kind {
+    let requests = match kind {
         Kind::Silent => return client.wait_for_end(),
         Kind::Socks5 | Kind::Socks5Refusing(_) | Kind::Socks5Dripping(_) => read_socks5_request(&mut client, false)?,
         Kind::Socks5Login => read_socks5_request(&mut client, true)?,
         _ => read_connect_request(&mut client)?,
     };
-    record.lock().unwrap().push(asked);
+    record.lock().unwrap().push(requests);
     match kind {
         Kind::Refusing(status) => {
             let response = format!("HTTP/1.1 {status} No\r\nContent-Length: 0\r\n\r\n");

@@ -24,8 +24,8 @@ fn unreachable_cluster_is_one_line_with_the_reason() {
     let html = ApiServer::start();
     html.always(ApiResponse::html(200));
     let forbidden = ApiServer::start();
-    let said = r#"x is forbidden: User "ann" cannot get resource "x" in API group "" at the cluster scope"#;
-    forbidden.always(ApiResponse::failure(403, "Forbidden", said));
+    let message = r#"x is forbidden: User "ann" cannot get resource "x" in API group "" at the cluster scope"#;
+    forbidden.always(ApiResponse::failure(403, "Forbidden", message));
     let hung = ApiServer::start();
     hung.always(Behavior::Hang);
     for args in COMMANDS {
@@ -103,7 +103,7 @@ fn interrupted_command_kills_its_credential_plugin() {
         .args(&["--kube-timeout", "1"])
         .run(&["setup"]);
     assert_eq!(end.code, Some(1), "{end:?}");
-    eventually("what gave up takes it along, too", || !plugin.pids().into_iter().any(is_alive));
+    eventually("the interrupted command kills the plugin", || !plugin.pids().into_iter().any(is_alive));
 }
 
 #[test]

@@ -93,7 +93,7 @@ fn clean_follows_every_page_and_accepts_objects_already_deleted() {
     let (a, b) = ("ok free-service: deleted job a\n", "ok free-service: deleted job b\n");
     assert!(end.stdout.contains(a) && end.stdout.contains(b) && end.stdout.ends_with("ready\n"), "{}", end.stdout);
     let pages = api.requests().iter().filter(|request| request.query("continue") == Some("t%2F2")).count();
-    assert!(pages >= 1, "the second page was asked for, its token escaped");
+    assert!(pages >= 1, "the second page is requested with an escaped token");
     for request in api.requests().iter().filter(|request| request.method == "DELETE") {
         assert_eq!(request.json()["propagationPolicy"], "Background");
     }

@@ -215,7 +215,9 @@ fn sigterm_and_sigint_finish_requests_in_flight_and_exit_0() {
         connection.send(body);
         api.wait_for_requests(1);
         server.signal(signal);
-        crate::support::eventually("nobody new is let in", || std::net::TcpStream::connect(server.address()).is_err());
+        crate::support::eventually("new connections are refused", || {
+            std::net::TcpStream::connect(server.address()).is_err()
+        });
         latch.open();
         assert_eq!(connection.response(false).unwrap().status, 200);
         assert_eq!(server.wait().code(), Some(0), "{}", server.stderr());

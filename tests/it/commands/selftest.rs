@@ -39,8 +39,8 @@ pub fn selftest(change: impl Fn(&Request, usize, Value) -> Behavior + Send + 'st
     let plain = ApiServer::listen(&Listen { identity: None, ..Listen::default() });
     let mut fake = Fake::default();
     plain.script(move |request| {
-        let honest = fake.response(request);
-        change(request, fake.posts, honest.body_json())
+        let default = fake.response(request);
+        change(request, fake.posts, default.body_json())
     });
     Setup::new().run(&["selftest", &plain.url()])
 }
@@ -142,8 +142,8 @@ fn selftest_finds_each_contract_violation() {
             scope.spawn(move || {
                 let end = selftest(change);
                 assert_eq!((end.code, end.stderr.as_str()), (Some(1), ""), "{line}: {end:?}");
-                let found = end.stdout.lines().find(|said| said.starts_with(line));
-                assert!(found.is_some_and(|said| said.contains("; to do: ")), "no {line:?} in\n{}", end.stdout);
+                let found = end.stdout.lines().find(|printed| printed.starts_with(line));
+                assert!(found.is_some_and(|printed| printed.contains("; to do: ")), "no {line:?} in\n{}", end.stdout);
                 assert!(end.stdout.lines().last().unwrap().starts_with("failed: "), "{}", end.stdout);
             });
         }

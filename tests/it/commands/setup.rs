@@ -45,7 +45,7 @@ fn setup_replaces_a_quota_whose_scopes_exclude_the_pods() {
         let end = run(&api, &["setup"]);
         assert_eq!((end.code, end.stderr.as_str()), (Some(0), ""), "{end:?}");
         let line = "ok resourcequota free-service/free-cpu: replaced: it was for pods of some scopes only";
-        assert!(end.stdout.lines().any(|said| said == line), "no {line:?} in\n{}", end.stdout);
+        assert!(end.stdout.lines().any(|printed| printed == line), "no {line:?} in\n{}", end.stdout);
         let methods: Vec<String> = api
             .requests()
             .iter()

@@ -77,7 +77,7 @@ fn flood(server: &Server, posts: usize) -> (usize, Duration) {
 fn retry_after(response: &Response, per_minute: usize) -> u64 {
     assert_eq!(response.status, 429, "{}", response.text());
     let sentence = response.error();
-    assert!(sentence.contains("too often"), "not told from a full queue: {sentence}");
+    assert!(sentence.contains("too often"), "same sentence as for a full queue: {sentence}");
     let retry_after: u64 = response.header("Retry-After").unwrap().parse().unwrap();
     let longest = 60_u64.div_ceil(per_minute as u64) + 1;
     assert!((1..=longest).contains(&retry_after), "{retry_after} s, and a post comes back every {} s", 60 / per_minute);
@@ -291,7 +291,7 @@ fn premium_needs_the_token_and_free_does_not() {
     // A bad body is not reported before the token is checked.
     check_unauthorized(&send(&mut server.connect(), "POST", PREMIUM, "", "nonsense"), "a bad body");
     check_unauthorized(&post(&mut server.connect(), &format!("{PREMIUM}?token={SECRET}"), ""), "in the target");
-    assert_eq!(api.requests().len(), 0, "Kubernetes was asked");
+    assert_eq!(api.requests().len(), 0, "a request reached Kubernetes");
 
     let right = [
         format!("Authorization: Bearer {SECRET}\r\n"),
@@ -420,7 +420,7 @@ fn invalid_token_file_ends_the_start() {
 
 #[test]
 fn caller_tokens_appear_in_no_log_and_no_response() {
-    const GUESS: &str = "guess-of-somebody";
+    const GUESS: &str = "wrong-token-guess";
     let api = ApiServer::start();
     // The Kubernetes credential is another secret.
     let setup = Setup::new().kubeconfig(Kubeconfig::new(&api.url()).yaml());

@@ -109,8 +109,8 @@ fn invalid_bodies_are_400_and_create_nothing() {
                 let response = server.post(target, body);
                 assert_eq!(response.status, 400, "{}", String::from_utf8_lossy(body));
                 let sentence = response.error();
-                let said: Vec<&str> = known.into_iter().filter(|words| sentence.contains(words)).collect();
-                assert_eq!(said, [words], "{sentence:?} for {}", String::from_utf8_lossy(body));
+                let found: Vec<&str> = known.into_iter().filter(|words| sentence.contains(words)).collect();
+                assert_eq!(found, [words], "{sentence:?} for {}", String::from_utf8_lossy(body));
                 assert!(sentence.contains(r#"{"dataset":"#) || sentence.contains("mnist"), "what to do: {sentence:?}");
             }
         }
@@ -348,7 +348,7 @@ fn one_connection_carries_requests_of_every_kind() {
         assert_eq!(connection.request("GET", "/nowhere", None).status, 404, "{round}");
         assert_eq!(connection.request("PUT", "/config", Some(b"")).status, 405, "{round}");
         assert_eq!(connection.request("GET", "/config", None).status, 200, "{round}");
-        assert_eq!(connection.request("GET", "/healthz", Some(b"a body that nobody wants")).status, 200, "{round}");
+        assert_eq!(connection.request("GET", "/healthz", Some(b"an ignored body")).status, 200, "{round}");
     }
     assert_eq!(server.jobs().len(), 20);
 }
@@ -376,7 +376,7 @@ fn large_response_on_a_kept_alive_connection_does_not_stall() {
         assert_eq!(connection.request("GET", "/config", None).status, 200);
     }
     // Nagle against delayed acknowledgements would cost 45 ms a response; the work takes a millisecond or two.
-    assert!(start.elapsed().as_millis() < 50 * 30, "{:?} for 50 answers", start.elapsed());
+    assert!(start.elapsed().as_millis() < 50 * 30, "{:?} for 50 responses", start.elapsed());
 }
 
 /// `METHOD PATH STATUS MSms ...`

@@ -45,7 +45,7 @@ fn during_a_list(api: &ApiServer, server: &Server, latch: &Latch, between: impl 
         api.wait_for_requests(1);
         between();
         let others: Vec<_> = (0..CLIENTS).map(|_| scope.spawn(|| server.get("/config"))).collect();
-        eventually("the crowd waits", || waiting_requests(server) >= CLIENTS);
+        eventually("the clients wait", || waiting_requests(server) >= CLIENTS);
         assert_eq!(lists(api), 1, "one list at a time");
         latch.open();
         (first.join().unwrap(), others.into_iter().map(|other| other.join().unwrap()).collect())
@@ -103,7 +103,7 @@ fn protobuf_error_maps_like_a_json_error() {
             api.always(refusal(&words).into_protobuf_status());
             let in_protobuf = server.get(path);
             assert_eq!((in_protobuf.status, in_protobuf.text()), (in_json.status, in_json.text()), "{path} {code}");
-            server.wait_for_log("with Kubernetes' own words", |line| line.contains(&words));
+            server.wait_for_log("with the message of Kubernetes", |line| line.contains(&words));
         }
     }
     // With a truncated or unknown body the status alone decides.

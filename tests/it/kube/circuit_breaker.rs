@@ -60,7 +60,7 @@ fn posts_at_once(server: &Server, count: usize) -> Vec<(Response, Duration)> {
     })
 }
 
-fn check_down(response: &Response, what: &str) {
+fn check_unreachable(response: &Response, what: &str) {
     assert_eq!(response.status, 503, "{what}: {}", response.text());
     assert!(response.error().contains("cannot be reached"), "{what}: {}", response.text());
     let seconds: u64 =
@@ -103,7 +103,7 @@ fn outage_fails_fast_for_every_caller_until_the_cluster_is_back() {
     assert_eq!(server.post_job().status, 200);
     api.close_port();
     let (first, took) = timed(|| server.post_job());
-    check_down(&first, "the first");
+    check_unreachable(&first, "the first");
     // The first request retries for as long as a restart may take.
     assert!(took > DEADLINE / 2 && took < DEADLINE + SLACK, "{took:?}");
     server.wait_for_log("of the outage", |line| line.starts_with("error: the cluster cannot be reached"));
@@ -117,14 +117,14 @@ fn outage_fails_fast_for_every_caller_until_the_cluster_is_back() {
         (responses, healthz.join().unwrap())
     });
     for (response, took) in &responses {
-        check_down(response, "one of many");
+        check_unreachable(response, "one of many");
         assert!(*took < DEADLINE + SLACK, "{took:?}");
     }
     let waited = responses.iter().filter(|(_, took)| *took > AT_ONCE).count();
-    assert!(waited <= 5, "{waited} of 50 were not answered at once, and one at a time may try");
+    assert!(waited <= 5, "{waited} of 50 waited, but only one at a time may try");
     check_prompt(&times);
-    check_down(&server.get("/readyz"), "/readyz");
-    check_down(&server.get("/config"), "/config");
+    check_unreachable(&server.get("/readyz"), "/readyz");
+    check_unreachable(&server.get("/config"), "/config");
     assert_eq!(transitions(&server), (1, 0));
     assert_eq!(api.jobs().len(), 1);
 
@@ -156,20 +156,20 @@ fn outage_has_one_request_that_retries_for_the_others() {
     let mut api = api_of(7);
     let server = server_of(&api, 3);
     api.close_port();
-    check_down(&server.post_job(), "the first");
+    check_unreachable(&server.post_job(), "the first");
     let refused = AtomicUsize::new(0);
     std::thread::scope(|scope| {
         let post = || {
             let (response, took) = timed(|| server.post_job());
             if response.status != 200 {
-                check_down(&response, "one of the others");
+                check_unreachable(&response, "one of the others");
                 assert!(took < AT_ONCE, "{took:?}");
                 refused.fetch_add(1, Ordering::SeqCst);
             }
             response.status
         };
         let posts: Vec<_> = (0..POSTS).map(|_| scope.spawn(post)).collect();
-        eventually("all but one are told", || refused.load(Ordering::SeqCst) >= POSTS - 1);
+        eventually("all but one fail fast", || refused.load(Ordering::SeqCst) >= POSTS - 1);
         api.reopen_port();
         let good = posts.into_iter().map(|post| post.join().unwrap()).filter(|status| *status == 200);
         assert_eq!(good.count(), 1, "the one that went on trying");
@@ -283,7 +283,7 @@ fn hanging_api_server_delays_a_request_by_at_most_the_wait_and_the_deadline() {
     // The API server accepts connections, so the circuit breaker stays closed.
     assert_eq!(transitions(&server), (0, 0));
     let jobs = api.jobs().len();
-    assert!(jobs <= 1 + statuses.0, "{jobs} Jobs: who was told 503 has none");
+    assert!(jobs <= 1 + statuses.0, "{jobs} Jobs: a 503 must leave none");
 
     api.always(Behavior::Default);
     let (response, took) = timed(|| server.post_job());
@@ -299,7 +299,7 @@ fn outage_followed_by_a_hang_ends_without_a_restart() {
     let mut api = api_of(5);
     let server = server_of(&api, 1);
     api.close_port();
-    check_down(&server.post_job(), "down");
+    check_unreachable(&server.post_job(), "down");
     // Kubernetes accepts connections but hangs: one request at a time tries and waits, the others fail fast.
     api.always(Behavior::Hang);
     api.reopen_port();

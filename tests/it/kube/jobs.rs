@@ -287,10 +287,10 @@ fn expired_page_restarts_the_list_or_fails_but_never_truncates_it() {
             response.error();
         }
     }
-    let asked =
+    let target =
         api.requests().iter().filter_map(|request| request.query("continue").map(str::to_owned)).next().unwrap();
-    assert!(asked.contains("%2F") || asked.contains('/'), "{asked}");
-    assert!(asked.contains("%26") && asked.contains("%2B") && !asked.contains(' '), "{asked}");
+    assert!(target.contains("%2F") || target.contains('/'), "{target}");
+    assert!(target.contains("%26") && target.contains("%2B") && !target.contains(' '), "{target}");
 }
 
 #[test]

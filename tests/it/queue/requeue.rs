@@ -92,13 +92,13 @@ fn queue_shows_watched_jobs_in_order() {
     let post = server.post("/queue", "{}");
     assert_eq!((post.status, post.header("Allow")), (405, Some("GET, HEAD")));
 
-    let asked = tier.api.requests().len();
+    let requests_before = tier.api.requests().len();
     tier.runs("b", 4);
     until_waiting(&server, &["a"]);
     let queue = server.get("/queue").json();
     assert_eq!(names(&queue, "running"), ["first", "b"]);
-    assert!(queue["running"][1]["since"].as_str().unwrap() > "2026-01-02", "it began when that was told: {queue}");
-    assert_eq!(tier.api.requests().len(), asked, "GET /queue asks nobody");
+    assert!(queue["running"][1]["since"].as_str().unwrap() > "2026-01-02", "it began when the event arrived: {queue}");
+    assert_eq!(tier.api.requests().len(), requests_before, "GET /queue sends no request");
 }
 
 #[test]

@@ -116,13 +116,13 @@ fn missing_watch_permission_is_logged_once_and_requests_are_served() {
     tier.instead("PATCH", &format!("{JOBS}/a"), ApiResponse::failure(403, "Forbidden", &words));
     let touching = tier.watched();
     tier.used(0);
-    let line = touching.wait_for_log("of the touch", |line| line.starts_with("warning: cannot requeue a"));
+    let line = touching.wait_for_log("of the failed requeue", |line| line.starts_with("warning: cannot requeue a"));
     assert!(line.contains("k8s/rbac.yaml") && line.contains(&words), "{line}");
     assert_eq!(touching.get("/queue").status, 200);
     let refused = Instant::now();
     eventually("time for another try after a second", || refused.elapsed() > Duration::from_secs(2));
-    assert_eq!(tier.requeued(), ["a"], "nobody is touched for a while");
-    assert_eq!(other.requests(JOBS, false).len(), 1, "not asked again so soon");
+    assert_eq!(tier.requeued(), ["a"], "no requeue during the pause");
+    assert_eq!(other.requests(JOBS, false).len(), 1, "no second list so soon");
 }
 
 #[test]
@@ -177,7 +177,7 @@ fn malformed_event_ends_the_watch_and_causes_a_new_list() {
     let cases: [(&str, Vec<String>, usize); 5] = [
         ("HTML", vec!["<html></html>\n".into()], 2),
         ("no type", vec!["{}\n".into()], 2),
-        ("an object that is none", vec!["{\"type\":\"ADDED\",\"object\":7}\n".into()], 2),
+        ("an object that is a number", vec!["{\"type\":\"ADDED\",\"object\":7}\n".into()], 2),
         ("an endless event", endless, 2),
         // The end is no error, but the watch restarts from a list.
         ("endless blanks", whitespace, 1),

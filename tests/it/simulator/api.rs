@@ -62,8 +62,8 @@ fn paged_list_is_consistent_or_an_error() {
     let token = text(&first, "/metadata/continue").replace(' ', "%20");
     assert_eq!(first["metadata"]["remainingItemCount"], all.len() - 2);
     local.kube.post(namespaces, &json!({"metadata": {"name": "between"}}));
-    let (status, said) = local.kube.get(&format!("{namespaces}?limit=2&continue={token}"));
-    assert_eq!((status, text(&said, "/reason")), (410, "Expired".into()));
+    let (status, body) = local.kube.get(&format!("{namespaces}?limit=2&continue={token}"));
+    assert_eq!((status, text(&body, "/reason")), (410, "Expired".into()));
 }
 
 #[test]
@@ -114,8 +114,8 @@ fn requests_beyond_a_role_are_forbidden() {
             ),
         ),
     ] {
-        let (status, said) = account.get(&path);
-        assert_eq!((status, text(&said, "/message")), (403, message));
+        let (status, body) = account.get(&path);
+        assert_eq!((status, text(&body, "/message")), (403, message));
     }
     assert_eq!(account.post(JOBS, &job("theirs", "short")).0, 201);
     assert_eq!(account.post("/apis/batch/v1/namespaces/kube-system/jobs", &job("theirs", "short")).0, 403);
@@ -123,9 +123,9 @@ fn requests_beyond_a_role_are_forbidden() {
     assert_eq!(account.with("Impersonate-User", "system:admin").get(PODS).0, 403, "only administrators act as others");
 
     let nobody = local.kube.with("Impersonate-User", "nobody");
-    let (status, said) = nobody.post(JOBS, &job("no", "short"));
+    let (status, body) = nobody.post(JOBS, &job("no", "short"));
     let message = "jobs.batch is forbidden: User \"nobody\" cannot create resource \"jobs\" in API group \"batch\" in the namespace \"default\"";
-    assert_eq!((status, text(&said, "/message").as_str()), (403, message));
+    assert_eq!((status, text(&body, "/message").as_str()), (403, message));
     assert_eq!(nobody.with("Impersonate-Group", "img-classification").get("/api/v1/pods").0, 200);
     let review = |verb: &str| {
         let wanted = json!({"verb": verb, "resource": "pods"});
@@ -173,12 +173,12 @@ fn apply_changes_an_object_and_repeated_has_nothing_to_do() {
     assert_eq!(apply("3").1["spec"]["hard"]["cpu"], "3");
 
     let stale = json!({"metadata": {"resourceVersion": "1", "labels": {"a": "b"}}});
-    let (status, said) = local.kube.patch("/api/v1/namespaces/default/resourcequotas/q", MERGE, &stale);
-    assert_eq!((status, text(&said, "/reason")), (409, "Conflict".into()));
+    let (status, body) = local.kube.patch("/api/v1/namespaces/default/resourcequotas/q", MERGE, &stale);
+    assert_eq!((status, text(&body, "/reason")), (409, "Conflict".into()));
     let other = json!({"roleRef": {"name": "other"}});
-    let (status, said) =
+    let (status, body) =
         local.kube.patch(&format!("{ROLES}/clusterrolebindings/img-classification-pods"), MERGE, &other);
-    assert!(status == 422 && text(&said, "/message").ends_with("cannot change roleRef"), "{said}");
+    assert!(status == 422 && text(&body, "/message").ends_with("cannot change roleRef"), "{body}");
 }
 
 #[test]
@@ -239,14 +239,14 @@ fn errors_have_the_codes_reasons_and_texts_of_kubernetes() {
         let body = body.to_string();
         let framing = format!("Content-Type: application/json\r\nContent-Length: {}\r\n", body.len());
         let response = local.kube.send(&format!("{method} {path}"), &framing, body.as_bytes()).unwrap();
-        let said = response.json();
+        let body = response.json();
         assert_eq!(
-            (said["kind"].as_str(), &said["code"]),
+            (body["kind"].as_str(), &body["code"]),
             (Some("Status"), &json!(response.status)),
             "{method} {path}"
         );
         assert_eq!(
-            (response.status, text(&said, "/reason"), text(&said, "/message")),
+            (response.status, text(&body, "/reason"), text(&body, "/message")),
             (code, reason.into(), message.into())
         );
     }

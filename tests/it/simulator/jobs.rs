@@ -84,17 +84,17 @@ fn quota_errors_have_the_text_of_kubernetes() {
         ),
     ];
     for (path, object, message) in table {
-        let (status, said) = local.kube.post(path, &object);
+        let (status, body) = local.kube.post(path, &object);
         assert_eq!(
-            (status, text(&said, "/reason"), text(&said, "/message")),
+            (status, text(&body, "/reason"), text(&body, "/message")),
             (403, "Forbidden".into(), message.into())
         );
     }
     assert_eq!(local.kube.post(JOBS, &job("one", "long")).0, 201);
-    let (status, said) = local.kube.post(JOBS, &job("two", "long"));
+    let (status, body) = local.kube.post(JOBS, &job("two", "long"));
     let message = "jobs.batch \"two\" is forbidden: exceeded quota: q, requested: count/jobs.batch=1, \
                    used: count/jobs.batch=1, limited: count/jobs.batch=1";
-    assert_eq!((status, text(&said, "/message").as_str()), (403, message));
+    assert_eq!((status, text(&body, "/message").as_str()), (403, message));
 }
 
 #[test]
@@ -133,8 +133,8 @@ fn image_tag_decides_the_outcome_of_a_pod() {
         let pod = local.kube.get(&format!("{PODS}/gone")).1;
         text(&pod, "/status/containerStatuses/0/state/waiting/reason") == "ImagePullBackOff"
     });
-    let (status, said) = local.kube.get(&format!("{PODS}/gone/log"));
-    assert_eq!((status, text(&said, "/reason")), (400, "BadRequest".into()));
+    let (status, body) = local.kube.get(&format!("{PODS}/gone/log"));
+    assert_eq!((status, text(&body, "/reason")), (400, "BadRequest".into()));
 }
 
 #[test]
@@ -217,11 +217,11 @@ fn deleted_namespace_deletes_its_objects() {
     assert_eq!(local.kube.delete("/api/v1/namespaces/free-service", &json!({})).0, 200);
     eventually("its end", || local.kube.get("/api/v1/namespaces/free-service").0 == 404);
     assert!(local.kube.items(FREE_JOBS).is_empty() && local.kube.items(FREE_PODS).is_empty());
-    let (status, said) = local.kube.post(FREE_JOBS, &job("late", "short"));
-    assert_eq!((status, text(&said, "/message").as_str()), (404, "namespaces \"free-service\" not found"));
-    let (status, said) = local.kube.delete("/api/v1/namespaces/default", &json!({}));
+    let (status, body) = local.kube.post(FREE_JOBS, &job("late", "short"));
+    assert_eq!((status, text(&body, "/message").as_str()), (404, "namespaces \"free-service\" not found"));
+    let (status, body) = local.kube.delete("/api/v1/namespaces/default", &json!({}));
     assert_eq!(
-        (status, text(&said, "/message").as_str()),
+        (status, text(&body, "/message").as_str()),
         (403, "namespaces \"default\" is forbidden: this namespace may not be deleted")
     );
 }

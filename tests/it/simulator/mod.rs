@@ -36,8 +36,8 @@ fn start_with(tag: &str, args: &[&str]) -> Local {
     let image = format!("classifier:{tag}");
     let setup = Setup::new().args(&["--local", "--local-job-seconds", "1", "--image", &image]);
     let server = setup.args(args).start();
-    let says = server.stderr();
-    let kubeconfig = says.lines().find_map(|line| line.split_once("export KUBECONFIG=")).unwrap().1;
+    let log = server.stderr();
+    let kubeconfig = log.lines().find_map(|line| line.split_once("export KUBECONFIG=")).unwrap().1;
     let (kubeconfig, kube) = (PathBuf::from(kubeconfig), Kubernetes::new(Path::new(kubeconfig)));
     Local { server, kubeconfig, kube }
 }
@@ -58,8 +58,8 @@ impl Local {
     /// Checks that a Job still runs to its end and that no thread has panicked.
     fn is_sound(&self) {
         let name = format!("sound-{}", self.kube.items(JOBS).len());
-        let (status, said) = self.kube.post(JOBS, &job(&name, "short"));
-        assert_eq!(status, 201, "{said}");
+        let (status, body) = self.kube.post(JOBS, &job(&name, "short"));
+        assert_eq!(status, 201, "{body}");
         let path = format!("{JOBS}/{name}");
         eventually("a Job that succeeds", || self.kube.get(&path).1["status"]["succeeded"] == 1);
         assert!(!self.server.stderr().contains("bug:"), "{}", self.server.stderr());

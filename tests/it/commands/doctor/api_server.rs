@@ -58,7 +58,7 @@ fn unreachable_api_server_is_named_with_its_error() {
     api.close_port();
     let end = setup.args(&["--kube-timeout", "1"]).run(&["doctor"]);
     expect_no_api("refused", &end, "FAIL API: ", "cannot reach https://127.0.0.1", "security group");
-    assert_eq!(end.stderr, "", "the line says it");
+    assert_eq!(end.stderr, "", "stdout holds the line");
 
     let cases: [(&str, Behavior, &str, &str); 4] = [
         ("401", response::unauthorized().into(), "401 Unauthorized", "aws sts get-caller-identity"),

@@ -83,7 +83,7 @@ fn namespace_and_quota_faults_are_named_with_their_fix() {
             SETUP,
         ),
         (
-            "somebody else's quota",
+            "another program's quota",
             |r| {
                 is(r, "GET", QUOTAS).then(|| {
                     let theirs = quota("theirs", &json!({"pods": "1"}), &json!({}));

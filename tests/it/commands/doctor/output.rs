@@ -66,7 +66,7 @@ fn each_line_appears_as_soon_as_its_check_ends() {
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
     assert!(
         lines.any(|line| line == "ok dry run: a premium pod is let into default"),
-        "while the nodes are still asked for"
+        "while the nodes are still requested"
     );
     latch.open();
     assert!(lines.any(|line| line.starts_with("ok address: ")));

@@ -57,7 +57,7 @@ impl Manager {
     }
 
     fn next(&self) -> String {
-        self.within(TIMEOUT).expect("the service says something")
+        self.within(TIMEOUT).expect("a message of the service")
     }
 
     /// Skips messages until the wanted one.
@@ -69,7 +69,7 @@ impl Manager {
     }
 
     /// All messages so far.
-    fn said(&self) -> Vec<String> {
+    fn messages(&self) -> Vec<String> {
         std::iter::from_fn(|| self.within(MESSAGE_TIME)).collect()
     }
 }

@@ -126,17 +126,17 @@ fn restart_under_load_refuses_and_loses_no_connection() {
         activated(setup, socket.try_clone().unwrap()).start()
     };
     let (socket, address) = held_socket();
-    let (stop, answered, good) = (AtomicBool::new(false), AtomicUsize::new(0), AtomicUsize::new(0));
+    let (stop, responded, good) = (AtomicBool::new(false), AtomicUsize::new(0), AtomicUsize::new(0));
     let lost = Mutex::new(Vec::new());
     let mut server = start(&socket);
     std::thread::scope(|scope| {
         for post in [true, false].repeat(CLIENTS / 2) {
-            let (stop, answered, good, lost) = (&stop, &answered, &good, &lost);
+            let (stop, responded, good, lost) = (&stop, &responded, &good, &lost);
             scope.spawn(move || {
                 while !stop.load(Ordering::SeqCst) {
                     match send_request(address, post) {
                         Ok(response) if response.status == 200 => {
-                            answered.fetch_add(1, Ordering::SeqCst);
+                            responded.fetch_add(1, Ordering::SeqCst);
                             good.fetch_add(usize::from(post), Ordering::SeqCst);
                         }
                         Ok(response) => lost.lock().unwrap().push(format!("{} {}", response.status, response.text())),
@@ -146,8 +146,8 @@ fn restart_under_load_refuses_and_loses_no_connection() {
             });
         }
         let more = |count: usize| {
-            let before = answered.load(Ordering::SeqCst);
-            eventually("there are answers", || answered.load(Ordering::SeqCst) >= before + count);
+            let before = responded.load(Ordering::SeqCst);
+            eventually("responses arrive", || responded.load(Ordering::SeqCst) >= before + count);
         };
         // The clients end even if an assertion fails.
         let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
@@ -163,6 +163,6 @@ fn restart_under_load_refuses_and_loses_no_connection() {
         outcome.unwrap();
     });
     let lost = lost.into_inner().unwrap();
-    assert!(lost.is_empty(), "{} of {}: {lost:?}", lost.len(), answered.into_inner());
-    assert_eq!(api.jobs().len(), good.into_inner(), "Jobs and good answers");
+    assert!(lost.is_empty(), "{} of {}: {lost:?}", lost.len(), responded.into_inner());
+    assert_eq!(api.jobs().len(), good.into_inner(), "Jobs and good responses");
 }

@@ -17,20 +17,20 @@ fn ready_is_sent_once_requests_are_served_and_stopping_at_sigterm() {
     let (api, manager) = (ApiServer::start(), Manager::new());
     // An address that no other test binds, so that the port is still free.
     let address = TcpListener::bind("127.0.0.3:0").unwrap().local_addr().unwrap();
-    let answered = std::thread::scope(|scope| {
-        let answered = scope.spawn(|| {
+    let responded = std::thread::scope(|scope| {
+        let responded = scope.spawn(|| {
             assert_eq!(manager.next(), READY);
             // STOPPING is sent at once, and only once.
             send_request(address, true).unwrap().status
         });
         let setup = manager.watches(Setup::for_api(&api));
         let server = setup.start_with(&["serve", "--listen", &address.to_string()]);
-        let answered = answered.join().unwrap();
+        let responded = responded.join().unwrap();
         assert_eq!(server.terminate().code(), Some(0));
-        answered
+        responded
     });
-    assert_eq!(answered, 200);
-    assert_eq!(manager.said(), [STOPPING], "without WATCHDOG_USEC nothing else is said");
+    assert_eq!(responded, 200);
+    assert_eq!(manager.messages(), [STOPPING], "no other message without WATCHDOG_USEC");
 }
 
 #[test]
@@ -46,7 +46,7 @@ fn failed_start_never_sends_ready() {
     for setup in setups {
         watchdog(manager.watches(setup), INTERVAL).refused();
     }
-    assert_eq!(manager.said(), [""; 0]);
+    assert_eq!(manager.messages(), [""; 0]);
 }
 
 #[test]

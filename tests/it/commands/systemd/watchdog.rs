@@ -33,21 +33,21 @@ fn watchdog_is_pinged_repeatedly() {
         let each = start.elapsed() / TIMES;
         assert!(each < INTERVAL * 3 / 4 && each > INTERVAL / 10, "every {each:?}");
         assert_eq!(server.terminate().code(), Some(0));
-        let said = manager.said();
-        assert!(said.contains(&STOPPING.to_owned()), "{said:?}");
+        let messages = manager.messages();
+        assert!(messages.contains(&STOPPING.to_owned()), "{messages:?}");
     }
 }
 
 #[test]
 fn watchdog_of_another_process_is_not_pinged() {
     let (api, manager) = (ApiServer::start(), Manager::new());
-    let (often, nobody) = (Duration::from_millis(30), "1");
-    let server = watchdog(manager.watches(Setup::for_api(&api)), often).env("WATCHDOG_PID", nobody).start();
+    let (often, other_pid) = (Duration::from_millis(30), "1");
+    let server = watchdog(manager.watches(Setup::for_api(&api)), often).env("WATCHDOG_PID", other_pid).start();
     assert_eq!(manager.next(), READY);
     assert_eq!(server.post_job().status, 200);
     assert_eq!(manager.within(often * 10), None);
     assert_eq!(server.terminate().code(), Some(0));
-    assert_eq!(manager.said(), [STOPPING]);
+    assert_eq!(manager.messages(), [STOPPING]);
 }
 
 #[test]
@@ -57,7 +57,7 @@ fn watchdog_is_not_pinged_while_the_process_is_stopped() {
     manager.wait_for(WATCHDOG);
     server.signal(Signal::STOP);
     eventually("every thread has stopped", || all_threads_are(&server, 'T'));
-    manager.said();
+    manager.messages();
     assert_eq!(manager.within(INTERVAL + INTERVAL / 2), None);
     server.signal(Signal::CONT);
     assert_eq!(manager.next(), WATCHDOG);
@@ -85,7 +85,7 @@ fn watchdog_is_not_pinged_while_the_port_is_closed() {
     rustix::net::shutdown(&socket, Shutdown::Both).unwrap();
     assert_eq!(send_request(address, false).unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
     server.wait_for_log("of the watchdog", |line| line.starts_with("error: ") && line.contains("watchdog"));
-    manager.said();
+    manager.messages();
     assert_eq!(manager.within(INTERVAL + INTERVAL / 2), None);
     rustix::net::listen(&socket, 128).unwrap();
     assert_eq!(manager.next(), WATCHDOG);

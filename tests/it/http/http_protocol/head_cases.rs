@@ -38,7 +38,7 @@ pub fn lines() -> Vec<Case> {
         closed("no version", line("GET /healthz"), &[&[400, 505]]),
         closed("one word", line("GET"), &[&[400]]),
         closed("a header instead of the request line", "Host: h\r\n\r\n", &[&[400, 505]]),
-        closed("an answer instead of a request", "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", &[&[400, 505]]),
+        closed("a response instead of a request", "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", &[&[400, 505]]),
     ]
 }
 

@@ -99,30 +99,30 @@ impl Case {
             let (response, before) = match connection.response_and_interim(is_head) {
                 Ok(response) => response,
                 Err(error) if error.kind() == io::ErrorKind::UnexpectedEof && statuses.contains(&OR_NONE) => break,
-                Err(error) => return Err(format!("no answer {number}, {statuses:?}: {error}")),
+                Err(error) => return Err(format!("no response {number}, {statuses:?}: {error}")),
             };
             interim += before;
             if !statuses.contains(&response.status) {
                 return Err(format!(
-                    "answer {number} is {} instead of {statuses:?}: {:?}",
+                    "response {number} is {} instead of {statuses:?}: {:?}",
                     response.status,
                     response.text()
                 ));
             }
             if let Some(wrong) = format_error(&response, is_head) {
-                return Err(format!("answer {number}, {}: {wrong}", response.status));
+                return Err(format!("response {number}, {}: {wrong}", response.status));
             }
             let says_close = response.header("Connection").is_some_and(|value| value.eq_ignore_ascii_case("close"));
             if self.open && says_close {
-                return Err(format!("answer {number} says that the connection ends"));
+                return Err(format!("response {number} announces a close"));
             }
             let last = number + 1 == self.responses.len();
             if last && !self.open && !self.half_close && !says_close {
-                return Err("the last answer does not say that the connection ends".to_owned());
+                return Err("the last response does not announce the close".to_owned());
             }
         }
         if !(self.interim.0..=self.interim.1).contains(&interim) {
-            return Err(format!("{interim} interim answers"));
+            return Err(format!("{interim} interim responses"));
         }
         if self.open && !self.half_close {
             let response = connection.request("GET", "/healthz", None);

@@ -72,8 +72,8 @@ fn readers_that_read_nothing_delay_no_other_client() {
             connection
         })
         .collect();
-    let answered = || server.stderr().lines().filter(|line| line.starts_with("GET /config 200 ")).count();
-    eventually("every reader has an answer waiting", || answered() == READERS);
+    let responded = || server.stderr().lines().filter(|line| line.starts_with("GET /config 200 ")).count();
+    eventually("a response waits for every reader", || responded() == READERS);
     // More than the concurrent Kubernetes requests allowed.
     std::thread::scope(|scope| {
         for _ in 0..READERS {
@@ -117,7 +117,7 @@ fn slow_clients_get_408_and_silent_connections_are_closed() {
         SlowClient { what: "no body", first: post_of(19).into(), then: b"", responses: &[408] },
         SlowClient { what: "half a body", first: format!("{}{{", post_of(19)).into(), then: b"", responses: &[408] },
         SlowClient { what: "a dripping body", first: post_of(1024).into(), then: b" ", responses: &[408] },
-        SlowClient { what: "a body that was asked for", first: expecting().into(), then: b"", responses: &[408] },
+        SlowClient { what: "a body after 100 Continue", first: expecting().into(), then: b"", responses: &[408] },
         SlowClient {
             what: "half a second head",
             first: format!("{}GET", get("")).into(),

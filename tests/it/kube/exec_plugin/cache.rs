@@ -63,7 +63,7 @@ fn expiry_times_in_every_rfc_3339_form_are_parsed() {
 }
 
 #[test]
-fn concurrent_requests_run_the_plugin_once() {
+fn sixty_four_concurrent_requests_run_the_plugin_once() {
     let (api, server, plugin) = started(&format!("sleep 0.3\n{}", print(&json!({"token": "abc"}))));
     std::thread::scope(|scope| {
         for _ in 0..64 {

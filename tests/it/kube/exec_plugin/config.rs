@@ -49,18 +49,18 @@ fn plugin_gets_cluster_info_only_on_request() {
         let config = Kubeconfig::new(&api.url()).cluster(cluster).user(user);
         let server = setup.kubeconfig(config.yaml()).start();
         check_post(&server);
-        let told = plugin.infos().remove(0)["spec"]["cluster"].take();
-        assert_eq!(told["server"], api.url());
-        assert_eq!(told["tls-server-name"], "kubernetes.example");
-        assert_eq!(told["certificate-authority-data"], tls::base64("ca.pem"));
-        assert_eq!(told["config"], json!({"audience": "me", "n": [1, 2]}));
+        let recorded = plugin.infos().remove(0)["spec"]["cluster"].take();
+        assert_eq!(recorded["server"], api.url());
+        assert_eq!(recorded["tls-server-name"], "kubernetes.example");
+        assert_eq!(recorded["certificate-authority-data"], tls::base64("ca.pem"));
+        assert_eq!(recorded["config"], json!({"audience": "me", "n": [1, 2]}));
     }
 }
 
 #[test]
 fn arguments_and_environment_extend_the_servers_own() {
     let body = format!(
-        "printf '%s\\n' \"$*\" \"$ADDED\" \"$OURS\" \"$CHANGED\" >\"$HERE/told\"\n{}",
+        "printf '%s\\n' \"$*\" \"$ADDED\" \"$OURS\" \"$CHANGED\" >\"$HERE/recorded\"\n{}",
         print(&json!({"token": "abc"}))
     );
     let api = ApiServer::start();
@@ -71,8 +71,8 @@ fn arguments_and_environment_extend_the_servers_own() {
     user["exec"]["env"] = json!([{"name": "ADDED", "value": "added"}, {"name": "CHANGED", "value": "theirs"}]);
     let server = with_user(setup, &api, user).env("OURS", "ours").env("CHANGED", "ours").start();
     check_post(&server);
-    let told = std::fs::read_to_string(server.home().join("told")).unwrap();
-    assert_eq!(told, "get-token --cluster-name a b \nadded\nours\ntheirs\n");
+    let recorded = std::fs::read_to_string(server.home().join("recorded")).unwrap();
+    assert_eq!(recorded, "get-token --cluster-name a b \nadded\nours\ntheirs\n");
 }
 
 #[test]
@@ -177,15 +177,15 @@ fn eks_kubeconfig_works_unchanged() {
         "status": {"expirationTimestamp": expiry, "token": "k8s-aws-v1.abc"},
     });
     let aws =
-        Plugin::write(&folder, "aws", &format!("echo \"$*\" \"$AWS_PROFILE\" >\"$HERE/told\"\necho '{response}'"));
+        Plugin::write(&folder, "aws", &format!("echo \"$*\" \"$AWS_PROFILE\" >\"$HERE/recorded\"\necho '{response}'"));
     let text = eks_kubeconfig(&api, &tls::base64("ca.pem"));
     let path = format!("{}:{}", folder.display(), std::env::var("PATH").unwrap());
     let server = setup.env("PATH", &path).kubeconfig(text).start();
     check_post(&server);
     assert_eq!(authorization(&api.requests()[0]), Some("Bearer k8s-aws-v1.abc"));
     assert_eq!(aws.runs(), 1);
-    let told = std::fs::read_to_string(folder.join("told")).unwrap();
-    assert_eq!(told, "--region us-east-1 eks get-token --cluster-name mp12 --output json me\n");
+    let recorded = std::fs::read_to_string(folder.join("recorded")).unwrap();
+    assert_eq!(recorded, "--region us-east-1 eks get-token --cluster-name mp12 --output json me\n");
 }
 
 /// The output of `aws eks update-kubeconfig`; only the names differ.

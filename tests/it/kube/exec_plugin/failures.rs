@@ -39,7 +39,7 @@ fn invalid_output_is_an_error_without_a_quote_of_it() {
             "line break in the token",
             print(&json!({"token": format!("{SECRET}\nX-Injected: yes")})).replace("\\n", "\\\\n"),
         ),
-        ("failure with an answer", format!("{}\nexit 3", print(&full))),
+        ("failure with a credential", format!("{}\nexit 3", print(&full))),
         ("death", "kill -9 $$".to_owned()),
         ("flood", format!("yes {SECRET} | head -c 50000000")),
     ];
@@ -206,7 +206,7 @@ fn plugin_that_fails_after_the_deadline_is_named() {
         assert!(response.error().contains("credential"), "{}", response.text());
         plugin.runs() >= 2
     };
-    eventually("an answer while it runs again", answers_in_the_next_run);
+    eventually("a response while the plugin runs again", answers_in_the_next_run);
     assert!(server.stderr().contains("log in first"), "{}", server.stderr());
     assert_eq!(api.requests().len(), 0);
 }

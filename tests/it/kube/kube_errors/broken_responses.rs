@@ -103,15 +103,15 @@ fn list_with_a_wrong_gzip_checksum_is_read_again_or_fails() {
 }
 
 /// One broken response: the retry returns the full list. Only broken responses: 503.
-fn check_read_again(pods: &[Value], spoils: &[(&str, Cut)]) {
-    for (what, spoil) in spoils {
+fn check_read_again(pods: &[Value], faults: &[(&str, Cut)]) {
+    for (what, corrupt) in faults {
         let (api, server) = started(1);
         let complete_response = ApiResponse::json(200, &pod_list(pods, ""));
-        api.queue([spoil(complete_response.clone()).into(), complete_response.clone().into()]);
+        api.queue([corrupt(complete_response.clone()).into(), complete_response.clone().into()]);
         let response = server.get("/config");
         assert_eq!(response.status, 200, "{what}: {}", response.text());
         assert_eq!(response.json()["pods"].as_array().unwrap().len(), 50, "{what}");
-        api.always(spoil(complete_response));
+        api.always(corrupt(complete_response));
         let response = server.get("/config");
         assert_eq!(response.status, 503, "{what}: {}", response.text());
         check_retry_after(&response);
@@ -137,13 +137,13 @@ fn list_with_a_truncated_head_is_read_again_and_503_if_that_lasts() {
 fn lost_page_never_shortens_a_list() {
     let (api, server) = started(1);
     let first = pod_list(&[pod("default", "one", "Running", None)], "more");
-    for trouble in
+    for fault in
         [Behavior::Close, Behavior::Reset, unavailable().into(), unauthorized().into(), ApiResponse::html(200).into()]
     {
-        let (first, trouble) = (first.clone(), trouble.clone());
+        let (first, fault) = (first.clone(), fault.clone());
         api.script(move |request| match request.query("continue") {
             None => ApiResponse::json(200, &first).into(),
-            Some(_) => trouble.clone(),
+            Some(_) => fault.clone(),
         });
         let response = server.get("/config");
         assert!((502..=504).contains(&response.status), "{} {}", response.status, response.text());

@@ -120,9 +120,9 @@ fn check_deadline(server: &Server, status: u16) {
         ("/config", |s| s.get("/config"), status),
         ("/readyz", |s| s.get("/readyz"), 503),
     ];
-    for (what, ask, status) in operations {
+    for (what, send, status) in operations {
         let start = Instant::now();
-        let response = ask(server);
+        let response = send(server);
         let elapsed = start.elapsed();
         assert_eq!(response.status, status, "{what}: {}", response.text());
         check_sentence(&response);

@@ -20,24 +20,24 @@ fn transient_errors_are_retried_until_the_job_exists() {
         ("closed unanswered", vec![Behavior::Close]),
         ("closed unanswered twice", vec![Behavior::Close, Behavior::Close]),
         ("reset unanswered", vec![Behavior::Reset]),
-        ("answer lost", vec![Behavior::ApplyThenDrop]),
-        ("answer lost, then trouble", vec![Behavior::ApplyThenDrop, unavailable().into(), Behavior::Close]),
-        ("trouble, then answer lost", vec![internal_error().into(), Behavior::ApplyThenDrop]),
-        ("answer lost, then one that is cut", vec![Behavior::ApplyThenDrop, taken().cut(20).into()]),
-        ("answer lost, then chunks that are cut", vec![Behavior::ApplyThenDrop, taken().chunked().cut(80).into()]),
-        ("answer lost, then gzip that is cut", vec![Behavior::ApplyThenDrop, taken().gzip().cut(30).into()]),
-        ("answer lost, then gzip that is broken", vec![Behavior::ApplyThenDrop, taken().gzip().corrupted(40).into()]),
-        ("answer cut in its first word", vec![Behavior::ApplyThenTruncate(5)]),
-        ("answer cut in its status line", vec![Behavior::ApplyThenTruncate(15)]),
-        ("answer cut in a header", vec![Behavior::ApplyThenTruncate(40)]),
-        ("answer cut twice", vec![Behavior::ApplyThenTruncate(40), Behavior::ApplyThenTruncate(1)]),
+        ("response lost", vec![Behavior::ApplyThenDrop]),
+        ("response lost, then errors", vec![Behavior::ApplyThenDrop, unavailable().into(), Behavior::Close]),
+        ("errors, then response lost", vec![internal_error().into(), Behavior::ApplyThenDrop]),
+        ("response lost, then one that is cut", vec![Behavior::ApplyThenDrop, taken().cut(20).into()]),
+        ("response lost, then chunks that are cut", vec![Behavior::ApplyThenDrop, taken().chunked().cut(80).into()]),
+        ("response lost, then gzip that is cut", vec![Behavior::ApplyThenDrop, taken().gzip().cut(30).into()]),
+        ("response lost, then gzip that is broken", vec![Behavior::ApplyThenDrop, taken().gzip().corrupted(40).into()]),
+        ("response cut in its first word", vec![Behavior::ApplyThenTruncate(5)]),
+        ("response cut in its status line", vec![Behavior::ApplyThenTruncate(15)]),
+        ("response cut in a header", vec![Behavior::ApplyThenTruncate(40)]),
+        ("response cut twice", vec![Behavior::ApplyThenTruncate(40), Behavior::ApplyThenTruncate(1)]),
         ("several of a kind", vec![Behavior::Reset, conflict().into(), unavailable().into(), Behavior::ApplyThenDrop]),
     ];
     std::thread::scope(|scope| {
         for (what, responses) in cases {
             scope.spawn(move || {
                 let (api, server) = started(20);
-                let trouble = responses.len();
+                let fault = responses.len();
                 api.queue(responses);
                 let response = server.post_job();
                 assert_eq!(response.status, 200, "{what}: {}", response.text());
@@ -45,7 +45,7 @@ fn transient_errors_are_retried_until_the_job_exists() {
                 assert_eq!(jobs.len(), 1, "{what}");
                 assert_eq!(response.json()["job"], jobs[0]["metadata"]["name"], "{what}");
                 let creates = creates(&api);
-                assert_eq!(creates.len(), trouble + 1, "{what}");
+                assert_eq!(creates.len(), fault + 1, "{what}");
                 let names: BTreeSet<String> =
                     creates.iter().map(|create| create.json()["metadata"]["name"].to_string()).collect();
                 assert_eq!(names.len(), 1, "{what}: repeated under another name");

@@ -52,18 +52,19 @@ fn service_account_is_used_in_a_pod() {
     let lines = pod.read_until("listening on http://");
     assert!(!lines.concat().contains("of-pod"), "{lines:?}");
     let address = lines.last().unwrap().trim_start_matches("listening on http://").parse().unwrap();
-    let ask = |method: &str, target: &str, body: Option<&[u8]>| Connection::open(address).request(method, target, body);
-    let response = ask("POST", "/img-classification/free", Some(br#"{"dataset":"mnist"}"#));
+    let send =
+        |method: &str, target: &str, body: Option<&[u8]>| Connection::open(address).request(method, target, body);
+    let response = send("POST", "/img-classification/free", Some(br#"{"dataset":"mnist"}"#));
     assert_eq!(response.status, 200, "{}", response.text());
     assert_eq!(bearer(&api.requests()[0]), Some("of-pod"));
-    assert_eq!(ask("GET", "/config", None).status, 200);
+    assert_eq!(send("GET", "/config", None).status, 200);
     // Kubernetes replaces the token long before it expires.
     std::fs::write(home.path().join("token"), "next\n").unwrap();
     api.script(|request| match bearer(request) {
         Some("next") => Behavior::Default,
         _ => unauthorized().into(),
     });
-    assert_eq!(ask("GET", "/readyz", None).status, 200);
+    assert_eq!(send("GET", "/readyz", None).status, 200);
 }
 
 fn permitted(flags: &[&str]) -> bool {

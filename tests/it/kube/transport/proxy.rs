@@ -14,10 +14,10 @@ fn http_proxy_of_the_kubeconfig_is_used() {
     let proxy = Proxy::start(Kind::Connect, api.address());
     let request = seen(with(&api, json!({"proxy-url": format!("http://{}", proxy.address())})), &api);
     assert!(request.header("Authorization").is_some());
-    let asked = proxy.requests();
-    assert_eq!(asked.len(), 1, "{asked:?}");
-    assert_eq!(asked[0].target, api.address().to_string());
-    assert_eq!(asked[0].authorization, None, "Kubernetes' token is none of the proxy's business");
+    let requests = proxy.requests();
+    assert_eq!(requests.len(), 1, "{requests:?}");
+    assert_eq!(requests[0].target, api.address().to_string());
+    assert_eq!(requests[0].authorization, None, "the proxy must not get the Kubernetes token");
 }
 
 #[test]
@@ -58,7 +58,7 @@ fn socks5_proxy_resolves_names_unknown_to_this_host() {
         cluster["proxy-url"] = json!(url);
         assert_eq!(seen(with(&api, cluster), &api).sni.as_deref(), Some("kubernetes.example"));
         seen(with(&api, name.clone()).env("HTTPS_PROXY", &url), &api);
-        let targets: Vec<String> = proxy.requests().into_iter().map(|asked| asked.target).collect();
+        let targets: Vec<String> = proxy.requests().into_iter().map(|requests| requests.target).collect();
         assert_eq!(targets, ["kubernetes.example:6443"; 2], "{scheme}");
     }
 }
@@ -97,17 +97,17 @@ fn tls_proxy_is_verified_with_the_ca_of_the_cluster() {
             [json!({"proxy-url": url}), json!({"proxy-url": url, "server": "https://kubernetes.example:6443"})]
         {
             let server = with(&api, cluster.clone()).args(&["--log-level", "debug"]).start();
-            for (what, ask) in OPERATIONS {
-                let response = ask(&server);
+            for (what, send) in OPERATIONS {
+                let response = send(&server);
                 assert_eq!(response.status, 200, "{what} {cluster}: {}\n{}", response.text(), server.stderr());
             }
             let log = server.stderr();
             assert!(!log.contains("s3cr3t") && !log.contains(&tls::encode(b"jane:s3cr3t")), "{log}");
-            let asked = proxy.requests().pop().unwrap();
-            assert_eq!(asked.authorization, Some(format!("Basic {}", tls::encode(b"jane:s3cr3t"))));
+            let requests = proxy.requests().pop().unwrap();
+            assert_eq!(requests.authorization, Some(format!("Basic {}", tls::encode(b"jane:s3cr3t"))));
             let server =
                 cluster["server"].as_str().map_or_else(|| api.address().to_string(), |url| url.replace("https://", ""));
-            assert_eq!(asked.target, server);
+            assert_eq!(requests.target, server);
         }
     }
     assert_eq!(proxy.requests().len(), 4, "the connections are not kept");
@@ -155,11 +155,11 @@ fn slow_proxy_does_not_extend_the_deadline() {
             let proxy = Proxy::start(kind, api.address());
             let url = format!("{scheme}://{}", proxy.address());
             let server = Arc::new(with(&api, json!({"proxy-url": url})).start());
-            for (operation, ask) in OPERATIONS {
+            for (operation, send) in OPERATIONS {
                 let server = server.clone();
                 scope.spawn(move || {
                     let start = Instant::now();
-                    let response = ask(&server);
+                    let response = send(&server);
                     let (elapsed, status) = (start.elapsed(), if operation == "/readyz" { 503 } else { 504 });
                     assert_eq!(response.status, status, "{scheme} {what} {operation}: {}", response.text());
                     let due = Duration::from_millis(1900)..Duration::from_millis(3200);

@@ -1,4 +1,4 @@
-//! Many connections at once, and the outcome of one request.
+//! A flood of connections, and the outcome of one request.
 
 use super::{SOON, address, connect_from, is_open};
 use crate::support::http::Connection;
@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// Duration of the load.
-pub const CROWD_DURATION: Duration = Duration::from_secs(4);
+pub const FLOOD_DURATION: Duration = Duration::from_secs(4);
 
 /// Number of connections of a load that is opened once.
 pub const CONNECTIONS: usize = 4000;
@@ -18,20 +18,20 @@ pub const CONNECTIONS: usize = 4000;
 const PACE: Duration = Duration::from_millis(1);
 
 /// Connections of an attacker that reopens each as soon as it is closed.
-pub struct Crowd {
+pub struct Flood {
     pub server: SocketAddr,
     pub streams: Vec<TcpStream>,
     pub opened: usize,
 }
 
-impl Crowd {
-    pub fn new(server: SocketAddr, size: usize) -> Crowd {
-        let mut crowd = Crowd { server, streams: Vec::new(), opened: 0 };
+impl Flood {
+    pub fn new(server: SocketAddr, size: usize) -> Flood {
+        let mut flood = Flood { server, streams: Vec::new(), opened: 0 };
         for number in 0..size {
-            let stream = crowd.open(number);
-            crowd.streams.push(stream);
+            let stream = flood.open(number);
+            flood.streams.push(stream);
         }
-        crowd
+        flood
     }
 
     pub fn open(&mut self, number: usize) -> TcpStream {
