@@ -12,7 +12,7 @@ use std::collections::VecDeque;
 use std::io::{self, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -189,7 +189,15 @@ impl ApiServer {
     }
 
     fn seen(&self) -> MutexGuard<'_, Seen> {
-        self.shared.seen.lock().unwrap()
+        self.shared.seen()
+    }
+}
+
+impl Shared {
+    /// The record of requests. A failed assertion that held it must not fail the clean-up, which would abort the process
+    /// and with it every other test.
+    fn seen(&self) -> MutexGuard<'_, Seen> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -233,7 +241,7 @@ fn accept_on(listener: TcpListener, shared: Arc<Shared>) -> JoinHandle<()> {
             }
             let (Ok(socket), shared) = (socket, shared.clone()) else { continue };
             let number = {
-                let mut seen = shared.seen.lock().unwrap();
+                let mut seen = shared.seen();
                 seen.connections += 1;
                 seen.sockets.push(socket.try_clone().unwrap());
                 seen.connections - 1
@@ -270,7 +278,7 @@ fn serve(socket: TcpStream, shared: &Shared, number: usize) -> io::Result<()> {
         let body = read_body(&mut reader, &headers)?;
         let (sni, client_chain, at) = (sni.clone(), chain.clone(), Instant::now());
         let request = Request { method, target, headers, body, connection: number, sni, client_chain, at };
-        shared.seen.lock().unwrap().requests.push(request.clone());
+        shared.seen().requests.push(request.clone());
         shared.changed.notify_all();
         let response = (shared.script.lock().unwrap())(&request);
         if !respond(response, &request, shared, reader.get_mut(), &raw)? {
