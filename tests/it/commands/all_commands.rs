@@ -54,7 +54,7 @@ fn usage_error_names_the_command_and_exits_with_2() {
         (&["--print"], "serve does not take --print"),
         (&["clean", "--timeout", "0"], "--timeout is \"0\""),
         (&["setup", "--print=yes"], "--print"),
-        (&["serve", "--local", "--kubeconfig", "x"], "--local and --kubeconfig exclude each other"),
+        (&["serve", "--local", "--kubeconfig", "x"], "--local and --kubeconfig cannot be used together"),
         (&["--local", "--local-nodes", "0"], "--local-nodes is \"0\""),
         (&["--local", "--local-job-seconds", "0.5"], "--local-job-seconds is \"0.5\""),
     ] {
