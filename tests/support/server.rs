@@ -68,7 +68,7 @@ impl Setup {
             // A process that is killed leaves its temporary folder behind; here it goes with the home folder.
             ("TMPDIR".to_owned(), home.path().to_str().unwrap().to_owned()),
             // Nothing is asked of Kubernetes but by requests; a test of the queue says otherwise.
-            ("NO_NUDGE".to_owned(), "1".to_owned()),
+            ("NO_REQUEUE".to_owned(), "1".to_owned()),
         ];
         Setup { home, args: Vec::new(), env, through: Vec::new(), stdin: None }
     }

@@ -134,7 +134,7 @@ impl Tier {
 
     /// A server that watches it.
     fn serve(&self) -> Server {
-        Setup::for_api(&self.api).env("NO_NUDGE", "").start()
+        Setup::for_api(&self.api).env("NO_REQUEUE", "").start()
     }
 
     /// A server that has begun to watch it.

@@ -102,24 +102,24 @@ fn the_queue_is_shown_in_order_from_what_was_watched() {
 }
 
 #[test]
-fn without_the_nudge_nothing_is_watched_and_the_queue_says_why_it_is_not_there() {
+fn without_requeueing_nothing_is_watched_and_queue_is_not_found() {
     let tier = Tier::full();
-    let server = Setup::for_api(&tier.api).env("NO_NUDGE", "").args(&["--no-nudge"]).start();
+    let server = Setup::for_api(&tier.api).env("NO_REQUEUE", "").args(&["--no-requeue"]).start();
     let response = server.get("/queue");
     assert!(
-        response.status == 404 && response.error().contains("--no-nudge"),
+        response.status == 404 && response.error().contains("--no-requeue"),
         "{} {}",
         response.status,
         response.text()
     );
     assert_eq!(server.get("/readyz").status, 200);
     assert!(tier.api.requests().iter().all(|request| request.path() == "/api/v1/pods"), "{:?}", tier.api.requests());
-    assert!(server.stderr().lines().any(|line| line == "nudge: off"), "{}", server.stderr());
+    assert!(server.stderr().lines().any(|line| line == "requeue: off"), "{}", server.stderr());
 }
 
 #[test]
 fn in_the_embedded_cluster_the_queue_moves_in_order_and_at_once() {
-    let server = Setup::local().env("NO_NUDGE", "").args(&["--local-job-seconds", "1"]).start();
+    let server = Setup::local().env("NO_REQUEUE", "").args(&["--local-job-seconds", "1"]).start();
     let posted: Vec<String> = (0..8).map(|_| server.post_job().json()["job"].as_str().unwrap().to_owned()).collect();
     let began = Instant::now();
     eventually("all eight", || {
