@@ -1,16 +1,16 @@
-//! The tables that kubectl prints.
+//! Tables, the format that kubectl prints.
 
 use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
 
 use super::resources::Resource;
-use super::store::{Object, has_ended, is_going, items, name, text};
+use super::store::{Object, has_ended, is_terminating, items, name, text};
 
-/// Two of the largest units are enough, as in kubectl.
+/// Units of a duration, largest first.
 const UNITS: [(&str, u64); 4] = [("d", 86_400), ("h", 3600), ("m", 60), ("s", 1)];
 
-/// A Table of these objects; a row carries its object whole if `with_objects`, else its metadata.
+/// Returns a Table of these objects. A row contains its object if `with_objects`, else only the metadata.
 pub fn table(resource: &Resource, objects: &[Object], with_objects: bool) -> Value {
     let column = |name: &&str| {
         let (name, priority) = name.strip_prefix('+').map_or((*name, 0), |name| (name, 1));
@@ -26,7 +26,7 @@ pub fn table(resource: &Resource, objects: &[Object], with_objects: bool) -> Val
     json!({"kind": "Table", "apiVersion": "meta.k8s.io/v1", "metadata": {}, "columnDefinitions": columns, "rows": rows})
 }
 
-/// Those that begin with + are shown by -o wide.
+/// Returns the columns; -o wide adds those that begin with +.
 fn columns(resource: &Resource) -> &'static [&'static str] {
     match resource.kind {
         "Pod" => &["Name", "Ready", "Status", "Restarts", "Age", "+IP", "+Node", "+Nominated Node", "+Readiness Gates"],
@@ -106,7 +106,7 @@ fn cells(resource: &Resource, object: &Value) -> Value {
 fn pod_status(pod: &Value) -> &str {
     let state = &pod["status"]["containerStatuses"][0]["state"];
     match (state["waiting"]["reason"].as_str(), state["terminated"]["reason"].as_str()) {
-        _ if is_going(pod) => "Terminating",
+        _ if is_terminating(pod) => "Terminating",
         (Some(reason), _) | (_, Some(reason)) => reason,
         _ if !has_ended(pod) && !text(pod, "/spec/nodeName").is_empty() && state.is_null() => "ContainerCreating",
         _ => text(pod, "/status/phase"),
@@ -122,11 +122,11 @@ fn between(start: &str, end: &str) -> String {
     if start.is_empty() {
         return "<unknown>".to_owned();
     }
-    shown(read(end).duration_since(read(start)).unwrap_or(Duration::ZERO).as_secs())
+    duration(read(end).duration_since(read(start)).unwrap_or(Duration::ZERO).as_secs())
 }
 
-/// As kubectl shows a duration: in seconds up to two minutes, then in two units where the first is small.
-fn shown(seconds: u64) -> String {
+/// Formats a duration like kubectl: in seconds up to two minutes, then in two units if the first is below 10.
+fn duration(seconds: u64) -> String {
     let limit = |unit: u64| if unit == 60 { 120 } else { unit };
     let Some(at) = UNITS.iter().position(|(_, unit)| seconds >= limit(*unit)) else { return "0s".to_owned() };
     let (name, unit) = UNITS[at];
@@ -142,11 +142,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn durations_are_as_short_as_kubectl_s() {
+    fn durations_are_formatted_like_kubectls() {
         for (seconds, text) in
             [(0, "0s"), (119, "119s"), (120, "2m"), (125, "2m5s"), (700, "11m"), (3700, "1h1m"), (200_000, "2d7h")]
         {
-            assert_eq!(shown(seconds), text);
+            assert_eq!(duration(seconds), text);
         }
     }
 }
