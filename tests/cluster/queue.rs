@@ -1,5 +1,6 @@
 //! The queue of the free tier, moved by the server.
 
+use super::permissions::{account_token, kubeconfig_of};
 use super::*;
 
 /// Jobs: two run at once, the others wait.
@@ -18,7 +19,7 @@ fn free_jobs_that_wait_are_started_in_order_and_as_soon_as_there_is_room() {
     // With no more than the rights of k8s/rbac.yaml.
     let path = kubeconfig_of(home.path(), &json!({ "token": account_token() }));
     let setup = Setup::new().args(&["--kubeconfig", path.to_str().unwrap(), "--image", &image("short")]);
-    let server = setup.env("NO_NUDGE", "").start();
+    let server = setup.env("NO_REQUEUE", "").start();
     let posted: Vec<String> = (0..POSTED).map(|_| post_ok(&server, "free", "mnist")).collect();
     let queue = within(SOON, "two that run, and the others", || {
         let queue = server.get("/queue").json();
