@@ -41,58 +41,16 @@ fn columns(resource: &Resource) -> &'static [&'static str] {
 
 fn cells(resource: &Resource, object: &Value) -> Value {
     let (name, age) = (name(object), since(text(object, "/metadata/creationTimestamp")));
-    let status = &object["status"];
     match resource.kind {
-        "Pod" => {
-            let containers = items(&status["containerStatuses"]);
-            let ready = containers.iter().filter(|container| container["ready"] == true).count();
-            let ready = format!("{ready}/{}", items(&object["spec"]["containers"]).len());
-            let or_none = |text: &str| if text.is_empty() { "<none>".to_owned() } else { text.to_owned() };
-            let (ip, node) = (or_none(text(status, "/podIP")), or_none(text(object, "/spec/nodeName")));
-            json!([name, ready, pod_status(object), "0", age, ip, node, "<none>", "<none>"])
-        }
-        "Job" => {
-            let done = status["succeeded"].as_u64().unwrap_or_default();
-            let end = text(status, "/completionTime");
-            let duration = if end.is_empty() {
-                since(text(status, "/startTime"))
-            } else {
-                between(text(status, "/startTime"), end)
-            };
-            let container = &object["spec"]["template"]["spec"]["containers"][0];
-            let (container, image) = (text(container, "/name"), text(container, "/image"));
-            let selector = format!("controller-uid={}", text(object, "/metadata/uid"));
-            json!([
-                name,
-                format!("{done}/{}", object["spec"]["completions"]),
-                duration,
-                age,
-                container,
-                image,
-                selector
-            ])
-        }
+        "Pod" => pod_cells(object, name, &age),
+        "Job" => job_cells(object, name, &age),
         "Node" => {
             let ready = if object["spec"]["unschedulable"] == true { "Ready,SchedulingDisabled" } else { "Ready" };
-            let (version, ip) = (text(status, "/nodeInfo/kubeletVersion"), text(status, "/addresses/0/address"));
-            json!([name, ready, "<none>", age, version, ip, "<none>"])
+            let version = text(object, "/status/nodeInfo/kubeletVersion");
+            json!([name, ready, "<none>", age, version, text(object, "/status/addresses/0/address"), "<none>"])
         }
-        "ResourceQuota" => {
-            let list = |of_limits: bool| {
-                let hard = status["hard"].as_object().into_iter().flatten();
-                let ours = hard.filter(|(key, _)| key.starts_with("limits.") == of_limits);
-                let shown = |(key, limit): (&String, &Value)| {
-                    format!(
-                        "{key}: {}/{}",
-                        status["used"][key].as_str().unwrap_or("0"),
-                        limit.as_str().unwrap_or_default()
-                    )
-                };
-                ours.map(shown).collect::<Vec<_>>().join(", ")
-            };
-            json!([name, age, list(false), list(true)])
-        }
-        "Namespace" => json!([name, text(status, "/phase"), age]),
+        "ResourceQuota" => json!([name, age, quota_cell(object, false), quota_cell(object, true)]),
+        "Namespace" => json!([name, text(object, "/status/phase"), age]),
         "Event" => {
             let involved = &object["involvedObject"];
             let involved = format!("{}/{}", text(involved, "/kind").to_lowercase(), text(involved, "/name"));
@@ -101,6 +59,38 @@ fn cells(resource: &Resource, object: &Value) -> Value {
         }
         _ => json!([name, age]),
     }
+}
+
+fn pod_cells(pod: &Value, name: &str, age: &str) -> Value {
+    let containers = items(&pod["status"]["containerStatuses"]);
+    let ready = containers.iter().filter(|container| container["ready"] == true).count();
+    let ready = format!("{ready}/{}", items(&pod["spec"]["containers"]).len());
+    let or_none = |text: &str| if text.is_empty() { "<none>".to_owned() } else { text.to_owned() };
+    let (ip, node) = (or_none(text(pod, "/status/podIP")), or_none(text(pod, "/spec/nodeName")));
+    json!([name, ready, pod_status(pod), "0", age, ip, node, "<none>", "<none>"])
+}
+
+fn job_cells(job: &Value, name: &str, age: &str) -> Value {
+    let status = &job["status"];
+    let done = format!("{}/{}", status["succeeded"].as_u64().unwrap_or_default(), job["spec"]["completions"]);
+    let duration = match text(status, "/completionTime") {
+        "" => since(text(status, "/startTime")),
+        end => between(text(status, "/startTime"), end),
+    };
+    let container = &job["spec"]["template"]["spec"]["containers"][0];
+    let selector = format!("controller-uid={}", text(job, "/metadata/uid"));
+    json!([name, done, duration, age, text(container, "/name"), text(container, "/image"), selector])
+}
+
+/// Returns the used and hard amounts of a quota's limits, or of its requests and counts.
+fn quota_cell(quota: &Value, is_limits: bool) -> String {
+    let status = &quota["status"];
+    let hard = status["hard"].as_object().into_iter().flatten();
+    let shown = hard.filter(|(key, _)| key.starts_with("limits.") == is_limits).map(|(key, limit)| {
+        let used = status["used"][key].as_str().unwrap_or("0");
+        format!("{key}: {used}/{}", limit.as_str().unwrap_or_default())
+    });
+    shown.collect::<Vec<_>>().join(", ")
 }
 
 fn pod_status(pod: &Value) -> &str {

@@ -61,7 +61,7 @@ pub fn create(store: &mut Store, target: &Target<'_>, body: Value, dry_run: bool
     Ok(object)
 }
 
-/// Drops metadata that clients may not set, and adds a generated name, a uid and the creation time.
+/// Drops metadata that clients may not set. Adds a generated name, a uid and the creation time.
 fn set_identity(object: &mut Value) {
     let fields = object["metadata"].as_object_mut();
     fields.into_iter().for_each(|fields| fields.retain(|key, _| CLIENT_METADATA.contains(&key.as_str())));
