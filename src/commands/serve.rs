@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use signal_hook::iterator::Signals;
 
-use crate::Env;
 use crate::api;
 use crate::api::auth;
+use crate::cli::Env;
 use crate::cli::Options;
 use crate::commands::output::one_line;
 use crate::commands::setup;
@@ -70,7 +70,7 @@ pub fn run(options: &Options, env: Env<'_>) -> Result<(), StartError> {
     app.kube.prepare();
     let (alive, watched) = (Arc::clone(&app), gate.clone());
     let is_alive = move || alive.crew.is_alive(kube_timeout + CREW_SLACK);
-    systemd::feed_watchdog(gate.address(), is_alive, move || watched.is_closing()).map_err(StartError::Threads)?;
+    systemd::start_watchdog(gate.address(), is_alive, move || watched.is_closing()).map_err(StartError::Threads)?;
     for line in configuration {
         let _ = writeln!(io::stderr(), "{}", one_line(&line));
     }
