@@ -1,6 +1,6 @@
 //! Nodes, pods, Jobs and the image.
 
-use super::{check, cluster, doctor, expect, host, is, line, list, node, nothing_broken};
+use super::{check, cluster, doctor, expect, host, is, line, list, no_fault, node};
 use crate::support::api::Request;
 use crate::support::response::ApiResponse;
 use crate::support::server::{Finished, Setup};
@@ -11,7 +11,7 @@ pub fn line_text(end: &Finished, start: &str) -> String {
 }
 
 #[test]
-fn nodes_pods_and_jobs_that_are_not_as_they_should_be_are_named() {
+fn node_pod_and_job_faults_are_named() {
     fn ours(request: &Request, pod: &Value) -> Option<ApiResponse> {
         let wanted = request.target.contains("labelSelector=app.kubernetes.io%2Fmanaged-by%3Dimg-classification");
         (is(request, "GET", "/api/v1/pods") && wanted).then(|| list("Pod", std::slice::from_ref(pod)))
@@ -142,8 +142,8 @@ fn nodes_pods_and_jobs_that_are_not_as_they_should_be_are_named() {
 }
 
 #[test]
-fn an_image_that_cannot_be_or_may_not_be_found_is_named() {
-    let api = cluster(nothing_broken);
+fn missing_or_unpullable_image_is_named() {
+    let api = cluster(no_fault);
     for (image, start, words, fix) in [
         ("mp12-classifier:1.0", "warning image: ", "names no registry", "docker push ACCOUNT.dkr.ecr"),
         ("r.io/a:latest", "warning image: ", "no tag but :latest", ":1.0"),

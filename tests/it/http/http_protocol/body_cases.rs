@@ -25,7 +25,7 @@ pub fn lengths() -> Vec<Case> {
         closed("a folded length", post("Content-Length:\r\n 19\r\n"), &[&[400]]),
         closed("a huge length for a GET", get("Content-Length: 1000000000000000\r\n"), &[&[413]]),
     ];
-    // RFC 9112, section 6.3: equal lengths may be taken for one, or refused.
+    // RFC 9112, section 6.3: a server may accept or refuse repeated equal lengths.
     for headers in ["Content-Length: 19\r\nContent-Length: 19\r\n", "Content-Length: 19\r\nContent-Length: 019\r\n"] {
         cases.push(open(format!("equal lengths {headers:?}"), post(headers), &[&[200]]).jobs(1));
     }
@@ -74,13 +74,9 @@ pub fn encodings() -> Vec<Case> {
         closed("an encoding behind a bare LF", with("X: y\nTransfer-Encoding: chunked\r\n"), &[&[400]]),
         closed("an encoding behind a bare CR", with("X: y\rTransfer-Encoding: chunked\r\n"), &[&[400]]),
         closed("twice encoded", with("Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n"), &[&[400, 501]]),
-        open("TE says nothing of the request", get("TE: trailers, chunked\r\n"), &[&[200]]),
-        open(
-            "Content-Encoding is nobody's business",
-            post("Content-Encoding: gzip\r\nContent-Length: 19\r\n"),
-            &[&[200]],
-        )
-        .jobs(1),
+        open("TE describes no request", get("TE: trailers, chunked\r\n"), &[&[200]]),
+        open("Content-Encoding is ignored", post("Content-Encoding: gzip\r\nContent-Length: 19\r\n"), &[&[200]])
+            .jobs(1),
         open("Trailer without chunks", post("Trailer: X\r\nContent-Length: 19\r\n"), &[&[200]]).jobs(1),
     ];
     for encoding in [
@@ -113,7 +109,7 @@ pub fn encodings() -> Vec<Case> {
 pub fn expectations() -> Vec<Case> {
     let expecting = |value: &str| post(&format!("Expect: {value}\r\nContent-Length: 19\r\n"));
     vec![
-        // The body is here already: whether it is still asked for is the server's choice.
+        // The body has already arrived: 100 Continue is optional.
         open("100-continue with the body", expecting("100-continue"), &[&[200]]).interim(0, 1).jobs(1),
         open("100-Continue with the body", expecting("100-Continue"), &[&[200]]).interim(0, 1).jobs(1),
         open("100-continue twice", expecting("100-continue\r\nExpect: 100-continue"), &[&[200]]).interim(0, 1).jobs(1),
@@ -131,7 +127,7 @@ pub fn expectations() -> Vec<Case> {
         closed("an empty expectation", expecting(""), &[&[417]]),
         closed("another expectation of a GET", get("Expect: tea\r\n"), &[&[417]]),
         closed("HTTP/1.0 cannot expect", expecting("100-continue").replace("HTTP/1.1", "HTTP/1.0"), &[&[200]]).jobs(1),
-        closed("whatever HTTP/1.0 expects", expecting("tea").replace("HTTP/1.1", "HTTP/1.0"), &[&[200]]).jobs(1),
+        closed("any Expect in HTTP/1.0", expecting("tea").replace("HTTP/1.1", "HTTP/1.0"), &[&[200]]).jobs(1),
     ]
 }
 
@@ -189,7 +185,8 @@ pub fn bodies() -> Vec<Case> {
         closed("a body cut short", cut.clone(), &[&[400]]).half_close(),
         closed("a body that never came", post_of(19), &[&[400]]).half_close(),
         closed("a body shorter by far", format!("{}{MNIST}", post_of(1024)), &[&[400]]).half_close(),
-        closed("a body longer than it says", format!("{}{MNIST}", post_of(18)), &[&[400], &[400]]).half_close(),
+        closed("a body longer than its Content-Length", format!("{}{MNIST}", post_of(18)), &[&[400], &[400]])
+            .half_close(),
         closed(
             "a body of one byte and a request in one",
             format!("{}{}", post_of(1), good_post()),
