@@ -14,6 +14,9 @@ const ALPHABET: &[u8; 27] = b"bcdfghjklmnpqrstvwxz2456789";
 /// Characters of a random suffix: with 27^10 = 2 * 10^14 names, no two requests ever share one.
 const SUFFIX: usize = 10;
 
+/// Query parameter that selects the Jobs and pods of this program by the label of [`manifest`].
+pub const MANAGED_SELECTOR: &str = "labelSelector=app.kubernetes.io%2Fmanaged-by%3Dimg-classification";
+
 /// The service level of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Tier {

@@ -32,7 +32,7 @@ fn setup_repairs_the_quota_faults_that_doctor_finds() {
     let broken = [
         (r#"{"spec":{"hard":{"requests.cpu":"900m"}}}"#, "requests.cpu 900m: only 1 classifier"),
         (r#"{"spec":{"hard":{"requests.memory":"1Gi"}}}"#, "has requests.memory"),
-        (r#"{"spec":{"hard":{"limits.cpu":null}}}"#, "nothing there limits limits.cpu"),
+        (r#"{"spec":{"hard":{"limits.cpu":null}}}"#, "no quota limits limits.cpu"),
     ];
     for (patch, words) in broken {
         kubectl_ok(&["patch", "resourcequota", "free-cpu", "-n", FREE, "--type", "merge", "-p", patch]);
@@ -41,7 +41,7 @@ fn setup_repairs_the_quota_faults_that_doctor_finds() {
             .lines()
             .find(|line| line.starts_with("FAIL quota: "))
             .unwrap_or_else(|| panic!("{patch}:\n{output}"));
-        assert!(line.contains(words) && line.ends_with("; to do: img-classification setup"), "{line}");
+        assert!(line.contains(words) && line.ends_with("; fix: img-classification setup"), "{line}");
         assert!(!passed, "{output}");
         let (output, succeeded) = command("setup", &[]);
         assert!(succeeded, "{output}");
@@ -65,7 +65,7 @@ fn doctor_accepts_a_full_quota_and_counts_jobs() {
     let output = within(SOON, "doctor's line about the full quota", || {
         let (output, passed) = doctor();
         assert!(passed, "{output}");
-        output.contains("ok dry run: free-service is in full use").then_some(output)
+        output.contains("ok dry run: the quota of free-service is used up").then_some(output)
     });
     assert!(output.contains("warning leftover Jobs: 0 finished, 2 running, 1 waiting in free-service"), "{output}");
 }

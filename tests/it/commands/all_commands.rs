@@ -33,7 +33,7 @@ fn unreachable_cluster_is_one_line_with_the_reason() {
             (&gone, "cannot reach https://"),
             (&refused, "answered 401 Unauthorized"),
             (&html, "is not a Kubernetes answer"),
-            (&forbidden, "this takes an administrator's kubeconfig"),
+            (&forbidden, "use an administrator's kubeconfig"),
             (&hung, "no answer in time"),
         ] {
             let end = Setup::for_api(api).args(&["--kube-timeout", "1"]).run(args);

@@ -35,8 +35,8 @@ fn unfinished_clean_names_the_remaining_objects() {
     assert_eq!(
         lines.last(),
         Some(
-            &"FAIL free-service: still there when the time was up: pod free-mnist-a-x; \
-               to do: kubectl describe jobs,pods,resourcequotas -n free-service"
+            &"FAIL free-service: not gone before the timeout: pod free-mnist-a-x; \
+               fix: kubectl describe jobs,pods,resourcequotas -n free-service"
         )
     );
 }
@@ -55,8 +55,8 @@ fn clean_waits_for_a_job_with_a_finalizer() {
     });
     let end = run(&api, &["clean", "--timeout", "1"]);
     assert_eq!((end.code, end.stderr.as_str()), (Some(1), ""), "{end:?}");
-    let last = "FAIL free-service: still there when the time was up: job free-mnist-a, which finalizers keep; \
-                to do: kubectl describe jobs,pods,resourcequotas -n free-service";
+    let last = "FAIL free-service: not gone before the timeout: job free-mnist-a, kept by finalizers; \
+                fix: kubectl describe jobs,pods,resourcequotas -n free-service";
     assert_eq!(end.stdout.lines().last(), Some(last));
 }
 

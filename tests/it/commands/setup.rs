@@ -44,7 +44,7 @@ fn setup_replaces_a_quota_whose_scopes_exclude_the_pods() {
         let api = with_object(path, json!({"metadata": {"name": "free-cpu"}, "spec": scoped}));
         let end = run(&api, &["setup"]);
         assert_eq!((end.code, end.stderr.as_str()), (Some(0), ""), "{end:?}");
-        let line = "ok resourcequota free-service/free-cpu: replaced: it was for pods of some scopes only";
+        let line = "ok resourcequota free-service/free-cpu: replaced: it counted only the pods of some scopes";
         assert!(end.stdout.lines().any(|printed| printed == line), "no {line:?} in\n{}", end.stdout);
         let methods: Vec<String> = api
             .requests()

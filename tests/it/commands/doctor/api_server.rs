@@ -32,7 +32,7 @@ fn clock_difference_is_named_even_with_refused_credentials() {
 /// Checks the output without a usable API server: one line skips the cluster checks, and the host checks still run.
 fn expect_no_api(what: &str, end: &Finished, start: &str, words: &str, fix: &str) {
     expect(what, end, start, words, fix);
-    let skipped = line(end, "warning not looked at: ");
+    let skipped = line(end, "warning not checked: ");
     assert!(
         skipped.contains("identity, permission, namespace, quota, dry run, nodes, pull, leftover Jobs"),
         "{skipped}"
@@ -62,7 +62,12 @@ fn unreachable_api_server_is_named_with_its_error() {
 
     let cases: [(&str, Behavior, &str, &str); 4] = [
         ("401", response::unauthorized().into(), "401 Unauthorized", "aws sts get-caller-identity"),
-        ("no Kubernetes", ApiResponse::html(200).into(), "not a Kubernetes answer", "something else answers there"),
+        (
+            "no Kubernetes",
+            ApiResponse::html(200).into(),
+            "not a Kubernetes answer",
+            "another server responds at that address",
+        ),
         ("500", response::internal_error().into(), "500 InternalError", "readyz"),
         ("silence", Behavior::Hang, "no answer in time", "--kube-timeout"),
     ];
@@ -77,19 +82,19 @@ fn unreachable_api_server_is_named_with_its_error() {
     let other_ca = Kubeconfig::new(&api.url())
         .cluster(json!({"certificate-authority-data": crate::support::tls::base64("other-ca.pem")}));
     let end = doctor(host(Setup::new()).kubeconfig(other_ca.yaml()).args(GOOD));
-    expect_no_api("another CA", &end, "FAIL API: ", "no trusted connection", "writes the cluster's CA anew");
+    expect_no_api("another CA", &end, "FAIL API: ", "no trusted connection", "writes the cluster's current CA");
 
     api.on_accept([Accept::Hang; 8]);
     let end = host(Setup::for_api(&api)).args(GOOD).args(&["--kube-timeout", "1"]).run(&["doctor"]);
-    expect_no_api("no handshake", &end, "FAIL API: ", "", "let this host in");
+    expect_no_api("no handshake", &end, "FAIL API: ", "", "allow this host to reach");
 }
 
 #[test]
 fn api_server_that_stops_responding_is_reported_once() {
     let api = cluster(|request| is(request, "GET", "/api/v1/nodes").then(|| ApiResponse::html(200)));
     let end = doctor(host(Setup::for_api(&api)).args(GOOD));
-    expect("half way", &end, "FAIL nodes: ", "not a Kubernetes answer", "something else answers there");
-    assert!(line(&end, "warning not looked at: ").ends_with("pull, leftover Jobs: there is no API to ask"));
+    expect("half way", &end, "FAIL nodes: ", "not a Kubernetes answer", "another server responds at that address");
+    assert!(line(&end, "warning not checked: ").ends_with("pull, leftover Jobs: no API server reachable"));
 }
 
 #[test]
@@ -101,7 +106,8 @@ fn older_kubernetes_without_self_subject_review_uses_the_token_subject() {
     let api = cluster(old);
     let end = doctor(host(Setup::for_api(&api)).args(GOOD));
     assert!(
-        line(&end, "ok identity: ").ends_with("this Kubernetes does not say; our credential is: token <set>"),
+        line(&end, "ok identity: ")
+            .ends_with("this Kubernetes does not return the identity; the credential is: token <set>"),
         "{}",
         end.stdout
     );
@@ -109,7 +115,11 @@ fn older_kubernetes_without_self_subject_review_uses_the_token_subject() {
     let token = "eyJhbGciOiJub25lIn0.eyJzdWIiOiJzeXN0ZW06c2VydmljZWFjY291bnQ6ZGVmYXVsdDphbm4ifQ.c2lnbmF0dXJl";
     let kubeconfig = Kubeconfig::new(&api.url()).user(json!({ "token": token }));
     let end = doctor(host(Setup::new()).kubeconfig(kubeconfig.yaml()).args(GOOD));
-    assert!(line(&end, "ok identity: ").contains("system:serviceaccount:default:ann, by our token"), "{}", end.stdout);
+    assert!(
+        line(&end, "ok identity: ").contains("system:serviceaccount:default:ann, from the token"),
+        "{}",
+        end.stdout
+    );
     assert!(!end.stdout.contains("c2lnbmF0dXJl"), "{}", end.stdout);
     let beta: Fault = |request| match request.path() {
         "/apis/authentication.k8s.io/v1/selfsubjectreviews" => forbidden("selfsubjectreviews"),
@@ -134,14 +144,20 @@ fn credential_plugin_is_found_and_run_or_its_failure_explained() {
         "missing",
         &end,
         "FAIL environment: ",
-        "aws-that-is-not-there of the kubeconfig is not found",
+        "aws-that-is-not-there of the kubeconfig does not exist",
         "PATH, for the service in /etc/img-classification.env",
     );
 
     let folder = tempfile::TempDir::new().unwrap();
     std::fs::write(folder.path().join("plain"), "").unwrap();
     let end = doctor(with(user("plain")).env("PATH", folder.path().to_str().unwrap()));
-    expect("no program", &end, "FAIL environment: ", "plain of the kubeconfig may not be run", "chmod +x");
+    expect(
+        "no program",
+        &end,
+        "FAIL environment: ",
+        "cannot run the credential plugin plain of the kubeconfig",
+        "chmod +x",
+    );
 
     let failing = Plugin::write(folder.path(), "failing", "echo >&2 'Unable to locate credentials'; exit 255");
     let end = doctor(with(failing.user()));

@@ -27,7 +27,7 @@ fn as_service_reads_only_the_environment_file() {
     check_healthy(&end);
     let first = end.stdout.lines().next().unwrap();
     assert!(
-        first.starts_with("ok environment: as the service, with the variables of ")
+        first.starts_with("ok environment: running as the service, with the variables of ")
             && first.contains("service.env: KUBECONFIG, CLASSIFIER_IMAGE"),
         "{first}"
     );
@@ -52,8 +52,14 @@ fn as_service_reports_programs_missing_from_its_path() {
     let setup = Setup::new().env("PATH", &format!("{bin}:/usr/bin:/bin"));
     let common = format!("KUBECONFIG={}\nAWS_EC2_METADATA_DISABLED=true\nLISTEN=0.0.0.0:0\n", kubeconfig.display());
     let end = as_service(setup, &format!("{common}export CLASSIFIER_IMAGE=r.io/a:1\n"));
-    expect("PATH", &end, "FAIL environment: ", "own-aws of the kubeconfig is not found", "/etc/img-classification.env");
-    expect("a bad line", &end, "warning environment: line 4", "systemd leaves it out", "without `export`");
+    expect(
+        "PATH",
+        &end,
+        "FAIL environment: ",
+        "own-aws of the kubeconfig does not exist",
+        "/etc/img-classification.env",
+    );
+    expect("a bad line", &end, "warning environment: line 4", "systemd ignores it", "without `export`");
     assert!(end.stdout.contains("warning environment: HOME is not set"), "{}", end.stdout);
     assert_eq!(plugin.runs(), 0);
 
@@ -68,7 +74,7 @@ fn as_service_fails_without_the_environment_file() {
         "no file",
         &end,
         "FAIL environment: ",
-        "/nowhere/service.env cannot be read",
+        "cannot read the service's /nowhere/service.env",
         "cp systemd/img-classification.env",
     );
     let end = Setup::new().env("IMG_CLASSIFICATION_ENV_FILE", "/nowhere/x").run(&["doctor", "--as-service", "--json"]);

@@ -16,16 +16,18 @@ fn service_environment_is_checked() {
         "HOME",
         &end,
         "warning environment: ",
-        "/nowhere/at/all, which is no folder",
-        "leave HOME out of /etc/img-classification.env",
+        "/nowhere/at/all, which is not a folder",
+        "remove HOME from /etc/img-classification.env",
     );
     let setup = host(Setup::for_api(&api)).args(GOOD);
     let token = setup.file("premium", "hunter2");
     let end = doctor(setup.env("PREMIUM_TOKEN_FILE", token.to_str().unwrap()));
     check_healthy(&end);
-    assert!(end.stdout.contains("ok environment: premium needs the token in ") && !end.stdout.contains("hunter2"));
+    assert!(
+        end.stdout.contains("ok environment: POSTs to premium need the token in ") && !end.stdout.contains("hunter2")
+    );
     let end = doctor(host(Setup::for_api(&api)).args(GOOD).env("PREMIUM_TOKEN_FILE", "/nowhere/token"));
-    expect("token", &end, "FAIL environment: ", "/nowhere/token, cannot be used", "openssl rand");
+    expect("token", &end, "FAIL environment: ", "cannot use the premium token file /nowhere/token", "openssl rand");
     let setup = host(Setup::new());
     let kubeconfig = setup.file("kubeconfig", Kubeconfig::new(&api.url()).yaml());
     let end = doctor(setup.env("KUBECONFIG", kubeconfig.to_str().unwrap()).args(GOOD).env("LOCAL", "1"));
@@ -51,12 +53,12 @@ fn occupied_port_is_attributed_to_this_program_or_another() {
 
     let end = port("127.0.0.1:0");
     check_healthy(&end);
-    expect("loopback", &end, "warning port: ", "from this host only", "--listen 0.0.0.0:");
+    expect("loopback", &end, "warning port: ", "from this host only", "LISTEN to 0.0.0.0:");
 
     let server = Setup::for_api(&api).start_with(&["serve", "--listen", "0.0.0.0:0"]);
     let end = port(&format!("0.0.0.0:{}", server.address().port()));
     check_healthy(&end);
-    assert!(line(&end, "ok port: ").contains("this program already listens on 0.0.0.0:"), "{}", end.stdout);
+    assert!(line(&end, "ok port: ").contains("a server of this program already listens on 0.0.0.0:"), "{}", end.stdout);
 
     let other = ApiServer::listen(&Listen { identity: None, ..Listen::default() });
     other.always(ApiResponse::html(404));
@@ -65,12 +67,12 @@ fn occupied_port_is_attributed_to_this_program_or_another() {
 
     let mute = TcpListener::bind("127.0.0.1:0").unwrap();
     let end = port(&mute.local_addr().unwrap().to_string());
-    expect("a mute one", &end, "FAIL port: ", "gives no answer to GET /healthz", "ss -ltnp");
+    expect("a mute one", &end, "FAIL port: ", "does not respond to GET /healthz", "ss -ltnp");
 
     let end = port("192.0.2.77:5000");
-    expect("not ours", &end, "FAIL port: ", "not this host's own", "--listen 0.0.0.0:5000");
+    expect("not ours", &end, "FAIL port: ", "does not have the address", "LISTEN to 0.0.0.0:5000");
     let end = port("no.such.host.invalid:5000");
-    expect("no address", &end, "FAIL port: ", "leads to no address", "--listen 0.0.0.0:5000");
+    expect("no address", &end, "FAIL port: ", "does not resolve", "such as 0.0.0.0:5000");
 }
 
 /// An EC2 metadata service, version 2: it requires a token.
@@ -109,16 +111,16 @@ fn ec2_public_address_is_reported() {
 
     let end = on_ec2(&metadata("").url(), "0.0.0.0:0");
     check_healthy(&end);
-    expect("private only", &end, "warning address: ", "started without one", "aws ec2 associate-address");
+    expect("private only", &end, "warning address: ", "started without a public address", "aws ec2 associate-address");
 
     let mute = TcpListener::bind("127.0.0.1:0").unwrap();
     let start = std::time::Instant::now();
     let end = on_ec2(&format!("http://{}", mute.local_addr().unwrap()), "0.0.0.0:0");
-    expect("mute", &end, "warning address: ", "gives no answer", "aws ec2");
+    expect("mute", &end, "warning address: ", "does not respond", "aws ec2");
     assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
 
     let off = host(Setup::for_api(&api)).env("AWS_EC2_METADATA_SERVICE_ENDPOINT", &service.url());
     let requests_before = service.requests().len();
-    assert!(line(&doctor(off.args(GOOD)), "ok address: ").ends_with("if it can be reached from there"));
+    assert!(line(&doctor(off.args(GOOD)), "ok address: ").ends_with("if the clients can reach it"));
     assert_eq!(service.requests().len(), requests_before, "a disabled metadata service gets no request");
 }

@@ -152,9 +152,9 @@ fn line<'a>(end: &'a Finished, start: &str) -> &'a str {
 /// Checks the line's text, its fix, and the exit code that follows from its status.
 fn expect(what: &str, end: &Finished, start: &str, words: &str, fix: &str) {
     let line = line(end, start);
-    let (text, to_do) = line.split_once("; to do: ").unwrap_or_else(|| panic!("{what}: no fix in {line:?}"));
+    let (text, found) = line.split_once("; fix: ").unwrap_or_else(|| panic!("{what}: no fix in {line:?}"));
     assert!(text.contains(words), "{what}: no {words:?} in {text:?}");
-    assert!(to_do.contains(fix), "{what}: no {fix:?} in {to_do:?}");
+    assert!(found.contains(fix), "{what}: no {fix:?} in {found:?}");
     let code = i32::from(end.stdout.lines().any(|line| line.starts_with("FAIL ")));
     assert_eq!(end.code, Some(code), "{what}:\n{}", end.stdout);
     if start.starts_with("FAIL") {

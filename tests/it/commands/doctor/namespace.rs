@@ -24,7 +24,7 @@ fn namespace_and_quota_faults_are_named_with_their_fix() {
                     .then(|| ApiResponse::failure(404, "NotFound", "namespaces \"free-service\" not found"))
             },
             "FAIL namespace: ",
-            "there is no namespace free-service",
+            "namespace free-service does not exist",
             SETUP,
         ),
         (
@@ -34,21 +34,21 @@ fn namespace_and_quota_faults_are_named_with_their_fix() {
                     .then(|| ApiResponse::json(200, &json!({"metadata": {}, "status": {"phase": "Terminating"}})))
             },
             "FAIL namespace: ",
-            "is being deleted",
+            "is terminating",
             SETUP,
         ),
         (
             "no quota",
             |r| is(r, "GET", QUOTAS).then(|| list("ResourceQuota", &[])),
             "FAIL quota: ",
-            "there is no ResourceQuota in free-service",
+            "no ResourceQuota exists in free-service",
             SETUP,
         ),
         (
             "one key of two",
             |r| is(r, "GET", QUOTAS).then(|| free_cpu(&json!({"requests.cpu": "2"})))?,
             "FAIL quota: ",
-            "nothing there limits limits.cpu",
+            "no quota limits limits.cpu",
             SETUP,
         ),
         (
@@ -79,7 +79,7 @@ fn namespace_and_quota_faults_are_named_with_their_fix() {
                     .then(|| free_cpu(&json!({"requests.cpu": "2", "limits.cpu": "2", "memory": "1Gi"})))?
             },
             "FAIL quota: ",
-            "name no memory",
+            "request no memory",
             SETUP,
         ),
         (
@@ -157,27 +157,27 @@ fn missing_permissions_are_named_with_their_fix() {
             "no touching",
             |r| reviews_access(r, "patch", "jobs", &json!("free-service")).then(denied)?,
             "warning permission: ",
-            "may not patch jobs.batch in free-service; without it a free slot waits",
+            "may not patch jobs.batch in free-service; without it waiting Jobs start only",
             grant,
         ),
         (
             "no deleting",
             |r| reviews_access(r, "delete", "jobs", &json!("default")).then(denied)?,
             "warning permission: ",
-            "may not delete jobs.batch in default; `clean`",
+            "may not delete jobs.batch in default; only `clean`",
             "img-classification clean",
         ),
         (
             "nodes are not shown",
             |r| is(r, "GET", "/api/v1/nodes").then(|| forbidden("nodes"))?,
-            "warning not looked at: ",
+            "warning not checked: ",
             "nodes: ",
             "administrator",
         ),
         (
             "the namespace is not shown",
             |r| is(r, "GET", "/api/v1/namespaces/free-service").then(|| forbidden("namespaces"))?,
-            "warning not looked at: ",
+            "warning not checked: ",
             "namespace: ",
             "administrator",
         ),
@@ -188,7 +188,7 @@ fn missing_permissions_are_named_with_their_fix() {
                 r.path().ends_with("/selfsubjectreviews").then(|| ApiResponse::json(201, &anonymous))
             },
             "warning identity: ",
-            "no credential that counts",
+            "accepted no credential",
             "aws eks update-kubeconfig",
         ),
     ]);
@@ -251,7 +251,7 @@ fn pod_admission_errors_quote_kubernetes() {
         (
             "no permission",
             |r| (r.query("dryRun").is_some()).then(|| forbidden("pods"))?,
-            "warning not looked at: ",
+            "warning not checked: ",
             "dry run",
             "administrator",
         ),
@@ -265,6 +265,7 @@ fn pod_admission_errors_quote_kubernetes() {
     let end = doctor(host(Setup::for_api(&api)).args(GOOD));
     check_healthy(&end);
     assert!(
-        line_text(&end, "ok dry run: ").contains("free-service is in full use (requests.cpu=1800m): a Job would wait")
+        line_text(&end, "ok dry run: ")
+            .contains("the quota of free-service is used up (requests.cpu=1800m): a new Job waits")
     );
 }

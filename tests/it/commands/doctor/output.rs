@@ -65,7 +65,7 @@ fn each_line_appears_as_soon_as_its_check_ends() {
     let mut child = crate::support::spawn(command.env("AWS_EC2_METADATA_DISABLED", "true").stdout(Stdio::piped()));
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
     assert!(
-        lines.any(|line| line == "ok dry run: a premium pod is let into default"),
+        lines.any(|line| line == "ok dry run: a premium pod is admitted in default"),
         "while the nodes are still requested"
     );
     latch.open();
@@ -97,5 +97,5 @@ fn terminal_output_is_aligned_and_coloured_unless_disabled() {
     let plain = on_a_terminal("1");
     assert!(!plain.contains('\u{1b}'), "{plain}");
     assert!(plain.contains("FAIL     kubeconfig    cannot read"), "{plain}");
-    assert!(plain.contains("\n          to do:       aws eks update-kubeconfig"), "{plain}");
+    assert!(plain.contains("\n          fix:         aws eks update-kubeconfig"), "{plain}");
 }
