@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use crate::api::App;
 use crate::job::Tier;
-use crate::kube::{Client, Error, News, chain};
+use crate::kube::{Client, Error, WatchEvent, chain};
 use crate::queue::{Feed, NUDGED, Queue, Step, Touched, Unknown};
 
 /// What is known, shared by those who hear of it, the one who acts on it, and those who show it.
@@ -84,21 +84,21 @@ impl Nudge {
     }
 
     fn follow_jobs(&self, kube: &Client) {
-        kube.follow(&path("/apis/batch/v1", "jobs"), &mut |news: News| {
+        kube.watch(&path("/apis/batch/v1", "jobs"), &mut |news: WatchEvent| {
             let mut queue = self.lock();
             match news {
-                News::Listing => queue.list_jobs(),
-                News::Put(job) => {
+                WatchEvent::Init => queue.list_jobs(),
+                WatchEvent::Apply(job) => {
                     if !queue.put_job(job, Instant::now(), SystemTime::now())
                         && !self.is_full.swap(true, Ordering::SeqCst)
                     {
                         log::warn!("more Jobs wait than GET /queue shows; Kubernetes itself starts the others");
                     }
                 }
-                News::Gone(job) => queue.remove_job(&job.name),
-                News::Listed => queue.jobs_listed(),
-                News::Live => self.live(&mut queue.of_jobs, "Jobs"),
-                News::Failed(error) => self.failed(&mut queue.of_jobs, "Jobs", &error),
+                WatchEvent::Delete(job) => queue.remove_job(&job.name),
+                WatchEvent::InitDone => queue.jobs_listed(),
+                WatchEvent::Connected => self.live(&mut queue.of_jobs, "Jobs"),
+                WatchEvent::Failed(error) => self.failed(&mut queue.of_jobs, "Jobs", &error),
             }
             drop(queue);
             self.changed.notify_all();
@@ -106,15 +106,15 @@ impl Nudge {
     }
 
     fn follow_quotas(&self, kube: &Client) {
-        kube.follow(&path("/api/v1", "resourcequotas"), &mut |news: News| {
+        kube.watch(&path("/api/v1", "resourcequotas"), &mut |news: WatchEvent| {
             let mut queue = self.lock();
             match news {
-                News::Listing => queue.list_quotas(),
-                News::Put(quota) => queue.put_quota(&quota),
-                News::Gone(quota) => queue.remove_quota(&quota.name),
-                News::Listed => queue.quotas_listed(),
-                News::Live => self.live(&mut queue.of_quotas, "quotas"),
-                News::Failed(error) => self.failed(&mut queue.of_quotas, "quotas", &error),
+                WatchEvent::Init => queue.list_quotas(),
+                WatchEvent::Apply(quota) => queue.put_quota(&quota),
+                WatchEvent::Delete(quota) => queue.remove_quota(&quota.name),
+                WatchEvent::InitDone => queue.quotas_listed(),
+                WatchEvent::Connected => self.live(&mut queue.of_quotas, "quotas"),
+                WatchEvent::Failed(error) => self.failed(&mut queue.of_quotas, "quotas", &error),
             }
             drop(queue);
             self.changed.notify_all();
@@ -166,7 +166,7 @@ impl Nudge {
 fn touch(kube: &Client, name: &str, version: &str, is_failing: &mut bool) -> Touched {
     let time = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
     let patch = json!({ "metadata": { "resourceVersion": version, "annotations": { NUDGED: time } } });
-    let done = kube.touch(&format!("{}/{name}", path("/apis/batch/v1", "jobs")), &patch.to_string());
+    let done = kube.patch_if_current(&format!("{}/{name}", path("/apis/batch/v1", "jobs")), &patch.to_string());
     let was_failing = std::mem::replace(is_failing, done.is_err());
     match done {
         Ok(true) => {

@@ -168,7 +168,7 @@ impl Queue {
     /// A Job is there, and like this; whether it is kept.
     pub fn put_job(&mut self, job: Watched, now: Instant, clock: SystemTime) -> bool {
         let state = job.state();
-        if state == JobState::Over {
+        if state == JobState::Finished {
             self.remove_job(&job.name);
             return true;
         }
@@ -372,7 +372,7 @@ mod tests {
             let status = match state {
                 JobState::Waiting => json!({}),
                 JobState::Running => json!({"active": 1, "startTime": "2026-01-01T00:01:00Z"}),
-                JobState::Over => json!({"succeeded": 1}),
+                JobState::Finished => json!({"succeeded": 1}),
             };
             let created = format!("2026-01-01T00:00:{second:02}Z");
             let metadata = json!({"name": name, "resourceVersion": "7", "creationTimestamp": created});
@@ -524,7 +524,7 @@ mod tests {
         assert_eq!(play.shown().1, ["c", "b", "a"], "until the list is whole");
         play.queue.jobs_listed();
         assert_eq!(play.shown().1, ["c", "a"]);
-        play.job("c", 0, JobState::Over);
+        play.job("c", 0, JobState::Finished);
         assert_eq!(play.shown().1, ["a"]);
     }
 
@@ -549,6 +549,6 @@ mod tests {
         let mut play = Play::new();
         assert!((0..JOBS_MOST).all(|number| play.job(&number.to_string(), 0, JobState::Waiting)));
         assert!(!play.job("more", 0, JobState::Waiting));
-        assert!(play.job("0", 0, JobState::Over) && play.job("more", 0, JobState::Waiting));
+        assert!(play.job("0", 0, JobState::Finished) && play.job("more", 0, JobState::Waiting));
     }
 }

@@ -7,7 +7,7 @@ use super::SETUP;
 use crate::commands::output::Finding;
 use crate::job::{self, Dataset, Tier};
 use crate::kube::quantity::{self, Milli};
-use crate::kube::{Client, Error, Status, Verb};
+use crate::kube::{Client, Error, Operation, Status};
 
 /// Creates a pod of that tier as a dry run.
 ///
@@ -15,7 +15,7 @@ use crate::kube::{Client, Error, Status, Verb};
 /// [`Error`], if that says nothing about the pod.
 pub fn look(kube: &Client, settings: &job::Settings, tier: Tier) -> Result<Finding, Error> {
     let path = format!("/api/v1/namespaces/{}/pods?dryRun=All", tier.namespace());
-    match kube.object(Verb::Create(&pod(settings, tier)), &path) {
+    match kube.object(Operation::Create(&pod(settings, tier)), &path) {
         Ok(_) => Ok(Finding::ok("dry run", format!("a {} pod is let into {}", tier.as_str(), tier.namespace()))),
         Err(error) if error.not_permitted() => Err(error),
         // A webhook that does not answer is a 500.

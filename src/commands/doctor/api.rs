@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::UPDATE_KUBECONFIG;
 use crate::commands::output::Finding;
-use crate::kube::{Client, Cluster, ConfigError, CredentialError, Error, Verb, chain};
+use crate::kube::{Client, Cluster, ConfigError, CredentialError, Error, Operation, chain};
 
 /// A clock that is wrong by this much will be wrong by more: time servers keep hosts within milliseconds. An answer's
 /// Date has whole seconds and may be on its way for as long as an operation takes, 10 s.
@@ -64,22 +64,22 @@ pub fn reach(kube: &Client, server: &str) -> (Vec<Finding>, bool) {
 pub fn is_outage(error: &Error) -> bool {
     match error {
         Error::Unreachable { .. }
-        | Error::Down { .. }
-        | Error::Untrusted { .. }
+        | Error::CircuitOpen { .. }
+        | Error::Tls { .. }
         | Error::Timeout { .. }
         | Error::Truncated { .. }
         | Error::ProxyRefused { .. }
         | Error::NotKubernetes { .. }
         | Error::Credential(_) => true,
         Error::Status { status, .. } => status.code == 401 || status.code >= 500,
-        Error::Unconfirmed { .. } => false,
+        Error::OutcomeUnknown { .. } => false,
     }
 }
 
 /// The API cannot be asked, and why.
 pub fn failure(topic: &str, error: &Error) -> Finding {
     let fix = match error {
-        Error::Unreachable { .. } | Error::Down { .. } => {
+        Error::Unreachable { .. } | Error::CircuitOpen { .. } => {
             "the address is the cluster's, if that was made anew: aws eks update-kubeconfig --region REGION --name CLUSTER; \
              else let this host in at its port, which a security group or a private endpoint may keep shut"
         }
@@ -87,7 +87,7 @@ pub fn failure(topic: &str, error: &Error) -> Finding {
             "let this host in at the API's port (443 on EKS), which a security group or a private endpoint may keep shut; \
              where it is only slow: --kube-timeout SECONDS"
         }
-        Error::Untrusted { .. } => {
+        Error::Tls { .. } => {
             "aws eks update-kubeconfig --region REGION --name CLUSTER writes the cluster's CA anew; then date -u, for a \
              wrong clock makes certificates invalid"
         }
@@ -97,7 +97,7 @@ pub fn failure(topic: &str, error: &Error) -> Finding {
         }
         Error::Credential(error) => credential_fix(error),
         Error::Status { status, .. } if status.code == 401 => UNKNOWN,
-        Error::Status { .. } | Error::Unconfirmed { .. } => {
+        Error::Status { .. } | Error::OutcomeUnknown { .. } => {
             "kubectl get --raw /readyz?verbose, and once more in a minute"
         }
     };
@@ -114,10 +114,10 @@ fn credential_fix(error: &CredentialError) -> &'static str {
             "run it by hand, for aws: aws sts get-caller-identity; the service needs HOME, and AWS_PROFILE if you use one, in \
              /etc/img-classification.env"
         }
-        CredentialError::Slow { .. } | CredentialError::Waiting { .. } => {
+        CredentialError::TimedOut { .. } | CredentialError::Pending { .. } => {
             "run it by hand and see what it waits for; where it is only slow: --kube-timeout SECONDS"
         }
-        CredentialError::Answer { .. } | CredentialError::Identity { .. } => UPDATE_KUBECONFIG,
+        CredentialError::Malformed { .. } | CredentialError::Certificate { .. } => UPDATE_KUBECONFIG,
     }
 }
 
@@ -155,7 +155,7 @@ pub fn identity(kube: &Client, credential: &str) -> Result<Vec<Finding>, Error> 
     for version in ["v1", "v1beta1"] {
         let api = format!("authentication.k8s.io/{version}");
         let review = json!({ "apiVersion": api, "kind": "SelfSubjectReview" });
-        match kube.object(Verb::Create(&review), &format!("/apis/{api}/selfsubjectreviews")) {
+        match kube.object(Operation::Create(&review), &format!("/apis/{api}/selfsubjectreviews")) {
             Ok(review) => return Ok(vec![user(&review["status"]["userInfo"])]),
             // A path that a server does not know is forbidden to some, and a plain 404 to others.
             Err(Error::Status { status, .. }) if matches!(status.code, 403..=405) => {}
