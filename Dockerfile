@@ -1,13 +1,13 @@
-# The server's image, of the binary of a release: in the unpacked archive (./dist leaves it unpacked, too, and says where)
+# The server's image, with the binary of a release. In the unpacked archive (also target/dist/unpacked after ./dist):
 #   docker build -t img-classification:0.1.0 .
-# k8s/server.yaml runs it. The classifier's image is Dockerfile.classifier's.
+# k8s/server.yaml runs it. Dockerfile.classifier builds the classifier's image.
 
-# Only lends its C library: the binary is the very one that runs on hosts, which is linked to glibc. A static one would be a second
-# program to test, and glibc's static look-up of names needs these files none the less.
+# Only for its C library: the image has the same binary as a host, which is linked to glibc. A static binary would be a second
+# program to test, and glibc's static DNS client needs these files anyway.
 ARG BASE=debian:bookworm-slim
 FROM ${BASE} AS base
 COPY img-classification /files/img-classification
-# What the binary is linked to, with the paths that it has here.
+# Copies the linked libraries with their paths.
 RUN ldd /files/img-classification | grep -o '/[^ ]*' | xargs cp --parents --dereference --target-directory=/files
 
 FROM scratch
@@ -15,7 +15,7 @@ COPY --from=base /files /
 LABEL org.opencontainers.image.title="img-classification" \
       org.opencontainers.image.description="Image classification as a service on Kubernetes" \
       org.opencontainers.image.licenses="MIT"
-# A number, so that Kubernetes can tell that it is not root (runAsNonRoot); of no user of the usual systems.
+# A number, so that Kubernetes can verify runAsNonRoot; distributions do not use it.
 USER 10002:10002
 EXPOSE 5000
 ENTRYPOINT ["/img-classification"]

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Prints the figures of README: size, time to start, memory at rest, under 64 parallel requests, and with 10,000 pods.
+"""Prints the figures of bench/FIGURES.md: size, start time, memory at rest, under 64 parallel requests, and with 10,000 pods.
 
 usage: bench/figures.py [POSTS]     (KUBECONFIG names the cluster; POSTS premium Jobs are created there, 256 by default)
 
-Needs python3 alone and a release build. Every request has a connection of its own, as the clients of a course have. The
-10,000 pods come from a server of this script's own, so that no cluster has to hold them.
+Needs only python3 and a release build. Every request has a connection of its own, as the clients of a course have. The
+10,000 pods come from a server in this script, so that no cluster has to hold them.
 """
 
 import concurrent.futures
@@ -27,20 +27,20 @@ LISTENING = "listening on http://"
 
 
 def start(*args):
-    """A running server: the process, its address, and the milliseconds from start to the line that it listens."""
+    """Starts a server: its process, its address, and the milliseconds from start to the line "listening on"."""
     began = time.perf_counter()
     process = subprocess.Popen([BINARY, "--listen", "127.0.0.1:0", *args], stderr=subprocess.PIPE, text=True)
     for line in process.stderr:
         if line.startswith(LISTENING):
             took = (time.perf_counter() - began) * 1000
-            # The access log has to go somewhere: a full pipe would stop the server.
+            # A full pipe would block the server's access log, so read it.
             threading.Thread(target=process.stderr.read, daemon=True).start()
             return process, line[len(LISTENING):].strip(), took
     sys.exit("the server did not start; does KUBECONFIG name a cluster?")
 
 
 def memory(process, field):
-    """Kilobytes; VmRSS is now, VmHWM the most so far."""
+    """Memory in kilobytes; VmRSS is the current size, VmHWM the peak."""
     with open(f"/proc/{process.pid}/status") as status:
         return next(int(line.split()[1]) for line in status if line.startswith(field + ":"))
 
@@ -49,23 +49,23 @@ def request(address, method, path, body=None):
     connection = http.client.HTTPConnection(address, timeout=30)
     began = time.perf_counter()
     connection.request(method, path, body, {"Connection": "close"})
-    answer = connection.getresponse()
-    answer.read()
-    return answer.status, (time.perf_counter() - began) * 1000
+    response = connection.getresponse()
+    response.read()
+    return response.status, (time.perf_counter() - began) * 1000
 
 
 def many(address, count, *args, workers=PARALLEL):
     began = time.perf_counter()
     with concurrent.futures.ThreadPoolExecutor(workers) as pool:
-        answers = list(pool.map(lambda _: request(address, *args), range(count)))
+        responses = list(pool.map(lambda _: request(address, *args), range(count)))
     took = time.perf_counter() - began
-    good = sum(status == 200 for status, _ in answers)
-    times = sorted(ms for _, ms in answers)
+    good = sum(status == 200 for status, _ in responses)
+    times = sorted(ms for _, ms in responses)
     return f"{good} of {count} answered 200, {count / took:.0f}/s, p50 {times[count // 2]:.0f} ms, p99 {times[count * 99 // 100]:.0f} ms"
 
 
 def pod_list():
-    """A PodList of as many pods as PODS says, of the usual 4 to 5 KB each."""
+    """A PodList of PODS pods of the usual 4 to 5 KB each."""
     def pod(i):
         return {
             "metadata": {
@@ -88,7 +88,7 @@ def pod_list():
 
 
 class PodServer(http.server.BaseHTTPRequestHandler):
-    """Answers every GET with the same list, gzipped as Kubernetes does."""
+    """Responds to every GET with the same list, in gzip as Kubernetes does."""
 
     protocol_version = "HTTP/1.1"
     body = b""
@@ -106,7 +106,7 @@ class PodServer(http.server.BaseHTTPRequestHandler):
 
 
 def kubeconfig(port):
-    """Of a server of ours, which knows no credentials."""
+    """A kubeconfig without credentials for a server of these scripts."""
     return {
         "current-context": "c",
         "clusters": [{"name": "c", "cluster": {"server": f"http://127.0.0.1:{port}"}}],
@@ -122,8 +122,8 @@ def many_pods():
     with tempfile.NamedTemporaryFile("w", suffix=".json") as config:
         json.dump(kubeconfig(api.server_port), config)
         config.flush()
-        # That server knows nothing of a queue.
-        process, address, _ = start("--kubeconfig", config.name, "--no-nudge")
+        # The pod server has no Jobs to watch.
+        process, address, _ = start("--kubeconfig", config.name, "--no-requeue")
     try:
         request(address, "GET", "/healthz")
         before = memory(process, "VmHWM")
@@ -131,10 +131,10 @@ def many_pods():
         after = memory(process, "VmHWM")
         print(
             f"GET /config, {PODS} pods ({len(plain) / 1e6:.0f} MB of JSON): p50 {times[2]:.0f} ms, "
-            f"most memory {after / 1000:.1f} MB, {(after - before) / 1000:.1f} more than before"
+            f"peak memory {after / 1000:.1f} MB, {(after - before) / 1000:.1f} more than before"
         )
         print(f"the same, 8 at a time: {many(address, 64, 'GET', '/config', workers=8)}, "
-              f"most memory {memory(process, 'VmHWM') / 1000:.1f} MB")
+              f"peak memory {memory(process, 'VmHWM') / 1000:.1f} MB")
     finally:
         process.terminate()
         process.wait()
@@ -151,7 +151,7 @@ def main():
         process.terminate()
         process.wait()
     times.sort()
-    print(f"start to listening: median {times[STARTS // 2]:.1f} ms, most {times[-1]:.1f} ms ({STARTS} starts)")
+    print(f"start to listening: median {times[STARTS // 2]:.1f} ms, maximum {times[-1]:.1f} ms ({STARTS} starts)")
 
     process, address, _ = start()
     try:
@@ -160,7 +160,7 @@ def main():
         print(f"GET /config, {PARALLEL} at a time: {many(address, 2048, 'GET', '/config')}")
         body = '{"dataset":"mnist"}'
         print(f"POST premium, {PARALLEL} at a time: {many(address, posts, 'POST', '/img-classification/premium', body)}")
-        print(f"most memory so far: {memory(process, 'VmHWM') / 1000:.1f} MB")
+        print(f"peak memory so far: {memory(process, 'VmHWM') / 1000:.1f} MB")
     finally:
         process.terminate()
         process.wait()

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Holds the program to what it costs, on any machine: instructions of a POST and of a /config, and memory.
+"""Compares the cost of the program with the recorded one: instructions of a POST and of a GET /config, and peak memory.
 
-usage: bench/guard.py BINARY [--record]     (BINARY is a release's; --record writes bench/guard.json in place of comparing)
+usage: bench/guard.py BINARY [--record]     (BINARY is a release's; --record writes bench/guard.json instead of comparing)
 
-Instructions are counted by callgrind, which needs Debian's valgrind, from the difference between a run with many requests and one
-with few: starting and stopping is in both. They depend on the compiler, not on the machine's speed; with another Rust than the
-recorded one they are printed and not judged. The cluster is a server of this script's own, without TLS, which is not our code.
+callgrind (Debian's valgrind) counts the instructions of a run with many requests and of one with few. The difference leaves out
+start and stop. The counts depend on the compiler and not on the machine's speed. If another Rust recorded them, the script only
+prints them. The cluster is a server in this script, without TLS, which is not the program's code.
 """
 
 import gzip
@@ -22,9 +22,9 @@ import threading
 import figures
 
 RECORD = os.path.join(os.path.dirname(__file__), "guard.json")
-# By how much a count may differ from the recorded one.
+# Largest relative difference of a count from the recorded one.
 TOLERANCE = 0.05
-# What a process may take with 10,000 pods, in kilobytes.
+# Largest peak memory of a process with 10,000 pods, in kilobytes.
 MEMORY_LIMIT = 20_000
 FEW, MANY = 5, 55
 FEW_LISTS, MANY_LISTS = 2, 12
@@ -33,7 +33,7 @@ LIST = ("GET", "/config", None)
 
 
 def field(number, content):
-    """A field of bytes in protocol buffers."""
+    """A length-delimited field in protocol buffers."""
     length, size = len(content), b""
     while length >= 0x80:
         size += bytes([length & 0x7F | 0x80])
@@ -42,7 +42,7 @@ def field(number, content):
 
 
 def in_protobuf(pods):
-    """The same pods as Kubernetes sends them in protocol buffers; fillers stand for what is passed over."""
+    """The same pods in protocol buffers as Kubernetes encodes them; fillers stand for the fields that the program skips."""
     items = field(1, b"")
     for pod in pods:
         metadata, spec, status = pod["metadata"], pod["spec"], pod["status"]
@@ -55,7 +55,7 @@ def in_protobuf(pods):
 
 
 class Cluster(http.server.BaseHTTPRequestHandler):
-    """Stores no Job, and lists the pods that it was given."""
+    """An API server that accepts every Job, stores none, and lists `pods`."""
 
     protocol_version = "HTTP/1.1"
     wbufsize = -1
@@ -63,12 +63,12 @@ class Cluster(http.server.BaseHTTPRequestHandler):
 
     def do_POST(self):
         job = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.answer(201, json.dumps(job).encode(), "application/json")
+        self.respond(201, json.dumps(job).encode(), "application/json")
 
     def do_GET(self):
-        self.answer(200, *self.pods, ("Content-Encoding", "gzip"))
+        self.respond(200, *self.pods, ("Content-Encoding", "gzip"))
 
-    def answer(self, status, body, kind, *more):
+    def respond(self, status, body, kind, *more):
         self.send_response(status)
         for name, value in (("Content-Type", kind), ("Content-Length", str(len(body))), *more):
             self.send_header(name, value)
@@ -89,10 +89,10 @@ def serve_pods(count, protobuf):
 
 
 def run(command, kubeconfig, requests, pods):
-    """Starts the server by this command, sends the requests over one connection, and ends it; its most memory in kilobytes."""
+    """Starts the server with this command, sends the requests over one connection and stops it; its peak memory in kilobytes."""
     arguments = ["serve", "--listen", "127.0.0.1:0", "--kubeconfig", kubeconfig, "--posts-per-minute", "0"]
-    # The C library's own choice of code for this processor would change the counts.
-    env = {"PATH": os.environ["PATH"], "NO_NUDGE": "1", "GLIBC_TUNABLES": "glibc.cpu.hwcaps=-AVX2,-AVX2_Usable,-ERMS"}
+    # glibc selects code by processor, which would change the counts.
+    env = {"PATH": os.environ["PATH"], "NO_REQUEUE": "1", "GLIBC_TUNABLES": "glibc.cpu.hwcaps=-AVX2,-AVX2_Usable,-ERMS"}
     process = subprocess.Popen([*command, *arguments], stderr=subprocess.PIPE, text=True, env=env)
     lines = iter(process.stderr.readline, "")
     address = next((line[len(figures.LISTENING):].strip() for line in lines if line.startswith(figures.LISTENING)), None)
@@ -102,19 +102,19 @@ def run(command, kubeconfig, requests, pods):
     connection = http.client.HTTPConnection(address, timeout=60)
     for method, path, body in requests:
         connection.request(method, path, body)
-        answer = connection.getresponse()
-        text = answer.read()
-        if answer.status != 200 or (path == LIST[1] and len(json.loads(text)["pods"]) != pods):
-            sys.exit(f"{method} {path}: {answer.status} {text[:200]}")
+        response = connection.getresponse()
+        text = response.read()
+        if response.status != 200 or (path == LIST[1] and len(json.loads(text)["pods"]) != pods):
+            sys.exit(f"{method} {path}: {response.status} {text[:200]}")
     connection.close()
-    most = figures.memory(process, "VmHWM")
+    peak = figures.memory(process, "VmHWM")
     process.terminate()
     process.wait()
-    return most
+    return peak
 
 
 def instructions(binary, kubeconfig, request, pods):
-    """Of one such request."""
+    """Instructions of one such request."""
     counts = []
     few, many = (FEW, MANY) if request == POST else (FEW_LISTS, MANY_LISTS)
     for number in (few, many):
@@ -133,14 +133,14 @@ def measure(binary, kubeconfig):
         serve_pods(1000, protobuf)
         counts[f"/config, 1000 pods in {kind}"] = instructions(binary, kubeconfig, LIST, 1000)
         serve_pods(10_000, protobuf)
-        most = run([binary], kubeconfig, [LIST] * 3, 10_000)
-        print(f"/config, 10000 pods in {kind}: {most} kB at most, of {MEMORY_LIMIT}")
-        if most > MEMORY_LIMIT:
-            sys.exit("that is too much memory")
+        peak = run([binary], kubeconfig, [LIST] * 3, 10_000)
+        print(f"/config, 10000 pods in {kind}: peak {peak} kB, limit {MEMORY_LIMIT} kB")
+        if peak > MEMORY_LIMIT:
+            sys.exit(f"peak memory {peak} kB exceeds {MEMORY_LIMIT} kB")
     return counts
 
 
-def judge(counts, rust):
+def compare(counts, rust):
     with open(RECORD) as file:
         record = json.load(file)
     failed = False
@@ -150,9 +150,9 @@ def judge(counts, rust):
         print(f"{name}: {count} instructions, {share:.3f} of the recorded {recorded}")
         failed |= abs(share - 1) > TOLERANCE
     if rust != record["rust"]:
-        print(f"not judged: recorded with {record['rust']}, this is {rust}")
+        print(f"not compared: recorded with {record['rust']}, this is {rust}")
     elif failed:
-        sys.exit(f"more than {TOLERANCE:.0%} off: find out why, or, if it is worth it: bench/guard.py BINARY --record")
+        sys.exit(f"a count is more than {TOLERANCE:.0%} off; fix: find the cause, or accept it with bench/guard.py BINARY --record")
 
 
 def main():
@@ -169,7 +169,7 @@ def main():
             json.dump({"rust": rust, "instructions": counts}, file, indent=2)
             file.write("\n")
     else:
-        judge(counts, rust)
+        compare(counts, rust)
 
 
 if __name__ == "__main__":

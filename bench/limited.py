@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Prints what the server takes in a control group of 128 MB: memory at rest and under 64 parallel requests, and CPU time.
+"""Prints the server's memory at rest and under 64 parallel requests, and its CPU time, in a control group of 128 MB.
 
 usage: bench/limited.py BINARY [POSTS]     (as root; KUBECONFIG names the cluster; POSTS premium Jobs are created, 256 by default)
 
-The server alone is in the group; the clients and the cluster are not.
+Only the server is in the group; the clients and the cluster are not.
 """
 
 import os
@@ -61,9 +61,9 @@ def measure(binary, posts):
             result = figures.many(address, count, *request)
             spent = (cpu_seconds(process.pid) - before) / count * 1000
             print(f"{request[0]} {request[1]}, {figures.PARALLEL} at a time: {result}, {spent:.2f} ms of CPU each")
-        print(f"most: {megabytes(FILES[2])} in the group, {figures.memory(process, 'VmHWM') / 1000:.1f} MB resident")
+        print(f"peak: {megabytes(FILES[2])} in the group, {figures.memory(process, 'VmHWM') / 1000:.1f} MB resident")
         events = read("memory.events" if V2 else "memory.oom_control")
-        print("killed for want of memory:", dict(line.split() for line in events.splitlines())["oom_kill"])
+        print("killed, out of memory:", dict(line.split() for line in events.splitlines())["oom_kill"])
     finally:
         process.terminate()
         process.wait()

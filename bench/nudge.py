@@ -93,7 +93,7 @@ def main():
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 20
     image = sys.argv[2] if len(sys.argv) > 2 else "registry.local/classifier:short"
     subprocess.run([BINARY, "setup"], check=True, stdout=subprocess.DEVNULL)
-    for name, args in (("with", []), ("without", ["--no-nudge"])):
+    for name, args in (("with", []), ("without", ["--no-requeue"])):
         if os.environ.get("ONLY", name) == name:
             print(f"{name} the nudge:", flush=True)
             run(count, image, *args)

@@ -1,4 +1,4 @@
-"""What bench/run measured, as RESULTS.md and its plots. This module measures nothing."""
+"""Writes the measurements of bench/run as RESULTS.md and its plots. This module measures nothing."""
 
 import datetime
 import math
@@ -9,8 +9,8 @@ import subprocess
 MS = "{:.2f} ms".format
 RATE = "{:.0f}/s".format
 MB = "{:.1f} MB".format
-# What it is; the results' key and figure, and how that is written; the key of the request of `direct` that it is held against;
-# the goal: a ratio if there is such a key, else the figure itself.
+# Label; key and figure of the results, and its format; key of the request of `direct` to compare with, or None;
+# goal: a ratio to `direct` if there is such a key, else the figure itself.
 ROWS = [
     ("POST, kept alive, 1 client, p50", "POST 1", "p50", MS, "POST 1", 1.15),
     ("POST, kept alive, 8 clients, throughput", "POST 8", "rate", RATE, "POST 8", 0.95),
@@ -30,7 +30,7 @@ BINARY_GOAL = 4.0
 # A t2.nano for an hour: 5 % of a CPU, and 32 Mbit/s each way.
 CPU_SECONDS = 180
 BYTES = 32e6 / 8 * 3600
-# What frames of 1,514 bytes and the acknowledgements of what went the other way add to the bytes of TCP.
+# Overhead of frames of 1,514 bytes and of acknowledgements, relative to the bytes of TCP.
 FRAMES = 1.07
 
 
@@ -60,7 +60,7 @@ class Results:
         return statistics.median(values) if values else None
 
     def ratio(self, key, system, figure, base):
-        """To direct in the same round; the median of all rounds."""
+        """Returns the median over the rounds of the ratio to `direct` in the same round."""
         pairs = zip(self.measured[key, system][figure], self.measured[base, "direct"][figure])
         return statistics.median(ours / theirs for ours, theirs in pairs)
 
@@ -79,19 +79,18 @@ class Results:
             commit += " with changes"
         cores = len(os.sched_getaffinity(0))
         where = "the API server and etcd of tests/cluster (1.20.2), without controllers" if bench.cluster.own else "the cluster of KUBECONFIG"
-        return f"""# What it costs beside Kubernetes itself
+        return f"""# Cost beside Kubernetes itself
 
 Written by `bench/run {' '.join(bench.arguments)}` on {datetime.date.today()}: {commit}, {bench.rounds} rounds.
 Machine: {cores} of {os.cpu_count()} cores ({field("/proc/cpuinfo", "model name")}), {int(field("/proc/meminfo", "MemTotal").split()[0]) / 1e6:.0f} GB,
 Linux {os.uname().release}; the API server, the system under test and the load generator share the {cores} cores. Load of the machine
 when it began: {bench.load_average:.1f}. Cluster: {where}.
 
-`direct` is the same request sent straight to the API server over a kept-alive TLS connection in the same round: the Job of
-k8s/premium-job.yaml, or a list with `Accept: application/json` and `Accept-Encoding: gzip` as the program asks for it, read
-to the last byte; it is unpacked and counted after the clock has stopped. All use the same client certificate. Each figure is the
-median of its rounds, each ratio the median of the rounds' ratios; in a round the systems come in an order of chance, each
-started anew and warmed up. Every POST's answer names a Job that the cluster then has, and it has no other; every list has
-all its pods."""
+`direct` is the same request sent straight to the API server over a kept-alive TLS connection in the same round. It creates the Job of
+k8s/premium-job.yaml, or reads a list with `Accept: application/json` and `Accept-Encoding: gzip` to the last byte. The bench unpacks and
+counts a list after it has stopped the clock. All systems use the same client certificate. Each figure is the median of its rounds, each
+ratio the median of the rounds' ratios. The systems run in random order in each round, each started anew and warmed up. After each
+measurement the cluster's Jobs are exactly those that the responses name, and every list has all its pods."""
 
     def table(self):
         head = ["", "direct", "img-classification", "goal", "met", *self.systems[1:]]
@@ -121,7 +120,7 @@ all its pods."""
                 kept = self.measured[f"GET {stage}", system]
                 row += [MS(self.median(f"GET {stage}", system, "p50")), f"{kept['received'][0] / kept['requests'][0] / 1e6:.3f} MB"]
             rows.append(row)
-        return "What the API server itself takes for a list, straight from it:\n\n" + markdown(
+        return "Time and size of a list that the API server sends directly:\n\n" + markdown(
             ["pods", "plain JSON", "JSON, gzip", "sent", "protobuf, gzip", "sent"], rows)
 
     def generator(self):
@@ -131,13 +130,13 @@ all its pods."""
             rate, cpu = self.median(key, "program", "rate"), self.median(key, "program", "cpu")
             rows.append([clients, RATE(self.median(key, "echo", "rate")), RATE(rate), f"{rate / self.median(key, 'echo', 'rate'):.1%}",
                          f"{cpu:.0f} us", f"{self.median(key, 'direct', 'cpu'):.0f} us"])
-        return """The load generator is not what is measured: against `load echo`, which answers at once, it sends far more than any system
-here takes, and its own CPU time for a request is small beside what a request takes.
+        return """The load generator is not the bottleneck. Against `load echo`, which responds at once, it sends far more than any system here
+handles. Its own CPU time per request is small beside the time of a request.
 
-""" + markdown(["clients", "POSTs to `load echo`", "to the program", "share", "its CPU for one", "for one to `direct`, over TLS"], rows)
+""" + markdown(["clients", "POSTs to `load echo`", "to the program", "share", "its CPU per request", "the same to `direct`, over TLS"], rows)
 
     def curve(self, unit, prefix, steps, figure, form):
-        """A table, and its lines for a plot."""
+        """Returns a table, and its lines for a plot."""
         keys = {step: f"{prefix} {step}" for step in steps}
         rows = [[f"{step:,}", form(self.median(key, "direct", figure)), f"{form(self.median(key, 'program', figure))}, "
                  f"{self.ratio(key, 'program', figure, key):.2f} x", MB(self.median(key, "program", "peak"))] for step, key in keys.items()]
@@ -181,16 +180,16 @@ POST, kept alive, throughput:
         words = "; ".join(f"{label}: {limit}, at {number / 3600:.1f} a second" for label, number, limit in limits)
         return f"""## On paper: a t2.nano
 
-It may use 5 % of a CPU all the time, which is {CPU_SECONDS} s an hour, and 32 Mbit/s each way, {BYTES / 1e9:.1f} GB an hour. With the CPU
-times measured here (a core of a t2.nano is not this machine's) and the bytes from and to clients and API server, with 7 % for
-frames and acknowledgements, an hour holds so many requests, if there is nothing else. (These pods are alike, so that gzip
-makes a list of many 40 times smaller; where pods differ more, the network is reached sooner.)
+A t2.nano has a baseline of 5 % of a CPU, which is {CPU_SECONDS} s an hour, and of 32 Mbit/s each way, {BYTES / 1e9:.1f} GB an hour. The table
+divides both by the cost of one request: the CPU time measured here (a core of a t2.nano differs from this machine's), and the bytes
+from and to clients and API server, with 7 % for frames and acknowledgements. These pods are alike, so that gzip makes a list of
+many 40 times smaller. With less similar pods the network limits sooner.
 
-""" + markdown(["", "CPU", "in", "out", "by CPU", "by network", "reached first"], rows) + f"\n\nReached first: {words}."
+""" + markdown(["", "CPU", "in", "out", "by CPU", "by network", "limit"], rows) + f"\n\nFirst limit: {words}."
 
 
 def plot(path, title, series):
-    """Lines over two logarithmic axes."""
+    """Writes a plot of lines over two logarithmic axes."""
     width, height, left, top = 640, 360, 70, 40
     xs = [x for line in series.values() for x, _ in line]
     ys = [y for line in series.values() for _, y in line]

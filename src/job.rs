@@ -1,25 +1,25 @@
-//! The Job manifest: what the two tiers and the two datasets mean to Kubernetes. Pure, no I/O.
+//! The Job manifest of each tier and dataset. Pure, no I/O.
 //!
-//! k8s/free-job.yaml and k8s/premium-job.yaml are the same Jobs for kubectl; a test holds them equal to this.
+//! k8s/free-job.yaml and k8s/premium-job.yaml are the same Jobs for kubectl; a test compares them.
 
 use serde_json::{Value, json};
 
-/// The CPU that a classifier asks for and is held to, in Kubernetes' notation: two fit into the free tier's 2 CPU.
+/// CPU request and limit of a classifier, in Kubernetes' notation: two fit into the free tier's 2 CPU.
 pub const CPU: &str = "900m";
 
-/// The alphabet of random suffixes, Kubernetes' own: no vowels (no words), no look-alikes,
+/// The alphabet of random suffixes, as in Kubernetes' own names: without vowels, which could form words, and look-alikes;
 /// see k8s.io/apimachinery/pkg/util/rand.
 const ALPHABET: &[u8; 27] = b"bcdfghjklmnpqrstvwxz2456789";
 
-/// Characters of a random suffix: 27^10 is 2 * 10^14 names, so that no two requests ever share one.
+/// Characters of a random suffix: with 27^10 = 2 * 10^14 names, no two requests ever share one.
 const SUFFIX: usize = 10;
 
-/// What a caller pays for.
+/// The service level of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Tier {
-    /// A feed-forward network, in a namespace with a quota.
+    /// A feed-forward network in a namespace with a quota.
     Free,
-    /// A convolutional network, without a limit.
+    /// A convolutional network without a limit.
     Premium,
 }
 
@@ -32,7 +32,7 @@ impl Tier {
         }
     }
 
-    /// Where its Jobs live.
+    /// The namespace of its Jobs.
     pub const fn namespace(self) -> &'static str {
         match self {
             Self::Free => "free-service",
@@ -49,7 +49,7 @@ impl Tier {
     }
 }
 
-/// What is classified.
+/// The images that are classified.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Dataset {
     /// Handwritten digits.
@@ -59,10 +59,7 @@ pub enum Dataset {
 }
 
 impl Dataset {
-    /// Every one.
-    pub const ALL: [Self; 2] = [Self::Mnist, Self::Kmnist];
-
-    /// The dataset of that name, to the letter.
+    /// Returns the dataset with this exact name.
     pub fn parse(name: &str) -> Option<Self> {
         match name {
             "mnist" => Some(Self::Mnist),
@@ -80,16 +77,16 @@ impl Dataset {
     }
 }
 
-/// What is the same for every Job.
+/// The settings that all Jobs share.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// The classifier's image.
     pub image: String,
-    /// Seconds that Kubernetes keeps a Job after its end.
+    /// Seconds that Kubernetes keeps a finished Job.
     pub ttl: u32,
 }
 
-/// A name for one request's Job: `TIER-DATASET-` and a suffix made of `random`; a DNS label of 25 characters at most.
+/// Returns a Job name: `TIER-DATASET-` and a suffix derived from `random`; a DNS label of at most 25 characters.
 pub fn name(tier: Tier, dataset: Dataset, random: u64) -> String {
     let mut rest = random;
     let letters = (0..SUFFIX).map(|_| {
@@ -100,36 +97,9 @@ pub fn name(tier: Tier, dataset: Dataset, random: u64) -> String {
     format!("{}-{}-{}", tier.as_str(), dataset.as_str(), letters.collect::<String>())
 }
 
-/// The manifests of all tiers and datasets as text, but for the name: what a request then takes is a copy.
-pub struct Manifests(Vec<(Tier, Dataset, [String; 2])>);
-
-/// Stands for the name, and comes nowhere before it.
-const NAME: &str = "\u{1}";
-
-impl Manifests {
-    /// Writes them all.
-    pub fn new(settings: &Settings) -> Self {
-        let kinds =
-            [Tier::Free, Tier::Premium].into_iter().flat_map(|tier| Dataset::ALL.map(|dataset| (tier, dataset)));
-        let write = |(tier, dataset)| {
-            let text = manifest(settings, tier, dataset, NAME).to_string();
-            let (before, after) = text.split_once("\\u0001").expect("a manifest has a name");
-            (tier, dataset, [before, after].map(str::to_owned))
-        };
-        Self(kinds.map(write).collect())
-    }
-
-    /// The Job named `name`, which needs no escaping.
-    pub fn named(&self, tier: Tier, dataset: Dataset, name: &str) -> String {
-        let kind = self.0.iter().find(|kind| (kind.0, kind.1) == (tier, dataset));
-        let (_, _, [before, after]) = kind.expect("all are written");
-        [before, name, after].concat()
-    }
-}
-
-/// The Job named `name`, as Kubernetes is to store it.
+/// Returns the manifest of the Job `name`.
 ///
-/// podFailurePolicy needs Kubernetes 1.26; older servers drop it, as they drop every field that they do not know.
+/// podFailurePolicy needs Kubernetes 1.26; older servers ignore unknown fields.
 pub fn manifest(settings: &Settings, tier: Tier, dataset: Dataset, name: &str) -> Value {
     let labels = json!({
         "app.kubernetes.io/name": "img-classification",
@@ -179,7 +149,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_is_a_dns_label_and_leaves_room_for_the_pods_suffix() {
+    fn a_name_is_a_dns_label_with_space_for_the_pods_suffix() {
         for random in [0, 1, 26, 27, u64::MAX] {
             let name = name(Tier::Premium, Dataset::Kmnist, random);
             assert!(name.len() + "-abcde".len() <= 63, "{name}");
@@ -189,24 +159,12 @@ mod tests {
     }
 
     #[test]
-    fn a_manifest_from_its_text_is_the_one_that_was_made() {
-        let settings = Settings { image: "a\"b\\u0002:1".into(), ttl: 7 };
-        let manifests = Manifests::new(&settings);
-        for tier in [Tier::Free, Tier::Premium] {
-            for dataset in Dataset::ALL {
-                let text = manifests.named(tier, dataset, "a-name");
-                assert_eq!(text, manifest(&settings, tier, dataset, "a-name").to_string());
-            }
-        }
-    }
-
-    #[test]
     fn two_random_numbers_give_two_names() {
         assert_ne!(name(Tier::Free, Dataset::Mnist, 1), name(Tier::Free, Dataset::Mnist, 2));
     }
 
     #[test]
-    fn a_dataset_is_known_to_the_letter_only() {
+    fn a_dataset_name_is_matched_exactly() {
         assert_eq!(Dataset::parse("mnist"), Some(Dataset::Mnist));
         for unknown in ["", "MNIST", "mnist ", "cifar", "mnist\0"] {
             assert_eq!(Dataset::parse(unknown), None, "{unknown:?}");

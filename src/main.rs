@@ -63,8 +63,8 @@ fn run() -> Result<bool, Failure> {
             let kube = connect(&access, &env)?;
             setup::run(&kube, paper(setup::TOPIC_WIDTH)).map(|()| true).map_err(Failure::Setup)
         }
-        Command::Doctor { options, wrong, json } => {
-            Ok(doctor::run(&options, &wrong, json, &env, paper(doctor::TOPIC_WIDTH)))
+        Command::Doctor { options, rejected, json } => {
+            Ok(doctor::run(&options, &rejected, json, &env, paper(doctor::TOPIC_WIDTH)))
         }
         Command::DoctorAsService { args } => Ok(doctor::as_service(&args, &env, paper(doctor::TOPIC_WIDTH))),
         Command::Clean { access, all, yes, timeout } => {

@@ -1,126 +1,249 @@
-//! From a request that the gate has read to the bytes of its answer, and its line in the access log. The only file that
-//! names tiny_http, which writes answers; of its server nothing is used, see ARCHITECTURE.md.
+//! The blocking tiny_http loop: worker threads that receive a request, handle it and respond. The only file that names tiny_http.
 //!
-//! It runs on the thread of the request's connection. What asks Kubernetes waits there, in `handler`; everything else,
-//! /healthz first of all, is answered at once.
+//! tiny_http listens on a private Unix socket behind the front, because it must not face a network. The socket's file is removed
+//! at once: only this process, which keeps a handle on it, can connect. Each private connection has one worker, so a request never
+//! waits for a worker.
 
-use std::io;
+use std::fs::{self, DirBuilder};
+use std::io::{self, Cursor, Read, Write};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::Instant;
 
-use tiny_http::{HTTPVersion, Header, Response};
+use rustix::fs::{Mode, OFlags};
+use tiny_http::{HTTPVersion, Header};
 
-use crate::api::{self, ApiError, App, Reply, Route};
-use crate::front::connection::Request;
+use crate::api;
+use crate::api::response::{Body, Response};
+use crate::front::{LogEntry, PrivateConnection};
 
-/// Most of a request's path in the log, in characters.
-const PATH_SHOWN: usize = 200;
+/// Stack of a worker, in bytes: a TLS handshake in a build without optimization takes most, some 100 KB. Unused pages take no memory.
+const WORKER_STACK: usize = 512 * 1024;
 
-/// What answers requests.
-pub struct Http {
-    app: Arc<App>,
-    /// Requests that wait for Kubernetes, and the most of them.
-    open: AtomicUsize,
-    open_most: usize,
+/// Longest target in the log, in characters.
+const MAX_TARGET_CHARS: usize = 200;
+
+/// One read of a streamed body, in bytes, which becomes one chunk.
+const STREAM_PIECE: usize = 16 * 1024;
+
+/// Handles a request.
+pub type Handler = Box<dyn Fn(api::Request<'_>) -> Response + Send + Sync>;
+
+/// The server behind the front.
+pub struct Server {
+    handler: Arc<Handler>,
+    /// Replaced when its accept thread has ended, which tiny_http reports only to some requests.
+    listening: Mutex<Arc<Listening>>,
 }
 
-/// An answer as it goes over the wire: the body is apart, since many may have the same.
-pub struct Answer {
-    pub head: Vec<u8>,
-    pub body: Arc<Vec<u8>>,
+/// A tiny_http server on a socket without a name.
+struct Listening {
+    server: tiny_http::Server,
+    /// A handle on the socket's removed file.
+    socket: OwnedFd,
 }
 
-impl Http {
-    /// At most `open_most` requests wait for Kubernetes at a time, so that others still find a connection.
-    pub fn new(app: Arc<App>, open_most: usize) -> Self {
-        Self { app, open: AtomicUsize::new(0), open_most }
-    }
+/// Ends one worker when it is dropped: which one does not matter, since each connection keeps one.
+struct Worker(Arc<Listening>);
 
-    /// The answer to a request; `is_last` if its connection ends with it.
-    pub fn answer(&self, request: &Request, is_last: bool) -> Answer {
-        let arrived = Instant::now();
-        // Never fails: a panic is a reply, too.
-        let outcome = catch_unwind(AssertUnwindSafe(|| self.reply(request)));
-        let reply = outcome.unwrap_or(Err(ApiError::Panicked)).unwrap_or_else(ApiError::into_reply);
-        finish(&request.head.line(), reply, arrived.elapsed(), request.head.method == "HEAD", is_last)
-    }
-
-    fn reply(&self, request: &Request) -> Result<Reply, ApiError> {
-        let head = &request.head;
-        let route = Route::parse(&head.method, &head.target)?;
-        route.authorize(&self.app, head.authorization.as_deref())?;
-        if route.takes_body() && head.content_length.is_none() {
-            return Err(ApiError::LengthRequired);
-        }
-        let call = route.into_call(&request.body)?;
-        let _open = if route.asks_kubernetes() { Some(self.open()?) } else { None };
-        api::handle(&self.app, call)
-    }
-
-    fn open(&self) -> Result<Open<'_>, ApiError> {
-        let open = Open(&self.open);
-        if self.open.fetch_add(1, Ordering::Relaxed) < self.open_most { Ok(open) } else { Err(ApiError::Busy) }
-    }
-}
-
-/// A request that waits for Kubernetes.
-struct Open<'a>(&'a AtomicUsize);
-
-impl Drop for Open<'_> {
+impl Drop for Worker {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.0.server.unblock();
     }
 }
 
-/// A refusal of a request that never got here; `line` is its method and path, without which there is no line in the log.
-pub fn refusal(line: Option<&str>, error: ApiError, to_head: bool, is_last: bool) -> Answer {
-    let reply = error.into_reply();
-    match line {
-        Some(line) => finish(line, reply, Duration::ZERO, to_head, is_last),
-        None => answer(reply, to_head, is_last),
+impl Server {
+    /// Starts to listen. Workers start with their connections.
+    ///
+    /// # Errors
+    /// No folder for the socket is writable, or no descriptor or thread is free.
+    pub fn start(handler: Handler) -> io::Result<Self> {
+        Ok(Self { handler: Arc::new(handler), listening: Mutex::new(Arc::new(Listening::start()?)) })
+    }
+
+    /// Opens a private connection and starts its worker.
+    ///
+    /// # Errors
+    /// No descriptor or thread is free.
+    pub fn connect(&self) -> io::Result<PrivateConnection> {
+        let mut listening = self.listening.lock().unwrap_or_else(PoisonError::into_inner);
+        let stream = match listening.connect() {
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                log::warn!("tiny_http's accept thread ended, from lack of descriptors or threads; starting another");
+                *listening = Arc::new(Listening::start()?);
+                listening.connect()?
+            }
+            connected => connected?,
+        };
+        let (served, handler) = (Arc::clone(&listening), Arc::clone(&self.handler));
+        drop(listening);
+        let worker = Arc::clone(&served);
+        let builder = thread::Builder::new().name("worker".into()).stack_size(WORKER_STACK);
+        builder.spawn(move || work(&served.server, &handler))?;
+        Ok(PrivateConnection { stream, worker: Box::new(Worker(worker)) })
     }
 }
 
-/// The access log: method, path, status, milliseconds, and the job's name or the chain of causes.
-fn finish(line: &str, reply: Reply, took: Duration, to_head: bool, is_last: bool) -> Answer {
-    let shown: String = line.chars().take(PATH_SHOWN).collect();
-    log::info!("{shown} {} {}ms {}", reply.status, took.as_millis(), reply.note);
-    answer(reply, to_head, is_last)
+impl Listening {
+    fn start() -> io::Result<Self> {
+        let (listener, socket) = private_socket()?;
+        // tiny_http panics where it cannot start a thread.
+        let started = catch_unwind(AssertUnwindSafe(|| tiny_http::Server::from_listener(listener, None)));
+        let server = started.map_err(|_| io::Error::other("no thread for tiny_http"))?.map_err(io::Error::other)?;
+        Ok(Self { server, socket })
+    }
+
+    fn connect(&self) -> io::Result<UnixStream> {
+        UnixStream::connect(proc_path(&self.socket))
+    }
 }
 
-fn answer(reply: Reply, to_head: bool, is_last: bool) -> Answer {
-    let Reply { status, body, retry_after, allow, challenge, note: _ } = reply;
-    let mut response = Response::new(status.into(), Vec::new(), io::empty(), Some(body.len()), None)
-        // A length is better than chunks: the client sees whether it has all.
-        .with_chunked_threshold(usize::MAX);
-    response.add_header(header("Content-Type", "application/json"));
-    if let Some(seconds) = retry_after {
-        response.add_header(header("Retry-After", &seconds.to_string()));
-    }
-    if let Some(methods) = allow {
-        response.add_header(header("Allow", methods));
-    }
-    if challenge {
-        response.add_header(header("WWW-Authenticate", "Bearer"));
-    }
-    let mut head = Vec::with_capacity(256);
-    let written = response.raw_print(&mut head, HTTPVersion(1, 1), &[], true, None);
-    written.expect("a Vec takes all bytes");
-    if is_last {
-        close_after(&mut head);
-    }
-    Answer { head, body: if to_head { Arc::default() } else { body } }
+/// The path through which this process, and no other user's, reaches an open file without a name.
+fn proc_path(file: &OwnedFd) -> String {
+    format!("/proc/self/fd/{}", file.as_raw_fd())
 }
 
-/// Says that the connection ends with the answer, which tiny_http leaves to its server.
-fn close_after(head: &mut Vec<u8>) {
-    // Before the empty line at the end.
-    head.truncate(head.len() - 2);
-    head.extend_from_slice(b"Connection: close\r\n\r\n");
+/// A listening Unix socket and a handle on its file, which is removed.
+fn private_socket() -> io::Result<(UnixListener, OwnedFd)> {
+    // A container's root file system may be read-only, without a /tmp; it still has /dev/shm.
+    let folders = [std::env::temp_dir(), PathBuf::from("/dev/shm")];
+    let [first, second] = folders.map(|folder| private_socket_in(&folder));
+    first.or(second)
+}
+
+fn private_socket_in(parent: &Path) -> io::Result<(UnixListener, OwnedFd)> {
+    let mut random = [0; 8];
+    getrandom::getrandom(&mut random).map_err(io::Error::other)?;
+    let folder = parent.join(format!("img-classification-{:016x}", u64::from_ne_bytes(random)));
+    DirBuilder::new().mode(0o700).create(&folder)?;
+    let path = folder.join("socket");
+    let bound = UnixListener::bind(&path).and_then(|listener| {
+        let handle = rustix::fs::open(&path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+        // Without /proc the socket could never be reached.
+        fs::metadata(proc_path(&handle))?;
+        Ok((listener, handle))
+    });
+    let _ = fs::remove_file(&path);
+    fs::remove_dir(&folder)?;
+    bound
+}
+
+/// Handles one request after the other until the connection of a worker is closed.
+fn work(server: &tiny_http::Server, handler: &Handler) {
+    loop {
+        match server.recv() {
+            Ok(request) => {
+                // A request that a panic drops is answered by tiny_http, with 500.
+                let _ = catch_unwind(AssertUnwindSafe(|| respond(request, handler)));
+            }
+            Err(error) if error.raw_os_error().is_some() => {
+                log::warn!("tiny_http cannot accept a private connection: {error}");
+            }
+            // Unblocked by a Worker.
+            Err(_) => return,
+        }
+    }
+}
+
+/// Reads the body, which the front has checked, and handles the request.
+fn respond(mut request: tiny_http::Request, handler: &Handler) {
+    let arrived = Instant::now();
+    let mut body = request.body_length().map(|length| Vec::with_capacity(length.min(api::MAX_BODY)));
+    if let Some(body) = &mut body
+        && let Err(error) = request.as_reader().take(api::MAX_BODY as u64).read_to_end(body)
+    {
+        log::error!("cannot read the body of a forwarded request: {error}");
+        return;
+    }
+    let authorization = request.headers().iter().find(|header| header.field.equiv("Authorization"));
+    let response = handler(api::Request {
+        method: request.method().as_str(),
+        target: request.url(),
+        authorization: authorization.map(|header| header.value.as_str()),
+        body: body.as_deref(),
+    });
+    log_response(&LogEntry {
+        method: request.method().as_str(),
+        target: request.url(),
+        status: response.status,
+        took: arrived.elapsed(),
+        detail: &response.log_detail,
+    });
+    if let Err(error) = send(request, response) {
+        log::error!("cannot respond on a private connection: {error}");
+    }
+}
+
+/// The access log: method, target, status, milliseconds, and a detail.
+pub fn log_response(entry: &LogEntry<'_>) {
+    let target: String = entry.target.chars().take(MAX_TARGET_CHARS).collect();
+    log::info!("{} {target} {} {}ms {}", entry.method, entry.status, entry.took.as_millis(), entry.detail);
+}
+
+fn send(request: tiny_http::Request, response: Response) -> io::Result<()> {
+    let Response { status, headers, body, .. } = response;
+    let headers = headers.into_iter().map(|(name, value)| header(name, &value)).collect();
+    match body {
+        Body::Bytes(bytes) => {
+            let length = bytes.len();
+            let body = Cursor::new(SharedBytes(bytes));
+            // A length is better than chunks: the client sees a missing end.
+            let response = tiny_http::Response::new(status.into(), headers, body, Some(length), None)
+                .with_chunked_threshold(usize::MAX);
+            request.respond(response)
+        }
+        Body::Reader(reader) => send_stream(request, status, headers, reader),
+    }
+}
+
+/// Sends a body of unknown length, each read as one chunk at once. tiny_http's own encoder would hold 8 KB back.
+fn send_stream(
+    request: tiny_http::Request,
+    status: u16,
+    headers: Vec<Header>,
+    mut body: Box<dyn Read + Send>,
+) -> io::Result<()> {
+    let is_head = *request.method() == tiny_http::Method::Head;
+    let mut writer = request.into_writer();
+    let head = tiny_http::Response::new(status.into(), headers, io::empty(), None, None);
+    head.raw_print(&mut writer, HTTPVersion(1, 1), &[], true, None)?;
+    writer.flush()?;
+    let mut piece = vec![0; STREAM_PIECE];
+    while !is_head {
+        let count = match body.read(&mut piece) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => {
+                // Not a chunk: the front ends the client's connection, so that the client sees a missing end.
+                writer.write_all(b"failed\r\n").and_then(|()| writer.flush())?;
+                return Err(error);
+            }
+            Ok(count) => count,
+        };
+        write!(writer, "{count:x}\r\n")?;
+        writer.write_all(&piece[..count])?;
+        writer.write_all(b"\r\n")?;
+        writer.flush()?;
+        if count == 0 {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// A shared body as a reader's source.
+struct SharedBytes(Arc<Vec<u8>>);
+
+impl AsRef<[u8]> for SharedBytes {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
 }
 
 fn header(name: &str, value: &str) -> Header {
-    Header::from_bytes(name, value).expect("names and values of ours are ASCII")
+    Header::from_bytes(name, value).expect("the names and values of our headers are ASCII")
 }

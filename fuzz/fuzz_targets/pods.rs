@@ -84,7 +84,7 @@ fn tree(input: &[u8], pods: &[Pod], next: &str) {
 fn view(input: &[u8], pods: &[Pod]) {
     let mut view = View::default();
     read_pod_list(input, &mut view).expect("the same bytes");
-    assert_eq!(view.count(), pods.len());
+    assert_eq!(view.count, pods.len());
     let answer: Value = serde_json::from_slice(&view.into_json()).expect("the answer is JSON");
     let rows = answer["pods"].as_array().expect("a list");
     assert_eq!(rows.len(), pods.len());

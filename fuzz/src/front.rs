@@ -1,6 +1,8 @@
 //! The modules of src/front/ that open no socket.
 
+#[path = "../../src/front/chunked.rs"]
+pub mod chunked;
+#[path = "../../src/front/error.rs"]
+pub mod error;
 #[path = "../../src/front/request.rs"]
 pub mod request;
-#[path = "../../src/front/upstream.rs"]
-pub mod upstream;

@@ -1,4 +1,4 @@
-//! The bearer token that premium requests need, if the operator wants one.
+//! The bearer token of premium requests, if the operator configures one.
 
 use std::fmt;
 use std::fs::File;
@@ -7,10 +7,10 @@ use std::path::Path;
 
 use subtle::ConstantTimeEq;
 
-/// Longest token file, in bytes; a header of more would not pass the gate.
+/// Longest token file, in bytes; the front refuses longer headers.
 const FILE_LIMIT: u64 = 4096;
 
-/// A token; never shown.
+/// A token. Its `Debug` hides the value.
 pub struct Token(String);
 
 impl fmt::Debug for Token {
@@ -20,10 +20,10 @@ impl fmt::Debug for Token {
 }
 
 impl Token {
-    /// Reads a file; white space around the token is not part of it.
+    /// Reads a file. White space around the token is ignored.
     ///
     /// # Errors
-    /// The file cannot be read, is empty, or holds what no header can carry.
+    /// The file cannot be read, is empty, or holds characters that no header can carry.
     pub fn read(path: &Path) -> io::Result<Self> {
         let mut text = String::new();
         let length = File::open(path)?.take(FILE_LIMIT + 1).read_to_string(&mut text)?;
@@ -40,12 +40,12 @@ impl Token {
         Ok(Self(token.to_owned()))
     }
 
-    /// The Authorization header that carries it.
+    /// Returns the value of the Authorization header.
     pub fn header(&self) -> String {
         format!("Bearer {}", self.0)
     }
 
-    /// Whether an Authorization header carries this token. The time that it takes says nothing of how much was right.
+    /// Returns true if an Authorization header carries this token. The comparison takes constant time.
     pub fn accepts(&self, authorization: Option<&str>) -> bool {
         let (scheme, given) = authorization.and_then(|value| value.split_once(' ')).unwrap_or_default();
         scheme.eq_ignore_ascii_case("bearer") && bool::from(given.trim().as_bytes().ct_eq(self.0.as_bytes()))

@@ -1,16 +1,43 @@
-//! The answer of GET /config, written pod by pod as the list streams in. Pure, no I/O.
+//! GET /config: every pod of the cluster, written pod by pod as the list streams in.
+
+use std::sync::Arc;
 
 use serde::Serialize;
 
+use crate::api::App;
+use crate::api::error::ApiError;
+use crate::api::response::Response;
+use crate::api::single_flight::Missed;
 use crate::kube::Pod;
 
-/// The answer being written: about 150 bytes a pod, and no pod is kept beside it.
-pub struct View {
-    json: Vec<u8>,
-    count: usize,
+/// A body of GET /config, shared by concurrent callers, and the number of its pods.
+pub type List = (Arc<Vec<u8>>, usize);
+
+/// Lists the pods, or shares the list of another caller.
+///
+/// # Errors
+/// The failure of Kubernetes, or no list started in time.
+pub fn list(app: &App) -> Result<Response, ApiError> {
+    let list = app.lists.run(app.list_timeout, || {
+        let view: View = app.kube.list_pods().map_err(|error| ApiError::Kube(Arc::new(error), None))?;
+        let count = view.count;
+        Ok((Arc::new(view.into_json()), count))
+    });
+    let (body, count) = list.map_err(|missed| match missed {
+        Missed::TimedOut => ApiError::Overloaded,
+        Missed::Panicked => ApiError::Internal,
+    })??;
+    Ok(Response::json(200, body).with_detail(format!("{count} pods")))
 }
 
-/// One pod as callers see it; the order of the fields is part of the contract.
+/// The body being written: about 150 bytes a pod. The pods themselves are not kept.
+pub struct View {
+    json: Vec<u8>,
+    /// The number of pods written.
+    pub count: usize,
+}
+
+/// One pod. The order of the fields is part of the interface.
 #[derive(Serialize)]
 struct Row<'a> {
     node: Option<&'a str>,
@@ -41,15 +68,10 @@ impl Extend<Pod> for View {
 }
 
 impl View {
-    /// The whole answer.
+    /// The whole body.
     pub fn into_json(mut self) -> Vec<u8> {
         self.json.extend_from_slice(b"]}");
         self.json
-    }
-
-    /// How many pods are in it.
-    pub fn count(&self) -> usize {
-        self.count
     }
 }
 
@@ -63,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn the_five_fields_come_in_order_and_what_is_absent_is_null() {
+    fn the_five_fields_keep_their_order_and_absent_ones_are_null() {
         let mut view = View::default();
         let pod = |node: Option<&str>, name: &str| Pod {
             node: node.map(str::to_owned),

@@ -1,94 +1,93 @@
-//! One piece of work for all who wait for its result (single flight).
+//! One operation for all callers that wait for its result (single flight).
 //!
-//! Whoever comes while it is done gets the result of the next one, which begins when that has ended: nobody is given what
-//! is older than his question, and there is never more than one at a time.
+//! A caller that arrives during a round gets the result of the next one, which starts when the current round ends. So no caller
+//! gets an older result than its own call would have returned, and at most one round runs at a time.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Work whose result is shared.
-pub struct Flight<T> {
+/// An operation with a shared result.
+pub struct SingleFlight<T> {
     state: Mutex<State<T>>,
-    landed: Condvar,
+    round_ended: Condvar,
 }
 
-/// Why there is no result.
+/// The reason for a missing result.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Missed {
-    /// The round had not begun in time.
-    Late,
-    /// It panicked, in another thread.
+    /// The round did not start in time.
+    TimedOut,
+    /// The round panicked in another thread.
     Panicked,
 }
 
-/// The result of one round; none if it panicked.
+/// The result of one round; `None` if it panicked.
 type Round<T> = OnceLock<Option<T>>;
 
 struct State<T> {
-    flying: bool,
-    /// The round that has not begun yet.
+    in_progress: bool,
+    /// The round that has not started yet.
     next: Arc<Round<T>>,
 }
 
-impl<T> Default for Flight<T> {
+impl<T> Default for SingleFlight<T> {
     fn default() -> Self {
-        Self { state: Mutex::new(State { flying: false, next: Arc::default() }), landed: Condvar::new() }
+        Self { state: Mutex::new(State { in_progress: false, next: Arc::default() }), round_ended: Condvar::new() }
     }
 }
 
-impl<T: Clone> Flight<T> {
-    /// The result of a round that begins after this call, and before `patience` is over: of `work`, which is told what is left of
-    /// it, or of another caller's.
+impl<T: Clone> SingleFlight<T> {
+    /// Returns the result of a round that starts after this call and within `timeout`: of `work`, or of another caller's.
     ///
     /// # Errors
     /// [`Missed`]
-    pub fn join(&self, patience: Duration, work: impl FnOnce(Duration) -> T) -> Result<T, Missed> {
-        let deadline = Instant::now() + patience;
+    pub fn run(&self, timeout: Duration, work: impl FnOnce() -> T) -> Result<T, Missed> {
+        let deadline = Instant::now() + timeout;
         let mut state = self.lock();
         let round = Arc::clone(&state.next);
         loop {
             if let Some(result) = round.get() {
                 return result.clone().ok_or(Missed::Panicked);
             }
-            if !state.flying {
+            if !state.in_progress {
                 break;
             }
             let left = deadline.saturating_duration_since(Instant::now());
             state = if !Arc::ptr_eq(&state.next, &round) {
-                // It has begun, and ends by a deadline of its own.
-                self.landed.wait(state).unwrap_or_else(PoisonError::into_inner)
+                // The round has started and has its own deadline.
+                self.round_ended.wait(state).unwrap_or_else(PoisonError::into_inner)
             } else if left.is_zero() {
-                return Err(Missed::Late);
+                return Err(Missed::TimedOut);
             } else {
-                self.landed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0
+                self.round_ended.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0
             };
         }
-        // Whoever comes from here on is too late for this round.
-        (state.flying, state.next) = (true, Arc::default());
+        // Callers that arrive from here on wait for the next round.
+        (state.in_progress, state.next) = (true, Arc::default());
         drop(state);
-        let _landing = Landing { flight: self, round: &round };
-        let result = work(deadline.saturating_duration_since(Instant::now()));
+        let _guard = RoundGuard { flight: self, round: &round };
+        let result = work();
         round.get_or_init(|| Some(result)).clone().ok_or(Missed::Panicked)
     }
 }
 
-impl<T> Flight<T> {
+impl<T> SingleFlight<T> {
     fn lock(&self) -> MutexGuard<'_, State<T>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Ends a round, also by a panic.
-struct Landing<'a, T> {
-    flight: &'a Flight<T>,
+/// Ends a round, also after a panic.
+struct RoundGuard<'a, T> {
+    flight: &'a SingleFlight<T>,
     round: &'a Round<T>,
 }
 
-impl<T> Drop for Landing<'_, T> {
+impl<T> Drop for RoundGuard<'_, T> {
     fn drop(&mut self) {
         self.round.get_or_init(|| None);
-        self.flight.lock().flying = false;
-        self.flight.landed.notify_all();
+        self.flight.lock().in_progress = false;
+        self.flight.round_ended.notify_all();
     }
 }
 
@@ -103,28 +102,25 @@ mod tests {
 
     const LONG: Duration = Duration::from_secs(60);
 
-    /// Who waits for the round that has not begun yet.
-    fn waiting<T>(flight: &Flight<T>) -> usize {
+    /// The number of callers that wait for the next round.
+    fn waiting<T>(flight: &SingleFlight<T>) -> usize {
         Arc::strong_count(&flight.lock().next) - 1
     }
 
     #[test]
-    fn those_who_come_meanwhile_share_the_next_round_and_none_gets_an_older_one() {
-        let (flight, rounds) = (Flight::default(), AtomicUsize::new(0));
-        let work = |_| rounds.fetch_add(1, Ordering::SeqCst);
+    fn callers_during_a_round_share_the_next_one() {
+        let (flight, rounds) = (SingleFlight::default(), AtomicUsize::new(0));
+        let work = || rounds.fetch_add(1, Ordering::SeqCst);
         let (go, gone) = mpsc::channel();
         let gone = Mutex::new(gone);
         thread::scope(|scope| {
-            let flying = || {
-                flight.join(LONG, |_| {
-                    gone.lock().expect("no panic").recv().map(|()| work(LONG)).expect("the test lets it go")
-                })
-            };
-            let first = scope.spawn(flying);
-            while !flight.lock().flying {
+            let first = scope.spawn(|| {
+                flight.run(LONG, || gone.lock().expect("no panic").recv().map(|()| work()).expect("the test sends"))
+            });
+            while !flight.lock().in_progress {
                 thread::yield_now();
             }
-            let others: Vec<_> = (0..10).map(|_| scope.spawn(|| flight.join(LONG, work))).collect();
+            let others: Vec<_> = (0..10).map(|_| scope.spawn(|| flight.run(LONG, work))).collect();
             while waiting(&flight) < others.len() {
                 thread::yield_now();
             }
@@ -134,30 +130,30 @@ mod tests {
                 assert_eq!(other.join().expect("no panic"), Ok(1));
             }
         });
-        assert_eq!(flight.join(LONG, work), Ok(2));
+        assert_eq!(flight.run(LONG, work), Ok(2));
     }
 
     #[test]
-    fn who_waits_in_vain_for_the_next_round_gives_up_and_who_shares_one_that_has_begun_does_not() {
-        let flight = Flight::default();
+    fn a_caller_times_out_only_before_its_round_starts() {
+        let flight = SingleFlight::default();
         let (go, gone) = mpsc::channel();
         let gone = Mutex::new(gone);
         thread::scope(|scope| {
-            let first = scope.spawn(|| flight.join(LONG, |_| gone.lock().expect("no panic").recv().is_ok()));
-            while !flight.lock().flying {
+            let first = scope.spawn(|| flight.run(LONG, || gone.lock().expect("no panic").recv().is_ok()));
+            while !flight.lock().in_progress {
                 thread::yield_now();
             }
-            assert_eq!(flight.join(Duration::from_millis(1), |_| true), Err(Missed::Late));
+            assert_eq!(flight.run(Duration::from_millis(1), || true), Err(Missed::TimedOut));
             go.send(()).expect("it waits");
             assert_eq!(first.join().expect("no panic"), Ok(true));
         });
     }
 
     #[test]
-    fn a_round_that_panics_is_the_end_of_that_round_only() {
-        let flight = Flight::default();
-        let panicked = catch_unwind(AssertUnwindSafe(|| flight.join(LONG, |_| -> u8 { panic!("of the test") })));
+    fn a_panic_ends_only_its_own_round() {
+        let flight = SingleFlight::default();
+        let panicked = catch_unwind(AssertUnwindSafe(|| flight.run(LONG, || -> u8 { panic!("of the test") })));
         assert!(panicked.is_err());
-        assert_eq!(flight.join(LONG, |_| 7), Ok(7));
+        assert_eq!(flight.run(LONG, || 7), Ok(7));
     }
 }

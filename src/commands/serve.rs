@@ -12,26 +12,23 @@ use signal_hook::iterator::Signals;
 use crate::Env;
 use crate::api;
 use crate::api::auth;
+use crate::api::route::Route;
 use crate::cli::Options;
 use crate::commands::output::one_line;
 use crate::commands::setup;
 use crate::commands::signals;
 use crate::commands::systemd;
-use crate::front::listener;
+use crate::front::{Backend, Class, Front, Limits, Socket};
 use crate::kube;
-use crate::queue::controller as nudge;
+use crate::queue::controller::QueueController;
 use crate::server;
 use crate::simulator;
 
 /// What is in flight at a stop gets this long: the default deadline of a Kubernetes operation.
 const STOP_LIMIT: Duration = Duration::from_secs(10);
 
-/// Requests that ask Kubernetes at a time. Its quotas take Jobs that come together in one go: with 32 it stored 2,375 a second, with 16
-/// 1,714, with 64 no more.
-const CREW: usize = 32;
-
-/// How much longer than a Kubernetes operation may take until a crew in which nothing moves is stuck.
-const CREW_SLACK: Duration = Duration::from_secs(5);
+/// How much longer than its Kubernetes operations a request may take.
+const SLACK: Duration = Duration::from_secs(5);
 
 /// Serves until a signal ends it.
 ///
@@ -46,7 +43,8 @@ pub fn run(options: &Options, env: Env<'_>) -> Result<(), StartError> {
     let cluster = kube::Cluster::load(&kube::Sources { file, context, env }).map_err(StartError::Config)?;
     let mut configuration: Vec<String> = options.lines().into_iter().chain(cluster.lines()).collect();
     let kube_timeout = options.access.kube_timeout;
-    let kube = kube::Client::new(cluster, kube_timeout, CREW).map_err(StartError::Tls)?;
+    let limits = Limits::from_descriptors(options.posts_per_minute);
+    let kube = Arc::new(kube::Client::new(cluster, kube_timeout, limits.kubernetes).map_err(StartError::Tls)?);
     if let Some(local) = &local {
         setup::apply(&kube, |_| {}).map_err(StartError::Setup)?;
         configuration.push("local: a simulated cluster that ends with this process; no container is run".to_owned());
@@ -55,39 +53,59 @@ pub fn run(options: &Options, env: Env<'_>) -> Result<(), StartError> {
     }
     let premium = options.premium_token_file.as_deref().map(auth::Token::read).transpose();
     let premium = premium.map_err(StartError::PremiumToken)?;
-    let queue = options.nudge.then(nudge::Nudge::default);
-    let app = Arc::new(api::App::new(kube, &options.jobs, premium, queue, CREW, kube_timeout));
-    let limits = listener::Limits::from_descriptors(options.posts_per_minute);
-    let http = server::Http::new(Arc::clone(&app), limits.waiting());
+    let queue = options.requeue.then(|| Arc::new(QueueController::new(Arc::clone(&kube))));
+    let app = Arc::new(api::App::new(kube, options.jobs.clone(), premium, queue, kube_timeout));
     let bind = |source| StartError::Bind { address: options.listen.clone(), source };
     let socket = match systemd::inherited_socket().map_err(StartError::Inherited)? {
-        Some(listener) => listener::Socket::Inherited(listener),
-        None => listener::Socket::Own(TcpListener::bind(&options.listen).map_err(bind)?),
+        Some(listener) => Socket::Inherited(listener),
+        None => Socket::Own(TcpListener::bind(&options.listen).map_err(bind)?),
     };
-    let (gate, door) = listener::Gate::new(socket, limits, http).map_err(bind)?;
-    door.open().map_err(StartError::Threads)?;
+    let backend = backend(&app, kube_timeout).map_err(StartError::PrivateSocket)?;
+    let (front, acceptor) = Front::new(socket, limits, backend).map_err(bind)?;
+    acceptor.spawn().map_err(StartError::Threads)?;
     // Not before: a start that fails must not leave a plugin running.
     app.kube.prepare();
-    let (alive, watched) = (Arc::clone(&app), gate.clone());
-    let is_alive = move || alive.crew.is_alive(kube_timeout + CREW_SLACK);
-    systemd::feed_watchdog(gate.address(), is_alive, move || watched.is_closing()).map_err(StartError::Threads)?;
+    let (alive, watched) = (front.clone(), front.clone());
+    let is_alive = move || alive.is_alive(kube_timeout + SLACK);
+    systemd::feed_watchdog(front.address(), is_alive, move || watched.is_closing()).map_err(StartError::Threads)?;
     for line in configuration {
         let _ = writeln!(io::stderr(), "{}", one_line(&line));
     }
-    let _ = writeln!(io::stderr(), "listening on http://{}", gate.address());
+    let _ = writeln!(io::stderr(), "listening on http://{}", front.address());
     systemd::ready();
     if let Some(queue) = &app.queue
-        && let Err(error) = nudge::start(&app)
+        && let Err(error) = queue.spawn()
     {
-        queue.give_up();
         log::warn!("no threads to watch the queue with: {error}; Kubernetes itself starts the Jobs that wait");
     }
     signals.forever().next();
     systemd::stopping();
-    gate.close(STOP_LIMIT);
-    app.queue.iter().for_each(nudge::Nudge::stop);
+    front.close(STOP_LIMIT);
+    app.queue.iter().for_each(|queue| queue.stop());
     app.kube.close();
     Ok(())
+}
+
+/// The tiny_http server and what the front needs to use it.
+fn backend(app: &Arc<api::App>, kube_timeout: Duration) -> io::Result<Backend> {
+    let app = Arc::clone(app);
+    let server = server::Server::start(Box::new(move |request| api::handle(&app, request)))?;
+    Ok(Backend {
+        connect: Box::new(move || server.connect()),
+        classify: |method, target| match Route::parse(method, target) {
+            Ok(route) if route.calls_kubernetes() => Class::Kubernetes,
+            _ => Class::Memory,
+        },
+        headers: &api::REQUEST_HEADERS,
+        acquire_timeout: kube_timeout,
+        answer_timeout: answer_timeout(kube_timeout),
+        log: server::log_response,
+    })
+}
+
+/// A request that waits for another's list of the pods takes two Kubernetes operations.
+fn answer_timeout(kube_timeout: Duration) -> Duration {
+    2 * kube_timeout + SLACK
 }
 
 /// The signals that end the server. From here on the first is kept until somebody waits for it; a second one ends the process
@@ -112,6 +130,7 @@ pub enum StartError {
     Bind { address: String, source: io::Error },
     PremiumToken(io::Error),
     Inherited(io::Error),
+    PrivateSocket(io::Error),
     Threads(io::Error),
 }
 
@@ -133,6 +152,9 @@ impl fmt::Display for StartError {
                 write!(f, "cannot listen on {address}; choose another address with --listen, or end what has it")
             }
             Self::Inherited(_) => write!(f, "cannot use the socket that LISTEN_FDS passes"),
+            Self::PrivateSocket(_) => {
+                write!(f, "cannot make the private socket in {} (TMPDIR) or /dev/shm", std::env::temp_dir().display())
+            }
             Self::PremiumToken(_) => write!(f, "cannot use the file that --premium-token-file names"),
             Self::Threads(_) => write!(f, "cannot start threads or watch for signals"),
         }
@@ -147,6 +169,7 @@ impl std::error::Error for StartError {
             Self::Local(source)
             | Self::PremiumToken(source)
             | Self::Inherited(source)
+            | Self::PrivateSocket(source)
             | Self::Threads(source)
             | Self::Bind { source, .. } => Some(source),
             Self::Tls(_) => None,

@@ -1,12 +1,12 @@
-//! How often one address may post: a token bucket for each. Pure: the time comes in as an argument.
+//! The rate of POSTs of each client network: a token bucket. Pure: the time is an argument.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
-/// Most addresses that are kept in mind, 100 bytes each. Beyond it those that have been quiet longest are forgotten, which
-/// gives them a full bucket.
-const PEERS_MOST: usize = 4096;
+/// Most client networks in the table, 100 bytes each. Beyond it the table drops those that were quiet longest, which refills their
+/// buckets.
+const MAX_NETWORKS: usize = 4096;
 
 /// Buckets that fill with `per_minute` tokens a minute and hold as many.
 pub struct Limiter {
@@ -27,9 +27,9 @@ impl Limiter {
     /// Takes a token for a request of `peer`.
     ///
     /// # Errors
-    /// There is none; how long until there is.
+    /// Returns the time until the next token.
     pub fn take(&mut self, peer: IpAddr, now: Instant) -> Result<(), Duration> {
-        if self.buckets.len() >= PEERS_MOST {
+        if self.buckets.len() >= MAX_NETWORKS {
             self.forget(now);
         }
         let full = self.per_minute;
@@ -45,20 +45,20 @@ impl Limiter {
         Ok(())
     }
 
-    /// Forgets the half that has been quiet longest; a bucket is full again after a minute.
+    /// Drops the half that was quiet longest. A bucket is full again after a minute.
     fn forget(&mut self, now: Instant) {
         self.buckets.retain(|_, bucket| now.saturating_duration_since(bucket.at) < Duration::from_secs(60));
-        if self.buckets.len() >= PEERS_MOST {
+        if self.buckets.len() >= MAX_NETWORKS {
             let mut times: Vec<Instant> = self.buckets.values().map(|bucket| bucket.at).collect();
-            let (_, median, _) = times.select_nth_unstable(PEERS_MOST / 2);
+            let (_, median, _) = times.select_nth_unstable(MAX_NETWORKS / 2);
             let median = *median;
             self.buckets.retain(|_, bucket| bucket.at > median);
         }
     }
 }
 
-/// Whoever has an IPv6 address has all of its /64.
-fn network(peer: IpAddr) -> IpAddr {
+/// Returns the client network: an IPv4 address, or the /64 of an IPv6 address, which one host usually has to itself.
+pub fn network(peer: IpAddr) -> IpAddr {
     match peer.to_canonical() {
         IpAddr::V6(ip) => IpAddr::V6(Ipv6Addr::from_bits(ip.to_bits() >> 64 << 64)),
         ip @ IpAddr::V4(_) => ip,
@@ -73,7 +73,7 @@ mod tests {
     const BOB: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 2));
 
     #[test]
-    fn a_burst_is_allowed_and_then_the_rate() {
+    fn a_burst_is_allowed_before_the_rate_applies() {
         let (mut limiter, start) = (Limiter::new(60), Instant::now());
         for _ in 0..60 {
             assert_eq!(limiter.take(ANN, start), Ok(()));
@@ -96,12 +96,12 @@ mod tests {
     }
 
     #[test]
-    fn memory_is_bounded_whoever_comes() {
+    fn memory_is_bounded_for_any_number_of_networks() {
         let (mut limiter, now) = (Limiter::new(60), Instant::now());
         for number in 0..20_000u32 {
             let peer = IpAddr::V4(number.into());
             assert!(limiter.take(peer, now + Duration::from_micros(u64::from(number))).is_ok());
-            assert!(limiter.buckets.len() <= PEERS_MOST);
+            assert!(limiter.buckets.len() <= MAX_NETWORKS);
         }
     }
 }

@@ -1,11 +1,11 @@
-//! How much room the quotas leave for pods, and how much a Job's pod takes. Pure.
+//! The capacity that quotas leave for pods, and the amount that a Job's pod requests. Pure.
 
 use crate::kube::Watched;
 use crate::kube::quantity::{self, Milli};
 
-/// What quotas limit of pods, by the names that they have for it,
+/// The limited resources of pods, each with the names that quotas use for it,
 /// <https://kubernetes.io/docs/concepts/policy/resource-quotas/#compute-resource-quota>.
-const LIMITS: [&[&str]; 5] = [
+const QUOTA_KEYS: [&[&str]; 5] = [
     &["requests.cpu", "cpu"],
     &["limits.cpu"],
     &["requests.memory", "memory"],
@@ -13,56 +13,58 @@ const LIMITS: [&[&str]; 5] = [
     &["pods", "count/pods"],
 ];
 
-/// What there is of what no quota limits: so much more than [`MOST`] that no number of Jobs uses it up.
-const ENDLESS: Milli = 1 << 110;
+/// The capacity of a resource without a limit: no number of Jobs, each at most [`MAX_AMOUNT`], uses it up.
+const UNLIMITED: Milli = 1 << 110;
 
-/// More than any cluster has of anything.
-const MOST: Milli = 1 << 80;
+/// More than any cluster has of a resource.
+const MAX_AMOUNT: Milli = 1 << 80;
 
-/// An amount of everything that a quota may limit.
+/// An amount of each resource of [`QUOTA_KEYS`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Room([Milli; LIMITS.len()]);
+pub struct Capacity([Milli; QUOTA_KEYS.len()]);
 
-impl Room {
-    /// Without any limit.
-    pub const ENDLESS: Self = Self([ENDLESS; LIMITS.len()]);
+impl Capacity {
+    /// No resource is limited.
+    pub const UNLIMITED: Self = Self([UNLIMITED; QUOTA_KEYS.len()]);
 
-    /// What a quota leaves. Its scopes are not looked at: at the worst one that is not for our pods keeps a Job waiting for
-    /// the controller.
-    pub fn left(quota: &Watched) -> Self {
-        let amount = |text: Option<&str>| Some(quantity::parse(text?)?.clamp(-MOST, MOST));
-        let left = |key: &&str| {
+    /// Returns the remaining capacity of a quota. Scopes are ignored: at worst, a quota for other pods keeps a Job waiting
+    /// for the controller.
+    pub fn remaining(quota: &Watched) -> Self {
+        let amount = |text: Option<&str>| Some(quantity::parse(text?)?.clamp(-MAX_AMOUNT, MAX_AMOUNT));
+        let remaining = |key: &&str| {
             let hard = amount(quota.hard.get(key))?;
-            // What is not counted yet leaves no room.
+            // Until Kubernetes has counted the usage, nothing remains.
             Some(amount(quota.used.get(key)).map_or(0, |used| hard - used))
         };
-        Self(LIMITS.map(|names| names.iter().filter_map(left).min().unwrap_or(ENDLESS)))
+        Self(QUOTA_KEYS.map(|names| names.iter().filter_map(remaining).min().unwrap_or(UNLIMITED)))
     }
 
-    /// What a Job's pod takes. A container that names a limit only requests as much.
-    pub fn need(job: &Watched) -> Self {
-        let total = |what: &str, is_limit: bool| {
+    /// Returns the amount that a Job's pod requests. A container with a limit and no request requests its limit.
+    pub fn requested(job: &Watched) -> Self {
+        let total = |resource: &str, is_limit: bool| {
             let amounts = job.containers.iter().filter_map(|container| {
-                let limit = container.limits.get(what);
-                let amount = if is_limit { limit } else { container.requests.get(what).or(limit) };
+                let limit = container.limits.get(resource);
+                let amount = if is_limit { limit } else { container.requests.get(resource).or(limit) };
                 quantity::parse(amount?)
             });
-            amounts.fold(0, Milli::saturating_add).clamp(0, MOST)
+            amounts.fold(0, Milli::saturating_add).clamp(0, MAX_AMOUNT)
         };
         Self([total("cpu", false), total("cpu", true), total("memory", false), total("memory", true), 1000])
     }
 
-    /// What both leave.
-    pub fn least(self, other: Self) -> Self {
+    /// Returns the lower amount of each resource.
+    pub fn min(self, other: Self) -> Self {
         Self(std::array::from_fn(|i| self.0[i].min(other.0[i])))
     }
 
-    pub fn minus(self, need: &Self) -> Self {
-        Self(std::array::from_fn(|i| self.0[i] - need.0[i]))
+    /// Returns the capacity that is left beside `requested`.
+    pub fn minus(self, requested: &Self) -> Self {
+        Self(std::array::from_fn(|i| self.0[i] - requested.0[i]))
     }
 
-    pub fn holds(&self, need: &Self) -> bool {
-        self.0.iter().zip(need.0).all(|(room, need)| *room >= need)
+    /// Returns true if no amount of `requested` is over this capacity.
+    pub fn fits(&self, requested: &Self) -> bool {
+        self.0.iter().zip(requested.0).all(|(available, requested)| *available >= requested)
     }
 }
 
@@ -79,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pod_has_room_if_every_limit_of_every_quota_has() {
+    fn a_pod_fits_if_every_limit_of_every_quota_allows_it() {
         // Requests of 900m and 1Gi, limits of 1 and 2Gi.
         let one = json!({"requests": {"cpu": "500m"}, "limits": {"cpu": "0.6", "memory": "1Gi"}});
         let other = json!({"requests": {"cpu": "400m", "memory": "0"}, "limits": {"cpu": "400m", "memory": "1Gi"}});
@@ -101,9 +103,9 @@ mod tests {
         for (hard, used, fits) in table {
             let map = |pairs: Pairs<'_>| json!(pairs.iter().copied().collect::<BTreeMap<_, _>>());
             let quota = read(&json!({"status": {"hard": map(hard), "used": map(used)}}));
-            let room = Room::left(&quota);
-            assert_eq!(room.least(Room::ENDLESS).holds(&Room::need(&job)), fits, "{hard:?} {used:?}");
+            let remaining = Capacity::remaining(&quota);
+            assert_eq!(remaining.min(Capacity::UNLIMITED).fits(&Capacity::requested(&job)), fits, "{hard:?} {used:?}");
         }
-        assert!(!Room::ENDLESS.minus(&Room::need(&job)).holds(&Room::ENDLESS));
+        assert!(!Capacity::UNLIMITED.minus(&Capacity::requested(&job)).fits(&Capacity::UNLIMITED));
     }
 }

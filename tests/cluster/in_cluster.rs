@@ -70,9 +70,9 @@ fn in_the_cluster_the_server_works_with_its_service_account_alone() {
     let Some(deployed) = Deployed::new() else { return };
     let address = deployed.address();
     for (tier, namespace) in [("free", FREE), ("premium", PREMIUM)] {
-        let answer = post_to(address, tier);
-        assert_eq!(answer.status, 200, "{}\n{}", answer.text(), log());
-        assert!(names(&jobs(namespace)).contains(answer.json()["job"].as_str().unwrap()));
+        let response = post_to(address, tier);
+        assert_eq!(response.status, 200, "{}\n{}", response.text(), log());
+        assert!(names(&jobs(namespace)).contains(response.json()["job"].as_str().unwrap()));
     }
     within(SOON, "/config as the administrator has it", || {
         (pods_of(&Connection::open(address).request("GET", "/config", None)) == expected_config()).then_some(())

@@ -1,5 +1,6 @@
 //! The queue of the free tier, moved by the server.
 
+use super::permissions::{account_token, kubeconfig_of};
 use super::*;
 
 /// Jobs: two run at once, the others wait.
@@ -18,7 +19,7 @@ fn free_jobs_that_wait_are_started_in_order_and_as_soon_as_there_is_room() {
     // With no more than the rights of k8s/rbac.yaml.
     let path = kubeconfig_of(home.path(), &json!({ "token": account_token() }));
     let setup = Setup::new().args(&["--kubeconfig", path.to_str().unwrap(), "--image", &image("short")]);
-    let server = setup.env("NO_NUDGE", "").start();
+    let server = setup.env("NO_REQUEUE", "").start();
     let posted: Vec<String> = (0..POSTED).map(|_| post_ok(&server, "free", "mnist")).collect();
     let queue = within(SOON, "two that run, and the others", || {
         let queue = server.get("/queue").json();
@@ -53,12 +54,13 @@ fn free_jobs_that_wait_are_started_in_order_and_as_soon_as_there_is_room() {
     println!("refilled after {refills:?}");
     let log = server.stderr();
     assert!(refills.iter().all(|took| *took <= REFILLED), "{refills:?}\n{log}");
-    let nudged: Vec<&str> = log.lines().filter_map(|line| line.strip_prefix("nudged ")?.split(':').next()).collect();
-    let mut sorted = nudged.clone();
+    let requeued: Vec<&str> =
+        log.lines().filter_map(|line| line.strip_prefix("requeued ")?.split(':').next()).collect();
+    let mut sorted = requeued.clone();
     sorted.sort_by_key(|job| posted.iter().position(|name| name == job));
-    assert_eq!(nudged, sorted, "the oldest first");
+    assert_eq!(requeued, sorted, "the oldest first");
     // The controller's own retry may have been faster for one.
-    assert!(nudged.len() >= POSTED - 3, "{log}");
+    assert!(requeued.len() >= POSTED - 3, "{log}");
     // The Job controller writes a Job's end a moment after its pod's.
     let empty = json!({ "running": [], "waiting": [] });
     within(SOON, "an empty queue", || (server.get("/queue").json() == empty).then_some(()));

@@ -1,10 +1,10 @@
 //! A scripted Kubernetes API server: TLS or plain, a thread per connection, every request recorded, faults on demand.
 
-use super::PATIENCE;
-use super::answer::{Accept, Answer, Reply};
+use super::TIMEOUT;
 use super::cluster::Cluster;
 use super::http::{find, read_body, read_headers, read_line};
-use super::tls::{self, Clients};
+use super::response::{Accept, ApiResponse, Behavior};
+use super::tls::{self, ClientCerts};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use serde_json::Value;
 use std::collections::VecDeque;
@@ -26,7 +26,7 @@ pub struct Listen<'a> {
     pub ip: &'a str,
     /// The certificate under tests/data/tls; none is plain HTTP.
     pub identity: Option<&'a str>,
-    pub clients: Clients,
+    pub clients: ClientCerts,
 }
 
 /// A request as it arrived.
@@ -59,7 +59,7 @@ struct Shared {
 /// Far below any sensible read timeout.
 const BETWEEN_DRIPS: Duration = Duration::from_millis(50);
 
-type Script = Box<dyn FnMut(&Request) -> Answer + Send>;
+type Script = Box<dyn FnMut(&Request) -> Behavior + Send>;
 
 #[derive(Default)]
 struct Seen {
@@ -80,7 +80,7 @@ impl<T: Read + Write + Send> Stream for T {}
 
 impl Default for Listen<'_> {
     fn default() -> Self {
-        Listen { ip: "127.0.0.1", identity: Some("server"), clients: Clients::NotAsked }
+        Listen { ip: "127.0.0.1", identity: Some("server"), clients: ClientCerts::NotRequested }
     }
 }
 
@@ -93,7 +93,7 @@ impl ApiServer {
     pub fn listen(listen: &Listen) -> ApiServer {
         let shared = Arc::new(Shared {
             tls: listen.identity.map(|identity| tls::server_config(identity, listen.clients)),
-            script: Mutex::new(Box::new(|_| Answer::Honest)),
+            script: Mutex::new(Box::new(|_| Behavior::Default)),
             accepts: Mutex::default(),
             cluster: Mutex::default(),
             seen: Mutex::default(),
@@ -116,20 +116,20 @@ impl ApiServer {
     }
 
     /// From now on every request is answered by this.
-    pub fn script(&self, script: impl FnMut(&Request) -> Answer + Send + 'static) {
+    pub fn script(&self, script: impl FnMut(&Request) -> Behavior + Send + 'static) {
         *self.shared.script.lock().unwrap() = Box::new(script);
     }
 
     /// Every request gets the same answer from now on.
-    pub fn always(&self, answer: impl Into<Answer>) {
-        let answer = answer.into();
-        self.script(move |_| answer.clone());
+    pub fn always(&self, response: impl Into<Behavior>) {
+        let response = response.into();
+        self.script(move |_| response.clone());
     }
 
     /// The next requests get these answers in order, those after them honest ones.
-    pub fn queue(&self, answers: impl IntoIterator<Item = Answer>) {
-        let mut answers: VecDeque<Answer> = answers.into_iter().collect();
-        self.script(move |_| answers.pop_front().unwrap_or(Answer::Honest));
+    pub fn queue(&self, responses: impl IntoIterator<Item = Behavior>) {
+        let mut responses: VecDeque<Behavior> = responses.into_iter().collect();
+        self.script(move |_| responses.pop_front().unwrap_or(Behavior::Default));
     }
 
     /// What happens to the next connections.
@@ -145,7 +145,7 @@ impl ApiServer {
         if let Some(acceptor) = self.acceptor.take() {
             acceptor.join().unwrap();
         }
-        self.hang_up();
+        self.close_connections();
     }
 
     pub fn reopen_port(&mut self) {
@@ -155,7 +155,7 @@ impl ApiServer {
     }
 
     /// Ends every open connection.
-    pub fn hang_up(&self) {
+    pub fn close_connections(&self) {
         for socket in self.seen().sockets.drain(..) {
             // A socket that the other side has closed already cannot be shut down again.
             let _ = socket.shutdown(Shutdown::Both);
@@ -182,8 +182,8 @@ impl ApiServer {
     /// Waits until that many requests have arrived.
     pub fn wait_for_requests(&self, count: usize) -> Vec<Request> {
         let (seen, timeout) =
-            self.shared.changed.wait_timeout_while(self.seen(), PATIENCE, |seen| seen.requests.len() < count).unwrap();
-        assert!(!timeout.timed_out(), "{} requests instead of {count} after {PATIENCE:?}", seen.requests.len());
+            self.shared.changed.wait_timeout_while(self.seen(), TIMEOUT, |seen| seen.requests.len() < count).unwrap();
+        assert!(!timeout.timed_out(), "{} requests instead of {count} after {TIMEOUT:?}", seen.requests.len());
         seen.requests.clone()
     }
 
@@ -271,54 +271,54 @@ fn serve(socket: TcpStream, shared: &Shared, number: usize) -> io::Result<()> {
         let request = Request { method, target, headers, body, connection: number, sni, client_chain, at };
         shared.seen.lock().unwrap().requests.push(request.clone());
         shared.changed.notify_all();
-        let answer = (shared.script.lock().unwrap())(&request);
-        if !give(answer, &request, shared, reader.get_mut(), &raw)? {
+        let response = (shared.script.lock().unwrap())(&request);
+        if !respond(response, &request, shared, reader.get_mut(), &raw)? {
             return Ok(());
         }
     }
 }
 
 /// Does what the script said; false when the connection is to end.
-fn give(
-    answer: Answer,
+fn respond(
+    response: Behavior,
     request: &Request,
     shared: &Shared,
     stream: &mut dyn Stream,
     raw: &TcpStream,
 ) -> io::Result<bool> {
-    match answer {
-        Answer::Honest => {
-            let reply = shared.cluster.lock().unwrap().answer(request);
+    match response {
+        Behavior::Default => {
+            let reply = shared.cluster.lock().unwrap().handle(request);
             write(stream, &reply).map(|()| true)
         }
-        Answer::HonestThenLost => {
-            shared.cluster.lock().unwrap().answer(request);
+        Behavior::ApplyThenDrop => {
+            shared.cluster.lock().unwrap().handle(request);
             Ok(false)
         }
-        Answer::HonestThenCut(bytes) => {
-            let reply = shared.cluster.lock().unwrap().answer(request);
+        Behavior::ApplyThenTruncate(bytes) => {
+            let reply = shared.cluster.lock().unwrap().handle(request);
             stream.write_all(&reply.bytes()[..bytes])?;
             stream.flush().map(|()| false)
         }
-        Answer::HonestThenNever => {
-            shared.cluster.lock().unwrap().answer(request);
+        Behavior::ApplyThenHang => {
+            shared.cluster.lock().unwrap().handle(request);
             wait_for_end(stream).map(|()| false)
         }
-        Answer::Reply(reply) => write(stream, &reply).map(|()| !reply.is_cut()),
-        Answer::Close => Ok(false),
-        Answer::Reset => reset(raw).map(|()| false),
-        Answer::Never => wait_for_end(stream).map(|()| false),
-        Answer::Drip => drip(stream).map(|()| false),
-        Answer::After(gate, answer) => {
-            gate.wait();
-            give(*answer, request, shared, stream, raw)
+        Behavior::ApiResponse(reply) => write(stream, &reply).map(|()| !reply.is_cut()),
+        Behavior::Close => Ok(false),
+        Behavior::Reset => reset(raw).map(|()| false),
+        Behavior::Hang => wait_for_end(stream).map(|()| false),
+        Behavior::Drip => drip(stream).map(|()| false),
+        Behavior::After(latch, response) => {
+            latch.wait();
+            respond(*response, request, shared, stream, raw)
         }
-        Answer::Slowly(time, answer) => {
+        Behavior::Delayed(time, response) => {
             // The slowness is the fault that is played here, and no wait for anything.
             std::thread::sleep(time);
-            give(*answer, request, shared, stream, raw)
+            respond(*response, request, shared, stream, raw)
         }
-        Answer::Stream(pieces) => {
+        Behavior::Stream(pieces) => {
             stream.write_all(
                 b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n",
             )?;
@@ -332,11 +332,11 @@ fn give(
             stream.write_all(b"0\r\n\r\n")?;
             stream.flush().map(|()| true)
         }
-        Answer::ThenClose(answer) => give(*answer, request, shared, stream, raw).map(|_| false),
+        Behavior::ThenClose(response) => respond(*response, request, shared, stream, raw).map(|_| false),
     }
 }
 
-fn write(stream: &mut dyn Stream, reply: &Reply) -> io::Result<()> {
+fn write(stream: &mut dyn Stream, reply: &ApiResponse) -> io::Result<()> {
     stream.write_all(&reply.bytes())?;
     stream.flush()
 }

@@ -1,7 +1,7 @@
 //! A tiny honest Kubernetes: it stores Jobs and lists pods, and says no as the real one does.
 
-use super::answer::{Reply, pod_list};
 use super::api::Request;
+use super::response::{ApiResponse, pod_list};
 use serde_json::{Value, json};
 
 #[derive(Default)]
@@ -16,43 +16,45 @@ pub struct Cluster {
 const NAMESPACES: [&str; 2] = ["free-service", "default"];
 
 impl Cluster {
-    pub fn answer(&mut self, request: &Request) -> Reply {
+    pub fn handle(&mut self, request: &Request) -> ApiResponse {
         let parts: Vec<&str> = request.path().split('/').skip(1).collect();
         match (request.method.as_str(), parts.as_slice()) {
             ("POST", ["apis", "batch", "v1", "namespaces", namespace, "jobs"]) => self.create(namespace, request),
             ("POST", ["apis", "authorization.k8s.io", "v1", _]) => allowed(request),
-            ("GET", ["api", "v1", "pods"]) => Reply::json(200, &pod_list(self.page(request), "")),
-            ("GET", ["version"]) => Reply::json(200, &json!({"major": "1", "minor": "36", "gitVersion": "v1.36.0"})),
-            ("GET", ["healthz" | "livez" | "readyz"]) => Reply::new(200, "text/plain", "ok"),
-            ("GET", ["api", "v1", "namespaces", name]) if NAMESPACES.contains(name) => {
-                Reply::json(200, &json!({"kind": "Namespace", "apiVersion": "v1", "metadata": {"name": name}}))
+            ("GET", ["api", "v1", "pods"]) => ApiResponse::json(200, &pod_list(self.page(request), "")),
+            ("GET", ["version"]) => {
+                ApiResponse::json(200, &json!({"major": "1", "minor": "36", "gitVersion": "v1.36.0"}))
             }
-            _ => Reply::failure(404, "NotFound", "the server could not find the requested resource"),
+            ("GET", ["healthz" | "livez" | "readyz"]) => ApiResponse::new(200, "text/plain", "ok"),
+            ("GET", ["api", "v1", "namespaces", name]) if NAMESPACES.contains(name) => {
+                ApiResponse::json(200, &json!({"kind": "Namespace", "apiVersion": "v1", "metadata": {"name": name}}))
+            }
+            _ => ApiResponse::failure(404, "NotFound", "the server could not find the requested resource"),
         }
     }
 
-    fn create(&mut self, namespace: &str, request: &Request) -> Reply {
+    fn create(&mut self, namespace: &str, request: &Request) -> ApiResponse {
         if !NAMESPACES.contains(&namespace) {
-            return Reply::failure(404, "NotFound", &format!("namespaces \"{namespace}\" not found"));
+            return ApiResponse::failure(404, "NotFound", &format!("namespaces \"{namespace}\" not found"));
         }
         let Ok(mut job) = serde_json::from_slice::<Value>(&request.body) else {
-            return Reply::failure(400, "BadRequest", "the object provided is unrecognized");
+            return ApiResponse::failure(400, "BadRequest", "the object provided is unrecognized");
         };
         let Some(name) = job["metadata"]["name"].as_str().map(str::to_owned) else {
-            return Reply::failure(422, "Invalid", "Job.batch \"\" is invalid: metadata.name: Required value");
+            return ApiResponse::failure(422, "Invalid", "Job.batch \"\" is invalid: metadata.name: Required value");
         };
         if job["kind"] != "Job" || job["apiVersion"] != "batch/v1" || job["metadata"]["namespace"] != namespace {
-            return Reply::failure(400, "BadRequest", "the object does not match the path it was sent to");
+            return ApiResponse::failure(400, "BadRequest", "the object does not match the path it was sent to");
         }
         let same = |old: &Value| old["metadata"]["name"] == name.as_str() && old["metadata"]["namespace"] == namespace;
         if self.jobs.iter().any(same) {
-            return Reply::failure(409, "AlreadyExists", &format!("jobs.batch \"{name}\" already exists"));
+            return ApiResponse::failure(409, "AlreadyExists", &format!("jobs.batch \"{name}\" already exists"));
         }
         job["metadata"]["uid"] = json!(format!("uid-{}", self.jobs.len()));
         job["metadata"]["creationTimestamp"] = json!("2026-01-01T00:00:00Z");
         job["status"] = json!({});
         self.jobs.push(job.clone());
-        Reply::json(201, &job)
+        ApiResponse::json(201, &job)
     }
 
     /// As many pods as the request's `limit` asks for.
@@ -71,10 +73,10 @@ impl Cluster {
 }
 
 /// The answer to a SelfSubjectAccessReview or its like: yes.
-fn allowed(request: &Request) -> Reply {
+fn allowed(request: &Request) -> ApiResponse {
     let mut review: Value = serde_json::from_slice(&request.body).unwrap_or_else(|_| json!({}));
     review["status"] = json!({"allowed": true});
-    Reply::json(201, &review)
+    ApiResponse::json(201, &review)
 }
 
 /// A pod as the API server lists it; without a node it is Pending and has no IP either.

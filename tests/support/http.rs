@@ -1,6 +1,6 @@
 //! A small HTTP/1.1 client that shows everything and hides nothing: raw bytes out, status, headers and body in.
 
-use super::PATIENCE;
+use super::TIMEOUT;
 use serde_json::Value;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -17,14 +17,14 @@ pub struct Response {
 impl Connection {
     pub fn open(address: SocketAddr) -> Connection {
         let stream = TcpStream::connect(address).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_read_timeout(Some(TIMEOUT)).unwrap();
         stream.set_nodelay(true).unwrap();
         Connection(BufReader::new(stream))
     }
 
     /// A connection that was made in another way.
     pub fn over(stream: TcpStream) -> Connection {
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_read_timeout(Some(TIMEOUT)).unwrap();
         Connection(BufReader::new(stream))
     }
 
@@ -43,16 +43,16 @@ impl Connection {
         let mut bytes = format!("{method} {target} HTTP/1.1\r\nHost: test\r\n{length}\r\n").into_bytes();
         bytes.extend_from_slice(body.unwrap_or_default());
         self.send(&bytes);
-        self.answer(method == "HEAD").unwrap_or_else(|error| panic!("{method} {target}: {error}"))
+        self.response(method == "HEAD").unwrap_or_else(|error| panic!("{method} {target}: {error}"))
     }
 
     /// Reads one answer; interim answers (1xx) are passed over.
-    pub fn answer(&mut self, to_head: bool) -> io::Result<Response> {
-        self.answer_and_interim(to_head).map(|(answer, _)| answer)
+    pub fn response(&mut self, is_head: bool) -> io::Result<Response> {
+        self.response_and_interim(is_head).map(|(response, _)| response)
     }
 
     /// Reads one answer and counts the interim ones (1xx) before it.
-    pub fn answer_and_interim(&mut self, to_head: bool) -> io::Result<(Response, usize)> {
+    pub fn response_and_interim(&mut self, is_head: bool) -> io::Result<(Response, usize)> {
         let mut interim = 0;
         loop {
             let line = read_line(&mut self.0)?;
@@ -63,7 +63,7 @@ impl Connection {
                 interim += 1;
                 continue;
             }
-            let body = if to_head { Vec::new() } else { read_body(&mut self.0, &headers)? };
+            let body = if is_head { Vec::new() } else { read_body(&mut self.0, &headers)? };
             return Ok((Response { status, headers, body }, interim));
         }
     }

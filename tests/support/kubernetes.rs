@@ -1,6 +1,6 @@
 //! A client of a Kubernetes API that knows as little as possible: TLS with the kubeconfig's CA, its token, JSON.
 
-use super::PATIENCE;
+use super::TIMEOUT;
 use super::http::{Response, find, read_body, read_headers, read_line};
 use base64::Engine;
 use rustls::pki_types::pem::PemObject;
@@ -84,9 +84,9 @@ impl Kubernetes {
         let text = body.map(|(_, body)| body.to_string()).unwrap_or_default();
         let media_type = body.map(|(media_type, _)| format!("Content-Type: {media_type}\r\n")).unwrap_or_default();
         let framing = format!("{media_type}Content-Length: {}\r\n", text.len());
-        let answer = self.send(&format!("{method} {path}"), &framing, text.as_bytes());
-        let answer = answer.unwrap_or_else(|error| panic!("{method} {path}: {error}"));
-        (answer.status, serde_json::from_slice(&answer.body).unwrap_or_else(|_| answer.text().into()))
+        let response = self.send(&format!("{method} {path}"), &framing, text.as_bytes());
+        let response = response.unwrap_or_else(|error| panic!("{method} {path}: {error}"));
+        (response.status, serde_json::from_slice(&response.body).unwrap_or_else(|_| response.text().into()))
     }
 
     /// One request with these header lines and these bytes behind them, on a connection of its own.
@@ -107,7 +107,7 @@ impl Kubernetes {
 
     fn open(&self, line: &str, framing: &str, body: &[u8]) -> io::Result<Stream> {
         let socket = TcpStream::connect(self.address)?;
-        socket.set_read_timeout(Some(PATIENCE))?;
+        socket.set_read_timeout(Some(TIMEOUT))?;
         let name = ServerName::IpAddress(self.address.ip().into());
         let tls = ClientConnection::new(self.tls.clone(), name).map_err(io::Error::other)?;
         let mut stream = StreamOwned::new(tls, socket);

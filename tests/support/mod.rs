@@ -3,7 +3,6 @@
 //!
 //! Nothing waits blindly: every wait ends at a condition, and panics with what was seen when its deadline passes.
 
-pub mod answer;
 pub mod api;
 pub mod cluster;
 pub mod http;
@@ -11,6 +10,7 @@ pub mod kubeconfig;
 pub mod kubernetes;
 pub mod plugin;
 pub mod proxy;
+pub mod response;
 pub mod server;
 pub mod tls;
 
@@ -21,17 +21,17 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 
 /// How long anything that ought to happen may take on a busy machine of two cores.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Time between two looks at a condition that nothing announces (a file, a process of somebody else's).
-const LOOK_AGAIN: Duration = Duration::from_millis(10);
+const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
 /// Waits for a condition outside this process, which can only be looked at again and again.
 pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     while !holds() {
-        assert!(Instant::now() < deadline, "{what}: not within {PATIENCE:?}");
-        std::thread::park_timeout(LOOK_AGAIN);
+        assert!(Instant::now() < deadline, "{what}: not within {TIMEOUT:?}");
+        std::thread::park_timeout(POLL_INTERVAL);
     }
 }
 

@@ -1,7 +1,7 @@
 //! Proxies for the way to the API server: HTTP CONNECT and SOCKS5, each a thread, every wish recorded.
 
 use super::http::{read_headers, read_line};
-use super::tls::{self, Clients};
+use super::tls::{self, ClientCerts};
 use rustls::ServerConnection;
 use std::io::{self, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -11,12 +11,12 @@ use std::time::Duration;
 /// A proxy that leads every connection to one address, whatever name it was asked for.
 pub struct Proxy {
     address: SocketAddr,
-    asked: Arc<Mutex<Vec<Asked>>>,
+    asked: Arc<Mutex<Vec<ProxyRequest>>>,
 }
 
 /// What a client wanted of the proxy.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Asked {
+pub struct ProxyRequest {
     /// `HOST:PORT`.
     pub target: String,
     /// The header of an HTTP proxy; the name and the password, with a colon between, for a SOCKS proxy.
@@ -33,9 +33,9 @@ pub enum Kind {
     /// A CONNECT proxy whose answer comes byte by byte, with this time between two of them.
     Dripping(Duration),
     /// A CONNECT proxy that says yes after this time, and then nothing any more.
-    Late(Duration),
+    DelayedThenSilent(Duration),
     /// Accepts, and never says a byte.
-    Mute,
+    Silent,
     Socks5,
     /// SOCKS5 that wants the user name `jane` and the password `pass`, RFC 1929.
     Socks5Login,
@@ -65,31 +65,31 @@ impl Proxy {
         self.address
     }
 
-    pub fn asked(&self) -> Vec<Asked> {
+    pub fn requests(&self) -> Vec<ProxyRequest> {
         self.asked.lock().unwrap().clone()
     }
 }
 
-fn serve(kind: Kind, client: TcpStream, destination: SocketAddr, record: &Mutex<Vec<Asked>>) -> io::Result<()> {
+fn serve(kind: Kind, client: TcpStream, destination: SocketAddr, record: &Mutex<Vec<ProxyRequest>>) -> io::Result<()> {
     let mut client = match kind {
         Kind::TlsConnect(identity) => Client::with_tls(client, identity)?,
         _ => Client { socket: client.into(), tls: None },
     };
     let asked = match kind {
-        Kind::Mute => return client.wait_for_end(),
-        Kind::Socks5 | Kind::Socks5Refusing(_) | Kind::Socks5Dripping(_) => hear_socks5(&mut client, false)?,
-        Kind::Socks5Login => hear_socks5(&mut client, true)?,
-        _ => hear_connect(&mut client)?,
+        Kind::Silent => return client.wait_for_end(),
+        Kind::Socks5 | Kind::Socks5Refusing(_) | Kind::Socks5Dripping(_) => read_socks5_request(&mut client, false)?,
+        Kind::Socks5Login => read_socks5_request(&mut client, true)?,
+        _ => read_connect_request(&mut client)?,
     };
     record.lock().unwrap().push(asked);
     match kind {
         Kind::Refusing(status) => {
-            let answer = format!("HTTP/1.1 {status} No\r\nContent-Length: 0\r\n\r\n");
-            return client.write_all(answer.as_bytes());
+            let response = format!("HTTP/1.1 {status} No\r\nContent-Length: 0\r\n\r\n");
+            return client.write_all(response.as_bytes());
         }
         Kind::Dripping(pause) => return client.drip(b"HTTP/1.1 200 Connection established\r\nX: ", pause),
         Kind::Socks5Dripping(pause) => return client.drip(&[5, 0, 0, 3, 255], pause),
-        Kind::Late(time) => {
+        Kind::DelayedThenSilent(time) => {
             // The slowness is the fault that is played here, and no wait for anything.
             std::thread::sleep(time);
             client.write_all(b"HTTP/1.1 200 Connection established\r\n\r\n")?;
@@ -98,7 +98,7 @@ fn serve(kind: Kind, client: TcpStream, destination: SocketAddr, record: &Mutex<
         Kind::Connect | Kind::TlsConnect(_) => client.write_all(b"HTTP/1.1 200 Connection established\r\n\r\n")?,
         Kind::Socks5 | Kind::Socks5Login => client.write_all(&[5, 0, 0, 1, 0, 0, 0, 0, 0, 0])?,
         Kind::Socks5Refusing(code) => return client.write_all(&[5, code, 0, 1, 0, 0, 0, 0, 0, 0]),
-        Kind::Mute => {}
+        Kind::Silent => {}
     }
     tunnel(client, &TcpStream::connect(destination)?)
 }
@@ -114,7 +114,7 @@ struct Client {
 impl Client {
     fn with_tls(socket: TcpStream, identity: &str) -> io::Result<Client> {
         let mut tls =
-            ServerConnection::new(tls::server_config(identity, Clients::NotAsked)).map_err(io::Error::other)?;
+            ServerConnection::new(tls::server_config(identity, ClientCerts::NotRequested)).map_err(io::Error::other)?;
         let mut socket = socket;
         while tls.is_handshaking() {
             tls.complete_io(&mut socket)?;
@@ -179,17 +179,17 @@ impl Write for Client {
 }
 
 /// The client sends nothing more until it is answered, so a buffered reader swallows nothing.
-fn hear_connect(client: &mut Client) -> io::Result<Asked> {
+fn read_connect_request(client: &mut Client) -> io::Result<ProxyRequest> {
     let mut reader = BufReader::new(client);
     let line = read_line(&mut reader)?;
     let headers = read_headers(&mut reader)?;
     let authorization = super::http::find(&headers, "Proxy-Authorization").map(str::to_owned);
     let target = line.strip_prefix("CONNECT ").and_then(|rest| rest.split(' ').next());
-    Ok(Asked { target: target.unwrap_or(&line).to_owned(), authorization })
+    Ok(ProxyRequest { target: target.unwrap_or(&line).to_owned(), authorization })
 }
 
 /// RFC 1928, with RFC 1929 for a login.
-fn hear_socks5(client: &mut Client, login: bool) -> io::Result<Asked> {
+fn read_socks5_request(client: &mut Client, login: bool) -> io::Result<ProxyRequest> {
     let [_, count] = read_exactly::<2>(client)?;
     let mut methods = vec![0; count.into()];
     client.read_exact(&mut methods)?;
@@ -217,7 +217,7 @@ fn hear_socks5(client: &mut Client, login: bool) -> io::Result<Asked> {
         _ => read_text(client)?,
     };
     let port = u16::from_be_bytes(read_exactly::<2>(client)?);
-    Ok(Asked { target: format!("{host}:{port}"), authorization })
+    Ok(ProxyRequest { target: format!("{host}:{port}"), authorization })
 }
 
 /// A length in one byte and so much text.

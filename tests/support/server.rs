@@ -1,6 +1,6 @@
 //! The built binary as a child process, with an environment and a home folder of its own.
 
-use super::PATIENCE;
+use super::TIMEOUT;
 use super::api::ApiServer;
 use super::http::{Connection, Response};
 use super::kubeconfig::Kubeconfig;
@@ -56,7 +56,7 @@ pub struct Finished {
 struct Lines {
     state: Mutex<(Vec<String>, bool)>,
     changed: Condvar,
-    deaf: AtomicBool,
+    stop_reading: AtomicBool,
 }
 
 impl Setup {
@@ -68,7 +68,7 @@ impl Setup {
             // A process that is killed leaves its temporary folder behind; here it goes with the home folder.
             ("TMPDIR".to_owned(), home.path().to_str().unwrap().to_owned()),
             // Nothing is asked of Kubernetes but by requests; a test of the queue says otherwise.
-            ("NO_NUDGE".to_owned(), "1".to_owned()),
+            ("NO_REQUEUE".to_owned(), "1".to_owned()),
         ];
         Setup { home, args: Vec::new(), env, through: Vec::new(), stdin: None }
     }
@@ -249,7 +249,7 @@ impl Server {
 
     /// The next line on stderr is the last that is read: after it the pipe is closed.
     pub fn stop_reading_log(&self) {
-        self.lines.deaf.store(true, Ordering::SeqCst);
+        self.lines.stop_reading.store(true, Ordering::SeqCst);
     }
 
     /// Waits until nobody reads stderr any more.
@@ -305,7 +305,7 @@ impl Lines {
                 writer.state.lock().unwrap().0.push(text);
                 writer.changed.notify_all();
                 line.clear();
-                if writer.deaf.load(Ordering::SeqCst) {
+                if writer.stop_reading.load(Ordering::SeqCst) {
                     break;
                 }
             }
@@ -322,7 +322,7 @@ impl Lines {
 
     /// The first wanted line; none when the stream ends or patience does.
     fn wait(&self, wanted: impl Fn(&str) -> bool) -> Option<String> {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         let mut state = self.state.lock().unwrap();
         loop {
             let found = state.0.iter().find(|line| wanted(line));
@@ -336,6 +336,6 @@ impl Lines {
 
     fn wait_for_end(&self) -> bool {
         let state = self.state.lock().unwrap();
-        self.changed.wait_timeout_while(state, PATIENCE, |state| !state.1).unwrap().0.1
+        self.changed.wait_timeout_while(state, TIMEOUT, |state| !state.1).unwrap().0.1
     }
 }

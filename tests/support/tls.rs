@@ -12,12 +12,12 @@ use std::sync::Arc;
 
 /// What the API server does about client certificates.
 #[derive(Clone, Copy)]
-pub enum Clients {
-    NotAsked,
+pub enum ClientCerts {
+    NotRequested,
     /// They are asked for one of the client CA; the one that comes is checked, none is as good.
-    Checked,
+    Verified,
     /// They are asked for one, and whatever comes is taken.
-    Taken,
+    AnyAccepted,
 }
 
 /// A file of tests/data/tls, for example `ca.pem`.
@@ -45,18 +45,18 @@ pub fn der(name: &str) -> Vec<Vec<u8>> {
 }
 
 /// TLS for the API server and for proxies: `identity` names the certificate.
-pub fn server_config(identity: &str, clients: Clients) -> Arc<ServerConfig> {
+pub fn server_config(identity: &str, clients: ClientCerts) -> Arc<ServerConfig> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = ServerConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions().unwrap();
     let builder = match clients {
-        Clients::NotAsked => builder.with_no_client_auth(),
-        Clients::Checked => {
+        ClientCerts::NotRequested => builder.with_no_client_auth(),
+        ClientCerts::Verified => {
             let mut roots = RootCertStore::empty();
             roots.add(certificates("client-ca.pem").remove(0)).unwrap();
             let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
             builder.with_client_cert_verifier(verifier.allow_unauthenticated().build().unwrap())
         }
-        Clients::Taken => builder.with_client_cert_verifier(Arc::new(TakeAny(provider))),
+        ClientCerts::AnyAccepted => builder.with_client_cert_verifier(Arc::new(AcceptAny(provider))),
     };
     let key = PrivateKeyDer::from_pem_file(path(&format!("{identity}.key.pem"))).unwrap();
     Arc::new(builder.with_single_cert(certificates(&format!("{identity}.pem")), key).unwrap())
@@ -68,9 +68,9 @@ fn certificates(name: &str) -> Vec<CertificateDer<'static>> {
 
 /// Looks at no certificate: rustls itself knows no X.509 of version 1, which API servers take all the same.
 #[derive(Debug)]
-struct TakeAny(Arc<CryptoProvider>);
+struct AcceptAny(Arc<CryptoProvider>);
 
-impl ClientCertVerifier for TakeAny {
+impl ClientCertVerifier for AcceptAny {
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
         &[]
     }

@@ -1,4 +1,4 @@
-//! HTTP/1.1 over TCP or TLS, as much of it as the systems under test speak. Nothing is decoded while the clock runs.
+//! The part of HTTP/1.1 over TCP or TLS that the systems under test use. It decodes nothing while the clock runs.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -14,7 +14,7 @@ use crate::Result;
 /// Longest wait for the next bytes, so that no run hangs.
 const TIMEOUT: Duration = Duration::from_secs(120);
 
-/// Where requests go, and what is the same for all of them.
+/// Destination and constant parts of all requests.
 pub struct Target {
     /// host:port
     authority: String,
@@ -24,7 +24,7 @@ pub struct Target {
 }
 
 impl Target {
-    /// `headers` are whole lines; `tls` is the files of the CA, the client's certificate and its key.
+    /// Parses `url`. `headers` are whole lines; the array has the files of the CA, the client's certificate and its key.
     pub fn new(url: &str, headers: String, [ca, certificate, key]: [Option<&str>; 3]) -> Result<Self> {
         let (scheme, rest) = url.split_once("://").ok_or("the URL has no scheme")?;
         let (authority, path) = rest.split_once('/').ok_or("the URL has no path")?;
@@ -48,7 +48,7 @@ impl Target {
         Ok(Self { authority: authority.to_owned(), path: format!("/{path}"), headers, tls })
     }
 
-    /// A request's head, but for its body's length and the empty line.
+    /// Returns a request head without the body's length and the empty line.
     pub fn head(&self, method: &str, close: bool) -> String {
         let close = if close { "Connection: close\r\n" } else { "" };
         format!("{method} {} HTTP/1.1\r\nHost: {}\r\n{}{close}", self.path, self.authority, self.headers)
@@ -75,55 +75,55 @@ impl<T: Read + Write + Send> Stream for T {}
 pub struct Connection(BufReader<Box<dyn Stream>>);
 
 impl Connection {
-    /// Sends a request and reads its answer to the last byte.
-    pub fn exchange(&mut self, request: &[u8]) -> Result<Answer> {
+    /// Sends a request and reads the response to its last byte.
+    pub fn exchange(&mut self, request: &[u8]) -> Result<Response> {
         self.0.get_mut().write_all(request)?;
         self.0.get_mut().flush()?;
-        let mut answer = Answer::default();
-        let line = self.line(&mut answer)?;
-        answer.status = line.split(' ').nth(1).ok_or("no status")?.parse()?;
+        let mut response = Response::default();
+        let line = self.line(&mut response)?;
+        response.status = line.split(' ').nth(1).ok_or("no status")?.parse()?;
         let (mut length, mut chunked) = (None, false);
         loop {
-            let line = self.line(&mut answer)?.to_ascii_lowercase();
+            let line = self.line(&mut response)?.to_ascii_lowercase();
             match line.split_once(':').map(|(name, value)| (name, value.trim())) {
                 Some(("content-length", value)) => length = Some(value.parse()?),
                 Some(("transfer-encoding", value)) => chunked = value == "chunked",
-                Some(("content-encoding", value)) => answer.gzip = value == "gzip",
-                Some(("content-type", value)) => answer.protobuf = value.contains("protobuf"),
+                Some(("content-encoding", value)) => response.gzip = value == "gzip",
+                Some(("content-type", value)) => response.protobuf = value.contains("protobuf"),
                 Some(_) => {}
                 None => break,
             }
         }
         if chunked {
-            while let size @ 1.. = usize::from_str_radix(&self.line(&mut answer)?, 16)? {
-                self.body(size, &mut answer)?;
-                self.line(&mut answer)?;
+            while let size @ 1.. = usize::from_str_radix(&self.line(&mut response)?, 16)? {
+                self.body(size, &mut response)?;
+                self.line(&mut response)?;
             }
-            self.line(&mut answer)?;
+            self.line(&mut response)?;
         } else {
-            self.body(length.ok_or("an answer without a length")?, &mut answer)?;
+            self.body(length.ok_or("a response without a length")?, &mut response)?;
         }
-        Ok(answer)
+        Ok(response)
     }
 
-    fn line(&mut self, answer: &mut Answer) -> Result<String> {
+    fn line(&mut self, response: &mut Response) -> Result<String> {
         let mut line = String::new();
-        answer.length += self.0.read_line(&mut line)? as u64;
-        Ok(line.strip_suffix("\r\n").ok_or("the answer ends early")?.to_owned())
+        response.length += self.0.read_line(&mut line)? as u64;
+        Ok(line.strip_suffix("\r\n").ok_or("truncated response")?.to_owned())
     }
 
-    fn body(&mut self, length: usize, answer: &mut Answer) -> Result<()> {
-        let begin = answer.body.len();
-        answer.body.resize(begin + length, 0);
-        self.0.read_exact(&mut answer.body[begin..])?;
-        answer.length += length as u64;
+    fn body(&mut self, length: usize, response: &mut Response) -> Result<()> {
+        let begin = response.body.len();
+        response.body.resize(begin + length, 0);
+        self.0.read_exact(&mut response.body[begin..])?;
+        response.length += length as u64;
         Ok(())
     }
 }
 
-/// An answer as it came; `length` is all of its bytes, head included.
+/// A response as received; `length` counts all its bytes, head included.
 #[derive(Default)]
-pub struct Answer {
+pub struct Response {
     pub status: u16,
     pub body: Vec<u8>,
     pub length: u64,
@@ -131,9 +131,9 @@ pub struct Answer {
     protobuf: bool,
 }
 
-impl Answer {
-    /// How many pods a list has: of JSON the keys "namespace", of which Kubernetes' PodList and the answer of /config have
-    /// one for each pod; of protobuf the items.
+impl Response {
+    /// Returns the number of pods in a list. In JSON it counts the key "namespace", which a PodList and the response of /config
+    /// have once per pod; in protobuf it counts the items.
     pub fn pods(&self) -> Result<usize> {
         let mut plain = Vec::new();
         match self.gzip {
@@ -151,16 +151,16 @@ impl Answer {
     }
 }
 
-/// The fields of a protobuf message whose fields are all strings, bytes or messages.
+/// Returns the fields of a protobuf message whose fields are all strings, bytes or messages.
 fn fields(mut message: &[u8]) -> Result<Vec<(u64, &[u8])>> {
     let mut found = Vec::new();
     while !message.is_empty() {
         let (tag, rest) = varint(message)?;
         let (length, rest) = varint(rest)?;
         if tag & 7 != 2 {
-            return Err("a protobuf field of another kind".into());
+            return Err("a protobuf field that is not length-delimited".into());
         }
-        let (value, rest) = rest.split_at_checked(usize::try_from(length)?).ok_or("protobuf that ends early")?;
+        let (value, rest) = rest.split_at_checked(usize::try_from(length)?).ok_or("truncated protobuf")?;
         found.push((tag >> 3, value));
         message = rest;
     }
@@ -168,7 +168,7 @@ fn fields(mut message: &[u8]) -> Result<Vec<(u64, &[u8])>> {
 }
 
 fn varint(bytes: &[u8]) -> Result<(u64, &[u8])> {
-    let length = bytes.iter().position(|byte| byte & 0x80 == 0).ok_or("protobuf that ends early")? + 1;
+    let length = bytes.iter().position(|byte| byte & 0x80 == 0).ok_or("truncated protobuf")? + 1;
     let value = bytes[..length].iter().rev().fold(0, |value, byte| value << 7 | u64::from(byte & 0x7f));
     Ok((value, &bytes[length..]))
 }

@@ -1,10 +1,10 @@
-//! A load generator: a fixed number of requests over kept-alive or new connections, each answer checked.
+//! A load generator: sends a fixed number of requests over kept-alive or new connections and checks each response.
 //!
 //! usage: load run --url URL [OPTION VALUE]... [--close]     prints one line of JSON
-//!        load echo FILE     answers every request on a port of its own, which it prints, with the bytes of FILE
+//!        load echo FILE     prints a free port and responds to every request there with the bytes of FILE
 //!
-//! wrk and its kin send for a length of time: what is on its way at the end is cut off, so that nobody can say how many Jobs
-//! there have to be. They do not look at answers either, and know no client certificates.
+//! wrk and similar tools send for a fixed time and cut off the last requests, so that the number of Jobs is not known. They
+//! also do not check responses and do not support client certificates.
 
 mod http;
 
@@ -16,12 +16,12 @@ use std::sync::Barrier;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
-use http::{Answer, Connection, Target};
+use http::{Connection, Response, Target};
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
-/// In a path or a body: `--tag` and the request's number, 10 characters with a tag of 4, as long as the random end of a
-/// Job's name.
+/// Placeholder in a path or a body for `--tag` and the request's number: 10 characters with a tag of 4, as long as the random
+/// end of a Job's name.
 const NUMBER: &str = "{n}";
 
 fn main() -> Result<()> {
@@ -33,25 +33,25 @@ fn main() -> Result<()> {
     }
 }
 
-/// The options of `run`. Requests are numbered; those of the warm-up come first and are checked, not timed.
+/// Options of `run`. Requests are numbered; those of the warm-up come first and are checked, not timed.
 struct Options {
     target: Target,
     method: String,
     body: String,
-    /// Connections at once, each with a thread of its own.
+    /// Concurrent connections, each with a thread of its own.
     clients: usize,
-    /// In all, without the warm-up.
+    /// Requests of all clients together, without the warm-up.
     requests: usize,
-    /// By each client.
+    /// Warm-up requests of each client.
     warm_up: usize,
     tag: String,
     status: u16,
-    /// How many pods each answer has to show.
+    /// Number of pods that each response must list.
     pods: Option<usize>,
-    /// What stands in front of the object's name in each answer, and the file that gets the names.
+    /// Text before the object's name in each response. `names` is the file to write the names to.
     name_after: Option<String>,
     names: Option<String>,
-    /// A new connection for each request.
+    /// Opens a new connection for each request.
     close: bool,
 }
 
@@ -90,7 +90,7 @@ impl Options {
     }
 }
 
-/// What one client saw.
+/// Measurements of one client.
 #[derive(Default)]
 struct Seen {
     micros: Vec<u128>,
@@ -103,7 +103,7 @@ struct Seen {
 fn run(options: &Options) -> Result<()> {
     let next = AtomicUsize::new(options.clients * options.warm_up);
     let end = options.clients * options.warm_up + options.requests;
-    // Everybody is warm before anybody is timed; the main thread takes the time.
+    // All clients are warm before the main thread starts the clock.
     let barrier = Barrier::new(options.clients + 1);
     let (seconds, all) = std::thread::scope(|scope| {
         let client = |index: usize| {
@@ -150,7 +150,8 @@ fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// One request: timed from its first byte (or the connection's, if it is a new one) to the last of the answer, then checked.
+/// Sends one request and checks its response. Times it from its first byte (with a new connection: from the connect) to the
+/// last byte of the response.
 fn request(options: &Options, connection: &mut Option<Connection>, number: usize, seen: &mut Seen) {
     let number = format!("{}{:06}", options.tag, number);
     let head = options.target.head(&options.method, options.close).replace(NUMBER, &number);
@@ -163,12 +164,12 @@ fn request(options: &Options, connection: &mut Option<Connection>, number: usize
     if options.close {
         *connection = None;
     }
-    let answer = match connection {
+    let response = match connection {
         Some(open) => open.exchange(bytes.as_bytes()),
         None => options.target.connect().and_then(|new| connection.insert(new).exchange(bytes.as_bytes())),
     };
     let took = began.elapsed().as_micros();
-    let checked = answer.and_then(|answer| check(options, &answer, seen).map(|()| answer.length));
+    let checked = response.and_then(|response| check(options, &response, seen).map(|()| response.length));
     match checked {
         Ok(length) => {
             seen.micros.push(took);
@@ -182,17 +183,17 @@ fn request(options: &Options, connection: &mut Option<Connection>, number: usize
     }
 }
 
-fn check(options: &Options, answer: &Answer, seen: &mut Seen) -> Result<()> {
-    if answer.status != options.status {
-        return Err(format!("{} {}", answer.status, String::from_utf8_lossy(&answer.body)).into());
+fn check(options: &Options, response: &Response, seen: &mut Seen) -> Result<()> {
+    if response.status != options.status {
+        return Err(format!("{} {}", response.status, String::from_utf8_lossy(&response.body)).into());
     }
     if let Some(mark) = &options.name_after {
-        let text = std::str::from_utf8(&answer.body)?;
+        let text = std::str::from_utf8(&response.body)?;
         let rest = text.split_once(mark.as_str()).ok_or_else(|| format!("no {mark} in {text}"))?.1;
         seen.names.push(rest.split('"').next().unwrap_or_default().to_owned());
     }
     if let Some(wanted) = options.pods {
-        let found = answer.pods()?;
+        let found = response.pods()?;
         if found != wanted {
             return Err(format!("{found} pods, not {wanted}").into());
         }
@@ -200,18 +201,19 @@ fn check(options: &Options, answer: &Answer, seen: &mut Seen) -> Result<()> {
     Ok(())
 }
 
-/// Answers at once and looks at nothing: what the generator reaches with it is what the generator can do.
+/// Responds at once without parsing, which shows the generator's own limit.
 fn echo(body: &[u8]) -> Result<()> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
     println!("{}", listener.local_addr()?.port());
     let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());
-    let answer = [head.as_bytes(), body].concat();
+    let response = [head.as_bytes(), body].concat();
     std::thread::scope(|scope| {
         for stream in listener.incoming() {
-            let (mut stream, answer) = (stream?, &answer);
+            let (mut stream, response) = (stream?, &response);
             scope.spawn(move || {
-                // The generator writes each request at once and then waits: what one read gives is one request.
-                while stream.read(&mut [0; 4096]).is_ok_and(|length| length > 0) && stream.write_all(answer).is_ok() {}
+                // The generator writes each request in one go and then waits, so one read returns one request.
+                while stream.read(&mut [0; 4096]).is_ok_and(|length| length > 0) && stream.write_all(response).is_ok() {
+                }
             });
         }
         Ok(())

@@ -1,4 +1,4 @@
-//! The same service as one would write it with axum and kube-rs, to compare with.
+//! The same service with axum and kube-rs, for comparison.
 //!
 //! usage: axum-peer ADDR:PORT K8S_FOLDER       (KUBECONFIG names the cluster)
 
@@ -19,7 +19,7 @@ struct App {
     premium: Value,
 }
 
-type Answer = Result<Json<Value>, (StatusCode, String)>;
+type Response = Result<Json<Value>, (StatusCode, String)>;
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -35,9 +35,9 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-async fn classify(State(app): State<App>, Path(tier): Path<String>, body: String) -> Answer {
+async fn classify(State(app): State<App>, Path(tier): Path<String>, body: String) -> Response {
     let bad = |error: &str| (StatusCode::BAD_REQUEST, error.to_owned());
-    // Whatever content type the caller names, as the course's callers do.
+    // Any Content-Type, because the course's clients send none or another.
     let body: Value = serde_json::from_str(&body).map_err(|error| bad(&error.to_string()))?;
     let dataset = match body["dataset"].as_str() {
         Some(dataset @ ("mnist" | "kmnist")) => dataset,
@@ -48,7 +48,7 @@ async fn classify(State(app): State<App>, Path(tier): Path<String>, body: String
         "premium" => app.premium,
         _ => return Err((StatusCode::NOT_FOUND, "unknown tier".to_owned())),
     };
-    // generateName's five characters meet again after some thousand Jobs; Kubernetes then answers 500.
+    // generateName's five random characters collide after some thousand Jobs, and Kubernetes then responds with 500.
     let suffix = &uuid::Uuid::new_v4().simple().to_string()[..10];
     manifest["metadata"]["name"] = json!(format!("{tier}-{dataset}-{suffix}"));
     for pointer in ["/metadata/labels", "/spec/template/metadata/labels"] {
@@ -61,7 +61,7 @@ async fn classify(State(app): State<App>, Path(tier): Path<String>, body: String
     Ok(Json(json!({ "job": name, "namespace": namespace, "tier": tier, "dataset": dataset })))
 }
 
-async fn config(State(app): State<App>) -> Answer {
+async fn config(State(app): State<App>) -> Response {
     let pods = Api::<Pod>::all(app.kube).list(&ListParams::default()).await.map_err(refused)?;
     let row = |pod: Pod| {
         let (spec, status) = (pod.spec.unwrap_or_default(), pod.status.unwrap_or_default());

@@ -1,0 +1,131 @@
+//! POST /img-classification/TIER: from a request body to a Job in Kubernetes.
+
+use std::fmt;
+use std::sync::Arc;
+
+use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
+
+use crate::api::App;
+use crate::api::error::ApiError;
+use crate::api::response::Response;
+use crate::job::{self, Dataset, Tier};
+
+/// Creates a Job and returns its name.
+///
+/// # Errors
+/// 411 without a body, 400 for a body without exactly one known dataset, or the failure of Kubernetes.
+pub fn create(app: &App, tier: Tier, body: Option<&[u8]>) -> Result<Response, ApiError> {
+    let dataset = dataset(body.ok_or(ApiError::LengthRequired)?)?;
+    let mut random = [0; 8];
+    getrandom::getrandom(&mut random).map_err(|_| ApiError::NoRandomness)?;
+    let name = job::name(tier, dataset, u64::from_ne_bytes(random));
+    let manifest = job::manifest(&app.jobs, tier, dataset, &name).to_string();
+    let created = app.kube.create_job(tier.namespace(), &name, manifest.as_bytes());
+    created.map_err(|error| ApiError::Kube(Arc::new(error), Some(tier)))?;
+    // Written by hand for the order of the keys; no value needs escaping.
+    let body = format!(
+        r#"{{"job":"{name}","namespace":"{}","tier":"{}","dataset":"{}","type":"{}"}}"#,
+        tier.namespace(),
+        tier.as_str(),
+        dataset.as_str(),
+        tier.network()
+    );
+    Ok(Response::json(200, Arc::new(body.into_bytes())).with_detail(name))
+}
+
+/// Reads `{"dataset": NAME}`; other keys are ignored.
+///
+/// # Errors
+/// 400 with the problem.
+pub fn dataset(body: &[u8]) -> Result<Dataset, ApiError> {
+    let text = std::str::from_utf8(body).map_err(|_| ApiError::BadBody("is not UTF-8"))?;
+    if text.trim().is_empty() {
+        return Err(ApiError::BadBody("is empty"));
+    }
+    let mut json = serde_json::Deserializer::from_str(text);
+    let found = json.deserialize_map(BodyVisitor).and_then(|found| json.end().map(|()| found));
+    match found {
+        Ok(Found::One(name)) => Dataset::parse(&name).ok_or(ApiError::BadBody("names an unknown dataset")),
+        Ok(Found::None) => Err(ApiError::BadBody("has no dataset")),
+        Ok(Found::Many) => Err(ApiError::BadBody("names the dataset more than once")),
+        Ok(Found::NotText) => Err(ApiError::BadBody("has a dataset that is not a string")),
+        Err(_) => Err(ApiError::BadBody("is not a single JSON object")),
+    }
+}
+
+/// The values of the key `dataset`. serde's derive would accept an array as an object and hide a repeated key.
+enum Found {
+    None,
+    One(String),
+    Many,
+    NotText,
+}
+
+struct BodyVisitor;
+
+impl<'de> Visitor<'de> for BodyVisitor {
+    type Value = Found;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Found, M::Error> {
+        let mut found = Found::None;
+        while let Some(key) = map.next_key::<String>()? {
+            if key != "dataset" {
+                map.next_value::<IgnoredAny>()?;
+                continue;
+            }
+            found = match (found, map.next_value()?) {
+                (Found::None, serde_json::Value::String(name)) => Found::One(name),
+                (Found::None, _) => Found::NotText,
+                _ => Found::Many,
+            };
+        }
+        Ok(found)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_body_is_an_object_with_one_known_dataset() {
+        for good in [
+            r#"{"dataset":"mnist"}"#,
+            " {\n\"dataset\" : \"mnist\" }\r\n",
+            r#"{"x":[1,{"dataset":"kmnist"}],"dataset":"mnist"}"#,
+            r#"{"d\u0061taset":"mnist"}"#,
+        ] {
+            assert_eq!(dataset(good.as_bytes()).ok(), Some(Dataset::Mnist), "{good}");
+        }
+        let table = [
+            ("", "empty"),
+            (" \n", "empty"),
+            ("mnist", "JSON"),
+            (r#""mnist""#, "JSON"),
+            (r#"["mnist"]"#, "JSON"),
+            ("null", "JSON"),
+            ("{}", "no dataset"),
+            (r#"{"dataset":null}"#, "not a string"),
+            (r#"{"dataset":7}"#, "not a string"),
+            (r#"{"dataset":["mnist"]}"#, "not a string"),
+            (r#"{"dataset":{"mnist":null}}"#, "not a string"),
+            (r#"{"dataset":"MNIST"}"#, "unknown"),
+            (r#"{"dataset":"cifar"}"#, "unknown"),
+            (r#"{"Dataset":"mnist"}"#, "no dataset"),
+            (r#"{"dataset":"mnist","dataset":"mnist"}"#, "more than once"),
+            (r#"{"dataset":"mnist"} {}"#, "JSON"),
+            (r#"{"dataset":"mnist""#, "JSON"),
+            ("\u{feff}{\"dataset\":\"mnist\"}", "JSON"),
+        ];
+        for (bad, expected) in table {
+            let response = dataset(bad.as_bytes()).map_err(ApiError::into_response).expect_err(bad);
+            assert_eq!(response.status, 400, "{bad}");
+            assert!(response.log_detail.contains(expected), "{bad}: {}", response.log_detail);
+        }
+        assert!(dataset(b"{\"dataset\":\"mnist\xff\"}").is_err());
+    }
+}

@@ -1,0 +1,43 @@
+//! The response of a handler: status, headers, body, and the detail for the access log.
+
+use std::io::Read;
+use std::sync::Arc;
+
+/// A response, before it is written to a connection.
+pub struct Response {
+    /// HTTP status.
+    pub status: u16,
+    /// Headers in the order of sending, without Content-Length.
+    pub headers: Vec<(&'static str, String)>,
+    /// The body.
+    pub body: Body,
+    /// The end of the access log's line: a Job's name, a count, or the chain of causes of an error.
+    pub log_detail: String,
+}
+
+/// The body of a response.
+pub enum Body {
+    /// The whole body; concurrent responses may share it.
+    Bytes(Arc<Vec<u8>>),
+    /// A body of unknown length. The server sends each read as one piece, at once.
+    #[cfg_attr(not(test), expect(dead_code, reason = "every body of today's routes has a known length"))]
+    Reader(Box<dyn Read + Send>),
+}
+
+impl Response {
+    /// A JSON response.
+    pub fn json(status: u16, body: Arc<Vec<u8>>) -> Self {
+        let headers = vec![("Content-Type", "application/json".to_owned())];
+        Self { status, headers, body: Body::Bytes(body), log_detail: String::new() }
+    }
+
+    /// A JSON response of a small value.
+    pub fn value(status: u16, body: &serde_json::Value) -> Self {
+        Self::json(status, Arc::new(body.to_string().into_bytes()))
+    }
+
+    /// The same response with a detail for the access log.
+    pub fn with_detail(self, log_detail: String) -> Self {
+        Self { log_detail, ..self }
+    }
+}

@@ -1,0 +1,91 @@
+//! The route table: from a method and a target to a [`Route`]. Pure, no I/O.
+
+use crate::api::error::ApiError;
+use crate::job::Tier;
+
+/// A resource and the operation on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Route {
+    /// POST /img-classification/TIER
+    CreateJob(Tier),
+    /// GET /config
+    ListPods,
+    /// GET /queue
+    Queue,
+    /// GET /healthz
+    Healthz,
+    /// GET /readyz
+    Readyz,
+}
+
+const GET: &str = "GET, HEAD";
+const POST: &str = "POST";
+
+/// RFC 9110's methods and PATCH. Any other method is "not implemented" rather than "not allowed".
+const METHODS: [&str; 9] = ["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"];
+
+impl Route {
+    /// The route table. `target` is the request's path, with or without a query, which is ignored.
+    ///
+    /// # Errors
+    /// 404, 405 or 501.
+    #[rustfmt::skip] // a table
+    pub fn parse(method: &str, target: &str) -> Result<Self, ApiError> {
+        let path = target.split(['?', '#']).next().unwrap_or_default();
+        match (method, path) {
+            ("POST",         "/img-classification/free")    => Ok(Self::CreateJob(Tier::Free)),
+            ("POST",         "/img-classification/premium") => Ok(Self::CreateJob(Tier::Premium)),
+            ("GET" | "HEAD", "/config")                     => Ok(Self::ListPods),
+            ("GET" | "HEAD", "/queue")                      => Ok(Self::Queue),
+            ("GET" | "HEAD", "/healthz")                    => Ok(Self::Healthz),
+            ("GET" | "HEAD", "/readyz")                     => Ok(Self::Readyz),
+
+            (method, _) if !METHODS.contains(&method)       => Err(ApiError::UnknownMethod),
+            (_, "/img-classification/free")                 => Err(ApiError::MethodNotAllowed(POST)),
+            (_, "/img-classification/premium")              => Err(ApiError::MethodNotAllowed(POST)),
+            (_, "/config" | "/queue" | "/healthz" | "/readyz") => Err(ApiError::MethodNotAllowed(GET)),
+            _                                               => Err(ApiError::NotFound),
+        }
+    }
+
+    /// True if the handler calls Kubernetes.
+    pub fn calls_kubernetes(self) -> bool {
+        !matches!(self, Self::Healthz | Self::Queue)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn routes_match_method_and_path_exactly() {
+        let table = [
+            ("POST", "/img-classification/free", 0),
+            ("POST", "/img-classification/premium?x=1", 0),
+            ("GET", "/config", 0),
+            ("HEAD", "/config", 0),
+            ("GET", "/queue?x", 0),
+            ("PUT", "/queue", 405),
+            ("GET", "/healthz", 0),
+            ("HEAD", "/readyz", 0),
+            ("GET", "/img-classification/free", 405),
+            ("HEAD", "/img-classification/free", 405),
+            ("DELETE", "/config", 405),
+            ("OPTIONS", "/healthz", 405),
+            ("GET", "/", 404),
+            ("GET", "/config/", 404),
+            ("GET", "//config", 404),
+            ("GET", "/Config", 404),
+            ("POST", "/img-classification", 404),
+            ("POST", "/img-classification/gold", 404),
+            ("BREW", "/config", 501),
+            ("get", "/config", 501),
+        ];
+        for (method, target, status) in table {
+            let seen = Route::parse(method, target).map_or_else(|error| error.into_response().status, |_| 0);
+            assert_eq!(seen, status, "{method} {target}");
+        }
+        assert!(Route::Readyz.calls_kubernetes() && !Route::Queue.calls_kubernetes());
+    }
+}

@@ -1,0 +1,179 @@
+//! The commands and options as clap parses and documents them. The resolved form is [`Options`](super::Options).
+//!
+//! A doc comment here is the help text of its option. [`super::variables`] adds the variables to it.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::builder::ArgPredicate;
+use clap::{Args, Parser, Subcommand};
+use log::LevelFilter;
+
+use super::values;
+
+/// Image classification as a service: a POST becomes a Kubernetes Job, GET /config shows every pod
+#[derive(Debug, Parser)]
+#[command(
+    name = "img-classification",
+    version,
+    propagate_version = true,
+    // The last of several equal flags wins, as with GNU tools; without it clap rejects the second one.
+    args_override_self = true,
+    // Options before the command would be those of `serve`.
+    args_conflicts_with_subcommands = true,
+    next_line_help = true
+)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Option<CliCommand>,
+    #[command(flatten)]
+    pub serve: ServeArgs,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum CliCommand {
+    /// Runs the server; the default command
+    Serve(Box<ServeArgs>),
+    /// Creates or repairs the namespace, the quotas and the roles in the cluster
+    Setup(SetupArgs),
+    /// Checks every step from this host to a running classifier and suggests fixes
+    Doctor(DoctorArgs),
+    /// Deletes the Jobs that this program created and waits until their pods are gone
+    Clean(CleanArgs),
+    /// Sends a running server the requests of the course's autograder and checks the responses
+    Selftest(SelftestArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct ServeArgs {
+    /// Address to listen on; port 0 means any free port [default: 0.0.0.0:5000, with --local 127.0.0.1:5000]
+    #[arg(long, value_name = "ADDR:PORT", value_parser = values::address)]
+    #[arg(default_value = "0.0.0.0:5000", default_value_if("local", ArgPredicate::IsPresent, "127.0.0.1:5000"))]
+    #[arg(hide_default_value = true)]
+    pub listen: String,
+    #[command(flatten)]
+    pub image: ImageArgs,
+    #[command(flatten)]
+    pub access: Access,
+    /// Simulate a cluster in this process instead of using a kubeconfig; no container runs [default: off]
+    #[arg(long)]
+    pub local: bool,
+    /// With --local: run time of a simulated classifier, in seconds
+    #[arg(long, value_name = "SECONDS", value_parser = values::local_job_seconds, default_value = "20")]
+    pub local_job_seconds: u32,
+    /// With --local: number of simulated nodes, each with room for one classifier
+    #[arg(long, value_name = "NUMBER", value_parser = values::local_nodes, default_value = "2")]
+    pub local_nodes: u16,
+    /// Time that Kubernetes keeps a finished Job, in seconds
+    #[arg(long, value_name = "SECONDS", value_parser = values::job_ttl, default_value = "3600")]
+    pub job_ttl: u32,
+    /// POSTs per minute that one address may send, in a burst or spread out; 0 means unlimited
+    #[arg(long, value_name = "NUMBER", value_parser = values::posts_per_minute, default_value = "1200")]
+    pub posts_per_minute: u32,
+    #[command(flatten)]
+    pub premium: PremiumArgs,
+    /// Do not watch the free tier and do not start the oldest waiting Job when the quota has room; GET /queue answers 404
+    /// [default: off]
+    #[arg(long)]
+    pub no_requeue: bool,
+    /// Lowest level to log: error, warn, info (one line per request) or debug
+    #[arg(long, value_name = "LEVEL", value_parser = values::log_level, default_value = "info")]
+    pub log_level: LevelFilter,
+}
+
+#[derive(Debug, Args)]
+pub struct ImageArgs {
+    /// Container image of the classifier
+    #[arg(long, value_name = "IMAGE", value_parser = values::image, default_value = "mp12-classifier:1.0")]
+    pub image: String,
+}
+
+#[derive(Debug, Args)]
+pub struct PremiumArgs {
+    /// File with the bearer token that POSTs to premium must carry [default: none, premium is open to all]
+    #[arg(long, value_name = "PATH")]
+    pub premium_token_file: Option<PathBuf>,
+}
+
+/// The cluster to use, and the time limit of one operation.
+#[derive(Debug, Clone, Args)]
+pub struct Access {
+    /// Kubeconfig file; the variable may hold a list, as for kubectl [default: ~/.kube/config, then the in-cluster
+    /// service account]
+    #[arg(long, value_name = "PATH")]
+    pub kubeconfig: Option<PathBuf>,
+    /// Context of the kubeconfig [default: the kubeconfig's current-context]
+    #[arg(long, value_name = "NAME", value_parser = values::context)]
+    pub context: Option<String>,
+    /// Time limit of one Kubernetes operation including its retries, in seconds
+    #[arg(long, value_name = "SECONDS", value_parser = values::kube_timeout, default_value = "10")]
+    pub kube_timeout: Duration,
+}
+
+#[derive(Debug, Args)]
+pub struct SetupArgs {
+    /// Print the YAML without contacting a cluster
+    #[arg(long)]
+    pub print: bool,
+    #[command(flatten)]
+    pub access: Access,
+}
+
+/// The options that `serve` shares are read by its own parser, see [`super::parse`].
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    /// Use the environment of the systemd service: /etc/img-classification.env, or the file in
+    /// IMG_CLASSIFICATION_ENV_FILE
+    #[arg(long)]
+    pub as_service: bool,
+    /// Print one JSON object instead of lines
+    #[arg(long)]
+    pub json: bool,
+    /// Address that the server would listen on [default: 0.0.0.0:5000]
+    #[arg(long, value_name = "ADDR:PORT", value_parser = values::address)]
+    pub listen: Option<String>,
+    #[command(flatten)]
+    pub image: ImageArgs,
+    #[command(flatten)]
+    pub access: Access,
+}
+
+#[derive(Debug, Args)]
+pub struct CleanArgs {
+    /// Delete every Job of both namespaces, not only those that this program created
+    #[arg(long)]
+    pub all: bool,
+    /// Skip the confirmation
+    #[arg(long)]
+    pub yes: bool,
+    #[command(flatten)]
+    pub wait: WaitArgs,
+    #[command(flatten)]
+    pub access: Access,
+}
+
+#[derive(Debug, Args)]
+pub struct SelftestArgs {
+    /// Address of the server, such as http://127.0.0.1:5000
+    #[arg(value_parser = values::server_url)]
+    pub url: String,
+    /// Run `clean` first, with the kubeconfig's cluster
+    #[arg(long)]
+    pub clean_first: bool,
+    /// Run `clean` at the end
+    #[arg(long)]
+    pub clean_after: bool,
+    #[command(flatten)]
+    pub wait: WaitArgs,
+    #[command(flatten)]
+    pub premium: PremiumArgs,
+    #[command(flatten)]
+    pub access: Access,
+}
+
+#[derive(Debug, Args)]
+pub struct WaitArgs {
+    /// Longest wait for pods to end, in seconds; a pod has 30 s to end by itself, and its node may be slow
+    #[arg(long, value_name = "SECONDS", value_parser = values::clean_timeout, default_value = "120")]
+    pub timeout: Duration,
+}

@@ -1,0 +1,72 @@
+//! The effective configuration.
+
+use std::path::PathBuf;
+
+use log::LevelFilter;
+
+use super::Access;
+use super::args::ServeArgs;
+use crate::job;
+use crate::simulator;
+
+/// The effective configuration of the server without the contents of the kubeconfig.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// HOST:PORT
+    pub listen: String,
+    /// Image and TTL of the Jobs.
+    pub jobs: job::Settings,
+    /// The cluster.
+    pub access: Access,
+    /// The simulated cluster of --local.
+    pub local: Option<simulator::Settings>,
+    /// POSTs per minute of one address; 0 means unlimited.
+    pub posts_per_minute: u32,
+    /// --premium-token-file
+    pub premium_token_file: Option<PathBuf>,
+    /// Whether the server watches the free tier and starts the oldest waiting Job; false with --no-requeue.
+    pub requeue: bool,
+    /// Lowest level that is logged.
+    pub log_level: LevelFilter,
+}
+
+impl Options {
+    /// Returns the lines of the effective configuration.
+    pub fn lines(&self) -> Vec<String> {
+        vec![
+            format!("listen: {}", self.listen),
+            format!("image: {}", self.jobs.image),
+            format!("job-ttl: {} s", self.jobs.ttl),
+            format!("kube-timeout: {} s", self.access.kube_timeout.as_secs()),
+            match self.posts_per_minute {
+                0 => "posts-per-minute: unlimited".to_owned(),
+                limit => format!("posts-per-minute: {limit} per address"),
+            },
+            match &self.premium_token_file {
+                Some(path) => format!("premium-token-file: {}", path.display()),
+                None => "premium-token-file: none, premium is open to all".to_owned(),
+            },
+            match self.requeue {
+                true => "requeue: on, the oldest waiting free Job starts when the quota has room".to_owned(),
+                false => "requeue: off".to_owned(),
+            },
+            format!("log-level: {}", self.log_level.as_str().to_ascii_lowercase()),
+        ]
+    }
+}
+
+impl From<ServeArgs> for Options {
+    fn from(args: ServeArgs) -> Self {
+        let simulator = simulator::Settings { job_seconds: args.local_job_seconds, nodes: args.local_nodes };
+        Self {
+            listen: args.listen,
+            jobs: job::Settings { image: args.image.image, ttl: args.job_ttl },
+            access: args.access,
+            local: args.local.then_some(simulator),
+            posts_per_minute: args.posts_per_minute,
+            premium_token_file: args.premium.premium_token_file,
+            requeue: !args.no_requeue,
+            log_level: args.log_level,
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! The values that options take: text to types. An error is the noun phrase that follows "must be".
+
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use log::LevelFilter;
+
+/// Longest --timeout, in seconds: one hour. A script that waits longer is stuck.
+const MAX_CLEAN_TIMEOUT: u64 = 3600;
+
+/// Longest --local-job-seconds: one hour. Longer runs need a real cluster.
+const MAX_LOCAL_JOB_SECONDS: u64 = 3600;
+
+/// Largest --local-nodes: a node costs next to nothing, and a list of a hundred is long enough.
+const MAX_LOCAL_NODES: u64 = 100;
+
+/// Longest --kube-timeout, in seconds: callers have given up long before.
+const MAX_KUBE_TIMEOUT: u64 = 600;
+
+/// Longest --job-ttl, in seconds: Kubernetes stores the field as a signed 32-bit number.
+const MAX_JOB_TTL: u64 = 2_147_483_647;
+
+/// Largest --posts-per-minute: above it a limit has no effect.
+const MAX_POSTS_PER_MINUTE: u64 = 1_000_000;
+
+pub fn address(text: &str) -> Result<String, &'static str> {
+    const WANTED: &str = "an address and a port, such as 0.0.0.0:5000 or [::]:5000";
+    let (host, port) = text.rsplit_once(':').ok_or(WANTED)?;
+    let is_bare_ipv6 = host.contains(':') && !(host.starts_with('[') && host.ends_with(']'));
+    let is_host = !host.is_empty() && !is_bare_ipv6 && !host.contains(char::is_whitespace);
+    if is_host && port.parse::<u16>().is_ok() { Ok(text.to_owned()) } else { Err(WANTED) }
+}
+
+/// Returns the address of a server with `http://` and without a trailing slash; `http://` may be left out.
+pub fn server_url(text: &str) -> Result<String, &'static str> {
+    let rest = text.strip_prefix("http://").unwrap_or(text).trim_end_matches('/');
+    let is_odd = |c: char| c.is_whitespace() || c.is_control() || "?#@\\".contains(c);
+    let authority = rest.split('/').next().unwrap_or_default();
+    // Without a port it is 80. The HTTP client would use 80 for a port out of range, too.
+    let port = authority.rsplit_once(':').filter(|_| !authority.ends_with(']'));
+    let is_port = port.is_none_or(|(_, port)| port.parse::<u16>().is_ok_and(|port| port > 0));
+    let has_host = !authority.is_empty() && !authority.starts_with(':');
+    if !rest.contains("://") && has_host && is_port && !rest.contains(is_odd) {
+        Ok(format!("http://{rest}"))
+    } else {
+        Err("http://HOST:PORT of a server; TLS is not supported")
+    }
+}
+
+/// Checks the characters only, as Kubernetes does; see <https://github.com/distribution/reference>.
+pub fn image(text: &str) -> Result<String, &'static str> {
+    let is_known = |c: char| c.is_ascii_alphanumeric() || "._-/:@".contains(c);
+    if text.starts_with(|c: char| c.is_ascii_alphanumeric()) && text.chars().all(is_known) {
+        Ok(text.to_owned())
+    } else {
+        Err("an image name such as registry/name:tag")
+    }
+}
+
+pub fn context(text: &str) -> Result<String, &'static str> {
+    if text.is_empty() { Err("the name of a context") } else { Ok(text.to_owned()) }
+}
+
+pub fn log_level(text: &str) -> Result<LevelFilter, &'static str> {
+    match text {
+        "error" => Ok(LevelFilter::Error),
+        "warn" => Ok(LevelFilter::Warn),
+        "info" => Ok(LevelFilter::Info),
+        "debug" => Ok(LevelFilter::Debug),
+        _ => Err("error, warn, info or debug"),
+    }
+}
+
+/// Returns the state of a switch's variable.
+pub fn switch(text: &str) -> Result<bool, &'static str> {
+    match text {
+        "1" | "true" | "on" => Ok(true),
+        "0" | "false" | "off" => Ok(false),
+        _ => Err("1 or 0"),
+    }
+}
+
+pub fn clean_timeout(text: &str) -> Result<Duration, String> {
+    number(text, "seconds", 1..=MAX_CLEAN_TIMEOUT).map(Duration::from_secs)
+}
+
+pub fn kube_timeout(text: &str) -> Result<Duration, String> {
+    number(text, "seconds", 1..=MAX_KUBE_TIMEOUT).map(Duration::from_secs)
+}
+
+pub fn job_ttl(text: &str) -> Result<u32, String> {
+    number(text, "seconds", 0..=MAX_JOB_TTL)
+}
+
+pub fn local_job_seconds(text: &str) -> Result<u32, String> {
+    number(text, "seconds", 1..=MAX_LOCAL_JOB_SECONDS)
+}
+
+pub fn local_nodes(text: &str) -> Result<u16, String> {
+    number(text, "nodes", 1..=MAX_LOCAL_NODES)
+}
+
+pub fn posts_per_minute(text: &str) -> Result<u32, String> {
+    number(text, "requests", 0..=MAX_POSTS_PER_MINUTE)
+}
+
+fn number<T: TryFrom<u64>>(text: &str, unit: &str, range: RangeInclusive<u64>) -> Result<T, String> {
+    let number = text.parse().ok().filter(|number| range.contains(number));
+    let number = number.and_then(|number| T::try_from(number).ok());
+    number.ok_or_else(|| format!("a number of {unit} from {} to {}", range.start(), range.end()))
+}

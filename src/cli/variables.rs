@@ -1,0 +1,99 @@
+//! The environment variables of options. A variable becomes the flag that it stands for unless that flag is given.
+//!
+//! clap's own support reads the process's environment, accepts empty variables and cannot leave a bad one out.
+
+use std::ffi::OsString;
+
+use clap::ArgMatches;
+use clap::parser::ValueSource;
+
+use super::{Env, UsageError, values};
+
+/// The last lines of each help text.
+const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 wrong usage.\n\
+                          A flag wins over its variable; an empty variable counts as unset.";
+
+/// Returns the variable of the option --`long`. Options of a single run, such as --yes, have none.
+pub fn name(long: &str) -> Option<&'static str> {
+    Some(match long {
+        "listen" => "LISTEN",
+        "image" => "CLASSIFIER_IMAGE",
+        "kubeconfig" => "KUBECONFIG",
+        "context" => "KUBE_CONTEXT",
+        "local" => "LOCAL",
+        "local-job-seconds" => "LOCAL_JOB_SECONDS",
+        "local-nodes" => "LOCAL_NODES",
+        "job-ttl" => "JOB_TTL",
+        "kube-timeout" => "KUBE_TIMEOUT",
+        "posts-per-minute" => "POSTS_PER_MINUTE",
+        "premium-token-file" => "PREMIUM_TOKEN_FILE",
+        "no-requeue" => "NO_REQUEUE",
+        "log-level" => "LOG_LEVEL",
+        _ => return None,
+    })
+}
+
+/// Adds the variables to the help of `command` and its subcommands, and lets values begin with a hyphen: `--job-ttl -1` is a
+/// bad value and not an unknown option.
+pub fn document(command: clap::Command) -> clap::Command {
+    let document_arg = |arg: clap::Arg| {
+        let Some(long) = arg.get_long() else { return arg };
+        let takes_value = arg.get_action().takes_values();
+        let help = match name(long) {
+            Some(name) => {
+                let value = if takes_value { "" } else { "=1" };
+                format!("{} [env: {name}{value}]", arg.get_help().cloned().unwrap_or_default())
+            }
+            None => arg.get_help().cloned().unwrap_or_default().to_string(),
+        };
+        if takes_value { arg.help(help).allow_hyphen_values(true) } else { arg.help(help) }
+    };
+    command.after_help(EXIT_CODES).mut_args(document_arg).mut_subcommands(document)
+}
+
+/// Returns `args` with the variables of its command, without those in `rejected`, as flags behind the command's name. `args`
+/// begins with the program's name and has been parsed to `matches`.
+///
+/// # Errors
+/// [`UsageError::Value`] if a switch's variable is neither 1 nor 0.
+pub fn insert(
+    args: &[OsString],
+    matches: &ArgMatches,
+    env: Env<'_>,
+    rejected: &[UsageError],
+) -> Result<Vec<OsString>, UsageError> {
+    let root = super::command();
+    let (command, matches, position) = match matches.subcommand() {
+        Some((name, matches)) => (root.find_subcommand(name).expect("clap has matched it"), matches, 2),
+        None => (&root, matches, 1),
+    };
+    let is_given = |id: &str| matches.value_source(id) == Some(ValueSource::CommandLine);
+    let mut flags = Vec::new();
+    for arg in command.get_arguments().filter(|arg| !is_given(arg.get_id().as_str())) {
+        let Some((long, name)) = arg.get_long().and_then(|long| Some((long, name(long)?))) else { continue };
+        // KUBECONFIG is a list, which is read with the rest of the kubeconfig's environment. A cluster on the command line
+        // wins over LOCAL.
+        if long == "kubeconfig" || long == "local" && (is_given("kubeconfig") || is_given("context")) {
+            continue;
+        }
+        let value = env(name).filter(|value| !value.is_empty() && !rejected.iter().any(|error| error.names(name)));
+        let Some(value) = value else { continue };
+        if arg.get_action().takes_values() {
+            let mut flag = OsString::from(format!("--{long}="));
+            flag.push(value);
+            flags.push(flag);
+        } else if switch(name, &value)? {
+            flags.push(format!("--{long}").into());
+        }
+    }
+    Ok([&args[..position], &flags, &args[position..]].concat())
+}
+
+fn switch(name: &str, value: &OsString) -> Result<bool, UsageError> {
+    let text = value.to_string_lossy();
+    values::switch(&text).map_err(|wanted| UsageError::Value {
+        given: name.to_owned(),
+        value: text.clone().into_owned(),
+        wanted: wanted.to_owned(),
+    })
+}

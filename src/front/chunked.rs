@@ -1,0 +1,154 @@
+//! The chunked transfer coding, RFC 9112, section 7.1. Pure, no I/O.
+
+use crate::front::error::RequestError;
+use crate::front::request::BODY_LIMIT;
+
+/// Longest chunk-size line, in bytes, with its extensions, which are ignored.
+const MAX_SIZE_LINE: usize = 256;
+
+/// Largest chunk of a streamed answer, in bytes; the server sends smaller ones.
+pub const MAX_CHUNK: usize = 64 * 1024;
+
+/// Longest chunked request body, in bytes as sent: a body of [`BODY_LIMIT`] in chunks of a few bytes, with trailers.
+const MAX_ENCODED: usize = 8 * 1024;
+
+/// Most trailer fields, which are checked and dropped.
+const MAX_TRAILERS: usize = 16;
+
+/// The bytes are not a chunk.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Malformed;
+
+/// The data of the first chunk of `input` and the bytes that the chunk takes; `None` if it is incomplete. Empty data means the last
+/// chunk, whose trailer section follows.
+///
+/// # Errors
+/// The input does not start with a chunk of at most [`MAX_CHUNK`] bytes.
+pub fn first_chunk(input: &[u8]) -> Result<Option<(&[u8], usize)>, Malformed> {
+    let Some(line) = size_line(input)? else { return Ok(None) };
+    let digits = line.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
+    let size = std::str::from_utf8(&line[..digits]).ok().and_then(|text| usize::from_str_radix(text, 16).ok());
+    let size = size.filter(|size| *size <= MAX_CHUNK).ok_or(Malformed)?;
+    // Anything but an extension after the size could be read as another size.
+    if !matches!(line[digits..].trim_ascii_start().first(), None | Some(b';')) {
+        return Err(Malformed);
+    }
+    let start = line.len() + 2;
+    if size == 0 {
+        return Ok(Some((&[], start)));
+    }
+    let end = start + size;
+    match input.get(end..end + 2) {
+        Some(b"\r\n") => Ok(Some((&input[start..end], end + 2))),
+        Some(_) => Err(Malformed),
+        None => Ok(None),
+    }
+}
+
+/// The line up to CRLF; `None` if its end has not arrived. A CR or LF alone is refused, as is any other control character.
+fn size_line(input: &[u8]) -> Result<Option<&[u8]>, Malformed> {
+    for (at, byte) in input.iter().enumerate().take(MAX_SIZE_LINE) {
+        match byte {
+            b'\r' => {
+                return match input.get(at + 1) {
+                    Some(b'\n') => Ok(Some(&input[..at])),
+                    Some(_) => Err(Malformed),
+                    None => Ok(None),
+                };
+            }
+            b'\t' => {}
+            byte if byte.is_ascii_control() => return Err(Malformed),
+            _ => {}
+        }
+    }
+    if input.len() < MAX_SIZE_LINE { Ok(None) } else { Err(Malformed) }
+}
+
+/// Decodes a whole chunked request body: its data and its length as sent; `None` if it is incomplete.
+///
+/// # Errors
+/// 400 for a malformed body, 413 for one that is too long.
+pub fn decode(input: &[u8]) -> Result<Option<(Vec<u8>, usize)>, RequestError> {
+    const BAD: RequestError = RequestError::Malformed("its chunked body is not well-formed");
+    let (mut body, mut used) = (Vec::new(), 0);
+    loop {
+        match first_chunk(&input[used..]).map_err(|Malformed| BAD)? {
+            Some((data, length)) => {
+                used += length;
+                if data.is_empty() {
+                    break;
+                }
+                body.extend_from_slice(data);
+            }
+            None if input.len() >= MAX_ENCODED => return Err(RequestError::BodyTooLarge),
+            None => return Ok(None),
+        }
+        if body.len() > BODY_LIMIT {
+            return Err(RequestError::BodyTooLarge);
+        }
+    }
+    let trailers = &input[used..];
+    if trailers.iter().enumerate().any(|(at, byte)| *byte == b'\n' && (at == 0 || trailers[at - 1] != b'\r')) {
+        return Err(BAD);
+    }
+    match httparse::parse_headers(trailers, &mut [httparse::EMPTY_HEADER; MAX_TRAILERS]) {
+        Ok(httparse::Status::Complete((length, _))) => Ok(Some((body, used + length))),
+        Ok(httparse::Status::Partial) if input.len() >= MAX_ENCODED => Err(RequestError::BodyTooLarge),
+        Ok(httparse::Status::Partial) => Ok(None),
+        Err(_) => Err(BAD),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status(body: &[u8]) -> Option<u16> {
+        decode(body).err().map(|error| error.to_status().0)
+    }
+
+    #[test]
+    fn a_body_is_decoded_once_it_is_complete() {
+        for text in ["3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n", "03 ;a=b\r\nabc\r\n2\r\nde\r\n00\r\nX: y\r\n\r\n"] {
+            for end in 0..text.len() {
+                assert_eq!(decode(&text.as_bytes()[..end]), Ok(None), "{:?}", &text[..end]);
+            }
+            let longer = format!("{text}GET /");
+            assert_eq!(decode(longer.as_bytes()), Ok(Some((b"abcde".to_vec(), text.len()))));
+        }
+    }
+
+    #[test]
+    fn a_body_with_two_readings_is_refused() {
+        for bad in [
+            "3\nabc\r\n0\r\n\r\n",
+            "3\r\nabcd\r\n0\r\n\r\n",
+            "3\r\nab\r\n0\r\n\r\n",
+            "+3\r\nabc\r\n0\r\n\r\n",
+            "-3\r\nabc\r\n0\r\n\r\n",
+            "0x3\r\nabc\r\n0\r\n\r\n",
+            " 3\r\nabc\r\n0\r\n\r\n",
+            "\r\n3\r\nabc\r\n0\r\n\r\n",
+            "3 4\r\nabc\r\n0\r\n\r\n",
+            "3\r\rabc\r\n0\r\n\r\n",
+            "3;a\nb\r\nabc\r\n0\r\n\r\n",
+            "g\r\n",
+            "fffffffffffffffff3\r\nabc\r\n0\r\n\r\n",
+            "3\r\nabc\r\n0\r\nX y\r\n\r\n",
+            "3\r\nabc\r\n0\r\nX: y\n\r\n",
+            "3\r\nabc\r\n0\r\n\n",
+        ] {
+            assert_eq!(status(bad.as_bytes()), Some(400), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_long_body_is_refused_however_it_is_sent() {
+        let whole = format!("{:x}\r\n{}\r\n0\r\n\r\n", BODY_LIMIT + 1, "a".repeat(BODY_LIMIT + 1));
+        assert_eq!(status(whole.as_bytes()), Some(413));
+        let fits = format!("{:x}\r\n{}\r\n0\r\n\r\n", BODY_LIMIT, "a".repeat(BODY_LIMIT));
+        assert!(matches!(decode(fits.as_bytes()), Ok(Some((body, _))) if body.len() == BODY_LIMIT));
+        let slow = "1;extension=of-some-length\r\na\r\n".repeat(BODY_LIMIT / 2);
+        assert_eq!(status(&slow.as_bytes()[..MAX_ENCODED]), Some(413));
+    }
+}

@@ -1,0 +1,102 @@
+//! The errors that the front answers itself: malformed HTTP, limits, and a server behind it that fails.
+
+use std::time::{Duration, SystemTime};
+
+use crate::front::request::BODY_LIMIT;
+
+/// Retry-After, in seconds, of a limit that ends by itself.
+const RETRY_SOON: u64 = 5;
+
+/// The reason why the front answers a request itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RequestError {
+    /// Not HTTP as RFC 9112 defines it; the text follows "malformed request:".
+    Malformed(&'static str),
+    /// A body over [`BODY_LIMIT`].
+    BodyTooLarge,
+    /// A transfer coding other than chunked.
+    TransferCoding,
+    /// The head or the body took too long.
+    RequestTimeout,
+    /// The request line is too long.
+    LineTooLong,
+    /// Too many or too long headers.
+    HeadTooLarge,
+    /// An Expect other than 100-continue.
+    Expectation,
+    /// A version other than HTTP/1.0 and HTTP/1.1.
+    Version,
+    /// The client network exceeds its rate of POSTs; with the time until the next one.
+    RateLimited(Duration),
+    /// Too many client connections.
+    ConnectionLimit,
+    /// No private connection became free in time, or too many requests wait for one.
+    Overloaded,
+    /// No private connection could be opened.
+    Unavailable,
+    /// The private connection broke, or its answer is malformed or late.
+    Internal,
+}
+
+impl RequestError {
+    /// Returns status, sentence and Retry-After in seconds.
+    pub fn to_status(&self) -> (u16, String, Option<u64>) {
+        let plain = |status, sentence: &str| (status, sentence.to_owned(), None);
+        let retry = |sentence: &str| (503, sentence.to_owned(), Some(RETRY_SOON));
+        match self {
+            Self::Malformed(problem) => (400, format!("malformed request: {problem}"), None),
+            Self::BodyTooLarge => (413, format!("the body is over {BODY_LIMIT} bytes; send only the dataset"), None),
+            Self::TransferCoding => {
+                plain(501, "only the transfer coding chunked is supported; send the body with a Content-Length")
+            }
+            Self::RequestTimeout => plain(408, "the request came too slowly; send it again, all at once"),
+            Self::LineTooLong => plain(414, "the request line is too long; the paths here are short"),
+            Self::HeadTooLarge => plain(431, "the headers are too many or too long; send fewer"),
+            Self::Expectation => plain(417, "only Expect: 100-continue is supported; leave the header out"),
+            Self::Version => plain(505, "only HTTP/1.0 and HTTP/1.1 are supported"),
+            Self::RateLimited(wait) => {
+                let sentence = "this address posts too often; wait for Retry-After seconds".to_owned();
+                (429, sentence, Some(wait.as_secs().saturating_add(1)))
+            }
+            Self::ConnectionLimit => retry("there are too many connections; try again later"),
+            Self::Overloaded => retry("too many requests are waiting for Kubernetes; try again later"),
+            Self::Unavailable => retry("the server is short of descriptors or threads; try again later"),
+            Self::Internal => plain(500, "the server failed; this is a bug, see its log"),
+        }
+    }
+
+    /// Returns the bytes of the response. `is_head`: without the body; `close`: the connection ends with it.
+    pub fn to_response(&self, is_head: bool, close: bool) -> Vec<u8> {
+        let (status, sentence, retry_after) = self.to_status();
+        let body = format!(r#"{{"error":"{sentence}"}}"#); // no sentence has a character to escape
+        let retry = retry_after.map(|seconds| format!("Retry-After: {seconds}\r\n")).unwrap_or_default();
+        let mut response = format!(
+            "HTTP/1.1 {status} {}\r\nDate: {}\r\nContent-Type: application/json\r\n{retry}{}Content-Length: {}\r\n\r\n",
+            reason_phrase(status),
+            httpdate::fmt_http_date(SystemTime::now()),
+            if close { "Connection: close\r\n" } else { "" },
+            body.len(),
+        );
+        if !is_head {
+            response.push_str(&body);
+        }
+        response.into_bytes()
+    }
+}
+
+/// The phrases of RFC 9110, section 15.
+fn reason_phrase(status: u16) -> &'static str {
+    match status {
+        400 => "Bad Request",
+        408 => "Request Timeout",
+        413 => "Content Too Large",
+        414 => "URI Too Long",
+        417 => "Expectation Failed",
+        429 => "Too Many Requests",
+        431 => "Request Header Fields Too Large",
+        500 => "Internal Server Error",
+        501 => "Not Implemented",
+        503 => "Service Unavailable",
+        _ => "HTTP Version Not Supported",
+    }
+}

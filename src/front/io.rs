@@ -1,0 +1,89 @@
+//! Reads and writes of a client connection, each with a deadline: a timeout for each system call alone would let a client that
+//! sends or takes one byte a second hold a thread forever.
+
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::time::{Duration, Instant};
+
+use rustix::io::Errno;
+use rustix::net::SendFlags;
+
+/// Time and bytes that a refused client may still send before the connection is reset. Closing at once would discard the refusal
+/// that the client has not read yet.
+const LINGER: (Duration, usize) = (Duration::from_secs(1), 256 * 1024);
+
+/// The outcome of a read.
+pub enum ReadOutcome {
+    /// Bytes arrived.
+    Data,
+    /// The client ended its stream.
+    Eof,
+    /// The deadline passed.
+    TimedOut,
+}
+
+/// Reads available bytes, and waits for them until `deadline`.
+pub fn read_some(mut stream: &TcpStream, input: &mut Vec<u8>, deadline: Instant) -> io::Result<ReadOutcome> {
+    let mut buffer = [0; 2048];
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Ok(ReadOutcome::TimedOut);
+        }
+        stream.set_read_timeout(Some(left))?;
+        match stream.read(&mut buffer) {
+            Ok(0) => return Ok(ReadOutcome::Eof),
+            Ok(count) => {
+                input.extend_from_slice(&buffer[..count]);
+                return Ok(ReadOutcome::Data);
+            }
+            Err(error) => match error.kind() {
+                io::ErrorKind::Interrupted => {}
+                io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => return Ok(ReadOutcome::TimedOut),
+                _ => return Err(error),
+            },
+        }
+    }
+}
+
+/// Writes all bytes within `timeout`.
+pub fn write_all(mut stream: &TcpStream, mut bytes: &[u8], timeout: Duration) -> io::Result<()> {
+    let deadline = Instant::now() + timeout;
+    while !bytes.is_empty() {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        stream.set_write_timeout(Some(left))?;
+        match stream.write(bytes) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(count) => bytes = &bytes[count..],
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// Writes as much as the socket takes without waiting, and returns the number of bytes.
+pub fn try_send(stream: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
+    let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+    match rustix::net::send(stream, bytes, flags) {
+        Ok(sent) => Ok(sent),
+        Err(Errno::WOULDBLOCK | Errno::INTR) => Ok(0),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Closes the connection so that the client can read the last response: RFC 9112, section 9.6.
+pub fn lingering_close(stream: &TcpStream) -> io::Result<()> {
+    stream.shutdown(Shutdown::Write)?;
+    let deadline = Instant::now() + LINGER.0;
+    let mut dropped = Vec::new();
+    let mut total = 0;
+    while total < LINGER.1 && matches!(read_some(stream, &mut dropped, deadline)?, ReadOutcome::Data) {
+        total += dropped.len();
+        dropped.clear();
+    }
+    Ok(())
+}

@@ -1,0 +1,226 @@
+//! Unit tests of the decisions, with a clock of their own.
+
+use std::time::{Duration, Instant, SystemTime};
+
+use serde_json::{Value, json};
+
+use super::*;
+use crate::kube::{JobState, Watched};
+
+/// A queue and its clock, in milliseconds.
+struct Harness {
+    queue: Queue,
+    start: Instant,
+    now: u64,
+}
+
+fn read(object: &Value) -> Watched {
+    Watched::parse(&object.to_string()).expect("JSON")
+}
+
+impl Harness {
+    /// Returns a queue with complete lists and a quota of 2 CPU.
+    fn new() -> Self {
+        let mut harness = Self { queue: Queue::default(), start: Instant::now(), now: 0 };
+        harness.queue.begin_job_list();
+        harness.queue.finish_job_list();
+        harness.queue.begin_quota_list();
+        harness.queue.finish_quota_list();
+        harness.used("0");
+        harness
+    }
+
+    fn time(&self) -> Instant {
+        self.start + Duration::from_millis(self.now)
+    }
+
+    fn used(&mut self, cpu: &str) {
+        let status = json!({"hard": {"requests.cpu": "2", "services": "0"}, "used": {"requests.cpu": cpu}});
+        self.queue.apply_quota(&read(&json!({"metadata": {"name": "q"}, "status": status})));
+    }
+
+    fn job(&mut self, name: &str, second: u32, state: JobState) -> bool {
+        let status = match state {
+            JobState::Waiting => json!({}),
+            JobState::Running => json!({"active": 1, "startTime": "2026-01-01T00:01:00Z"}),
+            JobState::Finished => json!({"succeeded": 1}),
+        };
+        let created = format!("2026-01-01T00:00:{second:02}Z");
+        let metadata = json!({"name": name, "resourceVersion": "7", "creationTimestamp": created});
+        let containers = json!([{"resources": {"requests": {"cpu": "900m"}}}]);
+        let spec = json!({"template": {"spec": {"containers": containers}}});
+        let job = read(&json!({"metadata": metadata, "spec": spec, "status": status}));
+        self.queue.apply_job(job, self.time(), SystemTime::UNIX_EPOCH)
+    }
+
+    fn wait(&mut self, names: &[&str]) {
+        assert!(names.iter().all(|name| self.job(name, 0, JobState::Waiting)));
+    }
+
+    /// Returns the Jobs that are requeued at that time, in order.
+    fn at(&mut self, now: u64) -> Vec<String> {
+        self.now = now;
+        let mut requeued = Vec::new();
+        while let Action::Requeue { name, .. } = self.queue.next_action(self.time()) {
+            requeued.push(name);
+        }
+        requeued
+    }
+
+    /// Returns the time of the next decision, in milliseconds.
+    fn due(&mut self) -> Option<u128> {
+        match self.queue.next_action(self.time()) {
+            Action::Wait(due) => due.map(|due| due.duration_since(self.start).as_millis()),
+            Action::Requeue { name, .. } => panic!("{name}"),
+        }
+    }
+
+    fn job_names(&self) -> (Vec<String>, Vec<String>) {
+        let queue = self.queue.snapshot(self.time()).expect("known");
+        let names = |key: &str| {
+            let jobs = queue[key].as_array().into_iter().flatten();
+            jobs.map(|job| job["job"].as_str().expect("a name").to_owned()).collect()
+        };
+        (names("running"), names("waiting"))
+    }
+}
+
+const NONE: [&str; 0] = [];
+
+#[test]
+fn the_oldest_job_is_requeued_by_creation_and_then_by_arrival() {
+    let mut harness = Harness::new();
+    harness.used("2");
+    for (name, second) in [("c", 2), ("z", 1), ("b", 1), ("a", 3)] {
+        harness.job(name, second, JobState::Waiting);
+    }
+    assert_eq!(harness.job_names().1, ["z", "b", "c", "a"]);
+    assert_eq!(harness.at(5000), NONE, "no capacity");
+    harness.used("1100m");
+    assert_eq!(harness.at(5000), ["z"], "capacity for one");
+    harness.job("z", 1, JobState::Running);
+    harness.used("0");
+    assert_eq!(harness.at(5001), ["b"], "the quota may not count z yet");
+    assert_eq!(harness.at(5500), ["c"], "by now it does");
+    assert_eq!(harness.job_names(), (vec!["z".into()], vec!["b".into(), "c".into(), "a".into()]));
+}
+
+#[test]
+fn a_new_job_is_left_to_the_controller_for_a_second() {
+    let mut harness = Harness::new();
+    harness.wait(&["a"]);
+    assert_eq!(harness.at(999), NONE);
+    assert_eq!(harness.due(), Some(1000));
+    assert_eq!(harness.at(1000), ["a"]);
+    assert_eq!(harness.at(1001), NONE, "once");
+    let mut harness = Harness::new();
+    harness.used("1");
+    harness.job("younger", 2, JobState::Waiting);
+    harness.now = 1;
+    harness.job("older", 1, JobState::Waiting);
+    assert_eq!(harness.at(1000), NONE, "the older Job goes first although it arrived later");
+    assert_eq!(harness.at(1001), ["older"]);
+}
+
+#[test]
+fn a_job_that_does_not_start_is_requeued_again_after_growing_pauses() {
+    let mut harness = Harness::new();
+    harness.used("1");
+    harness.wait(&["a", "b"]);
+    assert_eq!(harness.at(1000), ["a"]);
+    assert_eq!(harness.due(), Some(6000));
+    assert_eq!(harness.at(5999), NONE, "its capacity is reserved");
+    assert_eq!(harness.at(6000), ["b"]);
+    harness.queue.delete_job("b");
+    let times: Vec<u64> = (6001..300_000).step_by(100).filter(|now| !harness.at(*now).is_empty()).collect();
+    let pauses: Vec<u64> = times.windows(2).map(|pair| (pair[1] - pair[0]).div_euclid(1000)).collect();
+    assert_eq!(times[0].div_euclid(1000), 11);
+    assert_eq!(pauses, [15, 25, 45, 65, 65, 65], "a reservation of 5 s and pauses of 10, 20, 40, 60 s");
+}
+
+#[test]
+fn a_job_whose_capacity_another_took_stays_first_in_line() {
+    let mut harness = Harness::new();
+    harness.used("1");
+    harness.wait(&["a", "b"]);
+    assert_eq!(harness.at(2000), ["a"]);
+    harness.used("1900m");
+    assert_eq!(harness.at(2010), NONE);
+    harness.used("1");
+    assert_eq!(harness.at(2100), NONE, "its own pod may have taken it");
+    assert_eq!(harness.due(), Some(3010));
+    assert_eq!(harness.at(3010), ["a"]);
+}
+
+#[test]
+fn a_failed_requeue_frees_the_capacity_and_is_repeated_after_a_pause() {
+    for (outcome, pause) in
+        [(RequeueOutcome::Conflict, 1000), (RequeueOutcome::Failed, 5000), (RequeueOutcome::Forbidden, 60_000)]
+    {
+        let mut harness = Harness::new();
+        harness.used("1");
+        harness.wait(&["a"]);
+        assert_eq!(harness.at(1000), ["a"]);
+        harness.queue.requeue_finished("a", outcome, harness.time());
+        assert_eq!(harness.at(1000 + pause - 1), NONE, "{outcome:?}");
+        assert_eq!(harness.at(1000 + pause), ["a"], "{outcome:?}");
+    }
+}
+
+#[test]
+fn no_job_is_requeued_while_the_state_is_incomplete() {
+    let mut harness = Harness::new();
+    harness.wait(&["a"]);
+    harness.queue.quota_watch.failed(false, harness.time());
+    assert_eq!(harness.at(2000), NONE, "the quota watch has failed");
+    harness.queue.quota_watch.connected();
+    harness.queue.job_watch.failed(false, harness.time());
+    assert_eq!(harness.at(2000), NONE, "the Job watch has failed");
+    harness.queue.job_watch.connected();
+    harness.queue.begin_quota_list();
+    assert_eq!(harness.at(2000), NONE, "the list of quotas is incomplete");
+    harness.queue.finish_quota_list();
+    assert_eq!(harness.at(2000), NONE, "without a quota no Job waits for one");
+    let uncounted = json!({"metadata": {"name": "q"}, "status": {"hard": {"requests.cpu": "2"}}});
+    harness.queue.apply_quota(&read(&uncounted));
+    assert_eq!(harness.at(2000), NONE, "the used amount is unknown");
+    harness.used("0");
+    assert_eq!(harness.at(2000), ["a"]);
+}
+
+#[test]
+fn a_new_list_drops_missing_jobs_and_keeps_the_order_of_the_others() {
+    let mut harness = Harness::new();
+    harness.wait(&["c", "b", "a"]);
+    harness.queue.begin_job_list();
+    harness.wait(&["a", "c"]);
+    assert_eq!(harness.job_names().1, ["c", "b", "a"], "until the list is complete");
+    harness.queue.finish_job_list();
+    assert_eq!(harness.job_names().1, ["c", "a"]);
+    harness.job("c", 0, JobState::Finished);
+    assert_eq!(harness.job_names().1, ["a"]);
+}
+
+#[test]
+fn the_queue_is_shown_only_while_it_is_recent() {
+    let mut harness = Harness::new();
+    assert_eq!(Queue::default().snapshot(harness.time()), Err(Unavailable::Starting));
+    harness.queue.job_watch.failed(false, harness.time());
+    harness.now = 10_000;
+    assert!(harness.queue.snapshot(harness.time()).is_ok(), "an API server restarts within this time");
+    harness.queue.job_watch.failed(false, harness.time());
+    harness.now = 10_001;
+    assert_eq!(harness.queue.snapshot(harness.time()), Err(Unavailable::Failing));
+    harness.queue.job_watch.failed(true, harness.time());
+    assert_eq!(harness.queue.snapshot(harness.time()), Err(Unavailable::Forbidden));
+    assert!(harness.queue.job_watch.connected());
+    assert!(harness.queue.snapshot(harness.time()).is_ok());
+}
+
+#[test]
+fn the_number_of_jobs_is_limited() {
+    let mut harness = Harness::new();
+    assert!((0..MAX_JOBS).all(|number| harness.job(&number.to_string(), 0, JobState::Waiting)));
+    assert!(!harness.job("more", 0, JobState::Waiting));
+    assert!(harness.job("0", 0, JobState::Finished) && harness.job("more", 0, JobState::Waiting));
+}

@@ -1,0 +1,146 @@
+//! The server's role, and a token that expires.
+
+use super::{
+    FREE, PREMIUM, SOON, config, empty_cluster, expected_config, jobs, kubectl, kubectl_file, kubectl_ok, names,
+    own_cluster, post, post_ok, server_with, text, within,
+};
+use serde_json::{Value, json};
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// The account of k8s/rbac.yaml.
+const ACCOUNT: &str = "system:serviceaccount:default:img-classification";
+
+/// A kubeconfig for the cluster with another user.
+pub fn kubeconfig_of(home: &Path, user: &Value) -> PathBuf {
+    let view = kubectl_ok(&["config", "view", "--raw", "--minify", "--flatten", "-o", "json"]);
+    let mut config: Value = serde_json::from_str(&view).unwrap();
+    config["users"][0]["user"] = user.clone();
+    let path = home.join("kubeconfig-of-another-user");
+    std::fs::write(&path, config.to_string()).unwrap();
+    path
+}
+
+/// A token of the service account, from the same call for every Kubernetes: `kubectl create token` is newer than 1.20.
+pub fn account_token() -> String {
+    let request = json!({ "apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {} });
+    let path = "/api/v1/namespaces/default/serviceaccounts/img-classification/token";
+    let made = kubectl_file(&["create", "--raw", path, "-f"], &request);
+    let made: Value = serde_json::from_str(&made).unwrap();
+    text(&made, "/status/token").to_owned()
+}
+
+#[test]
+fn the_role_is_enough_and_nothing_more() {
+    empty_cluster();
+    let home = tempfile::TempDir::new().unwrap();
+    let token = account_token();
+    let path = kubeconfig_of(home.path(), &json!({ "token": token }));
+    let server = server_with(&path, "long");
+    assert_eq!(server.get("/readyz").status, 200, "{}", server.stderr());
+    post_ok(&server, "free", "mnist");
+    post_ok(&server, "premium", "mnist");
+    within(SOON, "/config as the administrator has it", || (config(&server) == expected_config()).then_some(()));
+
+    let as_account = |args: &[&str]| {
+        let output = Command::new("kubectl").arg("--kubeconfig").arg(&path).args(args).output().unwrap();
+        (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    for args in [
+        &["get", "secrets", "-n", "default"][..],
+        &["get", "jobs", "-n", PREMIUM],
+        &["delete", "jobs", "--all", "-n", FREE],
+        &["delete", "pods", "--all", "-n", FREE],
+        &["get", "nodes"],
+    ] {
+        let (done, said) = as_account(args);
+        assert!(!done && said.contains("orbidden"), "kubectl {args:?} as the account: {said}");
+    }
+    for (verb, resource, namespace, allowed) in [
+        ("create", "jobs", FREE, true),
+        ("create", "jobs", PREMIUM, true),
+        ("list", "pods", "kube-system", true),
+        ("create", "jobs", "kube-system", false),
+        ("delete", "jobs", FREE, false),
+        ("get", "jobs", FREE, false),
+        ("watch", "jobs", FREE, true),
+        ("patch", "jobs", FREE, true),
+        ("watch", "resourcequotas", FREE, true),
+        ("patch", "resourcequotas", FREE, false),
+        ("update", "jobs", FREE, false),
+        ("watch", "jobs", PREMIUM, false),
+        ("patch", "jobs", PREMIUM, false),
+        ("create", "pods", FREE, false),
+        ("delete", "pods", PREMIUM, false),
+        ("watch", "pods", FREE, false),
+        ("get", "pods", FREE, false),
+        ("get", "secrets", "default", false),
+    ] {
+        let response = kubectl(&["auth", "can-i", verb, resource, "-n", namespace, "--as", ACCOUNT]);
+        let said = String::from_utf8_lossy(&response.stdout).trim().to_owned();
+        assert_eq!(said == "yes", allowed, "{verb} {resource} in {namespace}: {said}");
+    }
+}
+
+#[test]
+fn without_the_role_each_answer_names_the_fix() {
+    empty_cluster();
+    let home = tempfile::TempDir::new().unwrap();
+    let view = kubectl_ok(&["config", "view", "--raw", "--minify", "--flatten", "-o", "json"]);
+    let config: Value = serde_json::from_str(&view).unwrap();
+    let mut user = config["users"][0]["user"].clone();
+    user["as"] = json!("nobody");
+    let path = kubeconfig_of(home.path(), &user);
+    let server = server_with(&path, "long");
+    for response in [post(&server, "free", "mnist"), server.get("/config")] {
+        assert_eq!(response.status, 502);
+        assert!(response.error().contains("k8s/rbac.yaml"), "{}", response.text());
+    }
+    assert_eq!(server.get("/readyz").status, 503);
+    server.wait_for_log("with Kubernetes' own words", |line| line.contains("User \"nobody\" cannot create resource"));
+    assert_eq!(names(&jobs(FREE)), BTreeSet::new());
+}
+
+#[test]
+fn a_token_that_expires_is_replaced_without_a_failed_request() {
+    let Some(state) = own_cluster() else { return };
+    empty_cluster();
+    let uid = kubectl_ok(&["get", "serviceaccount", "img-classification", "-o", "jsonpath={.metadata.uid}"]);
+    let home = tempfile::TempDir::new().unwrap();
+    // Signs tokens as Kubernetes does, of which each is over after a few seconds. One plugin says so; the other says that
+    // its tokens last for ever, and only a refusal tells that they do not.
+    for (name, expiry) in [("honest", "$(date -u -d @$end +%Y-%m-%dT%H:%M:%SZ)"), ("lying", "2099-01-01T00:00:00Z")] {
+        let script = format!(
+            r#"#!/bin/sh
+echo run >>{runs}
+# Kubernetes grants a minute of leeway.
+end=$(($(date +%s) + 4)); claim=$((end - 60))
+b64() {{ openssl base64 -A | tr '+/' '-_' | tr -d '='; }}
+body="$(printf '{{"alg":"RS256","typ":"JWT"}}' | b64).$(printf '{{"iss":"https://kubernetes.default.svc","aud":["https://kubernetes.default.svc"],"iat":%d,"nbf":%d,"exp":%d,"sub":"{ACCOUNT}","kubernetes.io":{{"namespace":"default","serviceaccount":{{"name":"img-classification","uid":"{uid}"}}}}}}' $((claim - 600)) $((claim - 600)) $claim | b64)"
+signature=$(printf %s "$body" | openssl dgst -sha256 -sign {key} | b64)
+echo '{{"apiVersion":"client.authentication.k8s.io/v1beta1","kind":"ExecCredential","status":{{"token":"'$body.$signature'","expirationTimestamp":"'{expiry}'"}}}}'
+"#,
+            runs = home.path().join(format!("{name}.runs")).display(),
+            key = state.join("pki/sa.key").display(),
+        );
+        let plugin = home.path().join(name);
+        std::fs::write(&plugin, script).unwrap();
+        assert!(Command::new("chmod").arg("700").arg(&plugin).status().unwrap().success());
+        let exec = json!({"apiVersion": "client.authentication.k8s.io/v1beta1", "command": plugin, "interactiveMode": "Never"});
+        let server = server_with(&kubeconfig_of(home.path(), &json!({ "exec": exec })), "long");
+
+        let runs =
+            || std::fs::read_to_string(home.path().join(format!("{name}.runs"))).map_or(0, |text| text.lines().count());
+        let mut requests = 0;
+        // The API server itself remembers a good token for ten seconds.
+        within(SOON, "three tokens", || {
+            let response = server.get("/config");
+            requests += 1;
+            assert_eq!(response.status, 200, "{name}: {}\n{}", response.text(), server.stderr());
+            (runs() >= 3).then_some(())
+        });
+        println!("{name}: {requests} requests, {} runs of the plugin", runs());
+        assert_eq!(server.get("/config").status, 200, "{}", server.stderr());
+    }
+}

@@ -1,0 +1,123 @@
+//! Errors, help and interruption, the same for `setup`, `clean` and `selftest`.
+
+use super::failure;
+use crate::support::api::ApiServer;
+use crate::support::eventually;
+use crate::support::kubeconfig::Kubeconfig;
+use crate::support::plugin::{Plugin, is_alive};
+use crate::support::response::{ApiResponse, Behavior};
+use crate::support::server::Setup;
+use rustix::process::{Pid, Signal, kill_process};
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Command, Stdio};
+
+/// The commands that ask a cluster.
+const COMMANDS: [&[&str]; 3] =
+    [&["setup"], &["clean"], &["selftest", "http://127.0.0.1:9", "--clean-first", "--timeout", "5"]];
+
+#[test]
+fn a_cluster_that_cannot_be_asked_is_one_line_that_says_why() {
+    let mut gone = ApiServer::start();
+    gone.close_port();
+    let refused = ApiServer::start();
+    refused.always(ApiResponse::failure(401, "Unauthorized", "Unauthorized"));
+    let html = ApiServer::start();
+    html.always(ApiResponse::html(200));
+    let forbidden = ApiServer::start();
+    let said = r#"x is forbidden: User "ann" cannot get resource "x" in API group "" at the cluster scope"#;
+    forbidden.always(ApiResponse::failure(403, "Forbidden", said));
+    let hung = ApiServer::start();
+    hung.always(Behavior::Hang);
+    for args in COMMANDS {
+        for (api, words) in [
+            (&gone, "cannot reach https://"),
+            (&refused, "answered 401 Unauthorized"),
+            (&html, "is not a Kubernetes answer"),
+            (&forbidden, "this takes an administrator's kubeconfig"),
+            (&hung, "no answer in time"),
+        ] {
+            let end = Setup::for_api(api).args(&["--kube-timeout", "1"]).run(args);
+            let line = failure(&end);
+            assert!(line.starts_with("img-classification: ") && line.contains(words), "{args:?}: {line}");
+            assert_eq!(end.stdout, "", "{args:?}");
+        }
+    }
+}
+
+#[test]
+fn wrong_usage_names_the_command_and_exits_with_2() {
+    for (args, words) in [
+        (&["selftest"][..], "selftest needs URL"),
+        (&["selftest", "a", "b"], "unexpected argument \"b\""),
+        (&["setup", "now"], "unexpected argument \"now\""),
+        (&["clean", "--listen", "x:1"], "clean does not take --listen"),
+        (&["--print"], "serve does not take --print"),
+        (&["clean", "--timeout", "0"], "--timeout is \"0\""),
+        (&["setup", "--print=yes"], "--print"),
+        (&["serve", "--local", "--kubeconfig", "x"], "--local and --kubeconfig exclude each other"),
+        (&["--local", "--local-nodes", "0"], "--local-nodes is \"0\""),
+        (&["--local", "--local-job-seconds", "0.5"], "--local-job-seconds is \"0.5\""),
+    ] {
+        let end = Setup::new().run(args);
+        assert_eq!((end.code, end.stdout.as_str()), (Some(2), ""), "{args:?}: {end:?}");
+        assert!(end.stderr.contains(words) && end.stderr.lines().count() == 1, "{args:?}: {}", end.stderr);
+    }
+    let end = Setup::new().env("LOCAL", "perhaps").run(&["serve"]);
+    assert!(end.code == Some(2) && end.stderr.contains("LOCAL is \"perhaps\", but must be 1 or 0"), "{end:?}");
+}
+
+#[test]
+fn every_command_has_help_of_its_own() {
+    for (command, option) in [("setup", "--print"), ("doctor", "--as-service"), ("clean", "--all"), ("selftest", "URL")]
+    {
+        let end = Setup::new().run(&[command, "--help"]);
+        assert_eq!((end.code, end.stderr.as_str()), (Some(0), ""), "{end:?}");
+        assert!(end.stdout.contains(&format!("Usage: img-classification {command}")), "{}", end.stdout);
+        assert!(end.stdout.contains(option) && !end.stdout.contains("--posts-per-minute"), "{}", end.stdout);
+    }
+}
+
+#[test]
+fn a_command_that_is_interrupted_takes_its_credential_plugin_along() {
+    let api = ApiServer::start();
+    for signal in crate::support::ending_signals() {
+        for args in [&["doctor"][..], &["setup"], &["clean"]] {
+            let folder = tempfile::TempDir::new().unwrap();
+            // Two processes: the plugin, and what it waits for.
+            let plugin = Plugin::write(folder.path(), "plugin", "sleep 600 & echo $! >>\"$HERE/plugin.pids\"\nwait");
+            let kubeconfig = folder.path().join("kubeconfig");
+            std::fs::write(&kubeconfig, Kubeconfig::new(&api.url()).user(plugin.user()).yaml()).unwrap();
+            let mut command = Command::new(env!("CARGO_BIN_EXE_img-classification"));
+            command.args(args).arg("--kubeconfig").arg(&kubeconfig).stdout(Stdio::null()).stderr(Stdio::null());
+            let mut child = crate::support::spawn(&mut command);
+            eventually("the plugin runs", || plugin.pids().len() == 2);
+            kill_process(Pid::from_child(&child), signal).unwrap();
+            assert_eq!(child.wait().unwrap().signal(), Some(signal.as_raw()), "{args:?}");
+            eventually("the plugin has ended", || !plugin.pids().into_iter().any(is_alive));
+        }
+    }
+    let folder = tempfile::TempDir::new().unwrap();
+    let plugin = Plugin::write(folder.path(), "slow", "sleep 600 & echo $! >>\"$HERE/slow.pids\"\nwait");
+    let end = Setup::new()
+        .kubeconfig(Kubeconfig::new(&api.url()).user(plugin.user()).yaml())
+        .args(&["--kube-timeout", "1"])
+        .run(&["setup"]);
+    assert_eq!(end.code, Some(1), "{end:?}");
+    eventually("what gave up takes it along, too", || !plugin.pids().into_iter().any(is_alive));
+}
+
+#[test]
+fn a_command_that_nohup_started_outlives_its_terminal() {
+    let api = ApiServer::start();
+    api.always(Behavior::Hang);
+    let folder = tempfile::TempDir::new().unwrap();
+    let kubeconfig = folder.path().join("kubeconfig");
+    std::fs::write(&kubeconfig, Kubeconfig::new(&api.url()).yaml()).unwrap();
+    let mut command = Command::new("nohup");
+    command.arg(env!("CARGO_BIN_EXE_img-classification")).args(["setup", "--kube-timeout", "1", "--kubeconfig"]);
+    let mut child = crate::support::spawn(command.arg(&kubeconfig).stdout(Stdio::null()).stderr(Stdio::null()));
+    api.wait_for_requests(1);
+    kill_process(Pid::from_child(&child), Signal::HUP).unwrap();
+    // It says that nobody answered.
+    assert_eq!(child.wait().unwrap().code(), Some(1));
+}

@@ -1,0 +1,124 @@
+//! The environment, the port and the address of the host.
+
+use super::{GOOD, cluster, doctor, expect, host, line, nothing_broken, well};
+use crate::support::api::{ApiServer, Listen};
+use crate::support::kubeconfig::Kubeconfig;
+use crate::support::response::ApiResponse;
+use crate::support::server::Setup;
+use std::net::TcpListener;
+use std::time::Duration;
+
+#[test]
+fn the_environment_of_a_service_is_looked_at() {
+    let api = cluster(nothing_broken);
+    let end = doctor(host(Setup::for_api(&api)).args(GOOD).env("HOME", "/nowhere/at/all"));
+    expect(
+        "HOME",
+        &end,
+        "warning environment: ",
+        "/nowhere/at/all, which is no folder",
+        "leave HOME out of /etc/img-classification.env",
+    );
+    let setup = host(Setup::for_api(&api)).args(GOOD);
+    let token = setup.file("premium", "hunter2");
+    let end = doctor(setup.env("PREMIUM_TOKEN_FILE", token.to_str().unwrap()));
+    well(&end);
+    assert!(end.stdout.contains("ok environment: premium needs the token in ") && !end.stdout.contains("hunter2"));
+    let end = doctor(host(Setup::for_api(&api)).args(GOOD).env("PREMIUM_TOKEN_FILE", "/nowhere/token"));
+    expect("token", &end, "FAIL environment: ", "/nowhere/token, cannot be used", "openssl rand");
+    let setup = host(Setup::new());
+    let kubeconfig = setup.file("kubeconfig", Kubeconfig::new(&api.url()).yaml());
+    let end = doctor(setup.env("KUBECONFIG", kubeconfig.to_str().unwrap()).args(GOOD).env("LOCAL", "1"));
+    expect("local", &end, "warning environment: ", "simulated cluster", "unset LOCAL");
+}
+
+#[test]
+fn variables_with_which_the_server_would_not_start_are_named_among_the_rest() {
+    let api = cluster(nothing_broken);
+    let end = doctor(host(Setup::for_api(&api)).env("LISTEN", "5000").env("JOB_TTL", "soon"));
+    assert_eq!(end.code, Some(1), "{end:?}");
+    line(&end, "FAIL environment: LISTEN is \"5000\", but must be an address and a port");
+    line(&end, "FAIL environment: JOB_TTL is \"soon\", but must be");
+    line(&end, "ok API: ");
+    let flag = host(Setup::for_api(&api)).run(&["doctor", "--listen", "5000"]);
+    assert_eq!((flag.code, flag.stdout.as_str()), (Some(2), ""), "{flag:?}");
+}
+
+#[test]
+fn a_port_that_is_taken_is_ours_or_somebody_elses() {
+    let api = cluster(nothing_broken);
+    let port = |listen: &str| doctor(host(Setup::for_api(&api)).args(&["--image", "r.io/a:1", "--listen", listen]));
+
+    let end = port("127.0.0.1:0");
+    well(&end);
+    expect("loopback", &end, "warning port: ", "from this host only", "--listen 0.0.0.0:");
+
+    let server = Setup::for_api(&api).start_with(&["serve", "--listen", "0.0.0.0:0"]);
+    let end = port(&format!("0.0.0.0:{}", server.address().port()));
+    well(&end);
+    assert!(line(&end, "ok port: ").contains("this program already listens on 0.0.0.0:"), "{}", end.stdout);
+
+    let other = ApiServer::listen(&Listen { identity: None, ..Listen::default() });
+    other.always(ApiResponse::html(404));
+    let end = port(&other.address().to_string());
+    expect("another server", &end, "FAIL port: ", "status 404 and \"<html>", "ss -ltnp 'sport = :");
+
+    let mute = TcpListener::bind("127.0.0.1:0").unwrap();
+    let end = port(&mute.local_addr().unwrap().to_string());
+    expect("a mute one", &end, "FAIL port: ", "gives no answer to GET /healthz", "ss -ltnp");
+
+    let end = port("192.0.2.77:5000");
+    expect("not ours", &end, "FAIL port: ", "not this host's own", "--listen 0.0.0.0:5000");
+    let end = port("no.such.host.invalid:5000");
+    expect("no address", &end, "FAIL port: ", "leads to no address", "--listen 0.0.0.0:5000");
+}
+
+/// A metadata service of EC2, version 2: without its token it says nothing.
+pub fn metadata(public: &'static str) -> ApiServer {
+    let service = ApiServer::listen(&Listen { identity: None, ..Listen::default() });
+    service.script(move |request| {
+        let has_token = request.header("X-aws-ec2-metadata-token") == Some("metadata-token");
+        let wants_token = request.header("X-aws-ec2-metadata-token-ttl-seconds").is_some();
+        let reply = match (request.method.as_str(), request.path()) {
+            ("PUT", "/latest/api/token") if wants_token => ApiResponse::new(200, "text/plain", "metadata-token"),
+            _ if !has_token => ApiResponse::new(401, "text/plain", ""),
+            ("GET", "/latest/meta-data/public-ipv4") if !public.is_empty() => {
+                ApiResponse::new(200, "text/plain", public)
+            }
+            _ => ApiResponse::html(404),
+        };
+        reply.into()
+    });
+    service
+}
+
+#[test]
+fn on_ec2_the_address_to_give_away_is_the_public_one() {
+    let api = cluster(nothing_broken);
+    let on_ec2 = |endpoint: &str, listen: &str| {
+        let setup = Setup::for_api(&api).env("AWS_EC2_METADATA_SERVICE_ENDPOINT", endpoint);
+        doctor(setup.args(&["--image", "r.io/a:1", "--listen", listen]))
+    };
+    let service = metadata("203.0.113.9");
+    let end = on_ec2(&service.url(), "0.0.0.0:54321");
+    well(&end);
+    let found = line(&end, "ok address: ");
+    assert!(found.contains("give 203.0.113.9:54321 to the autograder") && found.contains("TCP port 54321"), "{found}");
+    assert!(!end.stdout.contains("metadata-token"));
+    assert!(line(&on_ec2(&service.url(), "0.0.0.0:0"), "ok address: ").contains("203.0.113.9 and the port"));
+
+    let end = on_ec2(&metadata("").url(), "0.0.0.0:0");
+    well(&end);
+    expect("private only", &end, "warning address: ", "started without one", "aws ec2 associate-address");
+
+    let mute = TcpListener::bind("127.0.0.1:0").unwrap();
+    let start = std::time::Instant::now();
+    let end = on_ec2(&format!("http://{}", mute.local_addr().unwrap()), "0.0.0.0:0");
+    expect("mute", &end, "warning address: ", "gives no answer", "aws ec2");
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+
+    let off = host(Setup::for_api(&api)).env("AWS_EC2_METADATA_SERVICE_ENDPOINT", &service.url());
+    let asked = service.requests().len();
+    assert!(line(&doctor(off.args(GOOD)), "ok address: ").ends_with("if it can be reached from there"));
+    assert_eq!(service.requests().len(), asked, "it is not asked where it is turned off");
+}

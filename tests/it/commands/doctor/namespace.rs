@@ -1,0 +1,269 @@
+//! The namespace, its quotas, the permissions and pod admission.
+
+use super::nodes_and_pods::line_text;
+use super::{
+    GOOD, asks, check, cluster, denied, doctor, forbidden, free_cpu, free_quotas, host, is, list, quota, well,
+};
+use crate::support::api::Request;
+use crate::support::response::ApiResponse;
+use crate::support::server::Setup;
+use serde_json::{Value, json};
+
+#[test]
+fn what_is_wrong_with_the_namespace_and_its_quotas_is_named_with_its_fix() {
+    const QUOTAS: &str = "/api/v1/namespaces/free-service/resourcequotas";
+    const PREMIUM: &str = "/api/v1/namespaces/default/resourcequotas";
+    const NAMESPACE: &str = "/api/v1/namespaces/free-service";
+    const SETUP: &str = "img-classification setup";
+    check(&[
+        (
+            "no namespace",
+            |r| {
+                is(r, "GET", NAMESPACE)
+                    .then(|| ApiResponse::failure(404, "NotFound", "namespaces \"free-service\" not found"))
+            },
+            "FAIL namespace: ",
+            "there is no namespace free-service",
+            SETUP,
+        ),
+        (
+            "a namespace that ends",
+            |r| {
+                is(r, "GET", NAMESPACE)
+                    .then(|| ApiResponse::json(200, &json!({"metadata": {}, "status": {"phase": "Terminating"}})))
+            },
+            "FAIL namespace: ",
+            "is being deleted",
+            SETUP,
+        ),
+        (
+            "no quota",
+            |r| is(r, "GET", QUOTAS).then(|| list("ResourceQuota", &[])),
+            "FAIL quota: ",
+            "there is no ResourceQuota in free-service",
+            SETUP,
+        ),
+        (
+            "one key of two",
+            |r| is(r, "GET", QUOTAS).then(|| free_cpu(&json!({"requests.cpu": "2"})))?,
+            "FAIL quota: ",
+            "nothing there limits limits.cpu",
+            SETUP,
+        ),
+        (
+            "room for one",
+            |r| is(r, "GET", QUOTAS).then(|| free_cpu(&json!({"requests.cpu": "0.9", "limits.cpu": "2"})))?,
+            "FAIL quota: ",
+            "requests.cpu 0.9: only 1 classifier of 900m CPU runs at a time",
+            SETUP,
+        ),
+        (
+            "room for none",
+            |r| is(r, "GET", QUOTAS).then(|| free_cpu(&json!({"requests.cpu": "2", "limits.cpu": "500m"})))?,
+            "FAIL quota: ",
+            "none ever runs",
+            SETUP,
+        ),
+        (
+            "room for four",
+            |r| is(r, "GET", QUOTAS).then(|| free_cpu(&json!({"requests.cpu": "4", "limits.cpu": "4"})))?,
+            "warning quota: ",
+            "4 classifiers of 900m CPU run at a time, not 2",
+            SETUP,
+        ),
+        (
+            "memory",
+            |r| {
+                is(r, "GET", QUOTAS)
+                    .then(|| free_cpu(&json!({"requests.cpu": "2", "limits.cpu": "2", "memory": "1Gi"})))?
+            },
+            "FAIL quota: ",
+            "name no memory",
+            SETUP,
+        ),
+        (
+            "somebody else's quota",
+            |r| {
+                is(r, "GET", QUOTAS).then(|| {
+                    let theirs = quota("theirs", &json!({"pods": "1"}), &json!({}));
+                    list("ResourceQuota", &[free_quotas(), vec![theirs]].concat())
+                })
+            },
+            "FAIL quota: ",
+            "the quota theirs in free-service has pods 1",
+            "kubectl delete quota theirs -n free-service",
+        ),
+        (
+            "a full queue",
+            |r| {
+                is(r, "GET", QUOTAS).then(|| {
+                    let full = quota("free-jobs", &json!({"count/jobs.batch": "3"}), &json!({"count/jobs.batch": "3"}));
+                    list("ResourceQuota", &[free_quotas().remove(0), full])
+                })
+            },
+            "FAIL quota: ",
+            "429",
+            "img-classification clean",
+        ),
+        (
+            "premium is limited",
+            |r| {
+                is(r, "GET", PREMIUM)
+                    .then(|| list("ResourceQuota", &[quota("q", &json!({"requests.cpu": "2"}), &json!({}))]))
+            },
+            "FAIL quota: ",
+            "it limits premium",
+            "kubectl delete quota q -n default",
+        ),
+        (
+            "premium is limited, but far away",
+            |r| {
+                is(r, "GET", PREMIUM).then(|| list("ResourceQuota", &[quota("q", &json!({"pods": "100"}), &json!({}))]))
+            },
+            "warning quota: ",
+            "to 100 classifiers",
+            "kubectl delete quota q -n default",
+        ),
+    ]);
+}
+
+#[test]
+fn what_this_identity_may_not_do_is_named_with_its_fix() {
+    let grant = "aws eks create-access-entry";
+    check(&[
+        (
+            "no free Jobs",
+            |r| asks(r, "create", "jobs", &json!("free-service")).then(denied)?,
+            "FAIL permission: ",
+            "may not create jobs.batch in free-service: no RBAC policy matched",
+            grant,
+        ),
+        (
+            "no premium Jobs",
+            |r| asks(r, "create", "jobs", &json!("default")).then(denied)?,
+            "FAIL permission: ",
+            "may not create jobs.batch in default",
+            "img-classification setup",
+        ),
+        (
+            "no pods",
+            |r| asks(r, "list", "pods", &Value::Null).then(denied)?,
+            "FAIL permission: ",
+            "may not list pods in all namespaces",
+            grant,
+        ),
+        (
+            "no touching",
+            |r| asks(r, "patch", "jobs", &json!("free-service")).then(denied)?,
+            "warning permission: ",
+            "may not patch jobs.batch in free-service; without it a free slot waits",
+            grant,
+        ),
+        (
+            "no deleting",
+            |r| asks(r, "delete", "jobs", &json!("default")).then(denied)?,
+            "warning permission: ",
+            "may not delete jobs.batch in default; `clean`",
+            "img-classification clean",
+        ),
+        (
+            "nodes are not shown",
+            |r| is(r, "GET", "/api/v1/nodes").then(|| forbidden("nodes"))?,
+            "warning not looked at: ",
+            "nodes: ",
+            "administrator",
+        ),
+        (
+            "the namespace is not shown",
+            |r| is(r, "GET", "/api/v1/namespaces/free-service").then(|| forbidden("namespaces"))?,
+            "warning not looked at: ",
+            "namespace: ",
+            "administrator",
+        ),
+        (
+            "nobody",
+            |r| {
+                let anonymous = json!({"status": {"userInfo": {"username": "system:anonymous"}}});
+                r.path().ends_with("/selfsubjectreviews").then(|| ApiResponse::json(201, &anonymous))
+            },
+            "warning identity: ",
+            "no credential that counts",
+            "aws eks update-kubeconfig",
+        ),
+    ]);
+}
+
+#[test]
+fn why_a_pod_is_not_let_in_is_said_in_kubernetes_words() {
+    fn refuse(request: &Request, message: &str) -> Option<ApiResponse> {
+        (request.query("dryRun") == Some("All")).then(|| ApiResponse::failure(403, "Forbidden", message))
+    }
+    let line = "FAIL dry run: ";
+    check(&[
+        (
+            "memory",
+            |r| refuse(r, "pods \"x\" is forbidden: failed quota: q: must specify limits.memory"),
+            line,
+            "must specify limits.memory",
+            "kubectl get quota -n free-service",
+        ),
+        (
+            "a limit range",
+            |r| refuse(r, "pods \"x\" is forbidden: maximum cpu usage per Container is 500m, but limit is 900m"),
+            line,
+            "maximum cpu usage",
+            "kubectl delete limitrange",
+        ),
+        (
+            "pod security",
+            |r| refuse(r, "pods \"x\" is forbidden: violates PodSecurity \"restricted:latest\": runAsNonRoot != true"),
+            line,
+            "violates PodSecurity",
+            "pod-security.kubernetes.io/enforce",
+        ),
+        (
+            "a webhook",
+            |r| refuse(r, "admission webhook \"policy.example\" denied the request: because"),
+            line,
+            "denied the request: because",
+            "webhookconfigurations",
+        ),
+        (
+            "too small a quota",
+            |r| {
+                refuse(
+                    r,
+                    "exceeded quota: q, requested: requests.cpu=900m, used: requests.cpu=0, limited: requests.cpu=500m",
+                )
+            },
+            line,
+            "exceeded quota",
+            "kubectl get quota",
+        ),
+        (
+            "a webhook that has no dry run",
+            |r| refuse(r, "admission webhook \"w\" does not support dry run"),
+            "warning dry run: ",
+            "not tried",
+            "selftest",
+        ),
+        (
+            "no permission",
+            |r| (r.query("dryRun").is_some()).then(|| forbidden("pods"))?,
+            "warning not looked at: ",
+            "dry run",
+            "administrator",
+        ),
+    ]);
+    let api = cluster(|r| {
+        refuse(
+            r,
+            "exceeded quota: free-cpu, requested: requests.cpu=900m, used: requests.cpu=1800m, limited: requests.cpu=2",
+        )
+    });
+    let end = doctor(host(Setup::for_api(&api)).args(GOOD));
+    well(&end);
+    assert!(
+        line_text(&end, "ok dry run: ").contains("free-service is in full use (requests.cpu=1800m): a Job would wait")
+    );
+}

@@ -1,0 +1,210 @@
+//! `selftest`.
+
+use crate::support::api::{ApiServer, Listen, Request};
+use crate::support::response::{ApiResponse, Behavior};
+use crate::support::server::{Finished, Setup};
+use serde_json::{Value, json};
+
+/// An implementation of the contract that does all at once.
+#[derive(Default)]
+struct Fake {
+    pods: Vec<Value>,
+    posts: usize,
+}
+
+impl Fake {
+    fn response(&mut self, request: &Request) -> ApiResponse {
+        if request.method == "GET" {
+            return ApiResponse::json(200, &json!({ "pods": self.pods }));
+        }
+        self.posts += 1;
+        let name = format!("job-{}", self.posts);
+        let free = request.path().ends_with("/free");
+        let namespace = if free { "free-service" } else { "default" };
+        let of_it = self.pods.iter().filter(|pod| pod["namespace"] == namespace).count();
+        if !free || of_it < 2 {
+            let node = format!("node-{}", self.posts % 2);
+            self.pods.push(pod(&node, namespace, &format!("{name}-x")));
+        }
+        ApiResponse::json(200, &json!({ "job": name }))
+    }
+}
+
+pub fn pod(node: &str, namespace: &str, name: &str) -> Value {
+    json!({"node": node, "ip": "10.0.0.1", "namespace": namespace, "name": name, "status": "Running"})
+}
+
+/// selftest against the fake, of which `change` spoils answers.
+pub fn selftest(change: impl Fn(&Request, usize, Value) -> Behavior + Send + 'static) -> Finished {
+    let plain = ApiServer::listen(&Listen { identity: None, ..Listen::default() });
+    let mut fake = Fake::default();
+    plain.script(move |request| {
+        let honest = fake.response(request);
+        change(request, fake.posts, honest.body_json())
+    });
+    Setup::new().run(&["selftest", &plain.url()])
+}
+
+fn good(response: &Value) -> Behavior {
+    ApiResponse::json(200, response).into()
+}
+
+#[test]
+fn selftest_needs_the_contract_only() {
+    let end = selftest(|_, _, response| good(&response));
+    assert_eq!((end.code, end.stderr.as_str()), (Some(0), ""), "{end:?}");
+    assert!(end.stdout.lines().last().unwrap().starts_with("passed in "), "{}", end.stdout);
+    // Not every implementation names its Jobs.
+    let end =
+        selftest(|request, _, response| if request.method == "POST" { good(&json!({})) } else { good(&response) });
+    assert_eq!(end.code, Some(0), "{end:?}");
+}
+
+type Change = Box<dyn Fn(&Request, usize, Value) -> Behavior + Send>;
+
+#[test]
+fn selftest_finds_each_fault_of_a_server() {
+    fn lists(change: impl Fn(usize, &mut Value) + Send + 'static) -> Change {
+        Box::new(move |request, posts, mut response| {
+            if request.method == "GET" {
+                change(posts, &mut response);
+            }
+            good(&response)
+        })
+    }
+    fn posts(change: impl Fn(&str, usize) -> Option<ApiResponse> + Send + 'static) -> Change {
+        Box::new(move |request, posts, response| {
+            let changed = if request.method == "POST" { change(request.path(), posts) } else { None };
+            changed.map_or_else(|| good(&response), Behavior::from)
+        })
+    }
+    let premium = |path: &str| path.ends_with("/premium");
+    let cases: Vec<(&str, Change)> = vec![
+        (
+            "FAIL 3 x POST free: POST /img-classification/free was answered with 500: oh",
+            posts(|path, _| path.ends_with("free").then(|| ApiResponse::new(500, "text/plain", "oh"))),
+        ),
+        (
+            "FAIL 1 x POST premium: POST /img-classification/premium was answered with 503",
+            posts(move |path, count| {
+                (premium(path) && count == 7).then(|| ApiResponse::json(503, &json!({"error": "later"})))
+            }),
+        ),
+        (
+            "FAIL 3 x POST premium: two requests made the Job same",
+            posts(move |path, _| premium(path).then(|| ApiResponse::json(200, &json!({"job": "same"})))),
+        ),
+        ("FAIL GET /config: GET /config gave no JSON", Box::new(|_, _, _| ApiResponse::html(200).into())),
+        ("FAIL GET /config: GET /config gave another list of pods", lists(|_, response| *response = json!([]))),
+        (
+            "FAIL free pods: GET /config gave another list of pods: missing field `ip`",
+            lists(|_, response| {
+                for pod in response["pods"].as_array_mut().unwrap() {
+                    pod.as_object_mut().unwrap().remove("ip");
+                }
+            }),
+        ),
+        (
+            "FAIL free pods: GET /config has the pod free-service/job-1-x twice",
+            lists(|count, response| {
+                if count > 0 {
+                    let first = response["pods"][0].clone();
+                    response["pods"].as_array_mut().unwrap().push(first);
+                }
+            }),
+        ),
+        (
+            "FAIL free pods: 3 free pods live at a time",
+            lists(|count, response| {
+                if count > 0 {
+                    response["pods"].as_array_mut().unwrap().push(pod("node-1", "free-service", "one-more"));
+                }
+            }),
+        ),
+        (
+            "FAIL premium pods: 3 new pods in default in place of 4, after 5.00 s",
+            lists(|_, response| {
+                response["pods"].as_array_mut().unwrap().retain(|pod| pod["name"] != "job-7-x");
+            }),
+        ),
+        (
+            "FAIL nodes: pods on 1 nodes in place of 2",
+            lists(|_, response| {
+                for pod in response["pods"].as_array_mut().unwrap() {
+                    pod["node"] = json!("node-1");
+                }
+            }),
+        ),
+        ("FAIL GET /config: GET http://127.0.0.1", Box::new(|_, _, _| Behavior::Close)),
+    ];
+    std::thread::scope(|scope| {
+        for (line, change) in cases {
+            scope.spawn(move || {
+                let end = selftest(change);
+                assert_eq!((end.code, end.stderr.as_str()), (Some(1), ""), "{line}: {end:?}");
+                let found = end.stdout.lines().find(|said| said.starts_with(line));
+                assert!(found.is_some_and(|said| said.contains("; to do: ")), "no {line:?} in\n{}", end.stdout);
+                assert!(end.stdout.lines().last().unwrap().starts_with("failed: "), "{}", end.stdout);
+            });
+        }
+    });
+}
+
+#[test]
+fn selftest_says_of_an_address_what_is_wrong_with_it() {
+    for (url, words) in [
+        ("127.0.0.1:9", "GET http://127.0.0.1:9/config: Connection refused"),
+        ("nowhere.invalid:5000/", "GET http://nowhere.invalid:5000/config: "),
+    ] {
+        let end = Setup::new().run(&["selftest", url]);
+        assert_eq!(end.code, Some(1), "{end:?}");
+        assert!(end.stdout.starts_with("FAIL GET /config: ") && end.stdout.contains(words), "{url}: {}", end.stdout);
+    }
+    for url in [
+        "https://127.0.0.1:9",
+        "http://",
+        "",
+        ":5000",
+        "http://a b",
+        "a?b",
+        "ftp://a",
+        "http:///x",
+        "u:p@host",
+        "a:99999",
+        "http://a:0x50/b",
+        "[::1]:",
+        "[::1]:0",
+    ] {
+        let end = Setup::new().run(&["selftest", url]);
+        assert_eq!(end.code, Some(2), "{url:?}: {end:?}");
+        assert!(end.stderr.contains("the URL is ") && end.stderr.contains("http://HOST:PORT"), "{url}: {}", end.stderr);
+    }
+}
+
+#[test]
+fn selftest_warns_of_pods_that_a_grader_would_count() {
+    let end = selftest(|request, _, mut response| {
+        if request.method == "GET" {
+            response["pods"].as_array_mut().unwrap().insert(0, pod("node-1", "default", "old"));
+        }
+        good(&response)
+    });
+    assert_eq!(end.code, Some(0), "{end:?}");
+    let warning = "warning pods: 1 pods are in free-service and default already; an autograder counts them, too; \
+                   to do: img-classification clean, or --clean-first";
+    assert_eq!(end.stdout.lines().next(), Some(warning));
+}
+
+#[test]
+fn selftest_brings_the_token_that_premium_wants() {
+    let setup = Setup::local();
+    let token = setup.file("token", "let-me-in\n");
+    let server = setup.args(&["--premium-token-file", token.to_str().unwrap()]).start();
+    let url = format!("http://{}", server.address());
+    let end = Setup::new().run(&["selftest", &url]);
+    assert!(end.code == Some(1) && end.stdout.contains("was answered with 401"), "{end:?}");
+    let end = Setup::new().args(&["--premium-token-file", token.to_str().unwrap()]).run(&["selftest", &url]);
+    // The first try has left free pods, of which two live at a time.
+    assert!(!end.stdout.contains("401") && end.stdout.contains("ok 3 x POST premium: 3 times 200"), "{end:?}");
+    assert!(!format!("{end:?}").contains("let-me-in"), "{end:?}");
+}

@@ -1,0 +1,140 @@
+//! Watchdog pings.
+
+use super::socket_activation::{activated, ask, held_socket};
+use super::{A_MOMENT, ALIVE, INTERVAL, Manager, READY, STOPPING, request};
+use crate::support::api::ApiServer;
+use crate::support::eventually;
+use crate::support::response::{Behavior, Latch};
+use crate::support::server::{Server, Setup};
+use rustix::net::Shutdown;
+use rustix::process::Signal;
+use std::io::{self};
+use std::net::TcpListener;
+use std::time::{Duration, Instant};
+
+pub fn watchdog(setup: Setup, interval: Duration) -> Setup {
+    setup.env("WATCHDOG_USEC", &interval.as_micros().to_string())
+}
+
+#[test]
+fn the_watchdog_is_fed_again_and_again() {
+    const TIMES: u32 = 8;
+    let (api, manager) = (ApiServer::start(), Manager::new());
+    let own_pid: &[&str] = &["sh", "-c", r#"WATCHDOG_PID=$$ exec "$0" "$@""#];
+    for through in [&[], own_pid] {
+        let server = watchdog(manager.watches(Setup::for_api(&api)), INTERVAL).through(through).start();
+        manager.wait_for(READY);
+        manager.wait_for(ALIVE);
+        let start = Instant::now();
+        for _ in 0..TIMES {
+            assert_eq!(manager.next(), ALIVE);
+        }
+        // On average, for a busy machine; systemd advises half the interval.
+        let each = start.elapsed() / TIMES;
+        assert!(each < INTERVAL * 3 / 4 && each > INTERVAL / 10, "every {each:?}");
+        assert_eq!(server.terminate().code(), Some(0));
+        let said = manager.said();
+        assert!(said.contains(&STOPPING.to_owned()), "{said:?}");
+    }
+}
+
+#[test]
+fn a_watchdog_of_somebody_else_is_not_fed() {
+    let (api, manager) = (ApiServer::start(), Manager::new());
+    let (often, nobody) = (Duration::from_millis(30), "1");
+    let server = watchdog(manager.watches(Setup::for_api(&api)), often).env("WATCHDOG_PID", nobody).start();
+    assert_eq!(manager.next(), READY);
+    assert_eq!(server.post_job().status, 200);
+    assert_eq!(manager.within(often * 10), None);
+    assert_eq!(server.terminate().code(), Some(0));
+    assert_eq!(manager.said(), [STOPPING]);
+}
+
+#[test]
+fn the_watchdog_is_not_fed_while_the_process_stands_still() {
+    let (api, manager) = (ApiServer::start(), Manager::new());
+    let server = watchdog(manager.watches(Setup::for_api(&api)), INTERVAL).start();
+    manager.wait_for(ALIVE);
+    server.signal(Signal::STOP);
+    eventually("every thread has stopped", || threads_are(&server, 'T'));
+    manager.said();
+    assert_eq!(manager.within(INTERVAL + INTERVAL / 2), None);
+    server.signal(Signal::CONT);
+    assert_eq!(manager.next(), ALIVE);
+    assert_eq!(server.post_job().status, 200);
+}
+
+fn threads_are(server: &Server, wanted: char) -> bool {
+    let mut threads = std::fs::read_dir(format!("/proc/{}/task", server.pid().as_raw_nonzero())).unwrap();
+    threads.all(|thread| {
+        let stat = std::fs::read_to_string(thread.unwrap().path().join("stat")).unwrap_or_default();
+        stat.rsplit_once(") ").is_some_and(|(_, state)| state.starts_with(wanted))
+    })
+}
+
+#[test]
+fn the_watchdog_is_not_fed_while_the_front_door_cannot_be_reached() {
+    let (api, manager) = (ApiServer::start(), Manager::new());
+    // A port that was asked for by its number comes back with the socket; the address is nobody else's.
+    let address = TcpListener::bind("127.0.0.4:0").unwrap().local_addr().unwrap();
+    let socket = TcpListener::bind(address).unwrap();
+    let setup = activated(Setup::for_api(&api), socket.try_clone().unwrap());
+    let server = watchdog(manager.watches(setup), INTERVAL).start();
+    manager.wait_for(ALIVE);
+    // The process is as well as before, and nobody gets in.
+    rustix::net::shutdown(&socket, Shutdown::Both).unwrap();
+    assert_eq!(ask(address, false).unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+    server.wait_for_log("of the watchdog", |line| line.starts_with("error: ") && line.contains("watchdog"));
+    manager.said();
+    assert_eq!(manager.within(INTERVAL + INTERVAL / 2), None);
+    rustix::net::listen(&socket, 128).unwrap();
+    assert_eq!(manager.next(), ALIVE);
+    assert_eq!(ask(address, true).unwrap().status, 200);
+}
+
+#[test]
+fn the_watchdog_is_fed_while_kubernetes_hangs_and_every_place_is_taken() {
+    let (api, manager) = (ApiServer::start(), Manager::new());
+    api.always(Behavior::Hang);
+    let server = watchdog(manager.watches(Setup::for_api(&api)), INTERVAL).args(&["--kube-timeout", "1"]).start();
+    manager.wait_for(ALIVE);
+    std::thread::scope(|scope| {
+        let posts: Vec<_> = (0..40).map(|_| scope.spawn(|| server.post_job().status)).collect();
+        api.wait_for_requests(32);
+        for _ in 0..3 {
+            assert_eq!(manager.next(), ALIVE);
+        }
+        for post in posts {
+            let status = post.join().unwrap();
+            assert!([503, 504].contains(&status), "{status}");
+        }
+    });
+    assert!(!server.stderr().contains("watchdog"), "{}", server.stderr());
+}
+
+#[test]
+fn an_orderly_stop_says_nothing_of_the_watchdog() {
+    let (socket, _) = held_socket();
+    for passed in [false, true] {
+        let (api, manager, latch) = (ApiServer::start(), Manager::new(), Latch::default());
+        api.always(Behavior::After(latch.clone(), Box::new(Behavior::Default)));
+        let setup = watchdog(manager.watches(Setup::for_api(&api)), A_MOMENT);
+        let setup = if passed { activated(setup, socket.try_clone().unwrap()) } else { setup };
+        let mut server = setup.start();
+        manager.wait_for(ALIVE);
+        let mut client = server.connect();
+        client.send(request(true).as_bytes());
+        api.wait_for_requests(1);
+        server.signal(Signal::TERM);
+        manager.wait_for(STOPPING);
+        // Several turns of the watchdog; systemd looks no more.
+        let quiet = Instant::now();
+        while quiet.elapsed() < A_MOMENT * 4 {
+            manager.within(A_MOMENT);
+        }
+        latch.open();
+        assert_eq!(client.response(false).unwrap().status, 200);
+        assert_eq!(server.wait().code(), Some(0));
+        assert!(!server.stderr().contains("error: "), "passed {passed}: {}", server.stderr());
+    }
+}

@@ -1,0 +1,460 @@
+//! The HTTP contract: routes, methods, bodies, the shape of answers and the access log.
+
+use crate::support::api::ApiServer;
+use crate::support::http::Response;
+use crate::support::server::{Server, Setup};
+use serde_json::{Value, json};
+
+const FREE: &str = "/img-classification/free";
+const PREMIUM: &str = "/img-classification/premium";
+const MNIST: &[u8] = br#"{"dataset":"mnist"}"#;
+
+fn scripted() -> (ApiServer, Server) {
+    let api = ApiServer::start();
+    let server = Setup::for_api(&api).start();
+    (api, server)
+}
+
+/// Sends bytes on a connection of their own and reads one answer.
+fn raw(server: &Server, bytes: &[u8]) -> Response {
+    let mut connection = server.connect();
+    connection.send(bytes);
+    connection.response(false).unwrap_or_else(|error| panic!("{}: {error}", String::from_utf8_lossy(bytes)))
+}
+
+#[test]
+fn a_good_post_answers_with_the_job_in_the_promised_order() {
+    let server = Setup::local().start();
+    for (target, namespace, tier, kind) in
+        [(FREE, "free-service", "free", "ff"), (PREMIUM, "default", "premium", "cnn")]
+    {
+        for dataset in ["mnist", "kmnist"] {
+            let response = server.post(target, format!(r#"{{"dataset":"{dataset}"}}"#));
+            assert_eq!(response.status, 200, "{}", response.text());
+            let name = response.json()["job"].as_str().unwrap().to_owned();
+            let promised = format!(
+                r#"{{"job":"{name}","namespace":"{namespace}","tier":"{tier}","dataset":"{dataset}","type":"{kind}"}}"#
+            );
+            assert_eq!(response.text().trim_end(), promised);
+            assert!(server.jobs().iter().any(|job| job["metadata"]["name"] == name.as_str()), "{name}");
+        }
+    }
+    assert_eq!(server.jobs().len(), 4);
+}
+
+#[test]
+fn bodies_that_are_not_the_object_are_400_and_create_nothing() {
+    let server = Setup::local().start();
+    // What the sentence must say of each.
+    let cases: [(&str, &[&[u8]]); 7] = [
+        ("empty", &[b"", b" ", b" \r\n\t"]),
+        (
+            "single JSON object",
+            &[
+                b"not json",
+                b"dataset=mnist",
+                b"{",
+                br#"{"dataset":"mnist""#,
+                b"[]",
+                br#"["mnist"]"#,
+                br#"[{"dataset":"mnist"}]"#,
+                br#""mnist""#,
+                b"null",
+                b"7",
+                b"true",
+                br#"{"dataset":"mnist"}{"dataset":"mnist"}"#,
+                br#"{"dataset":"mnist"} {"dataset":"kmnist"}"#,
+                br#"{"dataset":"mnist"} trailing"#,
+                br#"{"dataset":"mnist",}"#,
+                br#"{'dataset':'mnist'}"#,
+            ],
+        ),
+        ("no dataset", &[b"{}", br#"{"data":"mnist"}"#, br#"{"Dataset":"mnist"}"#, br#"{"x":{"dataset":"mnist"}}"#]),
+        (
+            "not a string",
+            &[
+                br#"{"dataset":null}"#,
+                br#"{"dataset":1}"#,
+                br#"{"dataset":true}"#,
+                br#"{"dataset":["mnist"]}"#,
+                br#"{"dataset":{"mnist":null}}"#,
+                br#"{"dataset":{}}"#,
+            ],
+        ),
+        (
+            "unknown dataset",
+            &[
+                br#"{"dataset":"cifar"}"#,
+                br#"{"dataset":""}"#,
+                br#"{"dataset":"MNIST"}"#,
+                br#"{"dataset":" mnist"}"#,
+                br#"{"dataset":"mnist\u0000"}"#,
+            ],
+        ),
+        (
+            "more than once",
+            &[
+                br#"{"dataset":"mnist","dataset":"kmnist"}"#,
+                br#"{"dataset":"mnist","dataset":"mnist"}"#,
+                br#"{"dataset":7,"dataset":"mnist"}"#,
+                br#"{"dataset":"mnist","x":1,"d\u0061taset":"mnist"}"#,
+            ],
+        ),
+        ("UTF-8", &[b"{\"dataset\":\"mnist\xff\"}", b"{\"dataset\":\"mnist\",\"x\":\"\xc3\x28\"}", b"\xff\xfe{\x00"]),
+    ];
+    let known = cases.map(|(words, _)| words);
+    for (words, bodies) in cases {
+        for body in bodies {
+            for target in [FREE, PREMIUM] {
+                let response = server.post(target, body);
+                assert_eq!(response.status, 400, "{}", String::from_utf8_lossy(body));
+                let sentence = response.error();
+                let said: Vec<&str> = known.into_iter().filter(|words| sentence.contains(words)).collect();
+                assert_eq!(said, [words], "{sentence:?} for {}", String::from_utf8_lossy(body));
+                assert!(sentence.contains(r#"{"dataset":"#) || sentence.contains("mnist"), "what to do: {sentence:?}");
+            }
+        }
+    }
+    assert_eq!(server.jobs().len(), 0, "a bad request made a Job");
+}
+
+#[test]
+fn the_sentence_about_an_unknown_dataset_names_the_known_ones() {
+    let server = Setup::local().start();
+    let sentence = server.post(FREE, r#"{"dataset":"cifar"}"#).error();
+    assert!(sentence.contains("mnist") && sentence.contains("kmnist"), "{sentence}");
+}
+
+#[test]
+fn unknown_extra_keys_and_white_space_are_allowed() {
+    let server = Setup::local().start();
+    let bodies = [
+        r#"{"dataset":"mnist","extra":{"a":[1,null,{"dataset":7}]},"n":1e3}"#,
+        r#"{"x":"dataset","dataset":"mnist"}"#,
+        " \r\n\t{ \"dataset\" :\n\"mnist\" }\n ",
+        r#"{"dataset":"\u006dnist"}"#,
+        r#"{"dataset":"mnist","text":"äöü ☃ 🦀"}"#,
+    ];
+    for body in bodies {
+        let response = server.post(FREE, body);
+        assert_eq!((response.status, &response.json()["dataset"]), (200, &json!("mnist")), "{body}");
+    }
+    assert_eq!(server.jobs().len(), bodies.len());
+}
+
+#[test]
+fn a_client_that_expects_100_continue_is_answered() {
+    let server = Setup::local().start();
+    let length = MNIST.len();
+    let head = format!("POST {FREE} HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: {length}\r\n\r\n");
+    assert_eq!(raw(&server, &[head.as_bytes(), MNIST].concat()).status, 200);
+    assert_eq!(server.jobs().len(), 1);
+}
+
+#[test]
+fn a_deeply_nested_extra_key_harms_nobody() {
+    let server = Setup::local().start();
+    let deep = format!(r#"{{"dataset":"mnist","x":{}1{}}}"#, "[".repeat(490), "]".repeat(490));
+    // It is an unknown extra key; a reader that bounds its depth may say 400.
+    assert!([200, 400].contains(&server.post(FREE, deep).status));
+    assert_eq!(server.post(FREE, format!(r#"{{"dataset":"mnist","x":{}"#, "[".repeat(900))).status, 400);
+    assert_eq!(server.get("/healthz").status, 200);
+}
+
+#[test]
+fn the_content_type_is_never_looked_at() {
+    let server = Setup::local().start();
+    let types = ["text/plain", "application/x-www-form-urlencoded", "application/json; charset=utf-8", "nonsense", ""];
+    for kind in types {
+        let head = format!(
+            "POST {FREE} HTTP/1.1\r\nHost: x\r\nContent-Type: {kind}\r\nContent-Length: {}\r\n\r\n",
+            MNIST.len()
+        );
+        assert_eq!(raw(&server, &[head.as_bytes(), MNIST].concat()).status, 200, "{kind}");
+    }
+}
+
+#[test]
+fn a_body_of_a_kibibyte_is_taken_and_one_byte_more_is_413() {
+    let server = Setup::local().start();
+    let body = |length: usize| format!("{}{}", r#"{"dataset":"mnist"}"#, " ".repeat(length - MNIST.len()));
+    assert_eq!(server.post(FREE, body(1024)).status, 200);
+    for length in [1025, 5000, 100_000] {
+        let response = server.post(FREE, body(length));
+        assert_eq!(response.status, 413, "{length}");
+        response.error();
+    }
+    assert_eq!(server.jobs().len(), 1);
+}
+
+#[test]
+fn a_post_without_content_length_is_411_and_with_a_transfer_encoding_501() {
+    let server = Setup::local().start();
+    let response = raw(&server, format!("POST {FREE} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes());
+    assert_eq!(response.status, 411);
+    response.error();
+    let chunked = format!(
+        "POST {FREE} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n13\r\n{{\"dataset\":\"mnist\"}}\r\n0\r\n\r\n"
+    );
+    let response = raw(&server, chunked.as_bytes());
+    assert_eq!(response.status, 501);
+    response.error();
+    assert_eq!(server.jobs().len(), 0);
+}
+
+#[test]
+fn unknown_paths_are_404_whatever_the_method() {
+    let server = Setup::local().start();
+    let paths = [
+        "/",
+        "/config/",
+        "/Config",
+        "/configs",
+        "//config",
+        "/healthz/",
+        "/readyz/x",
+        "/img-classification",
+        "/img-classification/",
+        "/img-classification/free/",
+        "/img-classification/gold",
+        "/img-classification/FREE",
+        "/img-classification//free",
+        "/free",
+        "/metrics",
+        "/../config",
+        "/config%00",
+        "/?x=/config",
+    ];
+    for path in paths {
+        for (method, body) in [("GET", None), ("POST", Some(MNIST)), ("DELETE", None)] {
+            let response = server.connect().request(method, path, body);
+            assert_eq!(response.status, 404, "{method} {path}");
+            response.error();
+        }
+    }
+    assert_eq!(server.jobs().len(), 0);
+}
+
+#[test]
+fn a_known_path_with_another_method_is_405_with_allow() {
+    let server = Setup::local().start();
+    let sorted = |response: &Response| {
+        let mut allowed: Vec<String> =
+            response.header("Allow").unwrap().split(',').map(|word| word.trim().to_owned()).collect();
+        allowed.sort();
+        allowed
+    };
+    for path in [FREE, PREMIUM] {
+        for method in ["GET", "PUT", "DELETE", "PATCH", "OPTIONS"] {
+            let response = server.connect().request(method, path, None.or(Some(b"" as &[u8])));
+            assert_eq!((response.status, sorted(&response)), (405, vec!["POST".to_owned()]), "{method} {path}");
+            response.error();
+        }
+        let response = server.connect().request("HEAD", path, None);
+        assert_eq!((response.status, sorted(&response)), (405, vec!["POST".to_owned()]), "HEAD {path}");
+    }
+    for path in ["/config", "/healthz", "/readyz"] {
+        for method in ["POST", "PUT", "DELETE", "PATCH", "OPTIONS"] {
+            let response = server.connect().request(method, path, Some(b""));
+            assert_eq!(
+                (response.status, sorted(&response)),
+                (405, vec!["GET".to_owned(), "HEAD".to_owned()]),
+                "{method} {path}"
+            );
+            response.error();
+        }
+    }
+    assert_eq!(server.jobs().len(), 0);
+}
+
+#[test]
+fn an_unknown_method_is_501() {
+    let server = Setup::local().start();
+    for method in ["BREW", "get", "PROPFIND"] {
+        let response = server.connect().request(method, "/healthz", None);
+        assert_eq!(response.status, 501, "{method}");
+        response.error();
+    }
+}
+
+#[test]
+fn head_answers_as_get_does_without_the_body() {
+    let (api, server) = scripted();
+    api.set_pods(vec![crate::support::cluster::pod("default", "p", "Running", Some(("n", "10.0.0.1")))]);
+    for path in ["/config", "/healthz", "/readyz"] {
+        let mut connection = server.connect();
+        let head = connection.request("HEAD", path, None);
+        assert_eq!(head.status, 200, "{path}");
+        // On the same connection: had a body followed the head, this would read it as a status line.
+        let get = connection.request("GET", path, None);
+        assert_eq!(get.status, 200, "{path}");
+        assert!(!get.body.is_empty(), "{path}");
+        assert_eq!(head.header("Content-Type"), get.header("Content-Type"), "{path}");
+        if let Some(length) = head.header("Content-Length") {
+            assert_eq!(length, get.body.len().to_string(), "{path}");
+        }
+    }
+}
+
+#[test]
+fn query_strings_are_ignored() {
+    let server = Setup::local().start();
+    assert_eq!(server.get("/config?watch=1").status, 200);
+    assert_eq!(server.get("/healthz?").status, 200);
+    assert_eq!(server.get("/readyz?verbose").status, 200);
+    let response = server.post(&format!("{FREE}?dataset=kmnist"), MNIST);
+    assert_eq!((response.status, &response.json()["dataset"]), (200, &json!("mnist")));
+}
+
+#[test]
+fn every_answer_is_json_with_its_length() {
+    let server = Setup::local().start();
+    let responses = [
+        server.get("/healthz"),
+        server.get("/readyz"),
+        server.get("/config"),
+        server.post(FREE, MNIST),
+        server.get("/nowhere"),
+        server.get(FREE),
+        server.post(FREE, "x"),
+    ];
+    for response in responses {
+        assert!(response.json().is_object(), "{}", response.text());
+        assert_eq!(
+            response.header("Content-Length").map(|length| length.parse().ok()),
+            Some(Some(response.body.len()))
+        );
+    }
+}
+
+#[test]
+fn healthz_never_calls_kubernetes() {
+    let (api, server) = scripted();
+    let before = api.requests().len();
+    for _ in 0..5 {
+        assert_eq!(server.get("/healthz").status, 200);
+    }
+    assert_eq!(api.requests().len(), before);
+}
+
+#[test]
+fn one_connection_carries_many_requests_of_every_kind() {
+    let server = Setup::local().start();
+    let mut connection = server.connect();
+    for round in 0..20 {
+        assert_eq!(connection.request("GET", "/healthz", None).status, 200, "{round}");
+        assert_eq!(connection.request("POST", FREE, Some(MNIST)).status, 200, "{round}");
+        assert_eq!(connection.request("POST", FREE, Some(b"nonsense")).status, 400, "{round}");
+        assert_eq!(connection.request("GET", "/nowhere", None).status, 404, "{round}");
+        assert_eq!(connection.request("PUT", "/config", Some(b"")).status, 405, "{round}");
+        assert_eq!(connection.request("GET", "/config", None).status, 200, "{round}");
+        assert_eq!(connection.request("GET", "/healthz", Some(b"a body that nobody wants")).status, 200, "{round}");
+    }
+    assert_eq!(server.jobs().len(), 20);
+}
+
+#[test]
+fn http_1_0_and_connection_close_end_the_connection_after_the_answer() {
+    let server = Setup::local().start();
+    for request in ["GET /healthz HTTP/1.0\r\n\r\n", "GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"] {
+        let mut connection = server.connect();
+        connection.send(request.as_bytes());
+        assert_eq!(connection.response(false).unwrap().status, 200);
+        assert!(connection.is_closed_by_peer(), "{request}");
+    }
+}
+
+#[test]
+fn a_large_answer_on_a_kept_connection_does_not_stall() {
+    let (api, server) = scripted();
+    let pods: Vec<Value> =
+        (0..40).map(|n| crate::support::cluster::pod("default", &format!("pod-{n}"), "Running", None)).collect();
+    api.set_pods(pods);
+    let mut connection = server.connect();
+    let start = std::time::Instant::now();
+    for _ in 0..50 {
+        assert_eq!(connection.request("GET", "/config", None).status, 200);
+    }
+    // 45 ms each would be Nagle against delayed acknowledgements; a millisecond or two is the work itself.
+    assert!(start.elapsed().as_millis() < 50 * 30, "{:?} for 50 answers", start.elapsed());
+}
+
+/// `METHOD PATH STATUS MSms ...`
+fn is_access_line(line: &str, method: &str, path: &str, status: u16) -> bool {
+    let mut words = line.split(' ');
+    let head = [words.next(), words.next(), words.next()];
+    let elapsed = words.next().and_then(|word| word.strip_suffix("ms")).unwrap_or_default();
+    head == [Some(method), Some(path), Some(&status.to_string())] && elapsed.parse::<f64>().is_ok()
+}
+
+#[test]
+fn every_request_is_one_line_in_the_log() {
+    let server = Setup::local().start();
+    server.get("/healthz");
+    server.post(FREE, MNIST);
+    server.post(PREMIUM, "nonsense");
+    server.get("/nowhere");
+    server.connect().request("HEAD", "/config", None);
+    for (method, path, status) in [
+        ("GET", "/healthz", 200),
+        ("POST", FREE, 200),
+        ("POST", PREMIUM, 400),
+        ("GET", "/nowhere", 404),
+        ("HEAD", "/config", 200),
+    ] {
+        let what = format!("{method} {path} {status} MSms");
+        server.wait_for_log(&what, |line| is_access_line(line, method, path, status));
+    }
+}
+
+#[test]
+fn a_request_cannot_write_lines_of_its_own_into_the_log() {
+    let server = Setup::local().start();
+    let long = format!("/{}", "long".repeat(1000));
+    let targets: Vec<Vec<u8>> = vec![
+        b"/%0aINJECTED%0d%0a".to_vec(),
+        b"/\x1b[2JINJECTED".to_vec(),
+        b"/\x01\x02\x7fINJECTED".to_vec(),
+        b"/a\tINJECTED".to_vec(),
+        b"/a\rINJECTED".to_vec(),
+        b"/\xff\xfeINJECTED".to_vec(),
+        b"/\"INJECTED\\n'".to_vec(),
+        "/\u{2028}INJECTED\u{85}".into(),
+        long.into_bytes(),
+    ];
+    for target in &targets {
+        let mut connection = server.connect();
+        connection.send(&[b"GET ", target.as_slice(), b" HTTP/1.1\r\nHost: x\r\n\r\n"].concat());
+        // Refused or not found, answered or hung up on: only what the log says of it matters here.
+        if let Ok(response) = connection.response(false) {
+            assert!((400..500).contains(&response.status), "{}", response.status);
+        }
+    }
+    let sentence = server.post(FREE, "{\"dataset\":\"x\\nINJECTED\\u001b\"}").error();
+    assert!(!sentence.contains('\n'));
+    server.get("/the-last-one");
+    server.wait_for_log("of the last request", |line| line.starts_with("GET /the-last-one "));
+    for line in server.stderr().lines() {
+        assert!(!line.starts_with("INJECTED"), "{line}");
+        assert!(!line.contains(|c: char| c.is_control() || c == '\u{2028}'), "{line:?}");
+    }
+}
+
+#[test]
+fn requests_in_parallel_are_each_answered_once_with_jobs_of_their_own() {
+    let server = Setup::local().start();
+    let names: Vec<String> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..32)
+            .map(|_| {
+                scope.spawn(|| {
+                    let response = server.post_job();
+                    assert_eq!(response.status, 200, "{}", response.text());
+                    response.json()["job"].as_str().unwrap().to_owned()
+                })
+            })
+            .collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    let distinct: std::collections::BTreeSet<_> = names.iter().collect();
+    assert_eq!((distinct.len(), server.jobs().len()), (32, 32));
+}

@@ -1,0 +1,212 @@
+//! Plugins that fail, hang or leave children behind.
+
+use super::{SECRET, authorization, check_failure, print, started, with_user};
+use crate::support::api::ApiServer;
+use crate::support::plugin::{Plugin, credential, is_alive};
+use crate::support::server::Setup;
+use crate::support::{eventually, tls};
+use serde_json::{Value, json};
+use std::time::{Duration, Instant};
+
+#[test]
+fn what_is_no_answer_is_an_error_that_shows_none_of_it() {
+    let full = json!({"token": SECRET});
+    let no_kind = json!({"apiVersion": "client.authentication.k8s.io/v1", "status": full});
+    let other_kind = json!({"apiVersion": "client.authentication.k8s.io/v1", "kind": "Other", "status": full});
+    let cases = [
+        ("nothing", "true".to_owned()),
+        ("junk", format!("echo 'junk {SECRET}'")),
+        ("broken JSON", format!("echo '{{\"status\":{{\"token\":\"{SECRET}\"'")),
+        ("another version", format!("echo '{}'", credential("v1beta1", &full))),
+        ("a version that is gone", format!("echo '{}'", credential("v1alpha1", &full))),
+        ("another kind", format!("echo '{other_kind}'")),
+        ("no kind", format!("echo '{no_kind}'")),
+        (
+            "no status",
+            format!("echo '{}'", json!({"apiVersion": "client.authentication.k8s.io/v1", "kind": "ExecCredential"})),
+        ),
+        ("empty status", print(&json!({}))),
+        ("null status", print(&Value::Null)),
+        ("empty token", print(&json!({"token": ""}))),
+        (
+            "certificate alone",
+            print(&json!({"token": SECRET, "clientCertificateData": tls::pem("client-sec1.pem").replace('\n', "\\n")})),
+        ),
+        ("key alone", print(&json!({"clientKeyData": SECRET}))),
+        ("bad certificate", print(&json!({"clientKeyData": SECRET, "clientCertificateData": SECRET}))),
+        ("bad expiry", print(&json!({"token": SECRET, "expirationTimestamp": "soon"}))),
+        (
+            "line break in the token",
+            print(&json!({"token": format!("{SECRET}\nX-Injected: yes")})).replace("\\n", "\\\\n"),
+        ),
+        ("failure with an answer", format!("{}\nexit 3", print(&full))),
+        ("death", "kill -9 $$".to_owned()),
+        ("flood", format!("yes {SECRET} | head -c 50000000")),
+    ];
+    std::thread::scope(|scope| {
+        for (what, body) in &cases {
+            scope.spawn(move || {
+                let (api, server, plugin) = started(body);
+                if *what == "no kind" {
+                    // client-go decodes such an answer by its apiVersion alone or refuses it: either is right.
+                    server.post_job();
+                    return;
+                }
+                check_failure(&api, &server);
+                assert!(plugin.runs() >= 1, "{what}");
+            });
+        }
+    });
+}
+
+#[test]
+fn stderr_of_a_failing_plugin_is_in_the_log_and_its_command_is_named() {
+    let (api, server, _plugin) = started("echo 'Token for profile has expired, run aws sso login' >&2\nexit 255");
+    let response = check_failure(&api, &server);
+    assert_eq!(response.status, 502, "{}", response.text());
+    let log = server.stderr();
+    assert!(log.contains("run aws sso login") && log.contains("plugin"), "{log}");
+}
+
+#[test]
+fn stderr_of_a_plugin_cannot_write_lines_of_its_own() {
+    let (api, server, _plugin) = started("printf 'a\\nINJECTED\\033[2J\\r\\n' >&2\nexit 1");
+    check_failure(&api, &server);
+    for line in server.stderr().lines() {
+        assert!(!line.starts_with("INJECTED") && !line.contains(|c: char| c.is_control()), "{line:?}");
+    }
+}
+
+#[test]
+fn a_missing_plugin_is_named() {
+    let api = ApiServer::start();
+    for command in ["no-such-plugin-at-all", "/no/such/plugin-at-all"] {
+        let user = json!({"exec": {
+            "apiVersion": "client.authentication.k8s.io/v1", "command": command, "interactiveMode": "Never",
+            "installHint": "get it from example.com",
+        }});
+        match with_user(Setup::new(), &api, user).start_or_refusal() {
+            Ok(server) => {
+                let response = check_failure(&api, &server);
+                let all = response.error() + &server.stderr();
+                assert!(all.contains("plugin-at-all"), "{all}");
+            }
+            Err(line) => assert!(line.contains("plugin-at-all"), "{line}"),
+        }
+    }
+}
+
+#[test]
+fn a_hung_plugin_is_killed_with_its_children_and_requests_get_an_error_in_time() {
+    // One child holds stdout, as a credential process behind a wrapper does.
+    let (api, server, plugin) = started("sleep 200 &\necho $! >>\"$HERE/plugin.pids\"\nsleep 201");
+    let start = Instant::now();
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                let response = server.post_job();
+                assert!((502..=504).contains(&response.status), "{} {}", response.status, response.text());
+            });
+        }
+        eventually("the plugin runs", || plugin.runs() >= 2);
+        assert_eq!(server.get("/healthz").status, 200);
+    });
+    assert!(start.elapsed() < Duration::from_secs(30), "{:?}", start.elapsed());
+    eventually("the plugin and its child are gone", || !plugin.pids().into_iter().any(is_alive));
+    assert_eq!(api.requests().len(), 0);
+}
+
+/// A child that the plugin leaves behind, what else it says, and whether that is a success.
+const LEFT_BEHIND: [(&str, &str); 6] = [
+    ("both", "sleep 200 &"),
+    ("stdout", "sleep 200 2>/dev/null &"),
+    ("stderr", "sleep 200 >/dev/null &"),
+    ("both, in a session of its own", "setsid sleep 200 &"),
+    ("stdout, in a session of its own", "setsid sleep 200 2>/dev/null &"),
+    ("stderr, in a session of its own", "setsid sleep 200 >/dev/null &"),
+];
+
+#[test]
+fn a_child_that_outlives_the_plugin_and_holds_its_output_does_not_cost_the_answer() {
+    std::thread::scope(|scope| {
+        for (what, child) in LEFT_BEHIND {
+            scope.spawn(move || {
+                let body = format!("{child}\necho $! >>\"$HERE/plugin.pids\"\n{}", print(&json!({"token": "abc"})));
+                let (api, server, plugin) = started(&body);
+                let start = Instant::now();
+                let response = server.post_job();
+                let elapsed = start.elapsed();
+                let pids = plugin.pids();
+                pids.iter().copied().for_each(end);
+                assert_eq!(response.status, 200, "{what}: {}\n{}", response.text(), server.stderr());
+                assert_eq!(authorization(&api.requests()[0]), Some("Bearer abc"), "{what}");
+                assert!(elapsed < Duration::from_secs(4), "{what}: {elapsed:?}");
+                assert_eq!(pids.len(), 2, "{what}: the plugin was run again");
+            });
+        }
+    });
+}
+
+#[test]
+fn a_failure_is_told_although_a_child_holds_the_output() {
+    std::thread::scope(|scope| {
+        for (what, child) in LEFT_BEHIND {
+            scope.spawn(move || {
+                let body = format!("{child}\necho $! >>\"$HERE/plugin.pids\"\necho 'log in first' >&2\nexit 7");
+                let (api, server, plugin) = started(&body);
+                let response = check_failure(&api, &server);
+                plugin.pids().into_iter().for_each(end);
+                assert_eq!(response.status, 502, "{what}: {}", response.text());
+                assert!(server.stderr().contains("log in first"), "{what}: {}", server.stderr());
+            });
+        }
+    });
+}
+
+/// Ends a stray child that a test started, if it is still there.
+fn end(pid: u32) {
+    let command = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    if is_alive(pid) && command.starts_with("sleep") {
+        let pid = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+        // Gone in between is as well.
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+    }
+}
+
+#[test]
+fn sigterm_ends_a_hanging_plugin_and_its_children() {
+    for waiting in [false, true] {
+        let (api, mut server, plugin) = started("sleep 200 &\necho $! >>\"$HERE/plugin.pids\"\nsleep 201");
+        eventually("the plugin runs", || plugin.runs() >= 2);
+        let mut connection = server.connect();
+        if waiting {
+            connection.send(b"GET /config HTTP/1.1\r\nHost: x\r\n\r\n");
+        }
+        let start = Instant::now();
+        server.signal(rustix::process::Signal::TERM);
+        // Read before the end: the traces go with the server's folder.
+        let pids = plugin.pids();
+        assert_eq!(server.wait().code(), Some(0), "{}", server.stderr());
+        assert!(start.elapsed() < Duration::from_secs(12), "{:?}", start.elapsed());
+        eventually("the plugin and its child are gone", || !pids.iter().copied().any(is_alive));
+        assert_eq!(api.requests().len(), 0);
+    }
+}
+
+#[test]
+fn a_plugin_that_fails_slower_than_the_deadline_is_named_in_the_end() {
+    let api = ApiServer::start();
+    let setup = Setup::new();
+    let plugin = Plugin::write(setup.home(), "plugin", "sleep 1.2\necho 'log in first' >&2\nexit 7");
+    let server = with_user(setup, &api, plugin.user()).args(&["--kube-timeout", "1"]).start();
+    eventually("the first failure", || server.post_job().status == 502);
+    let answers_in_the_next_run = || {
+        let response = server.post_job();
+        assert_eq!(response.status, 502, "{}", response.text());
+        assert!(response.error().contains("credential"), "{}", response.text());
+        plugin.runs() >= 2
+    };
+    eventually("an answer while it runs again", answers_in_the_next_run);
+    assert!(server.stderr().contains("log in first"), "{}", server.stderr());
+    assert_eq!(api.requests().len(), 0);
+}

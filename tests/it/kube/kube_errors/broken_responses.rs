@@ -1,0 +1,167 @@
+//! Truncated, corrupted, oversized and malformed Kubernetes responses.
+
+use super::retries::Cut;
+use super::{check_retry_after, check_sentence, started};
+use crate::support::cluster::pod;
+use crate::support::response::{ApiResponse, Behavior, pod_list, unauthorized, unavailable};
+use serde_json::{Value, json};
+use std::time::{Duration, Instant};
+
+#[test]
+fn headers_without_measure_are_502_at_once() {
+    check_headers(&[17 * 1024]);
+    check_headers(&[180; 100]);
+}
+
+#[test]
+fn headers_without_number_are_502_at_once() {
+    check_headers(&[1; 200]);
+}
+
+/// Answers with headers of these lengths are refused without a second try.
+fn check_headers(lengths: &[usize]) {
+    for status in [200, 201, 403] {
+        let what = format!("{} headers with {status}", lengths.len());
+        let headers = lengths.iter().enumerate();
+        let reply = headers.fold(ApiResponse::json(status, &json!({"kind": "Job"})), |reply, (number, length)| {
+            reply.header(&format!("X-{number}"), &"x".repeat(*length))
+        });
+        let (api, server) = started(15);
+        api.always(reply);
+        let start = Instant::now();
+        for response in [server.post_job(), server.get("/config")] {
+            assert_eq!(response.status, 502, "{what}: {}", response.text());
+            check_sentence(&response);
+        }
+        assert_eq!(server.get("/readyz").status, 503, "{what}");
+        assert!(start.elapsed() < Duration::from_secs(10), "{what} was repeated until the deadline");
+        assert!(api.requests().len() <= 3, "{what}: {} requests", api.requests().len());
+    }
+}
+
+#[test]
+fn json_that_is_not_the_answer_is_an_error_and_never_an_empty_list() {
+    let bodies = [
+        r#"{"kind":"PodList","items":[{"metadata":{"name":"a""#,
+        "",
+        "null",
+        "[]",
+        "7",
+        r#"{"kind":"Status","status":"Failure","message":"no","code":500}"#,
+        r#"{"kind":"PodList","items":{"a":1}}"#,
+        r#"{"kind":"PodList","items":[7]}"#,
+    ];
+    let (api, server) = started(1);
+    for body in bodies {
+        api.always(ApiResponse::new(200, "application/json", body));
+        let response = server.get("/config");
+        assert!((502..=504).contains(&response.status), "{body}: {} {}", response.status, response.text());
+        check_sentence(&response);
+    }
+}
+
+#[test]
+fn a_list_that_breaks_off_is_read_again_or_fails_but_is_never_half() {
+    let pods: Vec<Value> = (0..50).map(|n| pod("default", &format!("pod-{n}"), "Running", None)).collect();
+    let cuts: [(&str, Cut); 11] = [
+        ("nothing", |reply| reply.cut(0)),
+        ("length", |reply| reply.cut(3000)),
+        ("the last byte", |reply| reply.cut_last()),
+        ("chunked", |reply| reply.chunked().cut(3000)),
+        ("the last chunk", |reply| reply.chunked().cut_last()),
+        ("gzip", |reply| reply.gzip().cut(200)),
+        ("gzip in chunks", |reply| reply.gzip().chunked().cut(200)),
+        ("protobuf", |reply| reply.into_protobuf_pods().cut(3000)),
+        ("protobuf, in chunks", |reply| reply.into_protobuf_pods().chunked().cut(3000)),
+        ("protobuf, the last byte", |reply| reply.into_protobuf_pods().cut_last()),
+        ("protobuf in gzip", |reply| reply.into_protobuf_pods().gzip().cut(200)),
+    ];
+    check_read_again(&pods, &cuts);
+}
+
+#[test]
+fn a_list_in_broken_gzip_is_read_again_or_fails_but_is_never_half() {
+    let pods: Vec<Value> = (0..50).map(|n| pod("default", &format!("pod-{n}"), "Running", None)).collect();
+    let breaks: [(&str, Cut); 4] = [
+        ("the head", |reply| reply.gzip().corrupted(0)),
+        ("the table of codes", |reply| reply.gzip().corrupted(12)),
+        ("the checksum", |reply| reply.gzip().corrupted(-5)),
+        ("the checksum, protobuf", |reply| reply.into_protobuf_pods().gzip().corrupted(-5)),
+    ];
+    check_read_again(&pods, &breaks);
+}
+
+#[test]
+fn a_list_in_gzip_of_broken_data_is_read_again_or_fails_but_is_never_half() {
+    // What comes out is not JSON, and only the checksum behind it says that Kubernetes sent something else.
+    let pods: Vec<Value> = (0..50).map(|n| pod("default", &format!("pod-{n}"), "Running", None)).collect();
+    let breaks: [(&str, Cut); 2] = [
+        ("the data", |reply| reply.gzip().corrupted(200)),
+        ("the data, protobuf", |reply| reply.into_protobuf_pods().gzip().corrupted(200)),
+    ];
+    check_read_again(&pods, &breaks);
+}
+
+/// A list that is spoiled once is whole in the end, one that is spoiled each time is 503.
+fn check_read_again(pods: &[Value], spoils: &[(&str, Cut)]) {
+    for (what, spoil) in spoils {
+        let (api, server) = started(1);
+        let complete_response = ApiResponse::json(200, &pod_list(pods, ""));
+        api.queue([spoil(complete_response.clone()).into(), complete_response.clone().into()]);
+        let response = server.get("/config");
+        assert_eq!(response.status, 200, "{what}: {}", response.text());
+        assert_eq!(response.json()["pods"].as_array().unwrap().len(), 50, "{what}");
+        api.always(spoil(complete_response));
+        let response = server.get("/config");
+        assert_eq!(response.status, 503, "{what}: {}", response.text());
+        check_retry_after(&response);
+        check_sentence(&response);
+    }
+}
+
+#[test]
+fn a_list_whose_head_breaks_off_is_read_again_and_503_if_that_lasts() {
+    let (api, server) = started(1);
+    for bytes in [1, 15, 40] {
+        api.queue([Behavior::ApplyThenTruncate(bytes)]);
+        assert_eq!(server.get("/config").status, 200, "{bytes}");
+        api.always(Behavior::ApplyThenTruncate(bytes));
+        let response = server.get("/config");
+        assert_eq!(response.status, 503, "{bytes}: {}", response.text());
+        check_retry_after(&response);
+        check_sentence(&response);
+    }
+}
+
+#[test]
+fn a_page_that_is_lost_in_the_middle_of_a_list_never_makes_half_a_list() {
+    let (api, server) = started(1);
+    let first = pod_list(&[pod("default", "one", "Running", None)], "more");
+    for trouble in
+        [Behavior::Close, Behavior::Reset, unavailable().into(), unauthorized().into(), ApiResponse::html(200).into()]
+    {
+        let (first, trouble) = (first.clone(), trouble.clone());
+        api.script(move |request| match request.query("continue") {
+            None => ApiResponse::json(200, &first).into(),
+            Some(_) => trouble.clone(),
+        });
+        let response = server.get("/config");
+        assert!((502..=504).contains(&response.status), "{} {}", response.status, response.text());
+        check_sentence(&response);
+    }
+}
+
+#[test]
+fn an_answer_without_end_is_an_error_and_no_flood() {
+    let (api, server) = started(5);
+    // 100 MB behind 100 KB of gzip: more than any list of pods that this program is for.
+    let flood = ApiResponse::new(200, "application/json", vec![b' '; 100_000_000]).gzip();
+    api.always(flood);
+    let response = server.get("/config");
+    assert!((502..=504).contains(&response.status), "{} {}", response.status, response.text());
+    let status = std::fs::read_to_string(format!("/proc/{}/status", server.pid())).unwrap();
+    let peak =
+        status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+    assert!(peak.unwrap() < 150_000, "{peak:?} kB");
+    assert_eq!(server.get("/healthz").status, 200);
+}

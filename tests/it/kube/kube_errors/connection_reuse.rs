@@ -1,0 +1,64 @@
+//! Reuse of connections to Kubernetes.
+
+use super::started;
+use crate::support::response::{Behavior, quota_full};
+
+#[test]
+fn requests_in_a_row_share_one_connection() {
+    let (api, server) = started(10);
+    for _ in 0..20 {
+        assert_eq!(server.post_job().status, 200);
+        assert_eq!(server.get("/config").status, 200);
+    }
+    assert_eq!(api.connections(), 1);
+}
+
+#[test]
+fn errors_of_kubernetes_do_not_cost_the_connection() {
+    let (api, server) = started(10);
+    api.always(quota_full());
+    for _ in 0..10 {
+        assert_eq!(server.post_job().status, 429);
+    }
+    assert_eq!(api.connections(), 1);
+}
+
+#[test]
+fn a_burst_reuses_the_connections_of_the_burst_before() {
+    let (api, server) = started(10);
+    let burst = || {
+        std::thread::scope(|scope| {
+            for _ in 0..32 {
+                scope.spawn(|| assert_eq!(server.post_job().status, 200));
+            }
+        });
+    };
+    burst();
+    let after_one = api.connections();
+    for _ in 0..4 {
+        burst();
+    }
+    assert!(after_one <= 33, "{after_one} connections for 32 requests");
+    assert!(api.connections() < 4 * 32, "{} connections: none is used again", api.connections());
+    assert_eq!(api.jobs().len(), 160);
+}
+
+#[test]
+fn a_stale_connection_never_reaches_the_caller() {
+    let (api, server) = started(10);
+    for _ in 0..10 {
+        // Closed right after the answer without saying so, as load balancers do.
+        api.queue([Behavior::ThenClose(Box::new(Behavior::Default))]);
+        assert_eq!(server.post_job().status, 200);
+        assert_eq!(server.get("/config").status, 200);
+        // Closed in the very moment of its next use.
+        api.queue([Behavior::Close]);
+        assert_eq!(server.post_job().status, 200);
+        api.queue([Behavior::Close]);
+        assert_eq!(server.get("/config").status, 200);
+        // Closed while idle.
+        api.close_connections();
+        assert_eq!(server.post_job().status, 200);
+    }
+    assert_eq!(api.jobs().len(), 30);
+}

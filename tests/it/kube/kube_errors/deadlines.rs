@@ -1,0 +1,223 @@
+//! Retry-After, deadlines and outages.
+
+use super::{check_retry_after, check_sentence, creates, started};
+use crate::support::api::{ApiServer, Listen};
+use crate::support::http::Response;
+use crate::support::response::{Accept, ApiResponse, Behavior, Latch, internal_error, too_many_requests, unavailable};
+use crate::support::server::{Server, Setup};
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+#[test]
+fn a_kubernetes_that_takes_most_of_the_deadline_is_asked_once() {
+    let (api, server) = started(2);
+    let slow = || Behavior::Delayed(Duration::from_millis(1200), Box::new(Behavior::Default));
+    api.script(move |_| slow());
+    for made in 1..=2 {
+        let response = server.post_job();
+        assert_eq!(response.status, 200, "{}", response.text());
+        assert_eq!((creates(&api).len(), api.jobs().len()), (made, made));
+    }
+}
+
+#[test]
+fn what_waited_too_long_for_its_turn_is_503_and_makes_no_job() {
+    let (api, server) = started(1);
+    api.script(move |_| Behavior::Delayed(Duration::from_millis(800), Box::new(Behavior::Default)));
+    let start = Instant::now();
+    let responses: Vec<Response> = std::thread::scope(|scope| {
+        let posts: Vec<_> = (0..100).map(|_| scope.spawn(|| server.post_job())).collect();
+        posts.into_iter().map(|post| post.join().unwrap()).collect()
+    });
+    assert!(start.elapsed() < Duration::from_millis(3500), "{:?}", start.elapsed());
+    let of = |status: u16| responses.iter().filter(move |response| response.status == status);
+    // On a busy machine Kubernetes' 0.8 s may become more than the deadline of 1 s.
+    let (done, late, turned_away) = (of(200).count(), of(504).count(), of(503).count());
+    assert_eq!(done + late + turned_away, 100);
+    assert!(turned_away > 0 && done > 0, "{done} done, {late} late, {turned_away} turned away");
+    of(503).for_each(check_retry_after);
+    assert_eq!(creates(&api).len(), done + late, "a request that was turned away reached Kubernetes");
+    crate::support::eventually("every create is a Job", || api.jobs().len() == done + late);
+    let names: BTreeSet<String> = api.jobs().iter().map(|job| job["metadata"]["name"].to_string()).collect();
+    assert_eq!(names.len(), done + late);
+    assert!(of(200).all(|response| names.contains(&response.json()["job"].to_string())));
+}
+
+#[test]
+fn lasting_overload_is_503_with_retry_after_within_the_deadline() {
+    for reply in [unavailable(), too_many_requests(1), internal_error()] {
+        let (api, server) = started(1);
+        api.always(reply);
+        let start = Instant::now();
+        let response = server.post_job();
+        assert_eq!(response.status, 503, "{}", response.text());
+        check_retry_after(&response);
+        check_sentence(&response);
+        assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
+        // Retried, but not in a busy loop.
+        assert!((1..=20).contains(&creates(&api).len()), "{} creates", creates(&api).len());
+    }
+}
+
+#[test]
+fn retry_after_of_kubernetes_is_honoured_where_the_deadline_allows_it() {
+    for reply in [too_many_requests(1), unavailable().header("Retry-After", "1")] {
+        let (api, server) = started(10);
+        api.queue([reply.into()]);
+        assert_eq!(server.post_job().status, 200);
+        let creates = creates(&api);
+        assert_eq!(creates.len(), 2);
+        let pause = creates[1].at - creates[0].at;
+        assert!(pause >= Duration::from_millis(950) && pause < Duration::from_secs(6), "{pause:?}");
+    }
+}
+
+#[test]
+fn a_strange_retry_after_of_kubernetes_is_survived() {
+    let values =
+        ["18446744073709551615", "99999999999999999999999", "-1", "", "soon", "1.5", "Wed, 21 Oct 2065 07:28:00 GMT"];
+    let (api, server) = started(1);
+    for value in values {
+        api.always(ApiResponse::failure(429, "TooManyRequests", "later").header("Retry-After", value));
+        let response = server.post_job();
+        assert_eq!(response.status, 503, "{value:?}: {}", response.text());
+        check_retry_after(&response);
+    }
+}
+
+#[test]
+fn a_retry_after_beyond_the_deadline_is_an_answer_in_time() {
+    let (api, server) = started(2);
+    api.always(too_many_requests(3600));
+    let start = Instant::now();
+    let response = server.post_job();
+    assert_eq!(response.status, 503, "{}", response.text());
+    check_retry_after(&response);
+    assert!(start.elapsed() < Duration::from_secs(4), "{:?}", start.elapsed());
+}
+
+#[test]
+fn a_kubernetes_that_never_answers_is_504_at_the_deadline() {
+    let (api, server) = started(1);
+    api.always(Behavior::Hang);
+    check_deadline(&server, 504);
+}
+
+#[test]
+fn a_kubernetes_that_accepts_and_never_speaks_tls_is_504_at_the_deadline() {
+    let (api, server) = started(1);
+    api.on_accept([Accept::Hang; 100]);
+    check_deadline(&server, 504);
+}
+
+/// One request to the program.
+type Operation = fn(&Server) -> Response;
+
+/// Every operation ends, with this status, about a second after its start.
+fn check_deadline(server: &Server, status: u16) {
+    let operations: [(&str, Operation, u16); 3] = [
+        ("POST", Server::post_job, status),
+        ("/config", |s| s.get("/config"), status),
+        ("/readyz", |s| s.get("/readyz"), 503),
+    ];
+    for (what, ask, status) in operations {
+        let start = Instant::now();
+        let response = ask(server);
+        let elapsed = start.elapsed();
+        assert_eq!(response.status, status, "{what}: {}", response.text());
+        check_sentence(&response);
+        assert!(elapsed > Duration::from_millis(900) && elapsed < Duration::from_secs(3), "{what}: {elapsed:?}");
+    }
+}
+
+#[test]
+fn an_answer_that_drips_ends_at_the_deadline_too() {
+    // A read timeout alone would start anew with every byte.
+    let (api, server) = started(1);
+    api.always(Behavior::Drip);
+    check_deadline(&server, 504);
+    api.always(Behavior::Default);
+    assert_eq!(server.get("/config").status, 200);
+}
+
+#[test]
+fn an_outage_is_503_and_ends_without_a_restart() {
+    // An address that no other test binds on, so that nobody takes the port in between.
+    let mut api = ApiServer::listen(&Listen { ip: "127.0.0.2", ..Listen::default() });
+    let server = Setup::for_api(&api).args(&["--kube-timeout", "1"]).start();
+    assert_eq!(server.post_job().status, 200);
+    for _ in 0..2 {
+        api.close_port();
+        let response = server.post_job();
+        assert_eq!(response.status, 503, "{}", response.text());
+        check_retry_after(&response);
+        check_sentence(&response);
+        assert_eq!(server.get("/config").status, 503);
+        assert_eq!(server.get("/readyz").status, 503);
+        assert_eq!(server.get("/healthz").status, 200);
+        api.reopen_port();
+        assert_eq!(server.get("/readyz").status, 200);
+        assert_eq!(server.post_job().status, 200);
+        assert_eq!(server.get("/config").status, 200);
+    }
+    assert_eq!(api.jobs().len(), 3);
+}
+
+#[test]
+fn a_kubernetes_that_comes_up_within_the_deadline_is_waited_for() {
+    let mut api = ApiServer::listen(&Listen { ip: "127.0.0.2", ..Listen::default() });
+    let server = Setup::for_api(&api).args(&["--kube-timeout", "15"]).start();
+    api.close_port();
+    std::thread::scope(|scope| {
+        let response = scope.spawn(|| server.post_job());
+        // The first refused try is not to be seen from outside; the port opens while the request is under way.
+        std::thread::park_timeout(Duration::from_millis(300));
+        api.reopen_port();
+        let response = response.join().unwrap();
+        assert_eq!(response.status, 200, "{}", response.text());
+    });
+    assert_eq!(api.jobs().len(), 1);
+}
+
+#[test]
+fn it_starts_while_kubernetes_is_down() {
+    let mut api = ApiServer::listen(&Listen { ip: "127.0.0.2", ..Listen::default() });
+    api.close_port();
+    let server = Setup::for_api(&api).args(&["--kube-timeout", "1"]).start();
+    assert_eq!(server.get("/healthz").status, 200);
+    assert_eq!(server.get("/readyz").status, 503);
+    api.reopen_port();
+    assert_eq!(server.get("/readyz").status, 200);
+}
+
+#[test]
+fn a_host_name_that_does_not_resolve_is_503() {
+    let setup =
+        Setup::new().kubeconfig(crate::support::kubeconfig::Kubeconfig::new("https://nowhere.invalid:6443").yaml());
+    let server = setup.args(&["--kube-timeout", "1"]).start();
+    let response = server.post_job();
+    assert!([503, 504].contains(&response.status), "{} {}", response.status, response.text());
+    check_sentence(&response);
+}
+
+#[test]
+fn a_hanging_kubernetes_never_keeps_healthz_waiting() {
+    let (api, server) = started(10);
+    let latch = Latch::default();
+    let held = latch.clone();
+    api.script(move |_| Behavior::After(held.clone(), Box::new(Behavior::Default)));
+    std::thread::scope(|scope| {
+        let posts: Vec<_> = (0..64).map(|_| scope.spawn(|| server.post_job().status)).collect();
+        api.wait_for_requests(1);
+        for _ in 0..10 {
+            let start = Instant::now();
+            assert_eq!(server.get("/healthz").status, 200);
+            assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+        }
+        latch.open();
+        let responses: Vec<u16> = posts.into_iter().map(|post| post.join().unwrap()).collect();
+        let done = responses.iter().filter(|status| **status == 200).count();
+        assert!(responses.iter().all(|status| [200, 503].contains(status)), "{responses:?}");
+        assert_eq!(api.jobs().len(), done);
+    });
+}

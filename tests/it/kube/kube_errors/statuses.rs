@@ -1,0 +1,176 @@
+//! The HTTP status and sentence for each Kubernetes error.
+
+use super::{check_retry_after, check_sentence, creates, started};
+use crate::support::api::ApiServer;
+use crate::support::kubeconfig::TOKEN;
+use crate::support::response::{ApiResponse, Behavior, no_permission, quota_full, unauthorized, unavailable};
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+#[test]
+fn refusals_of_kubernetes_become_the_promised_status_at_once() {
+    let namespace_missing = || ApiResponse::failure(404, "NotFound", "namespaces \"free-service\" not found");
+    let invalid = || ApiResponse::failure(422, "Invalid", "Job.batch \"x\" is invalid: spec.template: Required value");
+    let forbidden = |why: &str| ApiResponse::failure(403, "Forbidden", &format!("jobs.batch is forbidden: {why}"));
+    let misleading = || forbidden("User \"quota\" cannot create resource \"jobs\" in API group \"batch\"");
+    let must_specify = || forbidden("failed quota: free: must specify limits.cpu");
+    let cases = [
+        ("quota", quota_full(), 429),
+        ("RBAC", no_permission(), 502),
+        ("RBAC for one of a misleading name", misleading(), 502),
+        ("a quota that wants more said", must_specify(), 502),
+        ("credentials", unauthorized(), 502),
+        ("namespace", namespace_missing(), 502),
+        ("invalid", invalid(), 502),
+        ("bad request", ApiResponse::failure(400, "BadRequest", "cannot be handled as a Job"), 502),
+        ("method", ApiResponse::failure(405, "MethodNotAllowed", "not here"), 502),
+    ];
+    for (what, reply, status) in cases {
+        let (api, server) = started(10);
+        api.always(reply);
+        let start = Instant::now();
+        let response = server.post_job();
+        assert_eq!(response.status, status, "{what}: {}", response.text());
+        check_sentence(&response);
+        assert!(start.elapsed() < Duration::from_secs(5), "{what} was repeated until the deadline");
+        assert!(creates(&api).len() <= 2, "{what}: {} creates", creates(&api).len());
+        if status == 429 {
+            check_retry_after(&response);
+        }
+    }
+}
+
+#[test]
+fn a_refusal_that_is_not_of_rbac_does_not_send_people_to_rbac() {
+    check_not_rbac(&[
+        "jobs.batch \"x\" is forbidden: unable to create new content in namespace free-service because it is being \
+         terminated",
+        "admission webhook \"policy.example.com\" denied the request: no owner label",
+        "jobs.batch \"x\" is forbidden: failed quota: free: must specify limits.cpu",
+    ]);
+}
+
+#[test]
+fn an_admission_that_says_cannot_does_not_send_people_to_rbac() {
+    check_not_rbac(&[
+        "admission webhook \"policy.example.com\" denied the request: the container cannot run without a limit",
+        "jobs.batch \"x\" is forbidden: ValidatingAdmissionPolicy 'p' with binding 'b' denied request: a Job cannot \
+         create pods of this image",
+    ]);
+}
+
+/// Such a 403 is 502 at once, the sentence leaves RBAC alone, and the log has the message.
+fn check_not_rbac(messages: &[&str]) {
+    let (api, server) = started(10);
+    for message in messages {
+        api.always(ApiResponse::failure(403, "Forbidden", message));
+        let start = Instant::now();
+        let response = server.post_job();
+        assert_eq!(response.status, 502, "{message}: {}", response.text());
+        let sentence = check_sentence(&response).to_lowercase();
+        assert!(!sentence.contains("permission") && !sentence.contains("rbac"), "{sentence:?} for {message:?}");
+        assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+        server.wait_for_log(message, |line| line.replace('\\', "").contains(message));
+    }
+}
+
+#[test]
+fn the_sentence_names_what_to_fix_and_the_log_what_kubernetes_said() {
+    let (api, server) = started(5);
+    let namespace_missing = ApiResponse::failure(404, "NotFound", "namespaces \"free-service\" not found");
+    for (reply, nouns, message) in [
+        (namespace_missing, &["free-service"][..], "namespaces \"free-service\" not found"),
+        (no_permission(), &["permission", "rbac", "allow"][..], "User \"nobody\" cannot create resource"),
+        (unauthorized(), &["credential", "token", "kubeconfig"][..], "Unauthorized"),
+        (quota_full(), &["quota", "queue"][..], "exceeded quota: jobs"),
+    ] {
+        api.always(reply);
+        let sentence = check_sentence(&server.post_job()).to_lowercase();
+        assert!(nouns.iter().any(|noun| sentence.contains(noun)), "none of {nouns:?} in {sentence:?}");
+        let unescaped = |line: &str| line.replace('\\', "");
+        server.wait_for_log(message, |line| unescaped(line).contains(message));
+    }
+}
+
+#[test]
+fn config_and_readyz_say_why_kubernetes_refused() {
+    let (api, server) = started(1);
+    for (reply, config) in [(unauthorized(), 502), (no_permission(), 502), (unavailable(), 503)] {
+        api.always(reply);
+        let response = server.get("/config");
+        assert_eq!(response.status, config, "{}", response.text());
+        check_sentence(&response);
+        let ready = server.get("/readyz");
+        assert_eq!(ready.status, 503, "{}", ready.text());
+        check_sentence(&ready);
+        assert_eq!(server.get("/healthz").status, 200);
+    }
+    api.always(Behavior::Default);
+    assert_eq!(server.get("/readyz").status, 200);
+    assert_eq!(server.get("/config").status, 200);
+}
+
+#[test]
+fn callers_get_one_stable_sentence_whatever_kubernetes_says_in_particular() {
+    let (api, server) = started(5);
+    let sentences: BTreeSet<String> = ["jane", "joe"]
+        .iter()
+        .map(|user| {
+            api.always(ApiResponse::failure(
+                403,
+                "Forbidden",
+                &format!("User \"{user}\" cannot create resource \"jobs\""),
+            ));
+            check_sentence(&server.post_job())
+        })
+        .collect();
+    assert_eq!(sentences.len(), 1, "{sentences:?}");
+}
+
+#[test]
+fn redirects_are_not_followed() {
+    for status in [301, 302, 307, 308] {
+        let (api, server) = started(1);
+        let elsewhere = ApiServer::start();
+        let location = format!("{}/apis/batch/v1/namespaces/default/jobs", elsewhere.url());
+        api.script(move |request| {
+            if request.path().starts_with("/moved") {
+                return Behavior::Default;
+            }
+            let target = if request.method == "GET" { "/moved/api/v1/pods" } else { location.as_str() };
+            ApiResponse::new(status, "text/plain", "moved").header("Location", target).into()
+        });
+        for response in [server.post_job(), server.get("/config")] {
+            assert!((502..=504).contains(&response.status), "{status}: {} {}", response.status, response.text());
+            check_sentence(&response);
+        }
+        assert_eq!(elsewhere.connections(), 0, "{status}");
+        assert!(!api.requests().iter().any(|request| request.path().starts_with("/moved")), "{status}");
+    }
+}
+
+#[test]
+fn what_kubernetes_says_cannot_write_lines_into_the_log() {
+    let (api, server) = started(2);
+    api.always(ApiResponse::failure(403, "Forbidden", "no\nINJECTED 1\r\n\u{1b}[2JINJECTED 2"));
+    check_sentence(&server.post_job());
+    server.wait_for_log("of the request", |line| line.starts_with("POST "));
+    for line in server.stderr().lines() {
+        assert!(!line.starts_with("INJECTED") && !line.contains(|c: char| c.is_control()), "{line:?}");
+    }
+}
+
+#[test]
+fn the_token_is_in_no_answer_and_in_no_log_line() {
+    let (api, server) = started(1);
+    for reply in
+        [unauthorized(), no_permission(), ApiResponse::html(200), ApiResponse::failure(400, "BadRequest", "what?")]
+    {
+        api.always(reply);
+        check_sentence(&server.post_job());
+        check_sentence(&server.get("/config"));
+        check_sentence(&server.get("/readyz"));
+    }
+    assert_eq!(api.requests()[0].header("Authorization"), Some(format!("Bearer {TOKEN}").as_str()));
+    assert!(!server.stderr().contains(TOKEN), "{}", server.stderr());
+}

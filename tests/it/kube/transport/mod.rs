@@ -1,0 +1,46 @@
+//! The way to the API server: names and certificates, addresses, proxies.
+
+mod proxy;
+mod server_address;
+
+use crate::support::api::{ApiServer, Listen, Request};
+use crate::support::http::Response;
+use crate::support::kubeconfig::Kubeconfig;
+use crate::support::server::{Server, Setup};
+use serde_json::Value;
+
+/// A kubeconfig for `api` with these fields of its cluster.
+fn with(api: &ApiServer, cluster: Value) -> Setup {
+    Setup::new().kubeconfig(Kubeconfig::new(&api.url()).cluster(cluster).yaml()).args(&["--kube-timeout", "2"])
+}
+
+/// The request that a POST to the program causes at the API server.
+fn seen(setup: Setup, api: &ApiServer) -> Request {
+    let server = setup.start();
+    let response = server.post_job();
+    assert_eq!(response.status, 200, "{}\n{}", response.text(), server.stderr());
+    api.requests().pop().unwrap()
+}
+
+/// One request to the program.
+type Operation = fn(&Server) -> Response;
+
+const OPERATIONS: [(&str, Operation); 3] = [
+    ("POST", Server::post_job),
+    ("/config", |server| server.get("/config")),
+    ("/readyz", |server| server.get("/readyz")),
+];
+
+/// Starts, and then cannot reach Kubernetes: the status and the log of a POST.
+fn failing(setup: Setup, api: &ApiServer) -> (u16, String) {
+    let server = setup.start();
+    let response = server.post_job();
+    response.error();
+    assert_eq!(api.requests().len(), 0);
+    server.wait_for_log("of the POST", |line| line.starts_with("POST "));
+    (response.status, server.stderr())
+}
+
+fn named(identity: &str) -> ApiServer {
+    ApiServer::listen(&Listen { identity: Some(identity), ..Listen::default() })
+}

@@ -1,0 +1,213 @@
+//! The queue of the free tier: who is touched when there is room, what GET /queue shows, and what becomes of both when the
+//! watch of Kubernetes does not go as it should.
+
+mod requeue;
+mod watch;
+
+use crate::support::api::{ApiServer, Request};
+use crate::support::eventually;
+use crate::support::kubeconfig::TOKEN;
+use crate::support::response::{ApiResponse, Behavior, Stream, unauthorized};
+use crate::support::server::{Server, Setup};
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Instant;
+
+const JOBS: &str = "/apis/batch/v1/namespaces/free-service/jobs";
+const QUOTAS: &str = "/api/v1/namespaces/free-service/resourcequotas";
+
+/// What a Job asks for; the quota is of 2 CPU.
+const FULL: &str = "900m";
+
+/// A Job that finds room where no other does.
+const SMALL: &str = "100m";
+
+/// A Kubernetes whose free tier does what the test says.
+struct Tier {
+    api: ApiServer,
+    world: Arc<Mutex<World>>,
+}
+
+#[derive(Default)]
+struct World {
+    jobs: BTreeMap<String, Value>,
+    used: u32,
+    version: u64,
+    token: String,
+    /// What was told: the path, the version, and the line.
+    log: Vec<(&'static str, u64, String)>,
+    /// The open watches, by path.
+    watches: BTreeMap<String, Stream>,
+    /// What comes in place of the next answers, by method and path.
+    instead: BTreeMap<String, VecDeque<Behavior>>,
+    /// The Jobs that were touched, what of the quota was used by then, and when.
+    touches: Vec<(String, u32, Instant)>,
+}
+
+impl World {
+    fn response(&mut self, request: &Request) -> Behavior {
+        if request.header("Authorization") != Some(&format!("Bearer {}", self.token)) {
+            return unauthorized().into();
+        }
+        let path = request.path().to_owned();
+        let kind = if request.query("watch").is_some() { "WATCH" } else { &request.method };
+        let instead = self.instead.get_mut(&format!("{kind} {path}")).and_then(VecDeque::pop_front);
+        match (kind, path.as_str()) {
+            ("PATCH", _) => {
+                self.touch(request);
+                instead.unwrap_or_else(|| ApiResponse::json(200, &json!({"kind": "Job"})).into())
+            }
+            ("WATCH", JOBS | QUOTAS) => instead.unwrap_or_else(|| {
+                let (stream, from) = (Stream::default(), request.query("resourceVersion").unwrap().parse().unwrap());
+                let since = self.log.iter().filter(|(of, version, _)| *of == path && *version > from);
+                since.for_each(|(.., line)| stream.send(line.as_bytes()));
+                self.watches.insert(path, stream.clone());
+                Behavior::Stream(stream)
+            }),
+            ("GET", JOBS) => instead.unwrap_or_else(|| self.list("JobList", &self.jobs.values().collect::<Vec<_>>())),
+            ("GET", QUOTAS) => instead.unwrap_or_else(|| self.list("ResourceQuotaList", &[&self.quota()])),
+            _ => Behavior::Default,
+        }
+    }
+
+    fn list(&self, kind: &str, items: &[&Value]) -> Behavior {
+        let metadata = json!({"resourceVersion": self.version.to_string()});
+        ApiResponse::json(200, &json!({"kind": kind, "metadata": metadata, "items": items})).into()
+    }
+
+    fn touch(&mut self, request: &Request) {
+        assert_eq!(request.header("Content-Type"), Some("application/merge-patch+json"));
+        let name = request.path().strip_prefix(&format!("{JOBS}/")).unwrap().to_owned();
+        let metadata = &request.json()["metadata"];
+        assert_eq!(metadata["resourceVersion"], self.jobs[&name]["metadata"]["resourceVersion"], "its last version");
+        assert!(
+            metadata["annotations"]["img-classification/requeued-at"].as_str().unwrap().ends_with('Z'),
+            "{metadata}"
+        );
+        self.touches.push((name, self.used, request.at));
+    }
+
+    fn quota(&self) -> Value {
+        let (hard, used) = (json!({"requests.cpu": "2"}), json!({"requests.cpu": format!("{}m", self.used)}));
+        let metadata = json!({"name": "free-cpu", "resourceVersion": self.version.to_string()});
+        json!({"metadata": metadata, "spec": {"hard": hard}, "status": {"hard": hard, "used": used}})
+    }
+
+    fn tell(&mut self, path: &'static str, kind: &str, object: &Value) {
+        // Kubernetes writes the type first.
+        let line = format!("{{\"type\":\"{kind}\",\"object\":{object}}}\n");
+        self.watches.get(path).into_iter().for_each(|watch| watch.send(line.as_bytes()));
+        self.log.push((path, self.version, line));
+    }
+}
+
+/// A Job of that second, which asks for so much CPU.
+fn job(name: &str, second: u32, cpu: &str, status: &Value, version: u64) -> Value {
+    json!({
+        "kind": "Job", "apiVersion": "batch/v1",
+        "metadata": {"name": name, "namespace": "free-service", "resourceVersion": version.to_string(),
+                     "creationTimestamp": format!("2026-01-01T00:00:{second:02}Z"), "labels": {"a": "b"}},
+        "spec": {"template": {"spec": {"containers": [{"name": "c", "resources": {"requests": {"cpu": cpu}}}]}}},
+        "status": status,
+    })
+}
+
+impl Tier {
+    /// Two classifiers run in it.
+    fn full() -> Tier {
+        let world = World { used: 1800, version: 100, token: TOKEN.to_owned(), ..World::default() };
+        let (api, world) = (ApiServer::start(), Arc::new(Mutex::new(world)));
+        let responses = Arc::clone(&world);
+        api.script(move |request| responses.lock().unwrap().response(request));
+        Tier { api, world }
+    }
+
+    fn world(&self) -> MutexGuard<'_, World> {
+        self.world.lock().unwrap()
+    }
+
+    /// The next answer to this method (or WATCH) at this path is another one.
+    fn instead(&self, what: &str, path: &str, response: impl Into<Behavior>) {
+        self.world().instead.entry(format!("{what} {path}")).or_default().push_back(response.into());
+    }
+
+    /// A server that watches it.
+    fn serve(&self) -> Server {
+        Setup::for_api(&self.api).env("NO_REQUEUE", "").start()
+    }
+
+    /// A server that has begun to watch it.
+    fn watched(&self) -> Server {
+        let server = self.serve();
+        eventually("two watches", || self.world().watches.len() == 2);
+        server
+    }
+
+    fn put(&self, name: &str, second: u32, cpu: &str, status: &Value) {
+        let mut world = self.world();
+        world.version += 1;
+        let job = job(name, second, cpu, status, world.version);
+        let kind = if world.jobs.insert(name.to_owned(), job.clone()).is_some() { "MODIFIED" } else { "ADDED" };
+        world.tell(JOBS, kind, &job);
+    }
+
+    fn waits(&self, name: &str, second: u32, cpu: &str) {
+        self.put(name, second, cpu, &json!({"startTime": "2026-01-01T00:01:00Z"}));
+    }
+
+    fn runs(&self, name: &str, second: u32) {
+        self.put(name, second, FULL, &json!({"active": 1, "startTime": "2026-01-01T00:01:00Z"}));
+    }
+
+    /// So much of the quota is used.
+    fn used(&self, milli: u32) {
+        let mut world = self.world();
+        world.version += 1;
+        world.used = milli;
+        let quota = world.quota();
+        world.tell(QUOTAS, "MODIFIED", &quota);
+    }
+
+    fn touched(&self) -> Vec<String> {
+        self.world().touches.iter().map(|(name, ..)| name.clone()).collect()
+    }
+
+    fn until_touched(&self, names: &[&str]) {
+        eventually(&format!("touches of {names:?}"), || self.touched().len() >= names.len());
+        assert_eq!(self.touched(), names);
+    }
+
+    /// The requests of a kind, LIST or WATCH.
+    fn requests(&self, path: &str, is_watch: bool) -> Vec<Request> {
+        let wanted = |request: &Request| {
+            request.method == "GET" && request.path() == path && request.query("watch").is_some() == is_watch
+        };
+        self.api.requests().into_iter().filter(wanted).collect()
+    }
+
+    fn until_requests(&self, path: &str, is_watch: bool, count: usize) -> Vec<Request> {
+        eventually("another request", || self.requests(path, is_watch).len() >= count);
+        self.requests(path, is_watch)
+    }
+
+    /// The watch of the Jobs that is open now.
+    fn stream(&self) -> Stream {
+        self.world().watches[JOBS].clone()
+    }
+}
+
+fn names(queue: &Value, key: &str) -> Vec<String> {
+    queue[key].as_array().unwrap().iter().map(|job| job["job"].as_str().unwrap().to_owned()).collect()
+}
+
+fn until_waiting(server: &Server, names_wanted: &[&str]) {
+    eventually(&format!("{names_wanted:?} waiting"), || {
+        let response = server.get("/queue");
+        response.status == 200 && names(&response.json(), "waiting") == names_wanted
+    });
+}
+
+fn warnings(server: &Server, of: &str) -> usize {
+    server.stderr().lines().filter(|line| line.starts_with("warning: ") && line.contains(of)).count()
+}

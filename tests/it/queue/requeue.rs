@@ -1,0 +1,139 @@
+//! Requeueing of the oldest waiting Job, and GET /queue.
+
+use super::{FULL, JOBS, SMALL, Tier, names, until_waiting, warnings};
+use crate::support::eventually;
+use crate::support::response::{ApiResponse, Behavior, Latch};
+use crate::support::server::Setup;
+use serde_json::json;
+use std::time::{Duration, Instant};
+
+#[test]
+fn the_oldest_is_touched_when_there_is_room_and_nobody_when_there_is_none() {
+    let tier = Tier::full();
+    for (name, second) in [("younger", 2), ("oldest", 1), ("youngest", 3)] {
+        tier.waits(name, second, FULL);
+    }
+    let _server = tier.watched();
+    // The only one for which there is room: by now those before it had been looked at.
+    tier.waits("small", 9, SMALL);
+    tier.until_touched(&["small"]);
+    tier.put("small", 9, SMALL, &json!({"succeeded": 1}));
+
+    let freed = Instant::now();
+    tier.used(900);
+    tier.until_touched(&["small", "oldest"]);
+    assert!(freed.elapsed() < Duration::from_secs(2), "{:?}", freed.elapsed());
+    tier.runs("oldest", 1);
+    tier.used(1800);
+    tier.waits("small-again", 9, SMALL);
+    tier.until_touched(&["small", "oldest", "small-again"]);
+    tier.put("small-again", 9, SMALL, &json!({"succeeded": 1}));
+
+    tier.used(0);
+    tier.until_touched(&["small", "oldest", "small-again", "younger", "youngest"]);
+    let world = tier.world();
+    let had_room =
+        |(name, used, _): &(String, u32, Instant)| used + if name.starts_with("small") { 100 } else { 900 } <= 2000;
+    assert!(world.touches.iter().all(had_room), "{:?}", world.touches);
+}
+
+#[test]
+fn one_free_slot_is_one_touch_and_a_job_that_does_not_start_makes_way() {
+    let tier = Tier::full();
+    tier.waits("stuck", 1, FULL);
+    tier.waits("next", 2, FULL);
+    let _server = tier.watched();
+    tier.used(900);
+    tier.until_touched(&["stuck", "next"]);
+    let world = tier.world();
+    assert!(world.touches[1].2 - world.touches[0].2 >= Duration::from_millis(4900), "{:?}", world.touches);
+}
+
+#[test]
+fn a_job_that_has_just_changed_is_tried_again_and_not_at_once() {
+    let tier = Tier::full();
+    tier.waits("a", 1, FULL);
+    tier.instead("PATCH", &format!("{JOBS}/a"), ApiResponse::failure(409, "Conflict", "the object has been modified"));
+    tier.instead("PATCH", &format!("{JOBS}/a"), ApiResponse::failure(409, "Conflict", "the object has been modified"));
+    let server = tier.watched();
+    tier.used(0);
+    tier.until_touched(&["a", "a", "a"]);
+    let times: Vec<Instant> = tier.world().touches.iter().map(|(_, _, at)| *at).collect();
+    assert!(times.windows(2).all(|pair| pair[1] - pair[0] >= Duration::from_millis(900)), "{times:?}");
+    assert_eq!(warnings(&server, ""), 0, "{}", server.stderr());
+}
+
+#[test]
+fn the_queue_is_shown_in_order_from_what_was_watched() {
+    let tier = Tier::full();
+    let latch = Latch::default();
+    tier.runs("first", 1);
+    tier.put("over", 1, FULL, &json!({"succeeded": 1}));
+    tier.waits("b", 4, FULL);
+    tier.waits("a", 5, FULL);
+    let list = ApiResponse::json(
+        200,
+        &json!({"kind": "JobList", "metadata": {"resourceVersion": "1", "continue": "x"}, "items": null}),
+    );
+    tier.instead("GET", JOBS, Behavior::After(latch.clone(), Box::new(list.into())));
+    let server = tier.serve();
+    tier.until_requests(JOBS, false, 1);
+    let response = server.get("/queue");
+    assert_eq!((response.status, response.header("Retry-After")), (503, Some("5")), "{}", response.text());
+    assert!(response.error().contains("not known yet"), "{}", response.text());
+    latch.open();
+    until_waiting(&server, &["b", "a"]);
+    assert_eq!(tier.requests(JOBS, false)[1].query("continue"), Some("x"), "the second page");
+    let response = server.get("/queue?x=y");
+    let expected = r#"{"running":[{"job":"first","since":"2026-01-01T00:01:00Z"}],"waiting":[{"job":"b","position":1,"since":"2026-01-01T00:00:04Z"},{"job":"a","position":2,"since":"2026-01-01T00:00:05Z"}]}"#;
+    assert_eq!(response.text(), expected);
+    let head = server.connect().request("HEAD", "/queue", None);
+    assert_eq!((head.status, head.header("Content-Length")), (200, Some(expected.len().to_string().as_str())));
+    let post = server.post("/queue", "{}");
+    assert_eq!((post.status, post.header("Allow")), (405, Some("GET, HEAD")));
+
+    let asked = tier.api.requests().len();
+    tier.runs("b", 4);
+    until_waiting(&server, &["a"]);
+    let queue = server.get("/queue").json();
+    assert_eq!(names(&queue, "running"), ["first", "b"]);
+    assert!(queue["running"][1]["since"].as_str().unwrap() > "2026-01-02", "it began when that was told: {queue}");
+    assert_eq!(tier.api.requests().len(), asked, "GET /queue asks nobody");
+}
+
+#[test]
+fn without_requeueing_nothing_is_watched_and_queue_is_not_found() {
+    let tier = Tier::full();
+    let server = Setup::for_api(&tier.api).env("NO_REQUEUE", "").args(&["--no-requeue"]).start();
+    let response = server.get("/queue");
+    assert!(
+        response.status == 404 && response.error().contains("--no-requeue"),
+        "{} {}",
+        response.status,
+        response.text()
+    );
+    assert_eq!(server.get("/readyz").status, 200);
+    assert!(tier.api.requests().iter().all(|request| request.path() == "/api/v1/pods"), "{:?}", tier.api.requests());
+    assert!(server.stderr().lines().any(|line| line == "requeue: off"), "{}", server.stderr());
+}
+
+#[test]
+fn in_the_embedded_cluster_the_queue_moves_in_order_and_at_once() {
+    let server = Setup::local().env("NO_REQUEUE", "").args(&["--local-job-seconds", "1"]).start();
+    let posted: Vec<String> = (0..8).map(|_| server.post_job().json()["job"].as_str().unwrap().to_owned()).collect();
+    let began = Instant::now();
+    eventually("all eight", || {
+        let queue = server.get("/queue").json();
+        names(&queue, "running").len() + names(&queue, "waiting").len() == 8
+    });
+    eventually("an empty queue", || server.get("/queue").text() == r#"{"running":[],"waiting":[]}"#);
+    let took = began.elapsed();
+    let log = server.stderr();
+    let requeued: Vec<&str> =
+        log.lines().filter_map(|line| line.strip_prefix("requeued ")?.split(':').next()).collect();
+    let mut in_order: Vec<&String> = posted.iter().filter(|name| requeued.contains(&name.as_str())).collect();
+    in_order.dedup();
+    assert_eq!(requeued, in_order, "each once, the oldest first");
+    // Four pairs of 1.3 s; the controller's own retries would come after 1, 3, 7 and 15 s.
+    assert!(took < Duration::from_secs(9), "{took:?}");
+}

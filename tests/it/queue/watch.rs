@@ -1,0 +1,207 @@
+//! Watches that break, expire, hang or send malformed events.
+
+use super::{FULL, JOBS, Tier, job, until_waiting, warnings};
+use crate::support::eventually;
+use crate::support::kubeconfig::{Kubeconfig, TOKEN};
+use crate::support::response::ApiResponse;
+use crate::support::server::Setup;
+use serde_json::json;
+use std::time::{Duration, Instant};
+
+#[test]
+fn a_watch_goes_on_where_it_ended_or_broke() {
+    let tier = Tier::full();
+    let server = tier.watched();
+    assert_eq!(tier.requests(JOBS, true)[0].query("resourceVersion"), Some("100"));
+    assert_eq!(tier.requests(JOBS, true)[0].query("allowWatchBookmarks"), Some("true"));
+    // Nothing but a bookmark says how far it is.
+    tier.stream()
+        .send(r#"{"type":"BOOKMARK","object":{"kind":"Job","metadata":{"resourceVersion":"777","name":null}}}"#);
+    tier.stream().end();
+    assert_eq!(tier.until_requests(JOBS, true, 2)[1].query("resourceVersion"), Some("777"));
+    tier.world().version = 800;
+    tier.waits("a", 1, FULL);
+    until_waiting(&server, &["a"]);
+    tier.api.close_connections();
+    assert_eq!(tier.until_requests(JOBS, true, 3)[2].query("resourceVersion"), Some("801"));
+    tier.waits("b", 2, FULL);
+    until_waiting(&server, &["a", "b"]);
+    assert_eq!(tier.requests(JOBS, false).len(), 1, "no second list");
+}
+
+#[test]
+fn what_is_too_old_is_listed_anew() {
+    let gone = || ApiResponse::failure(410, "Expired", "too old resource version: 100 (200)");
+    let tier = Tier::full();
+    tier.waits("goes", 1, FULL);
+    tier.waits("stays", 2, FULL);
+    let server = tier.watched();
+    until_waiting(&server, &["goes", "stays"]);
+    // Of what happens meanwhile nobody tells.
+    let stream = std::mem::take(&mut tier.world().watches).remove(JOBS).unwrap();
+    tier.world().jobs.remove("goes");
+    tier.waits("comes", 3, FULL);
+    stream.send(format!("{{\"type\":\"ERROR\",\"object\":{}}}\n", gone().body_json()));
+    until_waiting(&server, &["stays", "comes"]);
+    assert_eq!(tier.requests(JOBS, false).len(), 2);
+
+    eventually("a watch", || tier.world().watches.contains_key(JOBS));
+    tier.instead("WATCH", JOBS, gone());
+    tier.world().jobs.remove("comes");
+    tier.stream().end();
+    until_waiting(&server, &["stays"]);
+    assert_eq!(warnings(&server, ""), 0, "{}", server.stderr());
+}
+
+#[test]
+fn an_outage_is_said_once_and_what_is_old_is_not_shown_as_true() {
+    let mut tier = Tier::full();
+    tier.waits("a", 1, FULL);
+    let server = tier.watched();
+    until_waiting(&server, &["a"]);
+    tier.api.close_port();
+    let began = Instant::now();
+    assert_eq!(server.get("/queue").status, 200, "a restart takes a moment");
+    eventually("503", || server.get("/queue").status == 503);
+    assert!(began.elapsed() >= Duration::from_secs(10), "{:?}", began.elapsed());
+    let response = server.get("/queue");
+    assert!(
+        response.header("Retry-After").is_some() && response.error().contains("cannot be watched"),
+        "{}",
+        response.text()
+    );
+    assert_eq!(server.get("/healthz").status, 200);
+    tier.world().watches.clear();
+    tier.api.reopen_port();
+    until_waiting(&server, &["a"]);
+    eventually("both watches", || warnings(&server, " restored") == 2);
+    for what in ["cannot watch free-tier Jobs", "cannot watch free-tier quotas"] {
+        assert_eq!(warnings(&server, what), 1, "{}", server.stderr());
+    }
+    tier.used(0);
+    tier.until_touched(&["a"]);
+}
+
+#[test]
+fn a_connection_that_died_unnoticed_is_given_up() {
+    let tier = Tier::full();
+    let server = tier.watched();
+    // From now on both watches are as good as dead: nothing comes, not even their end.
+    tier.world().watches.clear();
+    tier.waits("a", 1, FULL);
+    tier.used(0);
+    tier.until_touched(&["a"]);
+    until_waiting(&server, &["a"]);
+}
+
+#[test]
+fn without_the_permission_the_fix_is_named_once_and_requests_are_served() {
+    let mut tier = Tier::full();
+    let words = r#"jobs.batch is forbidden: User "nobody" cannot list resource "jobs" in API group "batch""#;
+    tier.instead("GET", JOBS, ApiResponse::failure(403, "Forbidden", words));
+    let server = tier.serve();
+    server.wait_for_log("that names the fix", |line| {
+        line.starts_with("warning: cannot watch free-tier Jobs")
+            && line.contains("k8s/rbac.yaml")
+            && line.contains(words)
+    });
+    let response = server.get("/queue");
+    assert!(response.status == 503 && response.error().contains("k8s/rbac.yaml"), "{}", response.text());
+    assert_eq!((server.post_job().status, server.get("/config").status), (200, 200));
+
+    let other = std::mem::replace(&mut tier, Tier::full());
+    tier.waits("a", 1, FULL);
+    tier.waits("b", 2, FULL);
+    let words = words.replace("list", "patch");
+    tier.instead("PATCH", &format!("{JOBS}/a"), ApiResponse::failure(403, "Forbidden", &words));
+    let touching = tier.watched();
+    tier.used(0);
+    let line = touching.wait_for_log("of the touch", |line| line.starts_with("warning: cannot requeue a"));
+    assert!(line.contains("k8s/rbac.yaml") && line.contains(&words), "{line}");
+    assert_eq!(touching.get("/queue").status, 200);
+    let refused = Instant::now();
+    eventually("time for another try after a second", || refused.elapsed() > Duration::from_secs(2));
+    assert_eq!(tier.touched(), ["a"], "nobody is touched for a while");
+    assert_eq!(other.requests(JOBS, false).len(), 1, "not asked again so soon");
+}
+
+#[test]
+fn a_refused_token_is_replaced() {
+    let tier = Tier::full();
+    tier.waits("a", 1, FULL);
+    let setup = Setup::new();
+    let token = setup.file("token", TOKEN);
+    let config = Kubeconfig::new(&tier.api.url()).user(json!({ "tokenFile": token }));
+    let server = setup.kubeconfig(config.yaml()).env("NO_REQUEUE", "0").start();
+    until_waiting(&server, &["a"]);
+    std::fs::write(token, "the next").unwrap();
+    tier.world().token = "the next".to_owned();
+    tier.world().watches.clear();
+    tier.api.close_connections();
+    eventually("a watch", || tier.world().watches.len() == 2);
+    tier.used(0);
+    tier.until_touched(&["a"]);
+    assert_eq!(warnings(&server, "401"), 0, "{}", server.stderr());
+}
+
+#[test]
+fn events_may_come_torn_together_and_of_unknown_types() {
+    let tier = Tier::full();
+    let server = tier.watched();
+    let event = |kind: &str, name: &str, second| {
+        let job = job(name, second, FULL, &json!({}), 500);
+        format!("{{\"type\":\"{kind}\",\"object\":{job}}}\n")
+    };
+    let stream = tier.stream();
+    for byte in event("ADDED", "torn", 1).bytes() {
+        stream.send([byte]);
+    }
+    until_waiting(&server, &["torn"]);
+    let together = [
+        "\n \r\n",
+        &event("ADDED", "a", 2),
+        &event("NOVEL", "b", 3),
+        &event("ADDED", "c", 4),
+        &event("DELETED", "a", 2),
+    ];
+    stream.send(together.concat());
+    until_waiting(&server, &["torn", "c"]);
+    assert_eq!(tier.requests(JOBS, true).len(), 1);
+}
+
+#[test]
+fn nonsense_ends_the_watch_and_the_list_is_asked_for_anew() {
+    let big = format!(r#"{{"type":"ADDED","object":{{"metadata":{{"name":"{}"#, "x".repeat(64 * 1024));
+    let endless: Vec<String> = std::iter::once(big).chain((0..100).map(|_| "x".repeat(64 * 1024))).collect();
+    let whitespace: Vec<String> = (0..100).map(|_| "\n".repeat(64 * 1024)).collect();
+    let cases: [(&str, Vec<String>, usize); 5] = [
+        ("HTML", vec!["<html></html>\n".into()], 2),
+        ("no type", vec!["{}\n".into()], 2),
+        ("an object that is none", vec!["{\"type\":\"ADDED\",\"object\":7}\n".into()], 2),
+        ("an endless event", endless, 2),
+        // That is no error; but the watch begins anew.
+        ("endless blanks", whitespace, 1),
+    ];
+    for (what, pieces, lists) in cases {
+        let tier = Tier::full();
+        let server = tier.watched();
+        let stream = tier.stream();
+        tier.world().watches.remove(JOBS);
+        tier.waits("a", 1, FULL);
+        pieces.into_iter().for_each(|piece| stream.send(piece));
+        eventually(what, || tier.world().watches.contains_key(JOBS));
+        tier.waits("b", 2, FULL);
+        eventually(what, || server.get("/queue").json()["waiting"].to_string().contains("\"b\""));
+        assert_eq!(tier.requests(JOBS, false).len(), lists, "{what}");
+        let status = std::fs::read_to_string(format!("/proc/{}/status", server.pid().as_raw_nonzero())).unwrap();
+        let peak: u32 = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmHWM:"))
+            .unwrap()
+            .trim_end_matches(" kB")
+            .trim()
+            .parse()
+            .unwrap();
+        assert!(peak < 40_000, "{what}: {peak} kB");
+    }
+}

@@ -1,0 +1,280 @@
+//! Watch, list, apply, RBAC and error responses of its API.
+
+use super::{FREE_PODS, JOBS, PODS, ROLES, STRATEGIC, job, names, pod, start, text};
+use crate::support::eventually;
+use crate::support::kubernetes::{APPLY, MERGE};
+use serde_json::{Value, json};
+use std::collections::BTreeSet;
+
+#[test]
+fn a_watch_tells_of_each_change_once_and_begins_where_the_list_ended() {
+    let local = start("long");
+    let version = text(&local.kube.get(PODS).1, "/metadata/resourceVersion");
+    let mut watch = local.kube.watch(&format!("{PODS}?watch=1&resourceVersion={version}&labelSelector=app=one"));
+    for name in ["other", "one"] {
+        assert_eq!(local.kube.post(PODS, &pod(name, "long", "1m")).0, 201);
+    }
+    let added = watch.next().unwrap();
+    assert_eq!((&added["type"], text(&added, "/object/metadata/name")), (&json!("ADDED"), "one".into()));
+    watch.until("it runs", |event| event["type"] == "MODIFIED" && event["object"]["status"]["phase"] == "Running");
+    local.kube.delete(&format!("{PODS}/one"), &json!({"gracePeriodSeconds": 0}));
+    let last = watch.until("it goes", |event| event["type"] == "DELETED");
+    assert_eq!(text(&last, "/object/metadata/name"), "one");
+
+    // Without a version it begins with what is there; a timeout ends it.
+    let mut watch = local.kube.watch(&format!("{PODS}?watch=true&timeoutSeconds=1"));
+    assert_eq!(text(&watch.next().unwrap(), "/object/metadata/name"), "other");
+    while watch.next().is_some() {}
+}
+
+#[test]
+fn a_watch_from_too_long_ago_is_told_to_begin_anew() {
+    let local = start("long");
+    for number in 0..1100 {
+        let change = json!({"metadata": {"annotations": {"number": number.to_string()}}});
+        assert_eq!(local.kube.patch("/api/v1/namespaces/default", MERGE, &change).0, 200);
+    }
+    let mut watch = local.kube.watch(&format!("{PODS}?watch=1&resourceVersion=1"));
+    let event = watch.next().unwrap();
+    assert_eq!((&event["type"], &event["object"]["code"]), (&json!("ERROR"), &json!(410)));
+    assert_eq!(watch.next(), None);
+}
+
+#[test]
+fn a_list_in_pages_is_one_list_or_an_error() {
+    let local = start("long");
+    let namespaces = "/api/v1/namespaces";
+    let all = names(&local.kube.items(namespaces));
+    let (mut seen, mut next) = (BTreeSet::new(), String::new());
+    loop {
+        let (status, page) = local.kube.get(&format!("{namespaces}?limit=2{next}"));
+        assert_eq!(status, 200, "{page}");
+        let items = page["items"].as_array().unwrap();
+        assert!(items.len() <= 2 && seen.is_disjoint(&names(items)), "{page}");
+        seen.extend(names(items));
+        match page["metadata"]["continue"].as_str() {
+            Some(token) => next = format!("&continue={}", token.replace(' ', "%20")),
+            None => break,
+        }
+    }
+    assert_eq!(seen, all);
+    let first = local.kube.get(&format!("{namespaces}?limit=2")).1;
+    let token = text(&first, "/metadata/continue").replace(' ', "%20");
+    assert_eq!(first["metadata"]["remainingItemCount"], all.len() - 2);
+    local.kube.post(namespaces, &json!({"metadata": {"name": "between"}}));
+    let (status, said) = local.kube.get(&format!("{namespaces}?limit=2&continue={token}"));
+    assert_eq!((status, text(&said, "/reason")), (410, "Expired".into()));
+}
+
+#[test]
+fn lists_are_narrowed_by_labels_and_fields() {
+    let local = start("long");
+    for name in ["one", "two"] {
+        local.kube.post(PODS, &pod(name, "long", "1m"));
+    }
+    for (query, found) in [
+        ("labelSelector=app%3Done", &["one"][..]),
+        ("labelSelector=app!=one", &["two"]),
+        ("labelSelector=app", &["one", "two"]),
+        ("labelSelector=app%3D%3Done,nothing", &[]),
+        ("fieldSelector=metadata.name%3Dtwo", &["two"]),
+    ] {
+        let pods = local.kube.items(&format!("{PODS}?{query}"));
+        assert_eq!(names(&pods).iter().map(String::as_str).collect::<Vec<_>>(), found, "{query}");
+    }
+}
+
+#[test]
+fn nobody_may_more_than_their_roles_say() {
+    let local = start("long");
+    assert_eq!(local.kube.with_token("guessed").get(PODS).0, 401);
+    assert_eq!(local.kube.with("Authorization", "Basic YTpi").get("/version").0, 401);
+    let account = "/api/v1/namespaces/default/serviceaccounts/img-classification/token";
+    let (status, made) =
+        local.kube.post(account, &json!({"kind": "TokenRequest", "apiVersion": "authentication.k8s.io/v1"}));
+    assert_eq!(status, 201, "{made}");
+    let account = local.kube.with_token(&text(&made, "/status/token"));
+    assert_eq!(account.get("/api/v1/pods?limit=1").0, 200);
+    let user = "User \"system:serviceaccount:default:img-classification\" cannot";
+    for (path, message) in [
+        (
+            format!("{PODS}/x"),
+            format!(
+                "pods \"x\" is forbidden: {user} get resource \"pods\" in API group \"\" in the namespace \"default\""
+            ),
+        ),
+        (
+            "/api/v1/nodes".to_owned(),
+            format!("nodes is forbidden: {user} list resource \"nodes\" in API group \"\" at the cluster scope"),
+        ),
+        (
+            format!("{JOBS}?watch=1"),
+            format!(
+                "jobs.batch is forbidden: {user} watch resource \"jobs\" in API group \"batch\" in the namespace \"default\""
+            ),
+        ),
+    ] {
+        let (status, said) = account.get(&path);
+        assert_eq!((status, text(&said, "/message")), (403, message));
+    }
+    assert_eq!(account.post(JOBS, &job("theirs", "short")).0, 201);
+    assert_eq!(account.post("/apis/batch/v1/namespaces/kube-system/jobs", &job("theirs", "short")).0, 403);
+    assert_eq!(account.delete(&format!("{JOBS}/theirs"), &json!({})).0, 403);
+    assert_eq!(account.with("Impersonate-User", "system:admin").get(PODS).0, 403, "only administrators act as others");
+
+    let nobody = local.kube.with("Impersonate-User", "nobody");
+    let (status, said) = nobody.post(JOBS, &job("no", "short"));
+    let message = "jobs.batch is forbidden: User \"nobody\" cannot create resource \"jobs\" in API group \"batch\" in the namespace \"default\"";
+    assert_eq!((status, text(&said, "/message").as_str()), (403, message));
+    assert_eq!(nobody.with("Impersonate-Group", "img-classification").get("/api/v1/pods").0, 200);
+    let review = |verb: &str| {
+        let wanted = json!({"verb": verb, "resource": "pods"});
+        let body = json!({"kind": "SelfSubjectAccessReview", "apiVersion": "authorization.k8s.io/v1", "spec": {"resourceAttributes": wanted}});
+        account.post("/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", &body).1["status"]["allowed"].clone()
+    };
+    assert_eq!((review("list"), review("watch")), (json!(true), json!(false)));
+
+    // Without its role the program says which file has it.
+    local.kube.delete(&format!("{ROLES}/clusterrolebindings/img-classification-pods"), &json!({}));
+    assert_eq!(account.get("/api/v1/pods").0, 403);
+}
+
+#[test]
+fn a_dry_run_judges_and_leaves_no_trace() {
+    let local = start("long");
+    let before = text(&local.kube.get(JOBS).1, "/metadata/resourceVersion");
+    let (status, would_be) = local.kube.post(&format!("{JOBS}?dryRun=All"), &job("maybe", "short"));
+    assert_eq!((status, &would_be["spec"]["completions"]), (201, &json!(1)));
+    let too_much = pod("big", "short", "3");
+    assert_eq!(local.kube.post(&format!("{FREE_PODS}?dryRun=All"), &too_much).0, 403);
+    let quota = "/api/v1/namespaces/free-service/resourcequotas/free-cpu";
+    let more = json!({"spec": {"hard": {"requests.cpu": "4"}}});
+    let (_, would_be) = local.kube.patch(&format!("{quota}?dryRun=All"), MERGE, &more);
+    assert_eq!(would_be["spec"]["hard"]["requests.cpu"], "4");
+    assert_eq!(local.kube.delete(quota, &json!({"dryRun": ["All"]})).0, 200);
+    assert_eq!(local.kube.get(quota).1["spec"]["hard"]["requests.cpu"], "2");
+    assert_eq!(text(&local.kube.get(JOBS).1, "/metadata/resourceVersion"), before, "nothing has happened");
+}
+
+#[test]
+fn an_apply_makes_changes_and_then_has_nothing_to_do() {
+    let local = start("long");
+    let path = "/api/v1/namespaces/default/resourcequotas/q?fieldManager=test&force=true";
+    let apply = |cpu: &str| {
+        let quota = json!({"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "q"}, "spec": {"hard": {"cpu": cpu}}});
+        local.kube.patch(path, APPLY, &quota)
+    };
+    let (status, made) = apply("2000m");
+    assert_eq!((status, &made["spec"]["hard"]["cpu"]), (201, &json!("2")));
+    let (status, same) = apply("2");
+    assert_eq!((status, &same["metadata"]["uid"]), (200, &made["metadata"]["uid"]));
+    let version = |object: &Value| text(object, "/metadata/resourceVersion");
+    assert_eq!(version(&apply("2").1), version(&same));
+    assert_eq!(apply("3").1["spec"]["hard"]["cpu"], "3");
+
+    let stale = json!({"metadata": {"resourceVersion": "1", "labels": {"a": "b"}}});
+    let (status, said) = local.kube.patch("/api/v1/namespaces/default/resourcequotas/q", MERGE, &stale);
+    assert_eq!((status, text(&said, "/reason")), (409, "Conflict".into()));
+    let other = json!({"roleRef": {"name": "other"}});
+    let (status, said) =
+        local.kube.patch(&format!("{ROLES}/clusterrolebindings/img-classification-pods"), MERGE, &other);
+    assert!(status == 422 && text(&said, "/message").ends_with("cannot change roleRef"), "{said}");
+}
+
+#[test]
+fn refusals_have_kubernetes_codes_reasons_and_words() {
+    let local = start("long");
+    local.kube.post(JOBS, &job("taken", "long"));
+    let named = |name: &str| json!({"metadata": {"name": name}});
+    let in_other = json!({"metadata": {"name": "x", "namespace": "kube-system"}});
+    let nameless = json!({"spec": job("", "short")["spec"]});
+    let table = [
+        ("GET", format!("{JOBS}/none"), json!({}), 404, "NotFound", "jobs.batch \"none\" not found"),
+        ("GET", format!("{PODS}/none/log"), json!({}), 404, "NotFound", "pods \"none\" not found"),
+        ("GET", "/api/v1/toys".into(), json!({}), 404, "NotFound", "the server could not find the requested resource"),
+        ("POST", JOBS.into(), job("taken", "long"), 409, "AlreadyExists", "jobs.batch \"taken\" already exists"),
+        (
+            "POST",
+            "/apis/batch/v1/namespaces/none/jobs".into(),
+            job("a", "long"),
+            404,
+            "NotFound",
+            "namespaces \"none\" not found",
+        ),
+        (
+            "POST",
+            JOBS.into(),
+            in_other,
+            400,
+            "BadRequest",
+            "the namespace of the provided object does not match the namespace sent on the request",
+        ),
+        (
+            "POST",
+            JOBS.into(),
+            nameless,
+            422,
+            "Invalid",
+            "Job.batch \"\" is invalid: metadata.name: Required value: name or generateName is required",
+        ),
+        (
+            "POST",
+            JOBS.into(),
+            named("a"),
+            422,
+            "Invalid",
+            "Job.batch \"a\" is invalid: spec.template.spec.containers: Required value",
+        ),
+        (
+            "PUT",
+            format!("{JOBS}/taken"),
+            job("taken", "long"),
+            405,
+            "MethodNotAllowed",
+            "the server does not allow this method on the requested resource",
+        ),
+        ("DELETE", format!("{JOBS}/none"), json!({}), 404, "NotFound", "jobs.batch \"none\" not found"),
+    ];
+    for (method, path, body, code, reason, message) in table {
+        let body = body.to_string();
+        let framing = format!("Content-Type: application/json\r\nContent-Length: {}\r\n", body.len());
+        let response = local.kube.send(&format!("{method} {path}"), &framing, body.as_bytes()).unwrap();
+        let said = response.json();
+        assert_eq!(
+            (said["kind"].as_str(), &said["code"]),
+            (Some("Status"), &json!(response.status)),
+            "{method} {path}"
+        );
+        assert_eq!(
+            (response.status, text(&said, "/reason"), text(&said, "/message")),
+            (code, reason.into(), message.into())
+        );
+    }
+    for (media_type, status) in [("application/json", 415), ("application/json-patch+json", 415), (STRATEGIC, 200)] {
+        assert_eq!(local.kube.patch(&format!("{JOBS}/taken"), media_type, &json!({})).0, status, "{media_type}");
+    }
+}
+
+#[test]
+fn kubectls_tables_have_its_columns() {
+    let local = start("long");
+    local.post("premium");
+    eventually("a pod that runs", || local.phases(PODS) == ["Running"]);
+    let tables = local.kube.with("Accept", "application/json;as=Table;v=v1;g=meta.k8s.io,application/json");
+    let (_, table) = tables.get(PODS);
+    assert_eq!(table["kind"], "Table");
+    let columns: Vec<&str> =
+        table["columnDefinitions"].as_array().unwrap().iter().map(|column| column["name"].as_str().unwrap()).collect();
+    assert_eq!(columns[..7], ["Name", "Ready", "Status", "Restarts", "Age", "IP", "Node"]);
+    let cells = table["rows"][0]["cells"].as_array().unwrap();
+    assert_eq!((cells.len(), &cells[1], &cells[2]), (columns.len(), &json!("1/1"), &json!("Running")));
+    for path in
+        ["/api/v1/nodes", "/api/v1/namespaces", "/api/v1/resourcequotas", JOBS, "/api/v1/events", "/api/v1/services"]
+    {
+        let (_, table) = tables.get(path);
+        let width = table["columnDefinitions"].as_array().unwrap().len();
+        for row in table["rows"].as_array().unwrap() {
+            assert_eq!(row["cells"].as_array().unwrap().len(), width, "{path}");
+        }
+    }
+}

@@ -1,0 +1,227 @@
+//! Jobs, pods, quotas and nodes.
+
+use super::{FREE_JOBS, FREE_PODS, JOBS, PODS, job, names, pod, start, start_with, text};
+use crate::support::eventually;
+use crate::support::kubernetes::MERGE;
+use serde_json::{Value, json};
+use std::collections::BTreeSet;
+
+#[test]
+fn a_job_runs_to_its_end_and_its_pod_tells_of_it() {
+    let local = start("short");
+    let path = local.post("free");
+    eventually("a pod that runs", || local.phases(FREE_PODS) == ["Running"]);
+    let running = &local.kube.items(FREE_PODS)[0];
+    assert!(!text(running, "/status/podIP").is_empty() && !text(running, "/spec/nodeName").is_empty(), "{running}");
+    assert_eq!(running["metadata"]["ownerReferences"][0]["kind"], "Job");
+    eventually("a Job that succeeds", || local.kube.get(&path).1["status"]["succeeded"] == 1);
+    let done = local.kube.get(&path).1;
+    assert_eq!(done["status"]["conditions"][0]["type"], "Complete");
+    let pod = &local.kube.items(FREE_PODS)[0];
+    assert_eq!(text(pod, "/status/phase"), "Succeeded");
+    let state = &pod["status"]["containerStatuses"][0]["state"]["terminated"];
+    assert_eq!((&state["exitCode"], &state["reason"]), (&json!(0), &json!("Completed")));
+    let log = local.kube.get(&format!("{FREE_PODS}/{}/log", text(pod, "/metadata/name"))).1;
+    let log = log.as_str().unwrap();
+    assert!(log.starts_with("dataset: mnist\ntype: ff\ncpu limit: 0.9\nEpoch [1/5], Step [100/600], Loss: "), "{log}");
+    assert!(log.ends_with("\nAccuracy of the network on the 10K test images: 98 %\n"), "{log}");
+    let events = local.kube.items("/api/v1/namespaces/free-service/events");
+    let reasons: BTreeSet<String> = events.iter().map(|event| text(event, "/reason")).collect();
+    for reason in ["SuccessfulCreate", "Scheduled", "Started", "Completed"] {
+        assert!(reasons.contains(reason), "no {reason} in {reasons:?}");
+    }
+}
+
+#[test]
+fn a_third_free_job_waits_for_the_quota_and_runs_when_one_ends() {
+    let local = start("short");
+    let paths: Vec<String> = (0..3).map(|_| local.post("free")).collect();
+    let refused = "exceeded quota: free-cpu, requested: limits.cpu=900m,requests.cpu=900m, \
+                   used: limits.cpu=1800m,requests.cpu=1800m, limited: limits.cpu=2,requests.cpu=2";
+    eventually("the refusal of the third", || {
+        let events = local.kube.items("/api/v1/namespaces/free-service/events");
+        events.iter().any(|event| event["reason"] == "FailedCreate" && text(event, "/message").ends_with(refused))
+    });
+    eventually("three successes", || {
+        let live = local.phases(FREE_PODS).iter().filter(|phase| *phase != "Succeeded").count();
+        assert!(live <= 2, "{live} pods at a time");
+        paths.iter().all(|path| local.kube.get(path).1["status"]["succeeded"] == 1)
+    });
+    let quota = local.kube.get("/api/v1/namespaces/free-service/resourcequotas/free-cpu").1;
+    assert_eq!(quota["status"]["used"], json!({"limits.cpu": "0", "requests.cpu": "0"}));
+}
+
+#[test]
+fn a_job_that_waits_is_tried_at_once_when_it_is_changed() {
+    let local = start("long");
+    let mut paths: Vec<String> = (0..3).map(|_| local.post("free")).collect();
+    eventually("two pods", || local.phases(FREE_PODS).len() == 2);
+    let tries = || {
+        let events = local.kube.items("/api/v1/namespaces/free-service/events");
+        events.iter().filter(|event| event["reason"] == "FailedCreate").count()
+    };
+    // By then the next try is four seconds away.
+    eventually("three refusals", || tries() == 3);
+    paths.retain(|path| local.kube.get(path).1["status"]["active"].is_null());
+    local.kube.patch(&paths[0], MERGE, &json!({"metadata": {"annotations": {"try": "again"}}}));
+    let start = std::time::Instant::now();
+    eventually("a fourth", || tries() == 4);
+    assert!(start.elapsed().as_millis() < 2000, "{:?}", start.elapsed());
+}
+
+#[test]
+fn quotas_refuse_pods_and_jobs_in_kubernetes_words() {
+    let local = start("long");
+    let quota = json!({"metadata": {"name": "q"}, "spec": {"hard": {"limits.memory": "1Gi", "count/jobs.batch": "1"}}});
+    assert_eq!(local.kube.post("/api/v1/namespaces/default/resourcequotas", &quota).0, 201);
+    let table = [
+        (PODS, pod("a", "long", "1m"), "pods \"a\" is forbidden: failed quota: q: must specify limits.memory"),
+        (
+            FREE_PODS,
+            pod("b", "long", "2500m"),
+            "pods \"b\" is forbidden: exceeded quota: free-cpu, requested: limits.cpu=2500m,requests.cpu=2500m, \
+             used: limits.cpu=0,requests.cpu=0, limited: limits.cpu=2,requests.cpu=2",
+        ),
+    ];
+    for (path, object, message) in table {
+        let (status, said) = local.kube.post(path, &object);
+        assert_eq!(
+            (status, text(&said, "/reason"), text(&said, "/message")),
+            (403, "Forbidden".into(), message.into())
+        );
+    }
+    assert_eq!(local.kube.post(JOBS, &job("one", "long")).0, 201);
+    let (status, said) = local.kube.post(JOBS, &job("two", "long"));
+    let message = "jobs.batch \"two\" is forbidden: exceeded quota: q, requested: count/jobs.batch=1, \
+                   used: count/jobs.batch=1, limited: count/jobs.batch=1";
+    assert_eq!((status, text(&said, "/message").as_str()), (403, message));
+}
+
+#[test]
+fn a_node_takes_one_classifier_and_the_next_waits_until_it_is_gone() {
+    let local = start_with("long", &["--local-nodes", "1"]);
+    let first = local.post("premium");
+    eventually("one that runs", || local.phases(PODS) == ["Running"]);
+    local.post("premium");
+    let condition = |pod: &Value| pod["status"]["conditions"][0].clone();
+    eventually("another that waits", || {
+        let pods = local.kube.items(PODS);
+        pods.iter().any(|pod| condition(pod)["message"] == "0/1 nodes are available: 1 Insufficient cpu.")
+    });
+    let waiting = local.kube.items(PODS).into_iter().find(|pod| pod["spec"]["nodeName"].is_null()).unwrap();
+    assert_eq!((text(&waiting, "/status/phase"), text(&waiting, "/status/podIP")), ("Pending".into(), String::new()));
+    assert_eq!(condition(&waiting)["reason"], "Unschedulable");
+    assert_eq!(local.kube.delete(&first, &json!({"propagationPolicy": "Background"})).0, 200);
+    eventually("its turn", || {
+        let pods = local.kube.items(PODS);
+        pods.len() == 1
+            && names(&pods) == names(std::slice::from_ref(&waiting))
+            && pods[0]["status"]["phase"] == "Running"
+    });
+}
+
+#[test]
+fn the_images_tag_says_what_becomes_of_a_pod() {
+    let local = start("fails");
+    let failing = local.post("premium");
+    let reason = "/status/conditions/0/reason";
+    eventually("a Job that failed", || text(&local.kube.get(&failing).1, reason) == "BackoffLimitExceeded");
+    assert_eq!(local.phases(PODS), ["Failed"]);
+    assert_eq!(local.kube.get(&failing).1["status"]["failed"], 1);
+    assert_eq!(local.kube.post(PODS, &pod("gone", "missing", "1m")).0, 201);
+    eventually("an image that cannot be pulled", || {
+        let pod = local.kube.get(&format!("{PODS}/gone")).1;
+        text(&pod, "/status/containerStatuses/0/state/waiting/reason") == "ImagePullBackOff"
+    });
+    let (status, said) = local.kube.get(&format!("{PODS}/gone/log"));
+    assert_eq!((status, text(&said, "/reason")), (400, "BadRequest".into()));
+}
+
+#[test]
+fn a_job_that_is_over_goes_with_its_pod_when_its_time_is() {
+    for ttl in ["0", "1"] {
+        let local = start_with("short", &["--job-ttl", ttl]);
+        local.post("premium");
+        eventually("a Job and a pod that went", || {
+            local.kube.items(JOBS).is_empty() && local.kube.items(PODS).is_empty()
+        });
+    }
+}
+
+#[test]
+fn jobs_take_their_pods_along_and_replace_lost_ones() {
+    let local = start("long");
+    let path = local.post("premium");
+    eventually("a pod", || local.phases(PODS) == ["Running"]);
+    let first = names(&local.kube.items(PODS));
+    let (status, going) = local.kube.delete(&format!("{PODS}/{}", first.first().unwrap()), &json!({}));
+    assert!(status == 200 && going["metadata"]["deletionTimestamp"].is_string(), "{going}");
+    eventually("another pod", || {
+        let pods = local.kube.items(PODS);
+        pods.len() == 1 && names(&pods) != first
+    });
+    let second = names(&local.kube.items(PODS));
+    assert_eq!(local.kube.delete(&path, &json!({"propagationPolicy": "Orphan"})).0, 200);
+    assert_eq!(local.kube.get(&path).0, 404);
+    assert_eq!(names(&local.kube.items(PODS)), second);
+    assert_eq!(
+        local.kube.delete(&format!("{PODS}/{}", second.first().unwrap()), &json!({"gracePeriodSeconds": 0})).0,
+        200
+    );
+    assert_eq!(local.kube.items(PODS), [Value::Null; 0]);
+
+    let path = local.post("premium");
+    eventually("a pod", || local.phases(PODS) == ["Running"]);
+    let (_, going) = local.kube.delete(&path, &json!({"propagationPolicy": "Foreground"}));
+    assert!(going["metadata"]["deletionTimestamp"].is_string(), "{going}");
+    eventually("the end of both", || {
+        // The Job is the last to go.
+        local.kube.get(&path).0 == 404 && local.kube.items(PODS).is_empty()
+    });
+}
+
+#[test]
+fn a_pod_goes_in_whatever_phase_it_is_deleted() {
+    let local = start("short");
+    for (name, tag, cpu) in [
+        ("waits", "long", "3"),
+        ("runs", "long", "1m"),
+        ("done", "short", "1m"),
+        ("failed", "fails", "1m"),
+        ("unpulled", "missing", "1m"),
+    ] {
+        assert_eq!(local.kube.post(PODS, &pod(name, tag, cpu)).0, 201);
+    }
+    let reached =
+        |name: &str, phase: &str| text(&local.kube.get(&format!("{PODS}/{name}")).1, "/status/phase") == phase;
+    eventually("every phase", || {
+        reached("done", "Succeeded") && reached("failed", "Failed") && reached("runs", "Running")
+    });
+    // These have only just begun.
+    for name in ["new", "newer"] {
+        assert_eq!(local.kube.post(PODS, &pod(name, "short", "1m")).0, 201);
+    }
+    for name in ["waits", "runs", "done", "failed", "unpulled", "new", "newer"] {
+        assert_eq!(local.kube.delete(&format!("{PODS}/{name}"), &json!({})).0, 200, "{name}");
+    }
+    // Once more, while it is on its way out.
+    assert!([200, 404].contains(&local.kube.delete(&format!("{PODS}/runs"), &json!({})).0));
+    eventually("the end of all", || local.kube.items(PODS).is_empty());
+    local.is_sound();
+}
+
+#[test]
+fn a_deleted_namespace_takes_its_objects_along() {
+    let local = start("long");
+    local.post("free");
+    assert_eq!(local.kube.delete("/api/v1/namespaces/free-service", &json!({})).0, 200);
+    eventually("its end", || local.kube.get("/api/v1/namespaces/free-service").0 == 404);
+    assert!(local.kube.items(FREE_JOBS).is_empty() && local.kube.items(FREE_PODS).is_empty());
+    let (status, said) = local.kube.post(FREE_JOBS, &job("late", "short"));
+    assert_eq!((status, text(&said, "/message").as_str()), (404, "namespaces \"free-service\" not found"));
+    let (status, said) = local.kube.delete("/api/v1/namespaces/default", &json!({}));
+    assert_eq!(
+        (status, text(&said, "/message").as_str()),
+        (403, "namespaces \"default\" is forbidden: this namespace may not be deleted")
+    );
+}

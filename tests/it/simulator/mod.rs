@@ -1,0 +1,91 @@
+//! The embedded cluster of `serve --local`, from outside: what it does by itself, what it says, and that nothing stops it.
+//!
+//! That it is like a real Kubernetes is for tests/cluster, which runs against both.
+
+mod api;
+mod jobs;
+mod robustness;
+
+use crate::support::eventually;
+use crate::support::kubernetes::Kubernetes;
+use crate::support::server::{Server, Setup};
+use serde_json::{Value, json};
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+const FREE_JOBS: &str = "/apis/batch/v1/namespaces/free-service/jobs";
+const FREE_PODS: &str = "/api/v1/namespaces/free-service/pods";
+const JOBS: &str = "/apis/batch/v1/namespaces/default/jobs";
+const PODS: &str = "/api/v1/namespaces/default/pods";
+const ROLES: &str = "/apis/rbac.authorization.k8s.io/v1";
+const STRATEGIC: &str = "application/strategic-merge-patch+json";
+
+/// A server with its cluster, as its administrator.
+struct Local {
+    server: Server,
+    kubeconfig: PathBuf,
+    kube: Kubernetes,
+}
+
+/// Classifiers of an image with this tag, that take a second.
+fn start(tag: &str) -> Local {
+    start_with(tag, &[])
+}
+
+fn start_with(tag: &str, args: &[&str]) -> Local {
+    let image = format!("classifier:{tag}");
+    let setup = Setup::new().args(&["--local", "--local-job-seconds", "1", "--image", &image]);
+    let server = setup.args(args).start();
+    let says = server.stderr();
+    let kubeconfig = says.lines().find_map(|line| line.split_once("export KUBECONFIG=")).unwrap().1;
+    let (kubeconfig, kube) = (PathBuf::from(kubeconfig), Kubernetes::new(Path::new(kubeconfig)));
+    Local { server, kubeconfig, kube }
+}
+
+impl Local {
+    /// Posts a request and gives the Job's path.
+    fn post(&self, tier: &str) -> String {
+        let response = self.server.post(&format!("/img-classification/{tier}"), r#"{"dataset":"mnist"}"#);
+        assert_eq!(response.status, 200, "{}", response.text());
+        let namespace = if tier == "free" { FREE_JOBS } else { JOBS };
+        format!("{namespace}/{}", response.json()["job"].as_str().unwrap())
+    }
+
+    fn phases(&self, path: &str) -> Vec<String> {
+        self.kube.items(path).iter().map(|pod| text(pod, "/status/phase")).collect()
+    }
+
+    /// Everything still moves: a Job's pod comes to an end, and no thread has panicked.
+    fn is_sound(&self) {
+        let name = format!("sound-{}", self.kube.items(JOBS).len());
+        let (status, said) = self.kube.post(JOBS, &job(&name, "short"));
+        assert_eq!(status, 201, "{said}");
+        let path = format!("{JOBS}/{name}");
+        eventually("a Job that succeeds", || self.kube.get(&path).1["status"]["succeeded"] == 1);
+        assert!(!self.server.stderr().contains("bug:"), "{}", self.server.stderr());
+    }
+}
+
+fn text(value: &Value, pointer: &str) -> String {
+    value.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned()
+}
+
+fn names(objects: &[Value]) -> BTreeSet<String> {
+    objects.iter().map(|object| text(object, "/metadata/name")).collect()
+}
+
+fn container(tag: &str, cpu: &str) -> Value {
+    let resources = json!({"requests": {"cpu": cpu}, "limits": {"cpu": cpu}});
+    json!({"name": "c", "image": format!("classifier:{tag}"), "resources": resources})
+}
+
+fn job(name: &str, tag: &str) -> Value {
+    let spec = json!({"restartPolicy": "Never", "containers": [container(tag, "100m")]});
+    json!({"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": name},
+           "spec": {"backoffLimit": 0, "template": {"spec": spec}}})
+}
+
+fn pod(name: &str, tag: &str, cpu: &str) -> Value {
+    json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": {"app": name}},
+           "spec": {"restartPolicy": "Never", "containers": [container(tag, cpu)]}})
+}

@@ -1,0 +1,160 @@
+//! Malformed input, many watches, and the files left behind.
+
+use super::{JOBS, Local, PODS, STRATEGIC, job, pod, start, text};
+use crate::support::kubernetes::{APPLY, MERGE};
+use crate::support::server::Setup;
+use rustix::process::Signal;
+use serde_json::{Value, json};
+use std::collections::BTreeSet;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+#[test]
+fn no_object_however_odd_stops_the_cluster() {
+    let local = start("long");
+    let odd = [json!("x"), json!(1), json!([]), json!([1]), json!(true), Value::Null, json!({}), json!({"a": 1})];
+    let collections = [
+        JOBS,
+        PODS,
+        "/api/v1/namespaces/default/resourcequotas",
+        "/api/v1/namespaces",
+        "/api/v1/nodes",
+        "/api/v1/namespaces/default/events",
+    ];
+    let fine = |status: u16, what: &str, value: &Value| assert!(status < 500, "{what} with {value}: {status}");
+    for (number, value) in odd.iter().enumerate() {
+        for path in collections {
+            let named = |rest: Value| {
+                let mut object = json!({"metadata": {"name": format!("odd-{number}")}});
+                object.as_object_mut().unwrap().extend(rest.as_object().unwrap().clone());
+                object
+            };
+            for object in [
+                value.clone(),
+                json!({"metadata": value}),
+                named(json!({"spec": value, "status": value})),
+                named(json!({"spec": {"template": value, "hard": value, "containers": value}})),
+                named(json!({"spec": {"template": {"metadata": value, "spec": value}, "containers": [value]}})),
+                named(json!({"spec": {"template": {"spec": {"restartPolicy": "Never", "containers": [value]}}}})),
+            ] {
+                fine(local.kube.post(path, &object).0, path, &object);
+            }
+        }
+    }
+    local.kube.post(PODS, &pod("victim", "long", "1m"));
+    local.kube.post(JOBS, &job("victim", "long"));
+    for value in &odd {
+        for path in [
+            format!("{PODS}/victim"),
+            format!("{JOBS}/victim"),
+            "/api/v1/namespaces/free-service/resourcequotas/free-cpu".into(),
+        ] {
+            for patch in [
+                json!({"status": value}),
+                json!({"spec": value}),
+                json!({"metadata": {"deletionTimestamp": value, "labels": value}}),
+            ] {
+                for media_type in [MERGE, STRATEGIC, APPLY] {
+                    fine(local.kube.patch(&format!("{path}?fieldManager=x"), media_type, &patch).0, &path, &patch);
+                }
+            }
+        }
+    }
+    for seconds in [json!(u64::MAX), json!(i64::MAX), json!(-1), json!(1e300), json!(i32::MAX)] {
+        for field in ["ttlSecondsAfterFinished", "backoffLimit", "parallelism", "activeDeadlineSeconds"] {
+            let mut object = job("late", "short");
+            object["spec"][field] = seconds.clone();
+            fine(local.kube.post(JOBS, &object).0, field, &seconds);
+            local.kube.delete(&format!("{JOBS}/late"), &json!({"gracePeriodSeconds": seconds}));
+        }
+    }
+    for cpu in ["9".repeat(37), "1E".to_owned(), "-1".to_owned(), "x".to_owned()] {
+        fine(local.kube.post(PODS, &pod(&format!("cpu-{}", cpu.len()), "long", &cpu)).0, "cpu", &json!(cpu));
+    }
+    local.is_sound();
+}
+
+#[test]
+fn no_bytes_however_odd_stop_the_cluster() {
+    let local = start("long");
+    for (line, framing, body) in [
+        ("nonsense", "", &b""[..]),
+        ("GET /\u{0}", "", b""),
+        ("POST /api/v1/namespaces", "Content-Length: x\r\n", b""),
+        ("POST /api/v1/namespaces", "Content-Length: 99999999999999\r\n", b"{}"),
+        ("POST /api/v1/namespaces", "Transfer-Encoding: chunked\r\n", b"zz\r\n{}\r\n0\r\n\r\n"),
+        ("POST /api/v1/namespaces", "Transfer-Encoding: chunked\r\n", b"ffffffffffffffff\r\n{}"),
+        (
+            "POST /api/v1/namespaces",
+            "Content-Type: application/vnd.kubernetes.protobuf\r\nContent-Length: 5\r\n",
+            b"k8s\0\xff",
+        ),
+        ("GET /api/v1/pods?%ff=%zz&&=&limit=-1&continue=%20", "", b""),
+    ] {
+        // An answer or the end of the connection: both will do.
+        let response = local.kube.send(line, framing, body);
+        assert!(response.as_ref().is_ok_and(|response| response.status < 500) || response.is_err(), "{line}");
+    }
+    let deep = "[".repeat(10_000);
+    let framing = format!("Content-Length: {}\r\n", deep.len());
+    assert_eq!(local.kube.send(&format!("POST {JOBS}"), &framing, deep.as_bytes()).unwrap().status, 400);
+    let pieces =
+        ["{\"metadata\":{\"name\":", "\"in-pieces\"", "}}"].map(|piece| format!("{:x}\r\n{piece}\r\n", piece.len()));
+    let chunks = format!("{}0\r\n\r\n", pieces.concat());
+    let framing = "Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n";
+    assert_eq!(local.kube.send("POST /api/v1/namespaces", framing, chunks.as_bytes()).unwrap().status, 201);
+    local.is_sound();
+}
+
+#[test]
+fn fifty_watches_see_every_one_of_a_hundred_jobs() {
+    let local = start("short");
+    let mut watches: Vec<_> = (0..50).map(|_| local.kube.watch(&format!("{JOBS}?watch=1"))).collect();
+    for number in 0..100 {
+        assert_eq!(local.kube.post(JOBS, &job(&format!("job-{number}"), "long")).0, 201);
+    }
+    for watch in &mut watches {
+        let mut missing: BTreeSet<String> = (0..100).map(|number| format!("job-{number}")).collect();
+        while !missing.is_empty() {
+            let event = watch.until("the last Job", |event| event["type"] == "ADDED");
+            assert!(missing.remove(&text(&event, "/object/metadata/name")), "{event}");
+        }
+    }
+}
+
+#[test]
+fn its_kubeconfig_is_private_and_goes_with_it_even_while_somebody_watches() {
+    for signal in crate::support::ending_signals() {
+        let local = start("long");
+        let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        let folder = local.kubeconfig.parent().unwrap().to_owned();
+        assert_eq!((mode(&local.kubeconfig), mode(&folder)), (0o600, 0o700));
+        let _watches: Vec<_> = (0..5).map(|_| local.kube.watch(&format!("{PODS}?watch=1"))).collect();
+        let Local { mut server, .. } = local;
+        server.signal(signal);
+        assert_eq!(server.wait().code(), Some(0), "{signal:?}: {}", server.stderr());
+        assert!(!folder.exists(), "{signal:?}: {}", folder.display());
+    }
+}
+
+#[test]
+fn a_signal_while_it_starts_leaves_nothing_behind_either() {
+    // At any moment of the start, which takes some 50 ms.
+    for delay in (0..60).step_by(3) {
+        let folder = tempfile::TempDir::new().unwrap();
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_img-classification"));
+        command.args(["serve", "--local", "--listen", "127.0.0.1:0"]).env("TMPDIR", folder.path());
+        let mut child = crate::support::spawn(command.stderr(std::process::Stdio::null()));
+        std::thread::park_timeout(std::time::Duration::from_millis(delay));
+        rustix::process::kill_process(rustix::process::Pid::from_child(&child), Signal::TERM).unwrap();
+        child.wait().unwrap();
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "after {delay} ms");
+    }
+}
+
+#[test]
+fn a_folder_that_cannot_be_made_is_named() {
+    let end = Setup::new().env("TMPDIR", "/nonexistent").run(&["serve", "--local"]);
+    assert_eq!(end.code, Some(1), "{end:?}");
+    assert!(end.stderr.contains("/nonexistent (TMPDIR)"), "{}", end.stderr);
+}

@@ -1,0 +1,100 @@
+//! Many connections at once, and the outcome of one request.
+
+use super::{SOON, address, connect_from, is_open};
+use crate::support::http::Connection;
+use crate::support::server::Server;
+use std::io::{self, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+/// How long the crowd stays.
+pub const CROWD_DURATION: Duration = Duration::from_secs(4);
+
+/// Connections of a crowd that does not come again.
+pub const CONNECTIONS: usize = 4000;
+
+/// Pause between two connections that one attacker opens: about a thousand a second.
+const PACE: Duration = Duration::from_millis(1);
+
+/// Connections of an attacker who opens each again as soon as it is closed.
+pub struct Crowd {
+    pub server: SocketAddr,
+    pub streams: Vec<TcpStream>,
+    pub opened: usize,
+}
+
+impl Crowd {
+    pub fn new(server: SocketAddr, size: usize) -> Crowd {
+        let mut crowd = Crowd { server, streams: Vec::new(), opened: 0 };
+        for number in 0..size {
+            let stream = crowd.open(number);
+            crowd.streams.push(stream);
+        }
+        crowd
+    }
+
+    pub fn open(&mut self, number: usize) -> TcpStream {
+        std::thread::park_timeout(PACE);
+        self.opened += 1;
+        connect_from(address(number), self.server).unwrap()
+    }
+
+    /// Does this to each connection, and opens those again that are closed; stops in the middle if told to.
+    pub fn go_round(&mut self, stop: &AtomicBool, mut act: impl FnMut(&TcpStream)) {
+        for number in 0..self.streams.len() {
+            if stop.load(Ordering::SeqCst) {
+                return;
+            }
+            act(&self.streams[number]);
+            if !is_open(&self.streams[number]) {
+                self.streams[number] = self.open(number);
+            }
+        }
+        std::thread::park_timeout(PACE);
+    }
+}
+
+/// What the good client saw.
+#[derive(Default)]
+pub struct Seen {
+    pub times: Vec<Duration>,
+    /// Tries that ended without a good answer.
+    pub failed: Vec<String>,
+}
+
+impl Seen {
+    /// One request on a connection of its own, again and again until it is answered with 200.
+    pub fn request(&mut self, server: &Server, method: &str, target: &str, body: &str) {
+        let start = Instant::now();
+        loop {
+            match attempt(server.address(), method, target, body) {
+                Ok(200) => break,
+                Ok(status) => self.failed.push(format!("{method} {target}: {status}")),
+                Err(error) => self.failed.push(format!("{method} {target}: {error}")),
+            }
+            assert!(start.elapsed() < SOON, "{:?}", self.failed);
+        }
+        self.times.push(start.elapsed());
+    }
+
+    /// The time that this share of the requests, in percent, did not exceed.
+    pub fn percentile(&mut self, share: usize) -> Duration {
+        self.times.sort();
+        self.times[(self.times.len() * share / 100).min(self.times.len() - 1)]
+    }
+}
+
+/// The status of the answer to one request on a connection of its own.
+pub fn attempt(address: SocketAddr, method: &str, target: &str, body: &str) -> io::Result<u16> {
+    let stream = TcpStream::connect_timeout(&address, SOON)?;
+    stream.set_nodelay(true)?;
+    let mut connection = Connection::over(stream);
+    connection.stream().set_read_timeout(Some(SOON))?;
+    connection.stream().write_all(request(method, target, body).as_bytes())?;
+    connection.response(false).map(|response| response.status)
+}
+
+pub fn request(method: &str, target: &str, body: &str) -> String {
+    format!("{method} {target} HTTP/1.1\r\nHost: h\r\nContent-Length: {}\r\n\r\n{body}", body.len())
+}
