@@ -84,7 +84,7 @@ impl Queue {
 
     /// Adds or updates a Job. Returns false if the queue is full and drops the Job.
     pub fn apply_job(&mut self, job: Watched, now: Instant, clock: SystemTime) -> bool {
-        if job.state() == JobState::Over {
+        if job.state() == JobState::Finished {
             self.delete_job(&job.name);
             return true;
         }

@@ -23,7 +23,7 @@ const MANAGER: &str = "img-classification";
 
 /// What to do with a path.
 #[derive(Debug, Clone, Copy)]
-pub enum Verb<'a> {
+pub enum Operation<'a> {
     /// Read it.
     Get,
     /// Make a new object, or have a review answered.
@@ -36,7 +36,7 @@ pub enum Verb<'a> {
     Delete,
 }
 
-impl Verb<'_> {
+impl Operation<'_> {
     /// (method, media type and body)
     fn parts(&self) -> (&'static str, Option<(&'static str, Vec<u8>)>) {
         match self {
@@ -59,11 +59,11 @@ impl Client {
     ///
     /// # Errors
     /// [`Error`]
-    pub fn object(&self, verb: Verb<'_>, path: &str) -> Result<Value, Error> {
+    pub fn object(&self, verb: Operation<'_>, path: &str) -> Result<Value, Error> {
         let (method, body) = verb.parts();
         let path = match verb {
-            Verb::Apply(_) => format!("{path}?fieldManager={MANAGER}&force=true"),
-            Verb::Merge(_) => format!("{path}?fieldManager={MANAGER}"),
+            Operation::Apply(_) => format!("{path}?fieldManager={MANAGER}&force=true"),
+            Operation::Merge(_) => format!("{path}?fieldManager={MANAGER}"),
             _ => path.to_owned(),
         };
         self.retry(|call| {
@@ -77,7 +77,7 @@ impl Client {
     /// # Errors
     /// [`Error`]
     pub fn delete(&self, path: &str) -> Result<(), Error> {
-        match self.object(Verb::Delete, path) {
+        match self.object(Operation::Delete, path) {
             Ok(_) => Ok(()),
             Err(error) if error.not_found() => Ok(()),
             Err(error) => Err(error),

@@ -13,14 +13,15 @@ use ureq::http::{Request, Response, header};
 use ureq::unversioned::transport::{Connector, SocksConnector};
 use ureq::{Agent, Body, Proxy};
 
-use crate::kube::auth::credential::{Credential, Credentials};
+use crate::kube::auth::credential::Credential;
+use crate::kube::auth::credentials::Credentials;
 use crate::kube::client::circuit_breaker::Circuit;
 use crate::kube::config::address::{Address, percent_encode};
 use crate::kube::config::kubeconfig::Cluster;
 use crate::kube::error::{Error, Status, TlsError, chain};
-use crate::kube::transport::connect::{self, Dial, Names};
-use crate::kube::transport::tls::{Identity, Leg, Trust};
-use crate::kube::types::pod::{self, Broken, Nothing, Object, Pod};
+use crate::kube::transport::connect::{self, ClusterConnector, DeferredResolver};
+use crate::kube::transport::tls::{Identity, TlsEndpoint, Trust};
+use crate::kube::types::pod::{self, Broken, DiscardPods, Object, Pod};
 use crate::kube::types::protobuf;
 
 /// Longest wait for a connection, TLS and proxy included: three SYNs, so that one lost packet does not decide.
@@ -34,7 +35,7 @@ const IDLE_AGE: Duration = Duration::from_secs(30);
 const BACKOFF_FIRST: Duration = Duration::from_millis(50);
 
 /// Longest pause between tries, unless Kubernetes asks for more: an API server restarts in a few seconds.
-const BACKOFF_MOST: Duration = Duration::from_secs(1);
+const MAX_BACKOFF: Duration = Duration::from_secs(1);
 
 /// Longest answer to a create, and longest error, in bytes: a Job comes back with 3 KB, with webhooks' additions 20.
 const OBJECT_LIMIT: u64 = 1024 * 1024;
@@ -104,7 +105,7 @@ impl Client {
                 Err(Error::Status { status, .. }) if unsure && status.already_exists() => return Ok(()),
                 // A quota is asked before the name is looked at: the Job it refuses may be the one that it counts.
                 Err(Error::Status { url, status, .. }) if unsure && status.quota_exceeded() => {
-                    return Err(Error::Unconfirmed { url });
+                    return Err(Error::OutcomeUnknown { url });
                 }
                 // Of a server's error, too, nobody knows what had been done by then.
                 Err(error) => {
@@ -140,7 +141,7 @@ impl Client {
     /// # Errors
     /// [`Error`]
     pub fn ready(&self) -> Result<(), Error> {
-        self.retry(|call| call.pod_list("/api/v1/pods?limit=1", &mut Nothing).map(drop))
+        self.retry(|call| call.pod_list("/api/v1/pods?limit=1", &mut DiscardPods).map(drop))
     }
 
     /// Tries until it succeeds, until trying again would not help, or until the deadline.
@@ -150,9 +151,9 @@ impl Client {
     ) -> Result<T, Error> {
         let deadline = Instant::now() + self.timeout;
         let Some(pass) = self.circuit.enter() else {
-            return Err(Error::Down { url: self.server.to_string() });
+            return Err(Error::CircuitOpen { url: self.server.to_string() });
         };
-        let credential = self.credentials.get(deadline)?;
+        let credential = self.credentials.get(deadline).map_err(Error::Credential)?;
         let mut call = Call { client: self, credential, deadline, tries: 0 };
         let mut renewed = false;
         loop {
@@ -168,7 +169,9 @@ impl Client {
             }
             if error.unauthorized() && !renewed {
                 renewed = true;
-                if let Some(credential) = self.credentials.renew(&call.credential, deadline)? {
+                if let Some(credential) =
+                    self.credentials.renew(&call.credential, deadline).map_err(Error::Credential)?
+                {
                     call.credential = credential;
                     continue;
                 }
@@ -199,11 +202,14 @@ impl Client {
         mut operation: impl FnMut(&Call<'_>) -> Result<T, Error>,
     ) -> Result<T, Error> {
         let deadline = Instant::now() + timeout;
-        let credential = self.credentials.get(deadline)?;
+        let credential = self.credentials.get(deadline).map_err(Error::Credential)?;
         let mut call = Call { client: self, credential, deadline, tries: u32::from(anew) };
         match operation(&call) {
             Err(error) if error.unauthorized() => {
-                let Some(credential) = self.credentials.renew(&call.credential, deadline)? else { return Err(error) };
+                let Some(credential) = self.credentials.renew(&call.credential, deadline).map_err(Error::Credential)?
+                else {
+                    return Err(error);
+                };
                 call.credential = credential;
                 operation(&call)
             }
@@ -213,12 +219,12 @@ impl Client {
 
     /// Starts a credential plugin, so that the first request need not wait for it.
     pub fn prepare(&self) {
-        self.credentials.prepare();
+        self.credentials.warm_up();
     }
 
     /// Whose token we send, by the token itself; none if it does not say so.
     pub fn subject(&self) -> Option<String> {
-        self.credentials.subject(Instant::now() + self.timeout)
+        self.credentials.get(Instant::now() + self.timeout).ok()?.subject()
     }
 
     /// Ends a credential plugin that is still running.
@@ -247,8 +253,8 @@ fn agent(
     connections: usize,
 ) -> Result<Agent, TlsError> {
     let host = server.host();
-    let tls = server.is_https().then(|| Leg::cluster(trust, identity, host)).transpose()?;
-    let dial = Dial::new(host, server.port(), tls, proxy, trust.ca.as_deref())?;
+    let tls = server.is_https().then(|| TlsEndpoint::cluster(trust, identity, host)).transpose()?;
+    let dial = ClusterConnector::new(host, server.port(), tls, proxy, trust.ca.as_deref())?;
     let config = Agent::config_builder()
         .http_status_as_error(false)
         .max_redirects(0)
@@ -263,7 +269,7 @@ fn agent(
         // A larger head would never be complete.
         .max_response_header_size(INPUT_BUFFER - 1)
         .build();
-    Ok(Agent::with_parts(config, ().chain(SocksConnector::default()).chain(dial), Names))
+    Ok(Agent::with_parts(config, ().chain(SocksConnector::default()).chain(dial), DeferredResolver))
 }
 
 /// One try of an operation.
@@ -304,7 +310,7 @@ impl Call<'_> {
         let agent = self
             .client
             .agent(self.credential.identity.as_ref())
-            .map_err(|error| Error::Untrusted { url: url.clone(), source: ureq::Error::Other(error.into()) })?;
+            .map_err(|error| Error::Tls { url: url.clone(), source: ureq::Error::Other(error.into()) })?;
         let mut request = Request::builder().method(method).uri(&url).header(header::ACCEPT, accept);
         if let Some(value) = &self.credential.authorization {
             request = request.header(header::AUTHORIZATION, value);
@@ -399,21 +405,21 @@ fn cut(error: Error) -> Error {
 fn pause(error: &Error, tries: u32) -> Option<Duration> {
     let asked = match error {
         Error::Unreachable { .. } | Error::Truncated { .. } => Duration::ZERO,
-        Error::Status { status, retry_after, .. } if status.passes() => retry_after.unwrap_or_default(),
+        Error::Status { status, retry_after, .. } if status.is_retryable() => retry_after.unwrap_or_default(),
         // A timeout has used up the time of all tries.
         Error::Timeout { .. }
         | Error::Status { .. }
-        | Error::Untrusted { .. }
+        | Error::Tls { .. }
         | Error::ProxyRefused { .. }
         | Error::NotKubernetes { .. }
-        | Error::Unconfirmed { .. }
-        | Error::Down { .. }
+        | Error::OutcomeUnknown { .. }
+        | Error::CircuitOpen { .. }
         | Error::Credential(_) => return None,
     };
     let broken = matches!(error, Error::Unreachable { .. } | Error::Truncated { .. });
     let doubled = match tries.checked_sub(u32::from(broken)) {
         None => Duration::ZERO,
-        Some(tries) => BACKOFF_FIRST.saturating_mul(1 << tries.min(8)).min(BACKOFF_MOST),
+        Some(tries) => BACKOFF_FIRST.saturating_mul(1 << tries.min(8)).min(MAX_BACKOFF),
     };
     Some(asked.max(jitter(doubled)))
 }
@@ -439,7 +445,7 @@ pub(in crate::kube) fn failure(url: &str, error: ureq::Error) -> Error {
         ureq::Error::LargeResponseHeader(..) => Error::NotKubernetes { url, found: "too large a head".into() },
         ureq::Error::Protocol(error) => Error::NotKubernetes { url, found: format!("bad HTTP ({error})") },
         ureq::Error::ConnectProxyFailed(reason) => Error::ProxyRefused { url, reason },
-        source @ ureq::Error::Other(_) => Error::Untrusted { url, source },
+        source @ ureq::Error::Other(_) => Error::Tls { url, source },
         source => Error::Unreachable { url, source },
     }
 }
@@ -448,7 +454,7 @@ pub(in crate::kube) fn failure(url: &str, error: ureq::Error) -> Error {
 pub(in crate::kube) fn broken(url: String, error: io::Error) -> Error {
     let inner = error.get_ref();
     if inner.is_some_and(|inner| inner.is::<rustls::Error>()) {
-        return Error::Untrusted { url, source: ureq::Error::Io(error) };
+        return Error::Tls { url, source: ureq::Error::Io(error) };
     }
     match error.downcast::<ureq::Error>() {
         Ok(inner) => failure(&url, inner),

@@ -17,7 +17,7 @@ pub enum JobState {
     Running,
     /// It has ended, failed, is suspended, or is being deleted: it waits for nothing that could be given to it. One that may try
     /// again after a failed pod, as ours never do, counts as one that has ended.
-    Over,
+    Finished,
 }
 
 /// A Job or a ResourceQuota.
@@ -71,9 +71,9 @@ impl Watched {
         let is_end =
             |(kind, status): &(String, String)| matches!(kind.as_str(), "Complete" | "Failed") && status == "True";
         match () {
-            () if self.is_out || self.conditions.iter().any(is_end) => JobState::Over,
+            () if self.is_out || self.conditions.iter().any(is_end) => JobState::Finished,
             () if self.is_active => JobState::Running,
-            () if self.has_ended => JobState::Over,
+            () if self.has_ended => JobState::Finished,
             () => JobState::Waiting,
         }
     }
@@ -116,12 +116,12 @@ impl Watched {
 }
 
 /// Most elements of a list that are told apart: a pod has a few containers. A server that lies must not fill the memory.
-const ELEMENTS_MOST: usize = 1000;
+const MAX_ELEMENTS: usize = 1000;
 
 /// The element of that number.
 fn element<'a, T: Default>(list: &'a mut Vec<T>, at: &str) -> &'a mut T {
-    let at: usize = at.parse().unwrap_or(ELEMENTS_MOST);
-    let at = at.min(ELEMENTS_MOST);
+    let at: usize = at.parse().unwrap_or(MAX_ELEMENTS);
+    let at = at.min(MAX_ELEMENTS);
     if list.len() <= at {
         list.resize_with(at + 1, T::default);
     }
@@ -240,13 +240,13 @@ mod tests {
                 "{}",
                 r#"{"conditions":[{"type":"Suspended","status":"False"},{"type":"Failed","status":"True"}]}"#,
                 "",
-                JobState::Over,
+                JobState::Finished,
             ),
             ("{}", r#"{"active":1,"ready":0}"#, "", JobState::Running),
-            ("{}", complete, "", JobState::Over),
-            ("{}", r#"{"failed":1}"#, "", JobState::Over),
-            (r#"{"suspend":true}"#, "{}", "", JobState::Over),
-            ("{}", r#"{"active":1}"#, r#","deletionTimestamp":"2026-01-01T00:00:00Z""#, JobState::Over),
+            ("{}", complete, "", JobState::Finished),
+            ("{}", r#"{"failed":1}"#, "", JobState::Finished),
+            (r#"{"suspend":true}"#, "{}", "", JobState::Finished),
+            ("{}", r#"{"active":1}"#, r#","deletionTimestamp":"2026-01-01T00:00:00Z""#, JobState::Finished),
         ] {
             let text =
                 format!(r#"{{"metadata":{{"name":"a"{metadata}}},"spec":{spec},"status":{status},"x":[1.5,[]]}}"#);

@@ -207,9 +207,9 @@ impl<'de, C: Extend<Pod>> Visitor<'de> for ItemsSeed<'_, C> {
 
 /// Takes pods and keeps none, for a list that is asked for only to see whether it may be.
 #[derive(Default)]
-pub struct Nothing;
+pub struct DiscardPods;
 
-impl Extend<Pod> for Nothing {
+impl Extend<Pod> for DiscardPods {
     fn extend<I: IntoIterator<Item = Pod>>(&mut self, pods: I) {
         pods.into_iter().for_each(drop);
     }

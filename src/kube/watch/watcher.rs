@@ -44,7 +44,7 @@ const GOOD: Duration = Duration::from_secs(5);
 /// Pauses after failures: doubled from the first to the longest. A freed slot shall not wait for two seconds if it can be
 /// helped, and a cluster that is away for long be asked twice a minute.
 const PAUSE_FIRST: Duration = Duration::from_secs(1);
-const PAUSE_MOST: Duration = Duration::from_secs(30);
+const MAX_PAUSE: Duration = Duration::from_secs(30);
 
 /// Longest pause after a watch that its server ended too soon, but in order: meanwhile nobody says that nothing is told.
 const PAUSE_ENDED: Duration = Duration::from_secs(5);
@@ -53,17 +53,17 @@ const PAUSE_ENDED: Duration = Duration::from_secs(5);
 const PAUSE_REFUSED: Duration = Duration::from_secs(60);
 
 /// What is told of a watch.
-pub enum News {
-    /// A list begins: what is not put again until [`Listed`](Self::Listed) is no longer there.
-    Listing,
+pub enum WatchEvent {
+    /// A list begins: what is not put again until [`InitDone`](Self::InitDone) is no longer there.
+    Init,
     /// It is there, and like this.
-    Put(Watched),
+    Apply(Watched),
     /// It is no longer there.
-    Gone(Watched),
+    Delete(Watched),
     /// The list is whole.
-    Listed,
+    InitDone,
     /// From now on every change is told as it comes.
-    Live,
+    Connected,
     /// For now no change is told; it is being tried again.
     Failed(Error),
 }
@@ -71,24 +71,24 @@ pub enum News {
 impl Client {
     /// Tells of all objects of the list at `path`, and for ever after of every change. It has no part in the
     /// [circuit](crate::kube::client::circuit_breaker): whether requests are tried must not depend on it.
-    pub fn follow(&self, path: &str, tell: &mut dyn FnMut(News)) -> ! {
-        let mut follower = Follower { client: self, path, tell, version: None, live: None };
+    pub fn watch(&self, path: &str, tell: &mut dyn FnMut(WatchEvent)) -> ! {
+        let mut watcher = Watcher { client: self, path, tell, version: None, live: None };
         let (mut failures, mut broke, mut expired) = (0, false, false);
         loop {
-            follower.live = None;
-            let outcome = follower.go_on(broke);
+            watcher.live = None;
+            let outcome = watcher.go_on(broke);
             broke = outcome.is_err();
             // A version that has become too old is nobody's fault; one that a list has just given is.
             let was_expired = std::mem::replace(&mut expired, outcome.as_ref().err().is_some_and(is_expired));
             if expired && !was_expired {
                 continue;
             }
-            if follower.live.is_some_and(|since| since.elapsed() >= GOOD) {
+            if watcher.live.is_some_and(|since| since.elapsed() >= GOOD) {
                 failures = 0;
                 continue;
             }
             failures += 1;
-            let mut pause = PAUSE_FIRST.saturating_mul(1 << (failures - 1).min(8)).min(PAUSE_MOST);
+            let mut pause = PAUSE_FIRST.saturating_mul(1 << (failures - 1).min(8)).min(MAX_PAUSE);
             if outcome.is_ok() {
                 pause = pause.min(PAUSE_ENDED);
             }
@@ -96,7 +96,7 @@ impl Client {
                 if error.not_permitted() || error.unauthorized() || matches!(error, Error::Credential(_)) {
                     pause = PAUSE_REFUSED;
                 }
-                (follower.tell)(News::Failed(error));
+                (watcher.tell)(WatchEvent::Failed(error));
             }
             thread::sleep(jitter(pause));
         }
@@ -107,7 +107,7 @@ impl Client {
     ///
     /// # Errors
     /// [`Error`]; the object may be changed all the same.
-    pub fn touch(&self, path: &str, patch: &str) -> Result<bool, Error> {
+    pub fn patch_if_current(&self, path: &str, patch: &str) -> Result<bool, Error> {
         self.once(ANSWER_TIME, false, |call| {
             let body = Some(("application/merge-patch+json", patch.as_bytes()));
             match call.send("PATCH", path, body) {
@@ -123,17 +123,17 @@ fn is_expired(error: &Error) -> bool {
     matches!(error, Error::Status { status, .. } if status.code == 410)
 }
 
-struct Follower<'a> {
+struct Watcher<'a> {
     client: &'a Client,
     path: &'a str,
-    tell: &'a mut dyn FnMut(News),
+    tell: &'a mut dyn FnMut(WatchEvent),
     /// Where the next watch begins; none: with a list.
     version: Option<String>,
     /// Since when the watch stands.
     live: Option<Instant>,
 }
 
-impl Follower<'_> {
+impl Watcher<'_> {
     /// A list, if there has to be one, and a watch until its end.
     fn go_on(&mut self, broke: bool) -> Result<(), Error> {
         let outcome = match self.version.take() {
@@ -153,7 +153,7 @@ impl Follower<'_> {
     fn list(&mut self, broke: bool) -> Result<String, Error> {
         let (first, tell) = (format!("{}?limit={PAGE}", self.path), &mut *self.tell);
         let mut version = String::new();
-        tell(News::Listing);
+        tell(WatchEvent::Init);
         self.client.once(ANSWER_TIME, broke, |call| {
             pages(&first, |path| {
                 let mut answer = call.send("GET", path, None)?;
@@ -168,7 +168,7 @@ impl Follower<'_> {
                 Ok(next)
             })
         })?;
-        tell(News::Listed);
+        tell(WatchEvent::InitDone);
         Ok(version)
     }
 
@@ -180,7 +180,7 @@ impl Follower<'_> {
         self.client.once(Duration::from_secs(WATCH_SECONDS) + SLACK, broke, |call| {
             let mut answer = call.send("GET", &path, None)?;
             *live = Some(Instant::now());
-            tell(News::Live);
+            tell(WatchEvent::Connected);
             let body = answer.body_mut().with_config().limit(WATCH_LIMIT).reader();
             let (mut body, mut line) = (BufReader::with_capacity(BUFFER, body), Vec::new());
             loop {
@@ -195,11 +195,11 @@ impl Follower<'_> {
                 match read_event(&line) {
                     Event::Put(object) => {
                         object.version.clone_into(version);
-                        tell(News::Put(object));
+                        tell(WatchEvent::Apply(object));
                     }
                     Event::Gone(object) => {
                         object.version.clone_into(version);
-                        tell(News::Gone(object));
+                        tell(WatchEvent::Delete(object));
                     }
                     Event::Bookmark(at) => *version = at,
                     Event::Error(status) => {
@@ -226,7 +226,7 @@ struct Page {
 }
 
 /// Reads one page, and tells of each object.
-fn read_list(text: &[u8], tell: &mut dyn FnMut(News)) -> Result<Page, serde_json::Error> {
+fn read_list(text: &[u8], tell: &mut dyn FnMut(WatchEvent)) -> Result<Page, serde_json::Error> {
     let (mut page, mut current, mut object) = (Page::default(), String::new(), Watched::default());
     walk(text, &mut |path, leaf| match path {
         ["kind"] => page.is_list = leaf.ends_with("List"),
@@ -245,9 +245,9 @@ fn read_list(text: &[u8], tell: &mut dyn FnMut(News)) -> Result<Page, serde_json
     Ok(page)
 }
 
-fn put(object: Watched, tell: &mut dyn FnMut(News)) {
+fn put(object: Watched, tell: &mut dyn FnMut(WatchEvent)) {
     if !object.name.is_empty() {
-        tell(News::Put(object));
+        tell(WatchEvent::Apply(object));
     }
 }
 
@@ -337,7 +337,7 @@ mod tests {
                        "metadata":{"resourceVersion":"7","continue":"c"}}"#;
         let mut names = Vec::new();
         let mut tell = |news| match news {
-            News::Put(object) => names.push(object.name),
+            WatchEvent::Apply(object) => names.push(object.name),
             _ => panic!("only objects"),
         };
         let page = read_list(text.as_bytes(), &mut tell).expect("a list");
