@@ -44,22 +44,22 @@ pub type Handler = Box<dyn Fn(api::Request<'_>) -> Response + Send + Sync>;
 pub struct Server {
     handler: Arc<Handler>,
     /// Replaced when its accept thread has ended, which tiny_http reports only to some requests.
-    listening: Mutex<Arc<Listening>>,
+    listening: Mutex<Listening>,
 }
 
 /// A tiny_http server on a socket without a name.
 struct Listening {
-    server: tiny_http::Server,
+    server: Arc<tiny_http::Server>,
     /// A handle on the socket's removed file.
     socket: OwnedFd,
 }
 
 /// Ends one worker when it is dropped: which one does not matter, since each connection keeps one.
-struct Worker(Arc<Listening>);
+struct Worker(Arc<tiny_http::Server>);
 
 impl Drop for Worker {
     fn drop(&mut self) {
-        self.0.server.unblock();
+        self.0.unblock();
     }
 }
 
@@ -69,7 +69,7 @@ impl Server {
     /// # Errors
     /// No folder for the socket is writable, or no descriptor or thread is free.
     pub fn start(handler: Handler) -> io::Result<Self> {
-        Ok(Self { handler: Arc::new(handler), listening: Mutex::new(Arc::new(Listening::start()?)) })
+        Ok(Self { handler: Arc::new(handler), listening: Mutex::new(Listening::start()?) })
     }
 
     /// Opens a private connection and starts its worker. Connections open one at a time: tiny_http starts a thread for a connection only
@@ -82,7 +82,7 @@ impl Server {
         match listening.connect(&self.handler) {
             Err(error) if has_ended(&error) => {
                 log::warn!("tiny_http's accept thread ended, for lack of descriptors or threads; starting another");
-                *listening = Arc::new(Listening::start()?);
+                *listening = Listening::start()?;
                 listening.connect(&self.handler)
             }
             connected => connected,
@@ -106,16 +106,16 @@ impl Listening {
         // tiny_http panics where it cannot start a thread.
         let started = catch_unwind(AssertUnwindSafe(|| tiny_http::Server::from_listener(listener, None)));
         let server = started.map_err(|_| io::Error::other("no thread for tiny_http"))?.map_err(io::Error::other)?;
-        Ok(Self { server, socket })
+        Ok(Self { server: Arc::new(server), socket })
     }
 
     /// Connects, starts a worker, and waits until tiny_http serves the connection.
-    fn connect(self: &Arc<Self>, handler: &Arc<Handler>) -> io::Result<PrivateConnection> {
+    fn connect(&self, handler: &Arc<Handler>) -> io::Result<PrivateConnection> {
         let mut stream = UnixStream::connect(proc_path(&self.socket))?;
-        let (served, handler) = (Arc::clone(self), Arc::clone(handler));
+        let (server, handler) = (Arc::clone(&self.server), Arc::clone(handler));
         let builder = thread::Builder::new().name("worker".into()).stack_size(WORKER_STACK);
-        builder.spawn(move || work(&served.server, &handler))?;
-        let worker = Worker(Arc::clone(self));
+        builder.spawn(move || work(&server, &handler))?;
+        let worker = Worker(Arc::clone(&self.server));
         stream.set_read_timeout(Some(PING_TIMEOUT))?;
         stream.write_all(format!("OPTIONS * HTTP/1.1\r\n{PING}: 1\r\n\r\n").as_bytes())?;
         let mut answer = [0; 512];
@@ -363,7 +363,7 @@ mod tests {
         let (listener, socket) = private_socket().expect("a private socket");
         let accepting = listener.try_clone().expect("a descriptor");
         let server = server(mpsc::channel().1);
-        *server.listening.lock().expect("no panic") = Arc::new(Listening::on(listener, socket).expect("started"));
+        *server.listening.lock().expect("no panic") = Listening::on(listener, socket).expect("started");
         let before = server.connect().expect("connected");
         rustix::net::shutdown(&accepting, rustix::net::Shutdown::Both).expect("a socket");
         drop(accepting);
@@ -376,12 +376,12 @@ mod tests {
     #[test]
     fn a_worker_ends_with_its_connection() {
         let server = server(mpsc::channel().1);
-        let listening = Arc::clone(&server.listening.lock().expect("no panic"));
+        let tiny_http = Arc::clone(&server.listening.lock().expect("no panic").server);
         let connections: Vec<_> = (0..8).map(|_| server.connect().expect("connected")).collect();
         connections.iter().for_each(|connection| connection.stream.shutdown(Shutdown::Both).expect("open"));
         drop(connections);
-        // Each worker holds the listening socket, as do the server and this test.
-        while Arc::strong_count(&listening) > 2 {
+        // Each worker holds the tiny_http server, as do the server and this test.
+        while Arc::strong_count(&tiny_http) > 2 {
             thread::yield_now();
         }
     }

@@ -206,7 +206,7 @@ impl Unsent<'_> {
 
 /// Relays an answer without a known length, each chunk at once.
 fn relay_stream(permit: Permit<'_>, start: &[u8], is_http10: bool, client: &Client<'_>) -> Result<(), RelayError> {
-    let head = head_end(&start);
+    let head = head_end(start);
     write_all(client.stream, &start[..head], WRITE_TIMEOUT).map_err(RelayError::Broken)?;
     let mut input = start[head..].to_vec();
     let mut buffer = vec![0; FIRST_READ];
