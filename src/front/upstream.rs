@@ -5,9 +5,13 @@ use std::collections::VecDeque;
 use std::io;
 use std::mem;
 use std::net::IpAddr;
+use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
+
+use rustix::io::Errno;
+use rustix::net::RecvFlags;
 
 use crate::front::PrivateConnection;
 
@@ -92,6 +96,7 @@ impl Pool {
         connect: impl FnOnce() -> io::Result<PrivateConnection>,
     ) -> Result<Permit<'_>, AcquireError> {
         let Grant(connection) = self.take_or_wait(network, timeout).ok_or(AcquireError::Overloaded)?;
+        let connection = connection.filter(|connection| is_open(&connection.stream));
         let mut permit = Permit { pool: self, connection, is_intact: false };
         if permit.connection.is_none() {
             permit.connection = Some(connect().map_err(AcquireError::Connect)?);
@@ -172,6 +177,13 @@ impl Pool {
     }
 }
 
+/// Returns false if the other end has closed the connection, or sent bytes that belong to no request.
+fn is_open(stream: &UnixStream) -> bool {
+    let mut byte = [0; 1];
+    let peeked = rustix::net::recv(stream, &mut byte, RecvFlags::PEEK | RecvFlags::DONTWAIT);
+    matches!(peeked, Err(Errno::WOULDBLOCK))
+}
+
 impl Waiter {
     fn take_grant(&self) -> Option<Grant> {
         mem::take(&mut *self.granted.lock().unwrap_or_else(PoisonError::into_inner))
@@ -201,7 +213,6 @@ impl Drop for Permit<'_> {
 #[cfg(test)]
 mod tests {
     use std::net::Ipv4Addr;
-    use std::os::unix::net::UnixStream;
     use std::sync::mpsc;
 
     use super::*;

@@ -67,7 +67,7 @@ fn bad_heads(kind: Kind) -> Vec<Bad> {
         closed("over 1 KiB", after_host("Content-Length: 1025\r\n"), &[413]),
         closed("a petabyte", after_host("Content-Length: 1000000000000000\r\n"), &[413]),
         closed("more than a number", after_host("Content-Length: 99999999999999999999999999\r\n"), &[413]),
-        closed("chunks", chunks("Transfer-Encoding: chunked\r\n"), &[501]),
+        closed("an unknown coding", chunks("Transfer-Encoding: gzip, chunked\r\n"), &[501]),
         closed("chunks and a length", chunks(&format!("Transfer-Encoding: chunked\r\n{length}")), &[400]),
         closed("a length and chunks", after_host(&format!("{length}Transfer-Encoding: chunked\r\n")), &[400]),
         closed("chunks twice", chunks("Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n"), &[400, 501]),
