@@ -1,6 +1,6 @@
 //! The environment variables of options. A variable becomes the flag that it stands for unless that flag is given.
 //!
-//! clap's own support reads the process's environment, accepts empty variables and cannot leave a bad one out.
+//! clap's own support reads the process's environment, accepts empty variables and cannot ignore an invalid one.
 
 use std::ffi::OsString;
 
