@@ -110,6 +110,7 @@ pub fn manifest(settings: &Settings, tier: Tier, dataset: Dataset, name: &str) -
         "img-classification/tier": tier.as_str(),
         "img-classification/dataset": dataset.as_str(),
     });
+    let disrupted = json!({ "type": "DisruptionTarget", "status": "True" });
     json!({
         "apiVersion": "batch/v1",
         "kind": "Job",
@@ -117,33 +118,32 @@ pub fn manifest(settings: &Settings, tier: Tier, dataset: Dataset, name: &str) -
         "spec": {
             "backoffLimit": 0,
             "ttlSecondsAfterFinished": settings.ttl,
-            "podFailurePolicy": {
-                "rules": [{
-                    "action": "Ignore",
-                    "onPodConditions": [{ "type": "DisruptionTarget", "status": "True" }],
-                }],
-            },
+            "podFailurePolicy": { "rules": [{ "action": "Ignore", "onPodConditions": [disrupted] }] },
             "template": {
                 "metadata": { "labels": labels },
                 "spec": {
                     "restartPolicy": "Never",
                     "automountServiceAccountToken": false,
                     "securityContext": { "seccompProfile": { "type": "RuntimeDefault" } },
-                    "containers": [{
-                        "name": "classifier",
-                        "image": settings.image,
-                        "imagePullPolicy": "IfNotPresent",
-                        "env": [
-                            { "name": "DATASET", "value": dataset.as_str() },
-                            { "name": "TYPE", "value": tier.network() },
-                            { "name": "PYTHONUNBUFFERED", "value": "1" },
-                        ],
-                        "resources": { "requests": { "cpu": CPU }, "limits": { "cpu": CPU } },
-                        "securityContext": { "allowPrivilegeEscalation": false },
-                    }],
+                    "containers": [container(settings, tier, dataset)],
                 },
             },
         },
+    })
+}
+
+fn container(settings: &Settings, tier: Tier, dataset: Dataset) -> Value {
+    json!({
+        "name": "classifier",
+        "image": settings.image,
+        "imagePullPolicy": "IfNotPresent",
+        "env": [
+            { "name": "DATASET", "value": dataset.as_str() },
+            { "name": "TYPE", "value": tier.network() },
+            { "name": "PYTHONUNBUFFERED", "value": "1" },
+        ],
+        "resources": { "requests": { "cpu": CPU }, "limits": { "cpu": CPU } },
+        "securityContext": { "allowPrivilegeEscalation": false },
     })
 }
 

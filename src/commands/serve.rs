@@ -47,8 +47,8 @@ pub fn run(options: &Options, env: Env<'_>) -> Result<(), StartError> {
     if let Some(local) = &local {
         setup::apply(&kube, |_| {}).map_err(StartError::Setup)?;
         configuration.push("local: a simulated cluster that ends with this process; no container is run".to_owned());
-        configuration
-            .push(format!("for kubectl and the other commands: export KUBECONFIG={}", local.kubeconfig().display()));
+        // A line of its own, to be copied into a shell for kubectl and the other commands.
+        configuration.push(format!("export KUBECONFIG={}", local.kubeconfig().display()));
     }
     let premium = options.premium_token_file.as_deref().map(auth::Token::read).transpose();
     let premium = premium.map_err(StartError::PremiumToken)?;

@@ -15,7 +15,6 @@ use flood::{CONNECTIONS, FLOOD_DURATION, Flood, Seen, attempt, request};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use rustix::process::{Resource, Rlimit, getrlimit, prlimit, setrlimit};
 use shutdown::{server_threads_named, spin};
-use std::collections::BTreeSet;
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::process::Command;
@@ -25,6 +24,7 @@ use std::time::{Duration, Instant};
 use support::api::ApiServer;
 use support::eventually;
 use support::http::Connection;
+use support::process::{client_resources, descriptors, threads};
 use support::server::{Server, Setup};
 
 const FREE: &str = "/img-classification/free";
@@ -78,16 +78,6 @@ fn is_open(mut stream: &TcpStream) -> bool {
     }
 }
 
-/// The numbers of the server's open descriptors.
-fn descriptors(server: &Server) -> BTreeSet<u64> {
-    let folder = std::fs::read_dir(format!("/proc/{}/fd", server.pid().as_raw_nonzero())).unwrap();
-    folder.map(|entry| entry.unwrap().file_name().to_str().unwrap().parse().unwrap()).collect()
-}
-
-fn threads(server: &Server) -> usize {
-    std::fs::read_dir(format!("/proc/{}/task", server.pid().as_raw_nonzero())).unwrap().count()
-}
-
 /// Waits until both kinds of requests succeed again.
 fn expect_recovery(server: &Server, after: &str) {
     for (method, target, body) in [("GET", "/healthz", ""), ("POST", FREE, MNIST), ("GET", "/config", "")] {
@@ -105,7 +95,7 @@ fn good_client_is_served_beside_2000_idle_and_500_slow_connections() {
     let mut seen = Seen::default();
     seen.request(&server, "POST", FREE, MNIST);
     seen.request(&server, "GET", "/healthz", "");
-    let before = (descriptors(&server).len(), threads(&server));
+    let before = client_resources(&server);
     seen = Seen::default();
     let (stop, ready) = (AtomicBool::new(false), Barrier::new(3));
     let opened = AtomicUsize::new(0);
@@ -156,7 +146,7 @@ fn good_client_is_served_beside_2000_idle_and_500_slow_connections() {
     api.close_connections();
     assert_eq!(server.post_job().status, 200);
     eventually("descriptors and threads are given back", || {
-        let now = (descriptors(&server).len(), threads(&server));
+        let now = client_resources(&server);
         now.0 <= before.0 && now.1 <= before.1
     });
     expect_recovery(&server, "the flood");
@@ -207,7 +197,7 @@ fn server_recovers_from_descriptor_exhaustion_at_any_point() {
     for free in 0..10 {
         let server = setup(&api).start();
         assert_eq!(server.post_job().status, 200);
-        let before = descriptors(&server).len();
+        let before = client_resources(&server).0;
         // The next request needs a new connection to Kubernetes.
         api.close_connections();
         leave(&server, free);
@@ -236,7 +226,7 @@ fn server_recovers_from_descriptor_exhaustion_at_any_point() {
             // may still be in flight.
             api.close_connections();
             server.post_job();
-            descriptors(&server).len() <= before
+            client_resources(&server).0 <= before
         });
         assert_eq!(server.terminate().code(), Some(0), "{free} free descriptors");
     }

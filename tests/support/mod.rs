@@ -9,6 +9,7 @@ pub mod http;
 pub mod kubeconfig;
 pub mod kubernetes;
 pub mod plugin;
+pub mod process;
 pub mod proxy;
 pub mod response;
 pub mod server;

@@ -5,6 +5,7 @@ use crate::support::api::ApiServer;
 use crate::support::cluster::pod;
 use crate::support::eventually;
 use crate::support::http::Response;
+use crate::support::process::{folder, private_descriptors};
 use crate::support::response::{ApiResponse, Behavior, Latch, pod_list};
 use crate::support::server::{Server, Setup};
 use std::thread;
@@ -12,30 +13,34 @@ use std::time::Duration;
 
 const PODS: &str = "/api/v1/pods";
 
-/// Number of clients that arrive during a list.
-const CLIENTS: usize = 40;
+/// Number of clients that arrive during a list; with the list's own client, and one more, all get one of 32 permits.
+const CLIENTS: usize = 30;
 
 fn lists(api: &ApiServer) -> usize {
     api.requests().iter().filter(|request| request.path() == PODS).count()
 }
 
-/// Number of connections whose request the server has read: each has a thread that waits.
+/// Number of client connections whose request the server handles: their threads read from a private connection.
 fn waiting_requests(server: &Server) -> usize {
-    let folder = std::fs::read_dir(format!("/proc/{}/task", server.pid().as_raw_nonzero())).unwrap();
+    let (folder, private) = (folder(server), private_descriptors(server));
+    let read = |path: String| std::fs::read_to_string(path).unwrap_or_default();
     let waits = |entry: std::io::Result<std::fs::DirEntry>| {
-        let path = entry.unwrap().path();
-        let read = |file| std::fs::read_to_string(path.join(file)).unwrap_or_default();
-        // futex_wait: the thread waits for another thread, not for its client.
-        read("comm").trim_end() == "connection" && read("syscall").split(' ').next() == Some(FUTEX)
+        let task = entry.unwrap().path().to_string_lossy().into_owned();
+        let call = read(format!("{task}/syscall"));
+        let mut call = call.split(' ');
+        let is_read = call.next() == Some(RECVFROM);
+        let descriptor = call.next().and_then(|hex| u64::from_str_radix(hex.trim_start_matches("0x"), 16).ok());
+        let is_private = descriptor.is_some_and(|descriptor| private.contains(&descriptor));
+        read(format!("{task}/comm")).trim_end() == "connection" && is_read && is_private
     };
-    folder.map(waits).filter(|waits| *waits).count()
+    std::fs::read_dir(format!("{folder}/task")).unwrap().map(waits).filter(|waits| *waits).count()
 }
 
-/// Number of the system call futex(2).
+/// Number of the system call recvfrom(2).
 #[cfg(target_arch = "x86_64")]
-const FUTEX: &str = "202";
+const RECVFROM: &str = "45";
 #[cfg(target_arch = "aarch64")]
-const FUTEX: &str = "98";
+const RECVFROM: &str = "207";
 
 /// Starts a list that waits at the latch, calls `between`, then sends requests from `CLIENTS` clients before the list
 /// ends.

@@ -37,7 +37,7 @@ fn start_with(tag: &str, args: &[&str]) -> Local {
     let setup = Setup::new().args(&["--local", "--local-job-seconds", "1", "--image", &image]);
     let server = setup.args(args).start();
     let log = server.stderr();
-    let kubeconfig = log.lines().find_map(|line| line.split_once("export KUBECONFIG=")).unwrap().1;
+    let kubeconfig = log.lines().find_map(|line| line.strip_prefix("export KUBECONFIG=")).unwrap();
     let (kubeconfig, kube) = (PathBuf::from(kubeconfig), Kubernetes::new(Path::new(kubeconfig)));
     Local { server, kubeconfig, kube }
 }

@@ -58,7 +58,7 @@ fn error_response_to_head_has_no_body() {
         ("/healthz", "Host: h\r\nContent-Length: x\r\n", 400),
         ("/healthz", "Host: h\r\nContent-Length: 1025\r\n", 413),
         ("/healthz", "Host: h\r\nContent-Length: 99999999999999999999\r\n", 413),
-        ("/healthz", "Host: h\r\nTransfer-Encoding: chunked\r\n", 501),
+        ("/healthz", "Host: h\r\nTransfer-Encoding: gzip\r\n", 501),
         ("/healthz", "Host: h\r\nTransfer-Encoding: chunked\r\nContent-Length: 1\r\n", 400),
         ("/healthz", "Host: h\r\nExpect: tea\r\n", 417),
         ("/healthz", "Host: h\r\nContent-Length: 9\r\n", 400),

@@ -11,7 +11,7 @@ mod slow_clients;
 use crate::support::api::ApiServer;
 use crate::support::http::Response;
 use crate::support::server::{Server, Setup};
-use body_cases::{bodies, encodings, expectations, lengths, pipelines, smuggling};
+use body_cases::{bodies, chunks, encodings, expectations, lengths, pipelines, smuggling};
 use head_cases::{connection_options, headers, hosts, limits, lines, methods, other_protocols, targets, versions};
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -209,6 +209,7 @@ fn table() -> Vec<Case> {
         limits(),
         lengths(),
         encodings(),
+        chunks(),
         expectations(),
         connection_options(),
         pipelines(),

@@ -5,6 +5,7 @@ use crate::support::api::ApiServer;
 use crate::support::cluster::pod;
 use crate::support::eventually;
 use crate::support::http::Connection;
+use crate::support::process::client_resources;
 use crate::support::response::{ApiResponse, Behavior, Latch, pod_list};
 use crate::support::server::Server;
 use serde_json::Value;
@@ -175,15 +176,6 @@ fn reset(connection: &Connection) {
     rustix::net::connect_unspec(connection.stream()).unwrap();
 }
 
-/// Number of descriptors and threads of the server.
-fn descriptors_and_threads(server: &Server) -> (usize, usize) {
-    let count = |what: &str| {
-        let folder = format!("/proc/{}/{what}", server.pid().as_raw_nonzero());
-        std::fs::read_dir(folder).unwrap().count()
-    };
-    (count("fd"), count("task"))
-}
-
 #[test]
 fn resets_at_any_stage_leave_no_descriptor_thread_or_job_behind() {
     const EACH: usize = 20;
@@ -192,7 +184,7 @@ fn resets_at_any_stage_leave_no_descriptor_thread_or_job_behind() {
     // Descriptors opened by the first requests, such as a connection to Kubernetes, stay open.
     let config = get("").replace("healthz", "config");
     assert_eq!((server.post_job().status, server.get("/config").status), (200, 200));
-    let before = descriptors_and_threads(&server);
+    let before = client_resources(&server);
     let jobs = api.jobs().len();
     for bytes in [
         "",
@@ -248,11 +240,11 @@ fn resets_at_any_stage_leave_no_descriptor_thread_or_job_behind() {
     // These requests were valid: each creates its Job, although its client has gone.
     eventually("the Jobs are made", || api.jobs().len() == jobs + waiting.len());
     drop(waiting);
-    // Idle connections to Kubernetes are not part of the comparison.
-    api.close_connections();
-    assert_eq!(server.post_job().status, 200);
     eventually("descriptors and threads are given back", || {
-        let now = descriptors_and_threads(&server);
+        // Idle connections to Kubernetes are not part of the comparison: a request drops those that have ended.
+        api.close_connections();
+        assert_eq!(server.post_job().status, 200);
+        let now = client_resources(&server);
         now.0 <= before.0 && now.1 <= before.1
     });
     assert_eq!(server.get("/healthz").status, 200);
