@@ -67,7 +67,7 @@ pub struct ServeArgs {
     /// Time that Kubernetes keeps a finished Job, in seconds
     #[arg(long, value_name = "SECONDS", value_parser = values::job_ttl, default_value = "3600")]
     pub job_ttl: u32,
-    /// POSTs per minute that one address may send, in a burst or spread out; 0 means unlimited
+    /// POSTs per minute of one client network (IPv4 address or IPv6 /64), in a burst or spread out; 0 means unlimited
     #[arg(long, value_name = "NUMBER", value_parser = values::posts_per_minute, default_value = "1200")]
     pub posts_per_minute: u32,
     #[command(flatten)]
@@ -105,7 +105,7 @@ pub struct Access {
     /// Context of the kubeconfig [default: the kubeconfig's current-context]
     #[arg(long, value_name = "NAME", value_parser = values::context)]
     pub context: Option<String>,
-    /// Time limit of one Kubernetes operation including its retries, in seconds
+    /// Deadline of one Kubernetes operation including its retries, in seconds
     #[arg(long, value_name = "SECONDS", value_parser = values::kube_timeout, default_value = "10")]
     pub kube_timeout: Duration,
 }

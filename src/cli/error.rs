@@ -1,4 +1,4 @@
-//! Errors of usage: what clap rejects, as one line that names the option and the fix.
+//! Usage errors: an error of clap as one line that names the option and the fix.
 
 use std::error::Error;
 use std::fmt;
@@ -71,7 +71,7 @@ impl fmt::Display for UsageError {
 impl Error for UsageError {}
 
 impl UsageError {
-    /// Returns whether the error is about the value of this variable.
+    /// Tests for an error about the value of this variable.
     pub fn names(&self, variable: &str) -> bool {
         matches!(self, Self::Value { given, .. } if given == variable)
     }
@@ -124,7 +124,7 @@ fn value_error(error: &clap::Error, argument: &str) -> UsageError {
     UsageError::Value { given, value, wanted }
 }
 
-/// Returns whether any command has this option.
+/// Tests for an option of any command.
 fn is_known(option: &str) -> bool {
     let root = super::command();
     root.get_subcommands()

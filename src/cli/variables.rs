@@ -71,8 +71,7 @@ pub fn insert(
     let mut flags = Vec::new();
     for arg in command.get_arguments().filter(|arg| !is_given(arg.get_id().as_str())) {
         let Some((long, name)) = arg.get_long().and_then(|long| Some((long, name(long)?))) else { continue };
-        // KUBECONFIG is a list, which is read with the rest of the kubeconfig's environment. A cluster on the command line
-        // wins over LOCAL.
+        // kube::Cluster reads KUBECONFIG, which is a list. A cluster on the command line wins over LOCAL.
         if long == "kubeconfig" || long == "local" && (is_given("kubeconfig") || is_given("context")) {
             continue;
         }
