@@ -1,6 +1,6 @@
 //! The commands and options as clap parses and documents them. The resolved form is [`Options`](super::Options).
 //!
-//! A doc comment here is the help text of its option. [`super::variables`] adds the variables to it.
+//! A doc comment here is the help text of its option. [`super::variables`] adds the variable of [`variable`] to it.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -176,4 +176,24 @@ pub struct WaitArgs {
     /// Longest wait for pods to end, in seconds; a pod has 30 s to end by itself, and its node may be slow
     #[arg(long, value_name = "SECONDS", value_parser = values::clean_timeout, default_value = "120")]
     pub timeout: Duration,
+}
+
+/// Returns the variable of the option --`long`. Options of a single run, such as --yes, have none.
+pub fn variable(long: &str) -> Option<&'static str> {
+    Some(match long {
+        "listen" => "LISTEN",
+        "image" => "CLASSIFIER_IMAGE",
+        "kubeconfig" => "KUBECONFIG",
+        "context" => "KUBE_CONTEXT",
+        "local" => "LOCAL",
+        "local-job-seconds" => "LOCAL_JOB_SECONDS",
+        "local-nodes" => "LOCAL_NODES",
+        "job-ttl" => "JOB_TTL",
+        "kube-timeout" => "KUBE_TIMEOUT",
+        "posts-per-minute" => "POSTS_PER_MINUTE",
+        "premium-token-file" => "PREMIUM_TOKEN_FILE",
+        "no-requeue" => "NO_REQUEUE",
+        "log-level" => "LOG_LEVEL",
+        _ => return None,
+    })
 }

@@ -3,9 +3,10 @@
 use std::error::Error;
 use std::fmt;
 
+use clap::CommandFactory;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
-use super::variables;
+use super::args::{self, Cli};
 
 /// An invalid command line or variable.
 #[derive(Debug, PartialEq, Eq)]
@@ -103,7 +104,7 @@ impl UsageError {
     pub(super) fn of_variable(self) -> Self {
         match self {
             Self::Value { given, value, wanted } => {
-                let name = given.strip_prefix("--").and_then(variables::name);
+                let name = given.strip_prefix("--").and_then(args::variable);
                 Self::Value { given: name.map_or(given, str::to_owned), value, wanted }
             }
             other => other,
@@ -126,7 +127,7 @@ fn value_error(error: &clap::Error, argument: &str) -> UsageError {
 
 /// Tests for an option of any command.
 fn is_known(option: &str) -> bool {
-    let root = super::command();
+    let root = Cli::command();
     root.get_subcommands()
         .flat_map(clap::Command::get_arguments)
         .filter_map(clap::Arg::get_long)

@@ -13,16 +13,15 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::error::ErrorKind;
-use clap::{ArgMatches, CommandFactory, FromArgMatches};
+use clap::{ArgMatches, FromArgMatches};
 
 use args::{Cli, CliCommand};
+use variables::command;
 
 pub use args::Access;
 pub use error::UsageError;
 pub use options::Options;
-
-/// The process's environment.
-pub type Env<'a> = &'a dyn Fn(&str) -> Option<OsString>;
+pub use variables::Env;
 
 /// A parsed command line.
 #[derive(Debug)]
@@ -73,11 +72,6 @@ pub fn parse(args: impl IntoIterator<Item = OsString>, env: Env<'_>) -> Result<C
         }
         _ => Ok(resolve(with_variables(&args, &flags, env, &[])?)),
     }
-}
-
-/// The parser, with the variables in its help.
-fn command() -> clap::Command {
-    variables::document(Cli::command())
 }
 
 /// Returns the command on the command line, which is `serve` if none is given.

@@ -4,8 +4,7 @@ use std::path::PathBuf;
 
 use log::LevelFilter;
 
-use super::Access;
-use super::args::ServeArgs;
+use super::args::{Access, ServeArgs};
 use crate::job;
 use crate::simulator;
 

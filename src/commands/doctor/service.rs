@@ -7,8 +7,8 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::Report;
 use super::env_file::{EnvFile, FILE, USER};
+use super::report::Report;
 use crate::cli::Env;
 use crate::commands::output::{Check, Printer};
 
