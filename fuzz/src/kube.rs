@@ -1,5 +1,5 @@
-//! What src/kube/mod.rs is to the program: the same modules, but the files that a kubeconfig may name are four that never
-//! change. Whatever text a fuzzer makes up, no other file is opened.
+//! The modules of src/kube for the fuzz targets, with one replacement: only four constant files exist. A fuzzed kubeconfig
+//! can open no other file.
 
 #[path = "../../src/kube/auth/mod.rs"]
 mod auth;
@@ -23,31 +23,37 @@ mod yaml;
 pub use client::Client;
 pub use config::kubeconfig::{Cluster, Sources};
 pub use error::{ConfigError, CredentialError, Error, Status, TlsError, chain};
-pub use types::job::{JobState, Watched};
+pub use types::job::{Job, JobState};
 pub use types::pod::{Pod, read_pod_list};
 pub use types::protobuf;
-pub use watch::watcher::News;
+pub use types::quota::Quota;
+pub use watch::event::WatchEvent;
 
-use std::io;
-use std::path::Path;
-
-/// The folder of the kubeconfig that is fuzzed; the files below are there, too, for who asks whether they exist.
+/// The folder of the kubeconfig that is fuzzed. The files below exist in it as well, for tests of their existence.
 pub const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/data");
 
-/// The content of the files in [`FOLDER`].
-const FILES: [(&str, &[u8]); 4] = [
-    ("ca.pem", include_bytes!("../data/ca.pem")),
-    ("client.pem", include_bytes!("../data/client.pem")),
-    ("client.key", include_bytes!("../data/client.key")),
-    ("token", include_bytes!("../data/token")),
-];
+/// Replaces src/kube/files.rs.
+mod files {
+    use std::io;
+    use std::path::Path;
 
-fn read_file(path: &Path) -> io::Result<Vec<u8>> {
-    let name = path.strip_prefix(FOLDER).ok().and_then(Path::to_str);
-    let found = FILES.iter().find(|(known, _)| Some(*known) == name);
-    found.map(|(_, bytes)| bytes.to_vec()).ok_or_else(|| io::ErrorKind::NotFound.into())
-}
+    use super::FOLDER;
 
-fn read_text(path: &Path) -> io::Result<String> {
-    String::from_utf8(read_file(path)?).map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "it is not UTF-8"))
+    /// The content of the files in [`FOLDER`].
+    const FILES: [(&str, &[u8]); 4] = [
+        ("ca.pem", include_bytes!("../data/ca.pem")),
+        ("client.pem", include_bytes!("../data/client.pem")),
+        ("client.key", include_bytes!("../data/client.key")),
+        ("token", include_bytes!("../data/token")),
+    ];
+
+    pub fn read_file(path: &Path) -> io::Result<Vec<u8>> {
+        let name = path.strip_prefix(FOLDER).ok().and_then(Path::to_str);
+        let found = FILES.iter().find(|(known, _)| Some(*known) == name);
+        found.map(|(_, bytes)| bytes.to_vec()).ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    pub fn read_text(path: &Path) -> io::Result<String> {
+        String::from_utf8(read_file(path)?).map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "not valid UTF-8"))
+    }
 }

@@ -115,14 +115,14 @@ impl ApiError {
 /// Maps a failure of Kubernetes to an answer. The sentences are stable; the message of Kubernetes is only in the log.
 fn kube_to_status(error: &kube::Error, tier: Option<Tier>) -> (u16, String, Option<u64>) {
     let (status, sentence, retry) = match error {
-        kube::Error::Unreachable { .. } | kube::Error::Down { .. } => {
+        kube::Error::Unreachable { .. } | kube::Error::CircuitOpen { .. } => {
             (503, "Kubernetes cannot be reached; try again later", Some(RETRY_SOON))
         }
-        kube::Error::Timeout { .. } | kube::Error::Credential(CredentialError::Waiting { .. }) => {
+        kube::Error::Timeout { .. } | kube::Error::Credential(CredentialError::Pending { .. }) => {
             (504, "Kubernetes did not answer in time; try again later", None)
         }
         kube::Error::Truncated { .. } => (503, "Kubernetes' answer was cut short; try again", Some(RETRY_SOON)),
-        kube::Error::Unconfirmed { .. } => (
+        kube::Error::OutcomeUnknown { .. } => (
             504,
             "Kubernetes' answer was lost and the tier's queue is full; see with GET /config whether the Job is there",
             None,
@@ -130,7 +130,7 @@ fn kube_to_status(error: &kube::Error, tier: Option<Tier>) -> (u16, String, Opti
         kube::Error::ProxyRefused { .. } => {
             (502, "the proxy on the way to Kubernetes refused; check the server's proxy settings", None)
         }
-        kube::Error::Untrusted { .. } => {
+        kube::Error::Tls { .. } => {
             (502, "there is no trusted TLS connection to Kubernetes; check the server's kubeconfig", None)
         }
         kube::Error::NotKubernetes { .. } => {

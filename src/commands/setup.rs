@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Map, Value, json};
 
 use crate::commands::output::{Check, Printer};
-use crate::kube::{self, Client, Error, Verb};
+use crate::kube::{self, Client, Error, Operation};
 
 /// The manifests: the namespace comes before the objects in it.
 const FILES: [&str; 4] = [
@@ -136,12 +136,12 @@ fn apply_one(kube: &Client, object: &Value, before: Option<Value>) -> Result<Str
     if obstacle.is_some() {
         kube.delete(&path)?;
     }
-    let mut after = kube.object(Verb::Apply(object), &path)?;
+    let mut after = kube.object(Operation::Apply(object), &path)?;
     // An apply keeps the fields of other managers; an added limit of a quota would block the classifiers.
     let foreign = foreign_limits(object, &after);
     if !foreign.is_empty() {
         let removal: Map<String, Value> = foreign.iter().map(|key| (key.clone(), Value::Null)).collect();
-        after = kube.object(Verb::Merge(&json!({ "spec": { "hard": removal } })), &path)?;
+        after = kube.object(Operation::Merge(&json!({ "spec": { "hard": removal } })), &path)?;
     }
     let Some(before) = before else { return Ok("created".to_owned()) };
     if let Some(obstacle) = obstacle {
@@ -167,7 +167,7 @@ fn obstacle(object: &Value, old: &Value) -> Option<&'static str> {
 }
 
 fn get(kube: &Client, path: &str) -> Result<Option<Value>, Error> {
-    match kube.object(Verb::Get, path) {
+    match kube.object(Operation::Get, path) {
         Ok(object) => Ok(Some(object)),
         Err(error) if error.not_found() => Ok(None),
         Err(error) => Err(error),

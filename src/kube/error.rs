@@ -1,6 +1,6 @@
-//! What can go wrong: [`ConfigError`] before the socket is bound, [`Error`] during a call.
+//! Errors: [`ConfigError`] before the socket is bound, [`Error`] during a request to Kubernetes.
 //!
-//! A cause is in `source()` or in the text, never in both; [`chain`] prints them as one line.
+//! A cause is in `source()` or in the text, never in both; [`chain`] prints all causes on one line.
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -8,9 +8,9 @@ use std::io;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
-use crate::kube::yaml;
+use crate::kube::yaml::YamlError;
 
-/// An error and its causes on one line, `a: b: c`.
+/// Formats an error and its causes on one line: `a: b: c`.
 pub fn chain(error: &dyn StdError) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
@@ -21,26 +21,26 @@ pub fn chain(error: &dyn StdError) -> String {
     text
 }
 
-/// Why no cluster could be made of the kubeconfig (or of the in-cluster account).
+/// An invalid or missing cluster configuration.
 #[derive(Debug)]
 pub enum ConfigError {
-    /// Neither a kubeconfig nor an in-cluster account was found; `looked` names the places.
-    NotFound { looked: String },
-    /// A file could not be read; `what` is its role.
+    /// Neither a kubeconfig nor an in-cluster account exists; `searched` names the places.
+    NotFound { searched: String },
+    /// A file cannot be read; `what` is its role.
     Read { what: &'static str, path: PathBuf, source: io::Error },
     /// A kubeconfig is not YAML.
-    Yaml { path: PathBuf, source: yaml::NotYaml },
-    /// A field has the wrong type or a value that we refuse. The value itself is not shown: it may be a secret.
+    Yaml { path: PathBuf, source: YamlError },
+    /// A field has the wrong type or a rejected value. The value is not shown: it may be a secret.
     Field { path: PathBuf, field: String, problem: &'static str },
     /// Two entries of one list share a name.
     Duplicate { path: PathBuf, list: &'static str, name: String },
-    /// No context was asked for and no file sets current-context.
+    /// No option names a context, and no file sets current-context.
     NoContext { path: String, known: String },
-    /// A name leads nowhere; `kind` is context, cluster or user, `by` what named it.
+    /// A reference has no target; `kind` is context, cluster or user, `by` is the field that holds the reference.
     Missing { path: String, kind: &'static str, name: String, by: String, known: String },
-    /// Certificates or keys that cannot be used.
+    /// A certificate, key or TLS name is invalid; `what` names its field or file.
     Tls { what: String, source: TlsError },
-    /// A proxy variable of the environment is no proxy address.
+    /// A proxy variable of the environment is not a proxy address.
     Proxy,
     /// The in-cluster environment is incomplete.
     InCluster { problem: &'static str },
@@ -49,30 +49,29 @@ pub enum ConfigError {
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NotFound { looked } => write!(
+            Self::NotFound { searched } => write!(
                 f,
-                "no kubeconfig found ({looked}); name one with --kubeconfig or KUBECONFIG, \
-                 or make one with `aws eks update-kubeconfig`"
+                "no kubeconfig found ({searched}); fix: set --kubeconfig or KUBECONFIG, \
+                 or create one with `aws eks update-kubeconfig`"
             ),
             Self::Read { what, path, .. } => write!(f, "cannot read {what} {}", path.display()),
-            Self::Yaml { path, .. } => write!(f, "kubeconfig {} is not YAML", path.display()),
+            Self::Yaml { path, .. } => write!(f, "kubeconfig {} is not valid YAML", path.display()),
             Self::Field { path, field, problem } => write!(f, "kubeconfig {}: {field} {problem}", path.display()),
             Self::Duplicate { path, list, name } => {
-                write!(f, "kubeconfig {}: {list} names {name:?} twice; remove one of the two", path.display())
+                write!(f, "kubeconfig {}: {list} has two entries named {name:?}; fix: remove one", path.display())
             }
             Self::NoContext { path, known } => {
-                write!(f, "kubeconfig {path} has no current-context; choose one with --context (known: {known})")
+                write!(f, "kubeconfig {path} has no current-context; fix: set --context (known: {known})")
             }
             Self::Missing { path, kind, name, by, known } => {
-                write!(f, "kubeconfig {path}: {by} names the {kind} {name:?}, which is not there (known: {known})")
+                write!(f, "kubeconfig {path}: {by} names the {kind} {name:?}, which does not exist (known: {known})")
             }
-            Self::Tls { what, .. } => write!(f, "{what} cannot be used"),
-            Self::Proxy => {
-                write!(
-                    f,
-                    "HTTPS_PROXY or HTTP_PROXY is not a proxy address: http://, https:// or socks5://, a host and a port"
-                )
-            }
+            Self::Tls { what, .. } => write!(f, "{what} is not usable"),
+            Self::Proxy => write!(
+                f,
+                "HTTPS_PROXY or HTTP_PROXY is not a proxy address; \
+                 fix: use http://HOST:PORT, https://HOST:PORT or socks5://HOST:PORT"
+            ),
             Self::InCluster { problem } => write!(f, "in-cluster service account: {problem}"),
         }
     }
@@ -89,115 +88,115 @@ impl StdError for ConfigError {
     }
 }
 
-/// What is wrong with a certificate, a key or a trust store.
+/// An unusable certificate, key, TLS name or trust store.
 #[derive(Debug)]
 pub enum TlsError {
-    /// No block of the wanted kind in the PEM text.
-    NoPem { wanted: &'static str },
-    /// The PEM text is broken.
+    /// The PEM text has no block of the expected kind.
+    NoPem { expected: &'static str },
+    /// The PEM text is malformed.
     BadPem,
     /// The system has no usable trust store and the kubeconfig names no CA.
     NoSystemRoots,
-    /// The name to verify is no DNS name and no IP address.
+    /// The name to verify is neither a DNS name nor an IP address.
     BadName,
-    /// rustls refuses the key or the certificate.
-    Refused(rustls::Error),
+    /// rustls rejects the key or the certificate.
+    Rejected(rustls::Error),
 }
 
 impl fmt::Display for TlsError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NoPem { wanted } => write!(f, "it holds no PEM {wanted}"),
-            Self::BadPem => write!(f, "its PEM text is broken"),
+            Self::NoPem { expected } => write!(f, "no PEM {expected} found"),
+            Self::BadPem => write!(f, "malformed PEM"),
             Self::NoSystemRoots => {
-                write!(f, "the system has no CA certificates (install ca-certificates) and the kubeconfig names none")
+                write!(f, "the kubeconfig names no CA and the system has none; fix: install ca-certificates")
             }
             Self::BadName => write!(f, "the server's name is neither a DNS name nor an IP address"),
-            Self::Refused(error) => write!(f, "{error}"),
+            Self::Rejected(error) => write!(f, "{error}"),
         }
     }
 }
 
 impl StdError for TlsError {}
 
-/// Why a call to Kubernetes failed. The caller decides what its own client is told.
+/// A failed request to Kubernetes. The text is for the log; the API maps each variant to its own response.
 #[derive(Debug)]
 pub enum Error {
-    /// No connection, or it broke: refused, reset, no such host, proxy down.
+    /// No connection, or a broken one: refused, reset, no such host, proxy down.
     Unreachable { url: String, source: ureq::Error },
-    /// Others have just tried in vain for long; not tried again.
-    Down { url: String },
-    /// TLS was refused by us or by the server; trying again would not help.
-    Untrusted { url: String, source: ureq::Error },
-    /// The deadline passed first.
+    /// The circuit breaker is open: the request was not sent.
+    CircuitOpen { url: String },
+    /// The client or the server refused the TLS handshake. A retry would fail as well.
+    Tls { url: String, source: ureq::Error },
+    /// The deadline passed before the response was complete.
     Timeout { url: String },
-    /// The answer ended too early.
+    /// The response ended early.
     Truncated { url: String },
-    /// The proxy answered, but does not let us through.
+    /// The proxy refused the connection.
     ProxyRefused { url: String, reason: String },
-    /// An answer that is not from a Kubernetes API: `found` says what it was instead.
+    /// The response is not from a Kubernetes API; `found` describes it.
     NotKubernetes { url: String, found: String },
-    /// The answer to a create was lost, and then a quota was full: the object may be there or not.
-    Unconfirmed { url: String },
-    /// Kubernetes answered with an error of its own; `date` is its clock, if it showed it.
+    /// The response to a create was lost and a quota refused the retry: the object may exist or not.
+    OutcomeUnknown { url: String },
+    /// Kubernetes returned an error; `date` is the server's clock, if the response has it.
     Status { url: String, status: Status, retry_after: Option<Duration>, date: Option<SystemTime> },
-    /// There is no credential to send.
+    /// There is no credential for the request.
     Credential(CredentialError),
 }
 
-/// The parts of a Kubernetes `Status` object that say what went wrong.
+/// The fields of a Kubernetes `Status` object that describe an error.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Status {
     /// The HTTP status code.
     pub code: u16,
-    /// A CamelCase word such as `AlreadyExists`; empty where the answer was not a Status object.
+    /// A CamelCase word such as `AlreadyExists`; empty if the response was not a Status object.
     pub reason: String,
-    /// The sentence for people, shortened.
+    /// The message, shortened.
     pub message: String,
 }
 
 impl Status {
-    /// A create found an object of that name.
+    /// Tests for a create that found an object of the same name.
     pub fn already_exists(&self) -> bool {
         self.code == 409 && self.reason == "AlreadyExists"
     }
 
-    /// A ResourceQuota refused the object. Kubernetes has no reason of its own for it, only this text, see
+    /// Tests for a refusal by a ResourceQuota. Kubernetes has no reason word for it, only this text, see
     /// <https://github.com/kubernetes/kubernetes/blob/master/staging/src/k8s.io/apiserver/pkg/admission/plugin/resourcequota/controller.go>.
     pub fn quota_exceeded(&self) -> bool {
         self.code == 403 && self.message.contains("exceeded quota")
     }
 
-    /// The role lacks a permission. Other refusals with the same code come from admission.
+    /// Tests for a missing RBAC permission. Admission refuses with the same code and another text.
     pub fn not_permitted(&self) -> bool {
         let rbac = ["User \"", "\" cannot ", " resource \""];
         self.code == 403 && rbac.iter().all(|words| self.message.contains(words))
     }
 
-    /// The namespace of the request does not exist.
+    /// Tests for a request in a namespace that does not exist.
     pub fn namespace_missing(&self) -> bool {
         self.code == 404 && self.message.starts_with("namespaces ")
     }
 
-    /// Worth another try: overload, a server error, or a write that lost a race (a quota that others update too).
-    pub fn passes(&self) -> bool {
-        // 410: the pages of a list have become too old to go on with; a new list will do.
+    /// Tests for an error that a retry may resolve: overload, a server error, or a conflict with another write.
+    pub fn is_retryable(&self) -> bool {
+        // 410: the continue token of a list has expired; a new list starts over.
         matches!(self.code, 410 | 429 | 500..) || (self.code == 409 && self.reason == "Conflict")
     }
 }
 
 impl Error {
-    /// Kubernetes has no such object, or no such kind.
+    /// Tests for an object or a kind that does not exist.
     pub fn not_found(&self) -> bool {
         matches!(self, Self::Status { status, .. } if status.code == 404)
     }
 
-    /// Kubernetes does not take this credential.
+    /// Tests for a credential that Kubernetes rejects.
     pub fn unauthorized(&self) -> bool {
         matches!(self, Self::Status { status, .. } if status.code == 401)
     }
 
-    /// The server's clock, which stands in its refusals, too.
+    /// Returns the server's clock from an error response.
     pub fn date(&self) -> Option<SystemTime> {
         match self {
             Self::Status { date, .. } => *date,
@@ -205,7 +204,7 @@ impl Error {
         }
     }
 
-    /// The role of this credential lacks a permission.
+    /// Tests for a permission that the credential's role lacks.
     pub fn not_permitted(&self) -> bool {
         matches!(self, Self::Status { status, .. } if status.not_permitted())
     }
@@ -215,19 +214,19 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unreachable { url, .. } => write!(f, "cannot reach {url}"),
-            Self::Down { url } => write!(f, "{url} cannot be reached; not tried now"),
-            Self::Untrusted { url, .. } => write!(f, "no trusted connection to {url}"),
-            Self::Timeout { url } => write!(f, "no answer in time from {url}"),
-            Self::Truncated { url } => write!(f, "the answer of {url} ended too early"),
-            Self::ProxyRefused { url, reason } => write!(f, "no way through the proxy to {url}: {reason}"),
+            Self::CircuitOpen { url } => write!(f, "{url} is unreachable (circuit breaker open); request not sent"),
+            Self::Tls { url, .. } => write!(f, "TLS connection to {url} failed"),
+            Self::Timeout { url } => write!(f, "request to {url} timed out"),
+            Self::Truncated { url } => write!(f, "response from {url} ended early"),
+            Self::ProxyRefused { url, reason } => write!(f, "proxy refused the connection to {url}: {reason}"),
             Self::NotKubernetes { url, found } => {
-                write!(f, "{url} answered with {found}, which is not a Kubernetes answer")
+                write!(f, "{url} returned {found}; expected a response from the Kubernetes API")
             }
-            Self::Unconfirmed { url } => {
-                write!(f, "an answer of {url} was lost, and now the quota is full: the Job may be stored")
+            Self::OutcomeUnknown { url } => {
+                write!(f, "response from {url} was lost, and the quota is full at the retry: the Job may exist")
             }
             Self::Status { url, status, .. } => {
-                write!(f, "{url} answered {} {}: {}", status.code, status.reason, status.message)
+                write!(f, "{url} returned {} {}: {}", status.code, status.reason, status.message)
             }
             Self::Credential(error) => write!(f, "{error}"),
         }
@@ -237,57 +236,57 @@ impl fmt::Display for Error {
 impl StdError for Error {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         match self {
-            Self::Unreachable { source, .. } | Self::Untrusted { source, .. } => Some(source),
+            Self::Unreachable { source, .. } | Self::Tls { source, .. } => Some(source),
             Self::Credential(error) => error.source(),
-            Self::Down { .. }
+            Self::CircuitOpen { .. }
             | Self::Timeout { .. }
             | Self::Truncated { .. }
             | Self::ProxyRefused { .. }
             | Self::NotKubernetes { .. }
-            | Self::Unconfirmed { .. }
+            | Self::OutcomeUnknown { .. }
             | Self::Status { .. } => None,
         }
     }
 }
 
-/// Why there is no credential. One run of a plugin is shared by all who waited for it, hence `Clone`.
+/// A failed run of a credential plugin. All requests that wait for the run share the error, hence `Clone`.
 #[derive(Debug, Clone)]
 pub enum CredentialError {
     /// The plugin could not be started.
     Spawn { command: String, hint: String, kind: io::ErrorKind },
-    /// The plugin ran longer than its deadline and was ended.
-    Slow { command: String, limit: Duration },
-    /// The plugin ended with a failure; `stderr` is the end of what it said there.
+    /// The plugin exceeded its deadline and was killed.
+    TimedOut { command: String, limit: Duration },
+    /// The plugin exited with a failure; `stderr` is the end of its error output.
     Failed { command: String, status: String, stderr: String },
-    /// The plugin's answer cannot be used.
-    Answer { command: String, problem: &'static str },
-    /// The certificate in the plugin's answer cannot be used.
-    Identity { command: String, problem: String },
-    /// The plugin is still running while the caller's own deadline has passed.
-    Waiting { command: String },
+    /// The plugin's output is not a usable ExecCredential.
+    Malformed { command: String, problem: &'static str },
+    /// The certificate in the plugin's output is not usable.
+    Certificate { command: String, problem: String },
+    /// The plugin is still running at the request's deadline.
+    Pending { command: String },
 }
 
 impl fmt::Display for CredentialError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Spawn { command, hint, kind } => {
-                write!(f, "cannot run the credential plugin {command}: {kind}; is it installed and in PATH?")?;
-                if hint.is_empty() { Ok(()) } else { write!(f, " {hint}") }
+                write!(f, "cannot run the credential plugin {command}: {kind}; fix: install it in a folder of PATH")?;
+                if hint.is_empty() { Ok(()) } else { write!(f, " ({hint})") }
             }
-            Self::Slow { command, limit } => {
-                write!(f, "the credential plugin {command} did not end within {} s", limit.as_secs())
+            Self::TimedOut { command, limit } => {
+                write!(f, "the credential plugin {command} exceeded its timeout of {} s", limit.as_secs())
             }
             Self::Failed { command, status, stderr } => {
-                let said = if stderr.is_empty() { "it said nothing on stderr" } else { stderr };
-                write!(f, "the credential plugin {command} failed ({status}): {said}")
+                let output = if stderr.is_empty() { "no output on stderr" } else { stderr };
+                write!(f, "the credential plugin {command} failed ({status}): {output}")
             }
-            Self::Answer { command, problem } => {
-                write!(f, "the credential plugin {command} gave no usable ExecCredential: {problem}")
+            Self::Malformed { command, problem } => {
+                write!(f, "the credential plugin {command} printed no usable ExecCredential: {problem}")
             }
-            Self::Identity { command, problem } => {
-                write!(f, "the credential plugin {command} gave a certificate that cannot be used: {problem}")
+            Self::Certificate { command, problem } => {
+                write!(f, "the credential plugin {command} printed an unusable certificate: {problem}")
             }
-            Self::Waiting { command } => write!(f, "the credential plugin {command} has not answered yet"),
+            Self::Pending { command } => write!(f, "the credential plugin {command} is still running"),
         }
     }
 }

@@ -15,37 +15,20 @@ mod auth;
 mod client;
 mod config;
 mod error;
+mod files;
 mod transport;
 mod types;
 mod watch;
 mod yaml;
 
 pub use client::Client;
-pub use client::dynamic::Verb;
+pub use client::dynamic::Operation;
 pub use config::kubeconfig::{Cluster, Sources};
 pub use error::{ConfigError, CredentialError, Error, Status, TlsError, chain};
-pub use types::job::{JobState, Watched};
+pub use types::job::{Job, JobState};
 pub use types::pod::Pod;
-pub use watch::watcher::News;
+pub use types::quota::Quota;
+#[cfg(test)]
+pub use types::watched::WatchedObject;
+pub use watch::event::WatchEvent;
 pub use yaml::documents;
-
-use std::fs::File;
-use std::io::{self, Read};
-use std::path::Path;
-
-/// Longest file that is read, in bytes: a kubeconfig with a hundred clusters has 500 KB.
-const FILE_LIMIT: u64 = 4 * 1024 * 1024;
-
-/// Reads a kubeconfig, a certificate, a key or a token.
-fn read_file(path: &Path) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    File::open(path)?.take(FILE_LIMIT + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > FILE_LIMIT {
-        return Err(io::Error::new(io::ErrorKind::FileTooLarge, "it has over 4 MiB"));
-    }
-    Ok(bytes)
-}
-
-fn read_text(path: &Path) -> io::Result<String> {
-    String::from_utf8(read_file(path)?).map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "it is not UTF-8"))
-}

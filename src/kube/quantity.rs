@@ -1,6 +1,6 @@
-//! Kubernetes' quantities: `900m`, `2`, `1Gi`. Pure.
+//! Kubernetes quantities, such as `900m`, `2` and `1Gi`. Pure.
 
-/// Thousandths, the smallest part that a quota or the scheduler counts.
+/// Thousandths of a unit, the finest step that quotas and the scheduler count.
 pub type Milli = i128;
 
 /// Suffixes as powers of ten, from k8s.io/apimachinery/pkg/api/resource (suffix.go).
@@ -10,8 +10,9 @@ const DECIMAL: [(&str, i32); 10] =
 /// Suffixes as powers of two.
 const BINARY: [(&str, u32); 6] = [("Ki", 10), ("Mi", 20), ("Gi", 30), ("Ti", 40), ("Pi", 50), ("Ei", 60)];
 
-/// Reads a quantity; none if it is none, or beyond all reason. What is finer than a thousandth is rounded away from zero,
-/// as Kubernetes does.
+/// Parses a quantity. Finer fractions than a thousandth are rounded away from zero, as Kubernetes does.
+///
+/// Returns `None` if the text is not a quantity, or overflows 128 bits.
 pub fn parse(text: &str) -> Option<Milli> {
     let unsigned = text.strip_prefix(['+', '-']).unwrap_or(text);
     let end = unsigned.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(unsigned.len());
@@ -29,7 +30,7 @@ pub fn parse(text: &str) -> Option<Milli> {
     Some(if text.starts_with('-') { -milli } else { milli })
 }
 
-/// A suffix as (factor, power of ten).
+/// Splits a suffix into (factor, power of ten).
 fn unit(suffix: &str) -> Option<(i128, i32)> {
     if let Some((_, power)) = DECIMAL.iter().find(|(name, _)| *name == suffix) {
         return Some((1, *power));
@@ -45,7 +46,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn quantities_are_read_as_kubernetes_reads_them() {
+    fn quantities_have_the_values_of_kubernetes() {
         let table = [
             ("900m", 900),
             ("0.9", 900),
@@ -78,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_quantity_is_none() {
+    fn other_texts_are_not_quantities() {
         let table = ["", ".", "m", "x", "1x", "1 ", " 1", "--1", "1.2.3", "1e", "1e99", "1Zi", "²", "1K", "1mm"];
         for text in table {
             assert_eq!(parse(text), None, "{text:?}");

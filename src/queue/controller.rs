@@ -13,7 +13,7 @@ use std::time::{Duration, Instant, SystemTime};
 use serde_json::{Value, json};
 
 use crate::job::Tier;
-use crate::kube::{Client, Error, News, chain};
+use crate::kube::{Client, Error, Job, Quota, WatchEvent, chain};
 use crate::queue::{Action, MAX_JOBS, Queue, REQUEUED_AT, RequeueOutcome, Unavailable, WatchState};
 
 /// Pause of a thread after a panic, so that a repeated panic does not keep the processor busy.
@@ -84,21 +84,21 @@ impl QueueController {
     }
 
     fn watch_jobs(&self) {
-        self.kube.follow(&path("/apis/batch/v1", "jobs"), &mut |event: News| {
+        self.kube.watch(&path("/apis/batch/v1", "jobs"), &mut |event: WatchEvent<Job>| {
             let mut queue = self.lock();
             match event {
-                News::Listing => queue.begin_job_list(),
-                News::Put(job) => {
+                WatchEvent::Init => queue.begin_job_list(),
+                WatchEvent::Apply(job) => {
                     if !queue.apply_job(job, Instant::now(), SystemTime::now())
                         && !self.is_full.swap(true, Ordering::SeqCst)
                     {
                         log::warn!("over {MAX_JOBS} free-tier Jobs; GET /queue omits the rest, Kubernetes starts them");
                     }
                 }
-                News::Gone(job) => queue.delete_job(&job.name),
-                News::Listed => queue.finish_job_list(),
-                News::Live => connected(&mut queue.job_watch, "Jobs"),
-                News::Failed(error) => self.failed(&mut queue.job_watch, "Jobs", &error),
+                WatchEvent::Delete(job) => queue.delete_job(&job.name),
+                WatchEvent::InitDone => queue.finish_job_list(),
+                WatchEvent::Connected => connected(&mut queue.job_watch, "Jobs"),
+                WatchEvent::Failed(error) => self.failed(&mut queue.job_watch, "Jobs", &error),
             }
             drop(queue);
             self.changed.notify_all();
@@ -106,15 +106,15 @@ impl QueueController {
     }
 
     fn watch_quotas(&self) {
-        self.kube.follow(&path("/api/v1", "resourcequotas"), &mut |event: News| {
+        self.kube.watch(&path("/api/v1", "resourcequotas"), &mut |event: WatchEvent<Quota>| {
             let mut queue = self.lock();
             match event {
-                News::Listing => queue.begin_quota_list(),
-                News::Put(quota) => queue.apply_quota(&quota),
-                News::Gone(quota) => queue.delete_quota(&quota.name),
-                News::Listed => queue.finish_quota_list(),
-                News::Live => connected(&mut queue.quota_watch, "quotas"),
-                News::Failed(error) => self.failed(&mut queue.quota_watch, "quotas", &error),
+                WatchEvent::Init => queue.begin_quota_list(),
+                WatchEvent::Apply(quota) => queue.apply_quota(&quota),
+                WatchEvent::Delete(quota) => queue.delete_quota(&quota.name),
+                WatchEvent::InitDone => queue.finish_quota_list(),
+                WatchEvent::Connected => connected(&mut queue.quota_watch, "quotas"),
+                WatchEvent::Failed(error) => self.failed(&mut queue.quota_watch, "quotas", &error),
             }
             drop(queue);
             self.changed.notify_all();
@@ -159,7 +159,8 @@ impl QueueController {
     fn requeue(&self, name: &str, version: &str, is_failing: &mut bool) -> RequeueOutcome {
         let time = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
         let patch = json!({ "metadata": { "resourceVersion": version, "annotations": { REQUEUED_AT: time } } });
-        let result = self.kube.touch(&format!("{}/{name}", path("/apis/batch/v1", "jobs")), &patch.to_string());
+        let result =
+            self.kube.patch_if_current(&format!("{}/{name}", path("/apis/batch/v1", "jobs")), &patch.to_string());
         let was_failing = std::mem::replace(is_failing, result.is_err());
         match result {
             Ok(true) => {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant, SystemTime};
 use serde_json::{Value, json};
 
 use super::*;
-use crate::kube::{JobState, Watched};
+use crate::kube::{JobState, WatchedObject};
 
 /// A queue and its clock, in milliseconds.
 struct Harness {
@@ -14,8 +14,8 @@ struct Harness {
     now: u64,
 }
 
-fn read(object: &Value) -> Watched {
-    Watched::parse(&object.to_string()).expect("JSON")
+fn read<T: WatchedObject>(object: &Value) -> T {
+    T::parse(&object.to_string()).expect("JSON")
 }
 
 impl Harness {
@@ -43,7 +43,7 @@ impl Harness {
         let status = match state {
             JobState::Waiting => json!({}),
             JobState::Running => json!({"active": 1, "startTime": "2026-01-01T00:01:00Z"}),
-            JobState::Over => json!({"succeeded": 1}),
+            JobState::Finished => json!({"succeeded": 1}),
         };
         let created = format!("2026-01-01T00:00:{second:02}Z");
         let metadata = json!({"name": name, "resourceVersion": "7", "creationTimestamp": created});
@@ -197,7 +197,7 @@ fn a_new_list_drops_missing_jobs_and_keeps_the_order_of_the_others() {
     assert_eq!(harness.job_names().1, ["c", "b", "a"], "until the list is complete");
     harness.queue.finish_job_list();
     assert_eq!(harness.job_names().1, ["c", "a"]);
-    harness.job("c", 0, JobState::Over);
+    harness.job("c", 0, JobState::Finished);
     assert_eq!(harness.job_names().1, ["a"]);
 }
 
@@ -222,5 +222,5 @@ fn the_number_of_jobs_is_limited() {
     let mut harness = Harness::new();
     assert!((0..MAX_JOBS).all(|number| harness.job(&number.to_string(), 0, JobState::Waiting)));
     assert!(!harness.job("more", 0, JobState::Waiting));
-    assert!(harness.job("0", 0, JobState::Over) && harness.job("more", 0, JobState::Waiting));
+    assert!(harness.job("0", 0, JobState::Finished) && harness.job("more", 0, JobState::Waiting));
 }

@@ -7,7 +7,7 @@ use super::fix::SETUP;
 use crate::commands::output::Check;
 use crate::job::{self, Dataset, Tier};
 use crate::kube::quantity::{self, Milli};
-use crate::kube::{Client, Error, Status, Verb};
+use crate::kube::{Client, Error, Operation, Status};
 
 /// Creates a pod of the tier as a dry run.
 ///
@@ -15,7 +15,7 @@ use crate::kube::{Client, Error, Status, Verb};
 /// [`Error`] if the request failed for another reason than the pod.
 pub fn check(kube: &Client, settings: &job::Settings, tier: Tier) -> Result<Check, Error> {
     let path = format!("/api/v1/namespaces/{}/pods?dryRun=All", tier.namespace());
-    match kube.object(Verb::Create(&pod(settings, tier)), &path) {
+    match kube.object(Operation::Create(&pod(settings, tier)), &path) {
         Ok(_) => Ok(Check::ok("dry run", format!("a {} pod is admitted in {}", tier.as_str(), tier.namespace()))),
         Err(error) if error.not_permitted() => Err(error),
         // A webhook that does not respond is a 500.

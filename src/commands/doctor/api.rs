@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::fix::{AS_ADMINISTRATOR, UPDATE_KUBECONFIG};
 use crate::commands::output::Check;
-use crate::kube::{Client, Cluster, ConfigError, CredentialError, Error, Verb, chain};
+use crate::kube::{Client, Cluster, ConfigError, CredentialError, Error, Operation, chain};
 
 /// Clock difference that is a warning. Time servers keep hosts within milliseconds. The Date of a response has whole seconds and
 /// may be as old as an operation may take, 10 s.
@@ -64,22 +64,22 @@ pub fn reach(kube: &Client, server: &str) -> (Vec<Check>, bool) {
 pub fn is_outage(error: &Error) -> bool {
     match error {
         Error::Unreachable { .. }
-        | Error::Down { .. }
-        | Error::Untrusted { .. }
+        | Error::CircuitOpen { .. }
+        | Error::Tls { .. }
         | Error::Timeout { .. }
         | Error::Truncated { .. }
         | Error::ProxyRefused { .. }
         | Error::NotKubernetes { .. }
         | Error::Credential(_) => true,
         Error::Status { status, .. } => status.code == 401 || status.code >= 500,
-        Error::Unconfirmed { .. } => false,
+        Error::OutcomeUnknown { .. } => false,
     }
 }
 
 /// Returns the failed check of a request, with a fix for its error.
 pub fn failure(topic: &str, error: &Error) -> Check {
     let fix = match error {
-        Error::Unreachable { .. } | Error::Down { .. } => {
+        Error::Unreachable { .. } | Error::CircuitOpen { .. } => {
             "if the cluster was created again: aws eks update-kubeconfig --region REGION --name CLUSTER; \
              else allow this host to reach its port, which a security group or a private endpoint may block"
         }
@@ -87,7 +87,7 @@ pub fn failure(topic: &str, error: &Error) -> Check {
             "allow this host to reach the API server's port (443 on EKS), which a security group or a private endpoint may \
              block; if the server is only slow: --kube-timeout SECONDS"
         }
-        Error::Untrusted { .. } => {
+        Error::Tls { .. } => {
             "aws eks update-kubeconfig --region REGION --name CLUSTER writes the cluster's current CA; then check \
              date -u, since a wrong clock makes certificates invalid"
         }
@@ -97,7 +97,9 @@ pub fn failure(topic: &str, error: &Error) -> Check {
         }
         Error::Credential(error) => credential_fix(error),
         Error::Status { status, .. } if status.code == 401 => GRANT_ACCESS,
-        Error::Status { .. } | Error::Unconfirmed { .. } => "kubectl get --raw /readyz?verbose, and again in a minute",
+        Error::Status { .. } | Error::OutcomeUnknown { .. } => {
+            "kubectl get --raw /readyz?verbose, and again in a minute"
+        }
     };
     Check::fail(topic, chain(error), fix)
 }
@@ -112,10 +114,10 @@ fn credential_fix(error: &CredentialError) -> &'static str {
             "run it by hand, for aws: aws sts get-caller-identity; the service needs HOME, and AWS_PROFILE if you use one, in \
              /etc/img-classification.env"
         }
-        CredentialError::Slow { .. } | CredentialError::Waiting { .. } => {
+        CredentialError::TimedOut { .. } | CredentialError::Pending { .. } => {
             "run it by hand to see the reason for the wait; if it is only slow: --kube-timeout SECONDS"
         }
-        CredentialError::Answer { .. } | CredentialError::Identity { .. } => UPDATE_KUBECONFIG,
+        CredentialError::Malformed { .. } | CredentialError::Certificate { .. } => UPDATE_KUBECONFIG,
     }
 }
 
@@ -153,7 +155,7 @@ pub fn identity(kube: &Client, credential: &str) -> Result<Vec<Check>, Error> {
     for version in ["v1", "v1beta1"] {
         let api = format!("authentication.k8s.io/{version}");
         let review = json!({ "apiVersion": api, "kind": "SelfSubjectReview" });
-        match kube.object(Verb::Create(&review), &format!("/apis/{api}/selfsubjectreviews")) {
+        match kube.object(Operation::Create(&review), &format!("/apis/{api}/selfsubjectreviews")) {
             Ok(review) => return Ok(vec![user(&review["status"]["userInfo"])]),
             // An unknown path is 403 for some identities and a plain 404 for others.
             Err(Error::Status { status, .. }) if matches!(status.code, 403..=405) => {}

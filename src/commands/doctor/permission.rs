@@ -5,7 +5,7 @@ use serde_json::json;
 use super::fix::SETUP;
 use crate::commands::output::Check;
 use crate::job::Tier;
-use crate::kube::{Client, Error, Verb};
+use crate::kube::{Client, Error, Operation};
 
 /// One permission: verb, API group, resource, namespace.
 type Permission = (&'static str, &'static str, &'static str, Option<&'static str>);
@@ -97,7 +97,7 @@ fn denial(kube: &Client, (verb, group, resource, namespace): Permission) -> Resu
         "kind": "SelfSubjectAccessReview",
         "spec": { "resourceAttributes": attributes },
     });
-    let review = kube.object(Verb::Create(&review), "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews")?;
+    let review = kube.object(Operation::Create(&review), "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews")?;
     if review["status"]["allowed"] == true {
         return Ok(None);
     }
@@ -117,7 +117,7 @@ fn in_words((verb, group, resource, namespace): Permission) -> String {
 /// [`Error`]
 pub fn namespace(kube: &Client) -> Result<Check, Error> {
     let name = Tier::Free.namespace();
-    let object = match kube.object(Verb::Get, &format!("/api/v1/namespaces/{name}")) {
+    let object = match kube.object(Operation::Get, &format!("/api/v1/namespaces/{name}")) {
         Ok(object) => object,
         Err(error) if error.not_found() => {
             return Ok(Check::fail("namespace", format!("namespace {name} does not exist"), SETUP));

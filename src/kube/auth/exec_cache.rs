@@ -1,5 +1,4 @@
-//! When to run a credential plugin: never twice at once, once per lifetime of its token, once more when Kubernetes refuses
-//! one. How to run it is [`exec`]'s affair.
+//! The cached credential of a plugin: one run at a time, before the credential expires and when Kubernetes rejects it.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -7,199 +6,222 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::kube::auth::credential::{Credential, bearer_header};
-use crate::kube::auth::exec::{self, Exec};
+use crate::kube::auth::exec::{ExecConfig, ExecCredential};
+use crate::kube::auth::exec_process::{self, ProcessGroup};
 use crate::kube::error::CredentialError;
 
-/// How long a plugin may run. The AWS CLI takes 1 to 5 s, on a t2.nano without CPU credits several times that.
-const PLUGIN_TIMEOUT: Duration = Duration::from_secs(30);
+/// Maximum duration of a run. The AWS CLI takes 1 to 5 s, on a t2.nano without CPU credits several times that.
+const RUN_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A plugin's token is replaced this long before it expires, in the background, so that no request waits for it; or a
-/// tenth of its lifetime before, if that is less.
-const EARLY: Duration = Duration::from_secs(60);
+/// A background run replaces a credential this long before it expires, so that no request waits; or a tenth of its
+/// lifetime before, if that is less.
+const REFRESH_MARGIN: Duration = Duration::from_secs(60);
 
-/// After a failed run the next one waits as long as that one took, but no longer than this: a broken plugin costs seconds
-/// of CPU at each try and must not take more than half of the host's.
-const FAILURE_PAUSE_MOST: Duration = Duration::from_secs(5);
+/// Maximum pause after a failed run, which otherwise equals the run's duration. A broken plugin costs seconds of CPU
+/// each time and must not take more than half of the host's.
+const MAX_FAILURE_PAUSE: Duration = Duration::from_secs(5);
 
-/// Least time between two runs caused by a refusal (401): a cluster that refuses every token must not make us run the
-/// plugin for every request.
-const REFUSAL_PAUSE: Duration = Duration::from_secs(10);
+/// Minimum interval between two runs caused by a rejection (401). A cluster that rejects every token must not cause a
+/// run for every request.
+const REJECTION_PAUSE: Duration = Duration::from_secs(10);
 
-/// The answers of a credential plugin.
-pub struct Plugin {
-    exec: Exec,
-    state: Mutex<PluginState>,
+/// The credentials of a plugin, shared by all threads.
+pub struct ExecCredentialCache {
+    config: ExecConfig,
+    process: ProcessGroup,
+    state: Mutex<CacheState>,
     changed: Condvar,
 }
 
 #[derive(Default)]
-struct PluginState {
-    current: Option<Fetched>,
-    /// When the present run began.
+struct CacheState {
+    current: Option<CachedCredential>,
+    /// Start of the current run.
     running: Option<Instant>,
-    /// Runs that have ended; the last of them made a credential of this serial, or failed.
-    ended: u64,
-    failed: Option<Failed>,
-    /// When a refusal last caused a run.
+    /// Number of finished runs. The last one produced the credential of this serial, or failed.
+    finished: u64,
+    failed: Option<FailedRun>,
+    /// Time of the last run that a rejection caused.
     renewed: Option<Instant>,
 }
 
-struct Failed {
+struct FailedRun {
     error: CredentialError,
     /// The number of the run.
     run: u64,
     not_before: Instant,
 }
 
-struct Fetched {
+struct CachedCredential {
     credential: Arc<Credential>,
-    /// (when to look for the next, when this one ends)
+    /// (time of the next run, expiry)
     lifetime: Option<(SystemTime, SystemTime)>,
 }
 
-impl Fetched {
+impl CachedCredential {
     fn new(credential: Credential, expires: Option<SystemTime>) -> Self {
         let now = SystemTime::now();
-        // One that is over on arrival comes from a clock that differs from ours: Kubernetes will say when it is over.
-        let left = expires.and_then(|expires| expires.duration_since(now).ok());
-        let lifetime = left.map(|left| {
-            let end = now + left;
-            (end - EARLY.min(left / 10), end)
+        // A credential that has expired on arrival indicates a clock difference: Kubernetes rejects it in time.
+        let remaining = expires.and_then(|expires| expires.duration_since(now).ok());
+        let lifetime = remaining.map(|remaining| {
+            let end = now + remaining;
+            (end - REFRESH_MARGIN.min(remaining / 10), end)
         });
         Self { credential: Arc::new(credential), lifetime }
     }
 
-    fn ended(&self) -> bool {
+    fn is_expired(&self) -> bool {
         self.lifetime.is_some_and(|(_, end)| SystemTime::now() >= end)
     }
 
-    fn due(&self) -> bool {
+    fn is_due(&self) -> bool {
         self.lifetime.is_some_and(|(due, _)| SystemTime::now() >= due)
     }
 }
 
-impl Plugin {
-    pub fn new(exec: Exec) -> Self {
-        Self { exec, state: Mutex::default(), changed: Condvar::new() }
+impl CacheState {
+    /// Returns the credential unless it has expired or is the rejected one, and `true` if it is due for a refresh.
+    fn usable(&self, rejected: Option<u64>) -> Option<(Arc<Credential>, bool)> {
+        self.current
+            .as_ref()
+            .filter(|cached| !cached.is_expired() && Some(cached.credential.serial) != rejected)
+            .map(|cached| (Arc::clone(&cached.credential), cached.is_due()))
     }
 
-    /// Runs it before anybody asks.
-    pub fn prepare(self: &Arc<Self>) {
+    /// Returns the error of a run after `seen`, or of the last run if the next one must still wait.
+    fn error(&self, seen: u64) -> Option<CredentialError> {
+        let failed = self.failed.as_ref().filter(|failed| failed.run > seen || Instant::now() < failed.not_before);
+        failed.map(|failed| failed.error.clone())
+    }
+
+    /// Records a run caused by a rejection; returns `false` if the last one was too recent.
+    fn may_renew(&mut self) -> bool {
+        if self.renewed.is_some_and(|at| at.elapsed() < REJECTION_PAUSE) {
+            return false;
+        }
+        self.renewed = Some(Instant::now());
+        true
+    }
+}
+
+impl ExecCredentialCache {
+    pub fn new(config: ExecConfig) -> Self {
+        Self { config, process: ProcessGroup::default(), state: Mutex::default(), changed: Condvar::new() }
+    }
+
+    /// Runs the plugin before the first request.
+    pub fn warm_up(self: &Arc<Self>) {
         self.start(self.lock());
     }
 
-    /// Ends it if it is running.
+    /// Kills the plugin if it runs.
     pub fn close(&self) {
-        self.exec.kill();
+        self.process.kill();
     }
 
-    fn lock(&self) -> MutexGuard<'_, PluginState> {
+    fn lock(&self) -> MutexGuard<'_, CacheState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The credential, unless it is the refused one; none if that has no successor and may not get one yet.
+    /// Returns the credential, unless its serial is `rejected`. Returns `None` if the rejected credential cannot have a
+    /// successor yet. Waits for a run until `deadline`.
     ///
-    /// A failed run is the answer of all who waited for it, and of those who come before the next run may begin.
+    /// # Errors
+    /// The run failed. All requests that waited for it share its error, as do those before the next run may start.
     pub fn get(
         self: &Arc<Self>,
         deadline: Instant,
-        refused: Option<u64>,
+        rejected: Option<u64>,
     ) -> Result<Option<Arc<Credential>>, CredentialError> {
         let mut state = self.lock();
-        let seen = state.ended;
+        let seen = state.finished;
         loop {
-            let now = Instant::now();
-            let usable = state
-                .current
-                .as_ref()
-                .filter(|fetched| !fetched.ended() && Some(fetched.credential.serial) != refused)
-                .map(|fetched| (Arc::clone(&fetched.credential), fetched.due()));
-            let failed = state.failed.as_ref().filter(|failed| failed.run > seen || now < failed.not_before);
-            match (usable, failed.map(|failed| failed.error.clone())) {
-                (Some((credential, due)), failed) => {
-                    if due && failed.is_none() && state.running.is_none() {
+            let is_idle = state.running.is_none();
+            match (state.usable(rejected), state.error(seen)) {
+                (Some((credential, is_due)), error) => {
+                    if is_due && error.is_none() && is_idle {
                         self.start(state);
                     }
                     return Ok(Some(credential));
                 }
                 (None, Some(error)) => return Err(error),
-                (None, None) if state.running.is_none() => {
-                    if refused.is_some() {
-                        if state.renewed.is_some_and(|at| at.elapsed() < REFUSAL_PAUSE) {
-                            return Ok(None);
-                        }
-                        state.renewed = Some(now);
-                    }
+                (None, None) if is_idle && rejected.is_some() && !state.may_renew() => return Ok(None),
+                (None, None) if is_idle => {
                     self.start(state);
                     state = self.lock();
                 }
                 (None, None) => {
-                    let left = deadline.saturating_duration_since(now);
-                    if left.is_zero() {
-                        // What went wrong the last time says more than that it has not gone right yet.
+                    let remaining = deadline.saturating_duration_since(Instant::now());
+                    if remaining.is_zero() {
+                        // The error of the last run explains more than a timeout.
                         let last = state.failed.as_ref().map(|failed| failed.error.clone());
-                        return Err(last.unwrap_or_else(|| CredentialError::Waiting { command: self.exec.name() }));
+                        return Err(last.unwrap_or_else(|| CredentialError::Pending { command: self.config.name() }));
                     }
-                    state = self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+                    state = self.changed.wait_timeout(state, remaining).unwrap_or_else(PoisonError::into_inner).0;
                 }
             }
         }
     }
 
-    /// Runs the plugin on a thread of its own: a request may give up at its deadline while the plugin goes on, and the
-    /// next request has its answer.
-    fn start(self: &Arc<Self>, mut state: MutexGuard<'_, PluginState>) {
+    /// Runs the plugin on a separate thread: the run may outlast the request that caused it, and serves the next one.
+    fn start(self: &Arc<Self>, mut state: MutexGuard<'_, CacheState>) {
         state.running = Some(Instant::now());
         drop(state);
-        let plugin = Arc::clone(self);
+        let cache = Arc::clone(self);
         let spawned = thread::Builder::new().name("credential".into()).spawn(move || {
-            // A run that does not end, were it by a bug of ours, would leave everybody waiting.
-            let answer = catch_unwind(AssertUnwindSafe(|| exec::run(&plugin.exec, PLUGIN_TIMEOUT)));
-            plugin.finish(answer.unwrap_or_else(|_| {
-                let command = plugin.exec.name();
-                Err(CredentialError::Answer { command, problem: "the server failed to read it; this is a bug" })
+            // A run that never finishes, even after a panic, would block every request.
+            let outcome = catch_unwind(AssertUnwindSafe(|| cache.run()));
+            cache.finish(outcome.unwrap_or_else(|_| {
+                let command = cache.config.name();
+                Err(CredentialError::Malformed { command, problem: "the server failed to read it; this is a bug" })
             }));
         });
         if let Err(error) = spawned {
-            let (command, hint) = (self.exec.name(), String::new());
+            let (command, hint) = (self.config.name(), String::new());
             self.finish(Err(CredentialError::Spawn { command, hint, kind: error.kind() }));
         }
     }
 
-    fn finish(&self, answer: Result<exec::Answer, CredentialError>) {
+    fn run(&self) -> Result<ExecCredential, CredentialError> {
+        let stdout = exec_process::run(&self.config, RUN_TIMEOUT, &self.process)?;
+        ExecCredential::parse(&self.config, &stdout)
+    }
+
+    fn finish(&self, outcome: Result<ExecCredential, CredentialError>) {
         let mut state = self.lock();
-        let run = state.ended + 1;
-        let took = state.running.take().map_or(Duration::ZERO, |began| began.elapsed());
-        let mut failed = None;
-        match answer.and_then(|answer| self.fetched(answer, run)) {
-            Ok(fetched) => {
-                state.current = Some(fetched);
+        let run = state.finished + 1;
+        let duration = state.running.take().map_or(Duration::ZERO, |began| began.elapsed());
+        let mut failure = None;
+        match outcome.and_then(|credential| self.cached(credential, run)) {
+            Ok(cached) => {
+                state.current = Some(cached);
                 state.failed = None;
             }
             Err(error) => {
-                failed = Some(error.to_string());
-                state.failed = Some(Failed { error, run, not_before: Instant::now() + took.min(FAILURE_PAUSE_MOST) });
+                failure = Some(error.to_string());
+                let not_before = Instant::now() + duration.min(MAX_FAILURE_PAUSE);
+                state.failed = Some(FailedRun { error, run, not_before });
             }
         }
-        state.ended = run;
+        state.finished = run;
         drop(state);
         self.changed.notify_all();
-        match failed {
+        match failure {
             Some(error) => log::warn!("{error}"),
-            None => log::debug!("the credential plugin {} gave credential {run}", self.exec.name()),
+            None => log::debug!("the credential plugin {} returned credential {run}", self.config.name()),
         }
     }
 
-    fn fetched(&self, answer: exec::Answer, serial: u64) -> Result<Fetched, CredentialError> {
-        let authorization = match &answer.token {
-            Some(token) => Some(bearer_header(token).ok_or_else(|| CredentialError::Answer {
-                command: self.exec.name(),
-                problem: "its token holds characters that no HTTP header can carry",
+    fn cached(&self, credential: ExecCredential, serial: u64) -> Result<CachedCredential, CredentialError> {
+        let authorization = match &credential.token {
+            Some(token) => Some(bearer_header(token).ok_or_else(|| CredentialError::Malformed {
+                command: self.config.name(),
+                problem: "its token has characters that no HTTP header can carry",
             })?),
             None => None,
         };
-        let identity = answer.identity.map(Arc::new);
-        Ok(Fetched::new(Credential { authorization, identity, serial }, answer.expires))
+        let identity = credential.identity.map(Arc::new);
+        Ok(CachedCredential::new(Credential { authorization, identity, serial }, credential.expires))
     }
 }
 
@@ -208,13 +230,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_credential_that_is_over_on_arrival_is_used_until_it_is_refused() {
+    fn a_credential_that_has_expired_on_arrival_is_used_until_it_is_rejected() {
         let credential = || Credential { authorization: None, identity: None, serial: 1 };
-        let past = Fetched::new(credential(), Some(SystemTime::now() - Duration::from_secs(5)));
-        assert!(!past.ended() && !past.due());
-        let future = Fetched::new(credential(), Some(SystemTime::now() + Duration::from_secs(840)));
-        assert!(!future.ended() && !future.due());
-        let closing = Fetched::new(credential(), Some(SystemTime::now() + Duration::from_millis(1)));
+        let past = CachedCredential::new(credential(), Some(SystemTime::now() - Duration::from_secs(5)));
+        assert!(!past.is_expired() && !past.is_due());
+        let future = CachedCredential::new(credential(), Some(SystemTime::now() + Duration::from_secs(840)));
+        assert!(!future.is_expired() && !future.is_due());
+        let closing = CachedCredential::new(credential(), Some(SystemTime::now() + Duration::from_millis(1)));
         assert!(closing.lifetime.is_some_and(|(due, end)| due < end));
     }
 }

@@ -65,6 +65,9 @@ impl fmt::Display for Address {
     }
 }
 
+/// The characters of a query value without escapes, besides letters and digits: RFC 3986, section 2.3.
+pub const UNRESERVED: &[u8] = b"-._~";
+
 /// Escapes all but ASCII letters, digits and the bytes in `keep`.
 pub fn percent_encode(text: &str, keep: &[u8]) -> String {
     let mut out = String::new();

@@ -10,13 +10,14 @@ use std::path::{Path, PathBuf};
 
 use ureq::Proxy;
 
-use crate::kube::auth::credential::{Bearer, User};
+use crate::kube::auth::user::{Bearer, User};
 use crate::kube::config::address::Address;
+use crate::kube::config::field::ConfigField;
 use crate::kube::config::{proxy, user};
 use crate::kube::error::{ConfigError, TlsError};
-use crate::kube::read_file;
-use crate::kube::transport::tls::{Leg, Trust};
-use crate::kube::yaml::{self, Node, Value};
+use crate::kube::files::{read_file, read_text};
+use crate::kube::transport::tls::{TlsEndpoint, Trust};
+use crate::kube::yaml::{self, Value};
 
 /// Where an in-cluster service account lives,
 /// <https://kubernetes.io/docs/tasks/run-application/access-api-from-pod/>.
@@ -97,12 +98,12 @@ impl Cluster {
         if listed.is_none() && sources.text("KUBERNETES_SERVICE_HOST").is_some() {
             return in_cluster(sources, Path::new(SERVICE_ACCOUNT));
         }
-        let looked = match (listed.is_some(), candidates.as_slice()) {
+        let searched = match (listed.is_some(), candidates.as_slice()) {
             (_, []) => "KUBECONFIG and HOME are not set".to_owned(),
             (true, paths) => format!("KUBECONFIG names {}, which does not exist", display(paths)),
             (false, paths) => format!("{} does not exist and this is not a pod", display(paths)),
         };
-        Err(ConfigError::NotFound { looked })
+        Err(ConfigError::NotFound { searched })
     }
 
     /// The same from texts in order of precedence; their paths resolve relative file names.
@@ -135,7 +136,7 @@ impl Cluster {
 }
 
 fn read(path: &Path) -> Result<String, ConfigError> {
-    crate::kube::read_text(path).map_err(|source| ConfigError::Read { what: "kubeconfig", path: path.into(), source })
+    read_text(path).map_err(|source| ConfigError::Read { what: "kubeconfig", path: path.into(), source })
 }
 
 fn display<P: AsRef<Path>>(paths: impl IntoIterator<Item = P>) -> String {
@@ -189,8 +190,8 @@ impl File {
         Ok(file)
     }
 
-    fn node(&self) -> Node<'_> {
-        Node::root(&self.path, &self.root)
+    fn node(&self) -> ConfigField<'_> {
+        ConfigField::root(&self.path, &self.root)
     }
 
     fn check_names(&self, list: List) -> Result<(), ConfigError> {
@@ -205,7 +206,7 @@ impl File {
     }
 
     /// Names and contents; entries without a name can't be referred to and are left out.
-    fn entries(&self, list: List) -> Result<Vec<(&str, Node<'_>)>, ConfigError> {
+    fn entries(&self, list: List) -> Result<Vec<(&str, ConfigField<'_>)>, ConfigError> {
         let (list_key, content_key) = list.keys();
         let entries = self.node().field(list_key).items()?;
         Ok(entries
@@ -219,7 +220,7 @@ impl File {
 }
 
 /// The first file that has the entry gives all of it: fields of two files never mix.
-fn find<'a>(files: &'a [File], list: List, name: &str, by: String) -> Result<Node<'a>, ConfigError> {
+fn find<'a>(files: &'a [File], list: List, name: &str, by: String) -> Result<ConfigField<'a>, ConfigError> {
     for file in files {
         let found = file.entries(list)?.into_iter().find(|(candidate, _)| *candidate == name);
         if let Some((_, node)) = found {
@@ -237,8 +238,8 @@ fn names(files: &[File], list: List) -> String {
     if names.is_empty() { "none".to_owned() } else { names.join(", ") }
 }
 
-fn resolve(origin: String, cluster: &Node<'_>, user: Option<&Node<'_>>) -> Result<Cluster, ConfigError> {
-    let ca = cluster.data_or_file("certificate-authority", "certificate-authority")?;
+fn resolve(origin: String, cluster: &ConfigField<'_>, user: Option<&ConfigField<'_>>) -> Result<Cluster, ConfigError> {
+    let ca = cluster.data_or_file("certificate-authority")?;
     let ca = ca.filter(|pem| !pem.is_empty());
     let insecure = cluster.field("insecure-skip-tls-verify").flag()?;
     if insecure && ca.is_some() {
@@ -262,7 +263,7 @@ fn resolve(origin: String, cluster: &Node<'_>, user: Option<&Node<'_>>) -> Resul
     let trust = Trust { ca, insecure, server_name };
     // Built here only to be checked: what is wrong with it should be said at start.
     let checked = if server.is_https() {
-        Leg::cluster(&trust, user.identity.as_deref(), server.host()).map(drop)
+        TlsEndpoint::cluster(&trust, user.identity.as_deref(), server.host()).map(drop)
     } else {
         Ok(())
     };
@@ -272,20 +273,20 @@ fn resolve(origin: String, cluster: &Node<'_>, user: Option<&Node<'_>>) -> Resul
             (TlsError::BadName, None) => "server",
             _ => "certificate-authority",
         };
-        ConfigError::Tls { what: cluster.place(field), source }
+        ConfigError::Tls { what: cluster.location(field), source }
     })?;
     Ok(Cluster { origin, server, trust, proxy, user })
 }
 
 /// Without a scheme the address is http unless there is something to do TLS with, as in client-go's rest/url_utils.go
 /// (DefaultServerUrlFor).
-fn server(cluster: &Node<'_>, tls_by_default: bool) -> Result<Address, ConfigError> {
+fn server(cluster: &ConfigField<'_>, tls_by_default: bool) -> Result<Address, ConfigError> {
     let node = cluster.field("server");
     let text = node.text()?.ok_or_else(|| node.error("is missing; it is the address of the Kubernetes API"))?;
     Address::parse(text, tls_by_default).map_err(|problem| node.error(problem))
 }
 
-fn proxy_url(cluster: &Node<'_>) -> Result<Option<Proxy>, ConfigError> {
+fn proxy_url(cluster: &ConfigField<'_>) -> Result<Option<Proxy>, ConfigError> {
     let node = cluster.field("proxy-url");
     let Some(url) = node.text()? else { return Ok(None) };
     proxy::parse(url)
@@ -313,7 +314,7 @@ fn in_cluster(sources: &Sources<'_>, folder: &Path) -> Result<Cluster, ConfigErr
     let path = folder.join("ca.crt");
     let ca = read_file(&path).map_err(|source| ConfigError::Read { what: "service-account CA", path, source })?;
     let trust = Trust { ca: Some(ca), insecure: false, server_name: None };
-    Leg::cluster(&trust, None, server.host())
+    TlsEndpoint::cluster(&trust, None, server.host())
         .map(drop)
         .map_err(|source| ConfigError::Tls { what: "the service-account CA".to_owned(), source })?;
     let user = User { bearer: Some(bearer), ..User::default() };

@@ -2,16 +2,16 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU32;
 
 use base64::Engine;
 
-use crate::kube::auth::credential::{Basic, Bearer, Secret, User};
-use crate::kube::auth::exec::{ApiVersion, Exec};
+use crate::kube::auth::exec::{ApiVersion, ExecConfig};
+use crate::kube::auth::secret::Secret;
+use crate::kube::auth::user::{Basic, Bearer, User};
 use crate::kube::config::address::{Address, percent_encode};
+use crate::kube::config::field::ConfigField;
 use crate::kube::error::ConfigError;
 use crate::kube::transport::tls::Identity;
-use crate::kube::yaml::Node;
 
 /// The name of the cluster extension that is handed to an exec plugin, from client-go's clientcmd/api/v1/conversion.go.
 const EXEC_EXTENSION: &str = "client.authentication.k8s.io/exec";
@@ -21,7 +21,7 @@ const EXEC_EXTENSION: &str = "client.authentication.k8s.io/exec";
 /// # Errors
 /// [`ConfigError`], which names the field.
 pub fn resolve(
-    node: &Node<'_>,
+    node: &ConfigField<'_>,
     exec_cluster: impl FnOnce() -> Result<serde_json::Value, ConfigError>,
 ) -> Result<User, ConfigError> {
     if node.field("auth-provider").is_present() {
@@ -57,13 +57,13 @@ pub fn resolve(
     Ok(user)
 }
 
-fn identity(node: &Node<'_>) -> Result<Option<Arc<Identity>>, ConfigError> {
-    let chain = node.data_or_file("client-certificate", "client-certificate")?;
-    let key = node.data_or_file("client-key", "client-key")?;
+fn identity(node: &ConfigField<'_>) -> Result<Option<Arc<Identity>>, ConfigError> {
+    let chain = node.data_or_file("client-certificate")?;
+    let key = node.data_or_file("client-key")?;
     match (chain, key) {
         (None, None) => Ok(None),
         (Some(chain), Some(key)) => {
-            let what = format!("{} with its client-key", node.place("client-certificate"));
+            let what = format!("{} with its client-key", node.location("client-certificate"));
             Identity::from_pem(&chain, &key)
                 .map(|identity| Some(identity.into()))
                 .map_err(|source| ConfigError::Tls { what, source })
@@ -78,7 +78,7 @@ fn identity(node: &Node<'_>) -> Result<Option<Arc<Identity>>, ConfigError> {
 const TOKEN: &[u8] = b"!#$&'*+-.^_`|~";
 
 /// Headers, from <https://kubernetes.io/docs/reference/access-authn-authz/authentication/#user-impersonation>.
-fn impersonation(node: &Node<'_>) -> Result<Vec<(String, String)>, ConfigError> {
+fn impersonation(node: &ConfigField<'_>) -> Result<Vec<(String, String)>, ConfigError> {
     let mut headers = Vec::new();
     let user = node.field("as").text()?;
     headers.extend(user.map(|user| ("Impersonate-User".to_owned(), user.to_owned())));
@@ -102,9 +102,9 @@ fn impersonation(node: &Node<'_>) -> Result<Vec<(String, String)>, ConfigError> 
 }
 
 fn exec(
-    node: &Node<'_>,
+    node: &ConfigField<'_>,
     cluster: impl FnOnce() -> Result<serde_json::Value, ConfigError>,
-) -> Result<Exec, ConfigError> {
+) -> Result<ExecConfig, ConfigError> {
     let api_version = match node.field("apiVersion").text()? {
         Some("client.authentication.k8s.io/v1") => ApiVersion::V1,
         Some("client.authentication.k8s.io/v1beta1") => ApiVersion::V1Beta1,
@@ -138,12 +138,16 @@ fn exec(
     }
     let cluster = if node.field("provideClusterInfo").flag()? { Some(cluster()?) } else { None };
     let hint = node.field("installHint").text()?.unwrap_or_default().to_owned();
-    Ok(Exec { program, args, env, api_version, hint, cluster, running: AtomicU32::new(0) })
+    Ok(ExecConfig { program, args, env, api_version, hint, cluster })
 }
 
 /// What a plugin is told about the cluster (ExecCredentialSpec.cluster),
 /// <https://kubernetes.io/docs/reference/config-api/client-authentication.v1/#client-authentication-k8s-io-v1-Cluster>.
-pub fn exec_cluster(cluster: &Node<'_>, server: &Address, ca: Option<&[u8]>) -> Result<serde_json::Value, ConfigError> {
+pub fn exec_cluster(
+    cluster: &ConfigField<'_>,
+    server: &Address,
+    ca: Option<&[u8]>,
+) -> Result<serde_json::Value, ConfigError> {
     let mut info = serde_json::Map::new();
     info.insert("server".into(), server.to_string().into());
     for key in ["tls-server-name", "proxy-url"] {

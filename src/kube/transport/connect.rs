@@ -1,8 +1,8 @@
-//! From a host name to a connection that ureq can use: look-up, TCP, the proxy's tunnel, TLS.
+//! Connections to the cluster for ureq: DNS, TCP, the proxy's tunnel, TLS.
 //!
-//! ureq's own chain looks a name up for every request, even over a live connection, and gives each step of a tunnel the
-//! whole of the time. Here a name is looked up when a connection is made, and all steps share one deadline. SOCKS is left
-//! to ureq, which does it well.
+//! ureq's own chain resolves the name for every request, even over a live connection. It also gives each step of a tunnel
+//! the full timeout. Here a name is resolved for a new connection only, and all steps share one deadline. ureq's SOCKS
+//! connector is used unchanged.
 
 use std::fmt;
 use std::io::{self, Read, Write};
@@ -21,39 +21,39 @@ use ureq::unversioned::transport::{
 use ureq::{Proxy, ProxyProtocol};
 
 use crate::kube::error::TlsError;
-use crate::kube::transport::tls::{self, Leg};
+use crate::kube::transport::tls::{self, TlsEndpoint};
 
-/// Longest answer of a proxy to CONNECT, in bytes.
-const ANSWER_LIMIT: usize = 16 * 1024;
+/// Maximum head of a proxy's response to CONNECT, in bytes.
+const HEAD_LIMIT: usize = 16 * 1024;
 
-/// Most addresses of one host that are tried; ureq's list has room for no more.
-const ADDRESSES_MOST: usize = 16;
+/// Maximum number of addresses tried for one host: the capacity of ureq's list.
+const MAX_ADDRESSES: usize = 16;
 
-/// Makes connections to one host, the cluster's.
-pub struct Dial {
+/// Connects to the cluster's host.
+pub struct ClusterConnector {
     host: String,
     port: u16,
-    tls: Option<Leg>,
+    tls: Option<TlsEndpoint>,
     tunnel: Option<Tunnel>,
 }
 
-/// An HTTP proxy that is asked to CONNECT.
+/// An HTTP proxy that tunnels by CONNECT.
 struct Tunnel {
     host: String,
     port: u16,
-    tls: Option<Leg>,
+    tls: Option<TlsEndpoint>,
     authorization: Option<String>,
 }
 
-impl Dial {
-    /// `tls` is there for https. Of `proxy` only HTTP proxies concern us.
+impl ClusterConnector {
+    /// A connector with `tls` for https. A SOCKS `proxy` is left to ureq.
     ///
     /// # Errors
-    /// The proxy's name cannot be verified.
+    /// [`TlsError`] if the proxy's name or CA is not usable.
     pub fn new(
         host: &str,
         port: u16,
-        tls: Option<Leg>,
+        tls: Option<TlsEndpoint>,
         proxy: Option<&Proxy>,
         ca: Option<&[u8]>,
     ) -> Result<Self, TlsError> {
@@ -69,9 +69,9 @@ impl Dial {
             Some(tunnel) => (&tunnel.host, tunnel.port),
             None => (&self.host, self.port),
         };
-        let addrs = look_up(host, port, left(details)?)?;
+        let addrs = resolve(host, port, remaining(details)?)?;
         let mut list = details.resolver.empty();
-        addrs.into_iter().take(ADDRESSES_MOST).for_each(|addr| list.push(addr));
+        addrs.into_iter().take(MAX_ADDRESSES).for_each(|addr| list.push(addr));
         let details = ConnectionDetails {
             uri: details.uri,
             addrs: list,
@@ -79,15 +79,15 @@ impl Dial {
             request_level: details.request_level,
             resolver: details.resolver,
             now: Instant::now(),
-            timeout: left(details)?,
+            timeout: remaining(details)?,
             current_time: details.current_time.clone(),
             run_connector: details.run_connector.clone(),
             register_shutdown: details.register_shutdown.clone(),
         };
         let transport = match TcpConnector::default().connect(&details, None::<In>) {
-            // A host that swallows packets is as unreachable as one that refuses them: nothing has been asked of it yet.
+            // A host that drops packets is as unreachable as one that refuses them: no request has been sent yet.
             Err(ureq::Error::Timeout(_)) => {
-                return Err(io::Error::new(io::ErrorKind::NotConnected, "no connection in time").into());
+                return Err(io::Error::new(io::ErrorKind::NotConnected, "connection attempt timed out").into());
             }
             other => other?,
         };
@@ -95,26 +95,26 @@ impl Dial {
     }
 }
 
-impl fmt::Debug for Dial {
+impl fmt::Debug for ClusterConnector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Dial({}:{})", self.host, self.port)
+        write!(f, "ClusterConnector({}:{})", self.host, self.port)
     }
 }
 
-impl<In: Transport> Connector<In> for Dial {
+impl<In: Transport> Connector<In> for ClusterConnector {
     type Out = Box<dyn Transport>;
 
     fn connect(&self, details: &ConnectionDetails, chained: Option<In>) -> Result<Option<Self::Out>, ureq::Error> {
         let mut transport = match chained {
-            // Through a SOCKS proxy there is a connection already.
+            // The SOCKS connector has already connected.
             Some(transport) => transport.boxed(),
             None => self.tcp::<In>(details)?,
         };
         if let Some(tunnel) = &self.tunnel {
-            transport = tunnel.dig(transport, &self.host, self.port, details)?;
+            transport = tunnel.connect_tunnel(transport, &self.host, self.port, details)?;
         }
-        if let Some(leg) = &self.tls {
-            transport = tls::wrap(leg, transport, left(details)?, details)?.boxed();
+        if let Some(endpoint) = &self.tls {
+            transport = tls::handshake(endpoint, transport, remaining(details)?, details)?.boxed();
         }
         Ok(Some(transport))
     }
@@ -124,7 +124,7 @@ impl Tunnel {
     fn new(proxy: &Proxy, ca: Option<&[u8]>) -> Result<Self, TlsError> {
         let host = proxy.host().trim_matches(['[', ']']).to_owned();
         let tls = match proxy.protocol() {
-            ProxyProtocol::Https => Some(Leg::proxy(&host, ca)?),
+            ProxyProtocol::Https => Some(TlsEndpoint::proxy(&host, ca)?),
             _ => None,
         };
         let authorization = (proxy.username().is_some() || proxy.password().is_some()).then(|| {
@@ -134,19 +134,19 @@ impl Tunnel {
         Ok(Self { host, port: proxy.port(), tls, authorization })
     }
 
-    /// Asks the proxy for a connection to the host, RFC 9110, section 9.3.6.
-    fn dig(
+    /// Sends CONNECT to the proxy and reads its response, RFC 9110, section 9.3.6.
+    fn connect_tunnel(
         &self,
         mut transport: Box<dyn Transport>,
         host: &str,
         port: u16,
         details: &ConnectionDetails,
     ) -> Result<Box<dyn Transport>, ureq::Error> {
-        if let Some(leg) = &self.tls {
-            transport = tls::wrap(leg, transport, left(details)?, details)?.boxed();
+        if let Some(endpoint) = &self.tls {
+            transport = tls::handshake(endpoint, transport, remaining(details)?, details)?.boxed();
         }
         let mut stream = TransportAdapter::new(transport, details.current_time.clone());
-        stream.set_timeout(left(details)?);
+        stream.set_timeout(remaining(details)?);
         let target = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
         let authorization = match &self.authorization {
             Some(pair) => format!("Proxy-Authorization: Basic {pair}\r\n"),
@@ -156,54 +156,53 @@ impl Tunnel {
         stream.write_all(request.as_bytes())?;
         let mut head = Vec::new();
         let mut byte = [0];
-        // Byte by byte out of the transport's buffer: what comes after the head belongs to the cluster.
+        // Byte by byte from the transport's buffer: the bytes after the head belong to the cluster's connection.
         while !head.ends_with(b"\r\n\r\n") {
-            if head.len() >= ANSWER_LIMIT || stream.read(&mut byte)? == 0 {
-                return Err(ureq::Error::ConnectProxyFailed("the proxy gave no HTTP answer".to_owned()));
+            if head.len() >= HEAD_LIMIT || stream.read(&mut byte)? == 0 {
+                return Err(ureq::Error::ConnectProxyFailed("its response is not HTTP".to_owned()));
             }
             head.push(byte[0]);
         }
         let mut headers = [httparse::EMPTY_HEADER; 64];
-        let mut answer = httparse::Response::new(&mut headers);
-        let code = answer.parse(&head).ok().and(answer.code);
-        match code {
+        let mut response = httparse::Response::new(&mut headers);
+        match response.parse(&head).ok().and(response.code) {
             Some(200..=299) => Ok(stream.into_inner()),
-            // The proxy does not reach the cluster, which may pass.
-            Some(code @ 500..) => Err(io::Error::other(format!("the proxy answered {code}")).into()),
-            Some(code) => Err(ureq::Error::ConnectProxyFailed(format!("the proxy answered {code}"))),
-            None => Err(ureq::Error::ConnectProxyFailed("the proxy gave no HTTP answer".to_owned())),
+            // The proxy cannot reach the cluster: a retry may succeed.
+            Some(code @ 500..) => Err(io::Error::other(format!("the proxy returned {code}")).into()),
+            Some(code) => Err(ureq::Error::ConnectProxyFailed(format!("it returned {code}"))),
+            None => Err(ureq::Error::ConnectProxyFailed("its response is not HTTP".to_owned())),
         }
     }
 }
 
-/// The proxy speaks SOCKS, for which ureq has a connector.
+/// Tests for a SOCKS proxy, for which ureq has a connector.
 pub fn is_socks(proxy: &Proxy) -> bool {
     !matches!(proxy.protocol(), ProxyProtocol::Http | ProxyProtocol::Https)
 }
 
-/// What is left of the time for making this connection.
-fn left(details: &ConnectionDetails) -> Result<NextTimeout, ureq::Error> {
+/// Returns the timeout for the rest of this connection's steps.
+fn remaining(details: &ConnectionDetails) -> Result<NextTimeout, ureq::Error> {
     let mut timeout = details.timeout;
     if let (Duration::Exact(limit), Instant::Exact(began)) = (timeout.after, details.now) {
-        let left = limit.saturating_sub(began.elapsed());
-        if left.is_zero() {
+        let remaining = limit.saturating_sub(began.elapsed());
+        if remaining.is_zero() {
             return Err(ureq::Error::Timeout(timeout.reason));
         }
-        timeout.after = Duration::Exact(left);
+        timeout.after = Duration::Exact(remaining);
     }
     Ok(timeout)
 }
 
-/// The addresses of a host. The system's resolver knows no deadline, so that a name is looked up on a thread of its own.
-fn look_up(host: &str, port: u16, timeout: NextTimeout) -> Result<Vec<SocketAddr>, ureq::Error> {
+/// Resolves a host name on a separate thread, because the system's resolver has no timeout.
+fn resolve(host: &str, port: u16, timeout: NextTimeout) -> Result<Vec<SocketAddr>, ureq::Error> {
     if let Ok(ip) = host.parse::<IpAddr>() {
         return Ok(vec![SocketAddr::new(ip, port)]);
     }
     let (sender, receiver) = mpsc::channel();
     let name = host.to_owned();
-    thread::Builder::new().name("look-up".into()).spawn(move || {
+    thread::Builder::new().name("dns".into()).spawn(move || {
         let found = (name.as_str(), port).to_socket_addrs().map(Iterator::collect::<Vec<_>>);
-        // Nobody may be waiting any more.
+        // The receiver is gone if the timeout has passed.
         let _ = sender.send(found);
     })?;
     let found = match timeout.after {
@@ -213,19 +212,19 @@ fn look_up(host: &str, port: u16, timeout: NextTimeout) -> Result<Vec<SocketAddr
     if found.is_empty() { Err(ureq::Error::HostNotFound) } else { Ok(found) }
 }
 
-/// Looks up nothing but SOCKS proxies: for any other host [`Dial`] does it, when there is a connection to make.
+/// Resolves SOCKS proxies only. [`ClusterConnector`] resolves any other host when it connects.
 #[derive(Debug)]
-pub struct Names;
+pub struct DeferredResolver;
 
-impl Resolver for Names {
+impl Resolver for DeferredResolver {
     fn resolve(&self, uri: &Uri, config: &Config, timeout: NextTimeout) -> Result<ResolvedSocketAddrs, ureq::Error> {
         let mut list = self.empty();
         match config.proxy() {
             Some(proxy) if proxy.uri() == uri => {
-                let addrs = look_up(proxy.host().trim_matches(['[', ']']), proxy.port(), timeout)?;
-                addrs.into_iter().take(ADDRESSES_MOST).for_each(|addr| list.push(addr));
+                let addrs = resolve(proxy.host().trim_matches(['[', ']']), proxy.port(), timeout)?;
+                addrs.into_iter().take(MAX_ADDRESSES).for_each(|addr| list.push(addr));
             }
-            // ureq wants an address; nobody uses this one.
+            // ureq requires an address; the connector ignores this one.
             _ => list.push(SocketAddr::from(([0, 0, 0, 0], 0))),
         }
         Ok(list)

@@ -1,4 +1,4 @@
-//! Connections to the cluster: addresses, proxies and TLS.
+//! Connections to the cluster: DNS, proxies and TLS.
 
 pub mod connect;
 pub mod tls;

@@ -1,7 +1,7 @@
-//! PEM text to a TLS configuration, and the layer that puts it under ureq.
+//! TLS: PEM text to a configuration, and the transport layer for ureq.
 //!
-//! ureq's own TLS layer takes the name to verify from the URL only; a kubeconfig's tls-server-name replaces it, so the
-//! layer is ours. The bytes, the handshake and the checks are rustls's.
+//! ureq's own TLS layer takes the name to verify from the URL only. A kubeconfig's tls-server-name replaces that name,
+//! hence this layer. rustls does the handshake and all checks.
 
 use std::fmt;
 use std::io::{Read, Write};
@@ -19,18 +19,18 @@ use ureq::unversioned::transport::{Buffers, ConnectionDetails, LazyBuffers, Next
 
 use crate::kube::error::TlsError;
 
-/// Whom to trust, from the cluster's entry in the kubeconfig.
+/// The verification settings of the cluster's entry in the kubeconfig.
 #[derive(Debug, Default)]
 pub struct Trust {
-    /// PEM of the cluster's CAs; the system's are used if there is none.
+    /// PEM of the cluster's CAs; `None` selects the system's CAs.
     pub ca: Option<Vec<u8>>,
-    /// Verify nothing.
+    /// Disables verification.
     pub insecure: bool,
-    /// The name to ask for and to verify in place of the URL's host.
+    /// The name for SNI and verification, instead of the URL's host.
     pub server_name: Option<String>,
 }
 
-/// A client certificate, its chain and its key.
+/// A client certificate with its chain and key.
 pub struct Identity(Arc<CertifiedKey>);
 
 impl fmt::Debug for Identity {
@@ -40,23 +40,23 @@ impl fmt::Debug for Identity {
 }
 
 impl Identity {
-    /// Reads a chain (sent whole) and a key in PKCS#1, PKCS#8 or SEC1 form; other blocks, such as EC PARAMETERS, are
-    /// passed over.
+    /// Parses a chain (sent whole) and a key in PKCS#1, PKCS#8 or SEC1 form. Other blocks, such as EC PARAMETERS, are
+    /// ignored.
     ///
     /// # Errors
-    /// [`TlsError`] if one of them is not there, broken, or does not fit the other.
+    /// [`TlsError`] if one is missing or malformed, or the key does not belong to the certificate.
     pub fn from_pem(chain: &[u8], key: &[u8]) -> Result<Self, TlsError> {
         let chain = certificates(chain)?;
         let key = rustls_pemfile::private_key(&mut &*key)
             .map_err(|_| TlsError::BadPem)?
-            .ok_or(TlsError::NoPem { wanted: "private key" })?;
-        let key = provider().key_provider.load_private_key(key).map_err(TlsError::Refused)?;
+            .ok_or(TlsError::NoPem { expected: "private key" })?;
+        let key = provider().key_provider.load_private_key(key).map_err(TlsError::Rejected)?;
         let certified = CertifiedKey::new(chain, key);
         match certified.keys_match() {
             Err(error @ rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch)) => {
-                Err(TlsError::Refused(error))
+                Err(TlsError::Rejected(error))
             }
-            // rustls cannot look into certificates of X.509 version 1, which openssl makes by default; the server can.
+            // rustls cannot parse X.509 version 1, which openssl makes by default. The server can, so it decides.
             _ => Ok(Self(Arc::new(certified))),
         }
     }
@@ -65,19 +65,19 @@ impl Identity {
 fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let found: Result<Vec<_>, _> = rustls_pemfile::certs(&mut &*pem).collect();
     match found.map_err(|_| TlsError::BadPem)? {
-        none if none.is_empty() => Err(TlsError::NoPem { wanted: "certificate" }),
+        found if found.is_empty() => Err(TlsError::NoPem { expected: "certificate" }),
         found => Ok(found),
     }
 }
 
-/// The configuration of one TLS client: sessions are resumed by all connections that share it.
+/// Builds the configuration of a TLS client. All connections that share it resume each other's sessions.
 ///
 /// # Errors
-/// [`TlsError`] if the CAs or the identity cannot be used.
+/// [`TlsError`] if the CAs or the identity are not usable.
 fn client_config(trust: &Trust, identity: Option<&Identity>) -> Result<Arc<ClientConfig>, TlsError> {
     let builder = ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
-        .map_err(TlsError::Refused)?;
+        .map_err(TlsError::Rejected)?;
     let builder = if trust.insecure {
         builder.dangerous().with_custom_certificate_verifier(Arc::new(NoVerifier(provider())))
     } else {
@@ -96,7 +96,7 @@ fn client_config(trust: &Trust, identity: Option<&Identity>) -> Result<Arc<Clien
 fn roots(found: Vec<CertificateDer<'static>>) -> Result<RootCertStore, TlsError> {
     let mut store = RootCertStore::empty();
     match store.add_parsable_certificates(found) {
-        (0, _) => Err(TlsError::NoPem { wanted: "certificate that can be a CA" }),
+        (0, _) => Err(TlsError::NoPem { expected: "CA certificate" }),
         _ => Ok(store),
     }
 }
@@ -109,7 +109,7 @@ fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }
 
-/// Accepts every certificate, for insecure-skip-tls-verify; the peer must still own the key of the one it shows.
+/// Accepts every certificate, for insecure-skip-tls-verify. The peer must still prove that it has the key.
 #[derive(Debug)]
 struct NoVerifier(Arc<CryptoProvider>);
 
@@ -148,26 +148,26 @@ impl ServerCertVerifier for NoVerifier {
     }
 }
 
-/// One TLS connection's configuration and the name to verify at its other end.
-pub struct Leg {
+/// The remote end of a TLS connection: the client configuration and the name to verify.
+pub struct TlsEndpoint {
     config: Arc<ClientConfig>,
     name: ServerName<'static>,
 }
 
-impl Leg {
-    /// To the cluster at `host`, unless tls-server-name says otherwise.
+impl TlsEndpoint {
+    /// The cluster at `host`, verified by tls-server-name if the kubeconfig sets it.
     ///
     /// # Errors
-    /// [`TlsError`], as [`client_config`] and [`server_name`].
+    /// As [`client_config`] and [`server_name`].
     pub fn cluster(trust: &Trust, identity: Option<&Identity>, host: &str) -> Result<Self, TlsError> {
         let name = server_name(trust.server_name.as_deref().unwrap_or(host))?;
         Ok(Self { config: client_config(trust, identity)?, name })
     }
 
-    /// To an https proxy at `host`: the system's CAs judge it or, as in Go, the cluster's; it never sees our certificate.
+    /// An https proxy at `host`, verified by the system's CAs or, as in Go, the cluster's. It gets no client certificate.
     ///
     /// # Errors
-    /// [`TlsError`], as [`client_config`] and [`server_name`].
+    /// As [`client_config`] and [`server_name`].
     pub fn proxy(host: &str, ca: Option<&[u8]>) -> Result<Self, TlsError> {
         let name = server_name(host)?;
         let mut trusted = rustls_native_certs::load_native_certs().certs;
@@ -176,23 +176,23 @@ impl Leg {
         }
         let builder = ClientConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()
-            .map_err(TlsError::Refused)?;
+            .map_err(TlsError::Rejected)?;
         let config = builder.with_root_certificates(roots(trusted)?).with_no_client_auth();
         Ok(Self { config: Arc::new(config), name })
     }
 }
 
-/// Puts TLS on a connection.
+/// Performs the TLS handshake on a connection.
 ///
 /// # Errors
-/// The handshake failed, or took longer than `timeout`.
-pub fn wrap(
-    leg: &Leg,
+/// The handshake failed, or exceeded `timeout`.
+pub fn handshake(
+    endpoint: &TlsEndpoint,
     transport: Box<dyn Transport>,
     timeout: NextTimeout,
     details: &ConnectionDetails,
 ) -> Result<TlsTransport, ureq::Error> {
-    let connection = ClientConnection::new(Arc::clone(&leg.config), leg.name.clone())
+    let connection = ClientConnection::new(Arc::clone(&endpoint.config), endpoint.name.clone())
         .map_err(|error| ureq::Error::Other(error.into()))?;
     let mut socket = TransportAdapter::new(transport, details.current_time.clone());
     socket.set_timeout(timeout);
@@ -202,22 +202,23 @@ pub fn wrap(
     Ok(TlsTransport { buffers, unsent: Vec::new(), stream })
 }
 
-/// A DNS name or an IP address (which gets no SNI), with or without the brackets of a URL.
+/// Parses a DNS name or an IP address (sent without SNI), with or without a URL's brackets.
 ///
 /// # Errors
-/// It is neither.
+/// [`TlsError::BadName`] for any other text.
 pub fn server_name(name: &str) -> Result<ServerName<'static>, TlsError> {
     let name = name.trim_start_matches('[').trim_end_matches(']').to_owned();
     ServerName::try_from(name).map_err(|_| TlsError::BadName)
 }
 
-/// Most bytes that are kept unsent: what fits into one TLS record.
-const UNSENT_MOST: usize = 16 * 1024;
+/// Maximum of buffered output, in bytes: the content of one TLS record.
+const MAX_UNSENT: usize = 16 * 1024;
 
-/// One TLS connection.
+/// A TLS connection.
 pub struct TlsTransport {
     buffers: LazyBuffers,
-    /// A request's head waits for its body, which ureq writes apart: as one record and one packet the server wakes once.
+    /// Output since the last flush. ureq writes a request's head and body separately; joined into one record and one
+    /// packet, they wake the server once.
     unsent: Vec<u8>,
     stream: StreamOwned<ClientConnection, TransportAdapter>,
 }
@@ -245,7 +246,7 @@ impl Transport for TlsTransport {
     }
 
     fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), ureq::Error> {
-        if self.unsent.len() + amount > UNSENT_MOST {
+        if self.unsent.len() + amount > MAX_UNSENT {
             self.flush(timeout)?;
         }
         self.unsent.extend_from_slice(&self.buffers.output()[..amount]);

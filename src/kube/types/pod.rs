@@ -98,25 +98,25 @@ impl From<RawPod> for Pod {
 
 /// Why a list cannot be read, in JSON or in protocol buffers.
 #[derive(Debug)]
-pub enum Broken {
+pub enum DecodeError {
     /// It ended early, or the connection did.
     Io(io::Error),
     /// It is not what was asked for.
-    Nonsense,
+    Malformed,
 }
 
-impl From<io::Error> for Broken {
+impl From<io::Error> for DecodeError {
     fn from(error: io::Error) -> Self {
         Self::Io(error)
     }
 }
 
-impl From<serde_json::Error> for Broken {
+impl From<serde_json::Error> for DecodeError {
     fn from(error: serde_json::Error) -> Self {
         match error.classify() {
             serde_json::error::Category::Io => Self::Io(error.into()),
             serde_json::error::Category::Eof => Self::Io(io::ErrorKind::UnexpectedEof.into()),
-            _ => Self::Nonsense,
+            _ => Self::Malformed,
         }
     }
 }
@@ -207,9 +207,9 @@ impl<'de, C: Extend<Pod>> Visitor<'de> for ItemsSeed<'_, C> {
 
 /// Takes pods and keeps none, for a list that is asked for only to see whether it may be.
 #[derive(Default)]
-pub struct Nothing;
+pub struct DiscardPods;
 
-impl Extend<Pod> for Nothing {
+impl Extend<Pod> for DiscardPods {
     fn extend<I: IntoIterator<Item = Pod>>(&mut self, pods: I) {
         pods.into_iter().for_each(drop);
     }

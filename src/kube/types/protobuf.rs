@@ -7,7 +7,7 @@
 
 use std::io::{self, BufRead, Read};
 
-use crate::kube::types::pod::{Broken, Pod};
+use crate::kube::types::pod::{DecodeError, Pod};
 
 /// What asks for it, and what an answer in it says of itself.
 pub const MEDIA_TYPE: &str = "application/vnd.kubernetes.protobuf";
@@ -23,16 +23,16 @@ const TEXT_LIMIT: u64 = 64 * 1024;
 /// Returns the token of the next page; empty on the last.
 ///
 /// # Errors
-/// [`Broken`]; what `pods` got by then is of no use.
-pub fn read_pod_list<C: Extend<Pod>>(from: impl BufRead, pods: &mut C) -> Result<String, Broken> {
+/// [`DecodeError`]; what `pods` got by then is of no use.
+pub fn read_pod_list<C: Extend<Pod>>(from: impl BufRead, pods: &mut C) -> Result<String, DecodeError> {
     read("PodList", from, |object| list(object, pods))
 }
 
 /// The reason and the message of a Status: 4 reason, 3 message.
 ///
 /// # Errors
-/// [`Broken`]
-pub fn read_status(from: &[u8]) -> Result<(String, String), Broken> {
+/// [`DecodeError`]
+pub fn read_status(from: &[u8]) -> Result<(String, String), DecodeError> {
     let [reason, message] = read("Status", from, |object| object.texts([4, 3]))?;
     Ok((reason.unwrap_or_default(), message.unwrap_or_default()))
 }
@@ -41,12 +41,12 @@ pub fn read_status(from: &[u8]) -> Result<(String, String), Broken> {
 fn read<R: BufRead, T>(
     wanted: &str,
     mut from: R,
-    mut object: impl FnMut(&mut Message<'_, R>) -> Result<T, Broken>,
-) -> Result<T, Broken> {
+    mut object: impl FnMut(&mut Message<'_, R>) -> Result<T, DecodeError>,
+) -> Result<T, DecodeError> {
     let mut magic = [0; MAGIC.len()];
     from.read_exact(&mut magic)?;
     if &magic != MAGIC {
-        return Err(Broken::Nonsense);
+        return Err(DecodeError::Malformed);
     }
     // runtime.Unknown, which goes on to the end: 1 the type, 2 the object.
     let mut envelope = Message { from: &mut from, left: None };
@@ -58,21 +58,21 @@ fn read<R: BufRead, T>(
             Field::Bytes(2, length) if kind == wanted && found.is_none() => {
                 found = Some(object(&mut envelope.nested(length)?)?);
             }
-            Field::Bytes(2, _) => return Err(Broken::Nonsense),
+            Field::Bytes(2, _) => return Err(DecodeError::Malformed),
             other => envelope.skip(other)?,
         }
     }
-    found.ok_or(Broken::Nonsense)
+    found.ok_or(DecodeError::Malformed)
 }
 
 /// TypeMeta: 2 kind.
-fn kind_of(of: &mut Message<'_, impl BufRead>) -> Result<String, Broken> {
+fn kind_of(of: &mut Message<'_, impl BufRead>) -> Result<String, DecodeError> {
     let [kind] = of.texts([2])?;
     Ok(kind.unwrap_or_default())
 }
 
 /// PodList: 1 metadata, with 3 continue; 2 items.
-fn list<C: Extend<Pod>>(of: &mut Message<'_, impl BufRead>, pods: &mut C) -> Result<String, Broken> {
+fn list<C: Extend<Pod>>(of: &mut Message<'_, impl BufRead>, pods: &mut C) -> Result<String, DecodeError> {
     let mut next = None;
     while let Some(field) = of.field()? {
         match field {
@@ -85,7 +85,7 @@ fn list<C: Extend<Pod>>(of: &mut Message<'_, impl BufRead>, pods: &mut C) -> Res
 }
 
 /// Pod: 1 metadata, with 1 name and 3 namespace; 2 spec, with 10 nodeName; 3 status, with 1 phase and 6 podIP.
-fn pod(of: &mut Message<'_, impl BufRead>) -> Result<Pod, Broken> {
+fn pod(of: &mut Message<'_, impl BufRead>) -> Result<Pod, DecodeError> {
     let (mut name, mut namespace, mut node, mut phase, mut ip) = (None, None, None, None, None);
     while let Some(field) = of.field()? {
         match field {
@@ -95,7 +95,7 @@ fn pod(of: &mut Message<'_, impl BufRead>) -> Result<Pod, Broken> {
             other => of.skip(other)?,
         }
     }
-    let name = name.ok_or(Broken::Nonsense)?;
+    let name = name.ok_or(DecodeError::Malformed)?;
     Ok(Pod::new(node, ip, namespace.unwrap_or_default(), name, phase))
 }
 
@@ -117,7 +117,7 @@ enum Field {
 
 impl<R: BufRead> Message<'_, R> {
     /// The next field, whose content is then to be read; none at the end.
-    fn field(&mut self) -> Result<Option<Field>, Broken> {
+    fn field(&mut self) -> Result<Option<Field>, DecodeError> {
         let is_over = match self.left {
             Some(left) => left == 0,
             None => self.from.fill_buf()?.is_empty(),
@@ -131,18 +131,18 @@ impl<R: BufRead> Message<'_, R> {
             1 => Field::Fixed(8),
             2 => Field::Bytes(tag >> 3, self.varint()?),
             5 => Field::Fixed(4),
-            _ => return Err(Broken::Nonsense),
+            _ => return Err(DecodeError::Malformed),
         }))
     }
 
     /// The message in a field of that length.
-    fn nested(&mut self, length: u64) -> Result<Message<'_, R>, Broken> {
+    fn nested(&mut self, length: u64) -> Result<Message<'_, R>, DecodeError> {
         self.take(length)?;
         Ok(Message { from: self.from, left: Some(length) })
     }
 
     /// The texts in the fields of these numbers.
-    fn texts<const N: usize>(&mut self, numbers: [u64; N]) -> Result<[Option<String>; N], Broken> {
+    fn texts<const N: usize>(&mut self, numbers: [u64; N]) -> Result<[Option<String>; N], DecodeError> {
         let mut texts = [const { None }; N];
         while let Some(field) = self.field()? {
             let at = match field {
@@ -157,21 +157,21 @@ impl<R: BufRead> Message<'_, R> {
         Ok(texts)
     }
 
-    fn text(&mut self, length: u64) -> Result<String, Broken> {
+    fn text(&mut self, length: u64) -> Result<String, DecodeError> {
         self.take(length)?;
         if length > TEXT_LIMIT {
-            return Err(Broken::Nonsense);
+            return Err(DecodeError::Malformed);
         }
         let mut text = String::new();
         match self.from.take(length).read_to_string(&mut text) {
             Ok(read) if read as u64 == length => Ok(text),
             Ok(_) => Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
-            Err(error) if error.kind() == io::ErrorKind::InvalidData => Err(Broken::Nonsense),
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => Err(DecodeError::Malformed),
             Err(error) => Err(error.into()),
         }
     }
 
-    fn skip(&mut self, field: Field) -> Result<(), Broken> {
+    fn skip(&mut self, field: Field) -> Result<(), DecodeError> {
         let (Field::Fixed(length) | Field::Bytes(_, length)) = field else { return self.varint().map(drop) };
         self.take(length)?;
         let mut left = length;
@@ -188,7 +188,7 @@ impl<R: BufRead> Message<'_, R> {
     }
 
     /// Seven bits a byte, the lowest first.
-    fn varint(&mut self) -> Result<u64, Broken> {
+    fn varint(&mut self) -> Result<u64, DecodeError> {
         let mut value = 0;
         for shift in (0..64).step_by(7) {
             let byte = self.byte()?;
@@ -197,10 +197,10 @@ impl<R: BufRead> Message<'_, R> {
                 return Ok(value);
             }
         }
-        Err(Broken::Nonsense)
+        Err(DecodeError::Malformed)
     }
 
-    fn byte(&mut self) -> Result<u8, Broken> {
+    fn byte(&mut self) -> Result<u8, DecodeError> {
         self.take(1)?;
         let byte = *self.from.fill_buf()?.first().ok_or(io::ErrorKind::UnexpectedEof).map_err(io::Error::from)?;
         self.from.consume(1);
@@ -208,9 +208,9 @@ impl<R: BufRead> Message<'_, R> {
     }
 
     /// Counts bytes that are about to be read; more than there are in a message is nonsense.
-    fn take(&mut self, length: u64) -> Result<(), Broken> {
+    fn take(&mut self, length: u64) -> Result<(), DecodeError> {
         if let Some(left) = &mut self.left {
-            *left = left.checked_sub(length).ok_or(Broken::Nonsense)?;
+            *left = left.checked_sub(length).ok_or(DecodeError::Malformed)?;
         }
         Ok(())
     }
@@ -252,7 +252,7 @@ mod tests {
         [MAGIC.to_vec(), bytes(1, &kind), bytes(2, list), text(3, ""), text(4, "")].concat()
     }
 
-    fn read(from: &[u8]) -> Result<(Vec<Pod>, String), Broken> {
+    fn read(from: &[u8]) -> Result<(Vec<Pod>, String), DecodeError> {
         let mut pods = Vec::new();
         read_pod_list(from, &mut pods).map(|next| (pods, next))
     }
@@ -275,7 +275,7 @@ mod tests {
         let whole = envelope("PodList", &pod("p", "w", "10.0.0.2"));
         let object = whole.len() - text(3, "").len() - text(4, "").len();
         for end in 0..object {
-            assert!(matches!(read(&whole[..end]), Err(Broken::Io(_) | Broken::Nonsense)), "{end}");
+            assert!(matches!(read(&whole[..end]), Err(DecodeError::Io(_) | DecodeError::Malformed)), "{end}");
         }
     }
 
@@ -298,10 +298,10 @@ mod tests {
             MAGIC.to_vec(),
         ];
         for bytes in table {
-            assert!(matches!(read(&bytes), Err(Broken::Nonsense)), "{bytes:?}");
+            assert!(matches!(read(&bytes), Err(DecodeError::Malformed)), "{bytes:?}");
         }
         // A length without end takes no memory.
         let endless = [MAGIC.to_vec(), varint(9 << 3 | 2), varint(u64::MAX), vec![0; 100]].concat();
-        assert!(matches!(read(&endless), Err(Broken::Io(_))));
+        assert!(matches!(read(&endless), Err(DecodeError::Io(_))));
     }
 }
