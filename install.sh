@@ -1,15 +1,15 @@
 #!/bin/bash
-# Installs the service on this host, or upgrades it in place: run it as root from the unpacked archive.
-# usage: sudo ./install.sh [--kubeconfig FILE]       FILE is copied to where the service looks for it
-#        sudo ./install.sh --uninstall               removes all of it: settings and credentials, too
+# Installs the service on this host, or upgrades it in place. Run it as root from the unpacked archive.
+# usage: sudo ./install.sh [--kubeconfig FILE]       copies FILE to the service's home
+#        sudo ./install.sh --uninstall               removes everything, settings and credentials included
 #
-# Where systemd does not run (the chroot of an image that is being made) it installs and starts nothing.
+# Where systemd does not run (a chroot, an image build) it installs the files and starts nothing.
 set -euo pipefail
 here=$(dirname "$(readlink -f "$0")")
 PATH=$PATH:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 umask 022
 
-# Names that the unit has, too.
+# The unit has the same names.
 name=img-classification
 home=/var/lib/$name
 environment=/etc/$name.env
@@ -17,13 +17,13 @@ binary=/usr/local/bin/$name
 units=/usr/local/lib/systemd/system
 doc=/usr/local/share/doc/$name
 
-say() { echo "$*"; }
+log() { echo "$*"; }
 die() { echo "install.sh: $*" >&2; exit 1; }
-# In a chroot or a container there may be no systemd, or nobody whom to ask.
+# A chroot or a container may have no systemd, or one that does not run.
 has_systemctl() { command -v systemctl >/dev/null; }
 is_booted() { has_systemctl && [ -d /run/systemd/system ]; }
 
-# put SOURCE TARGET MODE: whole or not at all, also under a running program.
+# put SOURCE TARGET MODE: replaces TARGET atomically, also while it runs.
 put() {
   install -D -m "$3" "$1" "$2.new"
   mv -f "$2.new" "$2"
@@ -44,10 +44,10 @@ uninstall() {
   fi
   if getent passwd $name >/dev/null; then userdel $name; fi
   if getent group $name >/dev/null; then groupdel $name; fi
-  say "removed: the service, its settings, its credentials and its user"
+  log "removed: the service, its settings, its credentials and its user"
 }
 
-# Only its own user may look into its home: the kubeconfig and ~/.aws are there.
+# The home holds the kubeconfig and ~/.aws, so that only the service's user can read it.
 make_user() {
   getent passwd $name >/dev/null ||
     useradd --system --user-group --home-dir $home --no-create-home --shell "$(command -v nologin || echo /bin/false)" $name
@@ -61,14 +61,16 @@ make_user() {
 put_files() {
   put "$here/$name" $binary 755
   for unit in $name.service $name.socket; do put "$here/systemd/$unit" "$units/$unit" 644; done
-  # An environment file that is as it came is replaced, one that was edited is not. It may hold secrets.
+  # Replaces the environment file unless it was edited. Mode 600, because it may hold secrets.
   local edited=
   if [ -e $environment ] && ! cmp -s $environment $doc/$name.env; then edited=1; fi
-  for file in README.md LICENSE docs/eks.md systemd/$name.env; do put "$here/$file" "$doc/${file##*/}" 644; done
+  for file in README.md CHANGELOG.md LICENSE; do put "$here/$file" "$doc/$file" 644; done
+  for file in "$here"/docs/*.md; do put "$file" "$doc/docs/${file##*/}" 644; done
+  put "$here/systemd/$name.env" "$doc/$name.env" 644
   if [ -z "$edited" ]; then
     put $doc/$name.env $environment 600
   else
-    say "kept: $environment, which was edited; what is new in it: diff $environment $doc/$name.env"
+    log "kept: $environment, which was edited; to see new settings: diff $environment $doc/$name.env"
   fi
 }
 
@@ -76,56 +78,56 @@ kubeconfig='' action=install
 while [ $# != 0 ]; do
   case $1 in
     --uninstall) action=uninstall ;;
-    --kubeconfig) [ $# -ge 2 ] || die "--kubeconfig needs a file"; kubeconfig=$2; shift ;;
+    --kubeconfig) [ $# -ge 2 ] || die "--kubeconfig needs a FILE"; kubeconfig=$2; shift ;;
     --help) sed -n '2,4s/^# \{0,1\}//p' "$0"; exit ;;
-    *) die "unknown argument $1; see --help" ;;
+    *) die "unknown argument $1; fix: see --help" ;;
   esac
   shift
 done
-[ "$(id -u)" = 0 ] || die "root is needed: sudo $0"
+[ "$(id -u)" = 0 ] || die "root is needed; fix: sudo $0"
 if [ $action = uninstall ]; then uninstall; exit; fi
 
-[ -f "$here/$name" ] || die "$here has no $name; this runs from the unpacked archive, which ./dist makes"
-[ -z "$kubeconfig" ] || [ -r "$kubeconfig" ] || die "$kubeconfig cannot be read"
-version=$("$here/$name" --version) || die "the program does not run here; is the archive for $(uname -m)?"
+[ -f "$here/$name" ] || die "$here has no $name; fix: run install.sh from the unpacked archive of ./dist"
+[ -z "$kubeconfig" ] || [ -r "$kubeconfig" ] || die "cannot read $kubeconfig; fix: name a readable file"
+version=$("$here/$name" --version) || die "the program does not run on this host; fix: use the archive for $(uname -m)"
 make_user
 put_files
-say "installed: $version in $binary, settings in $environment"
+log "installed: $version in $binary, settings in $environment"
 
 # --- start
 if ! has_systemctl; then
-  say "not enabled, not started: there is no systemd here"
+  log "not enabled, not started: this system has no systemd"
   exit
 fi
 systemctl --quiet enable $name.service
 if ! is_booted; then
-  say "enabled, not started: systemd does not run here; it starts at the next boot"
+  log "enabled, not started: systemd does not run here; it starts at the next boot"
   exit
 fi
 systemctl daemon-reload
-# Nothing is started that cannot run: doctor looks with the service's eyes.
+# Without a usable kubeconfig the service could not run, so doctor checks it with the service's user and environment.
 found=$($binary doctor --as-service) || true
 problem=$(grep '^FAIL kubeconfig:' <<<"$found") || true
 if [ -n "$problem" ] && ! grep -q 'LOCAL is set' <<<"$found"; then
-  say "$problem"
+  log "$problem"
   cat <<NEXT
-enabled, not started: there is no kubeconfig that it can use. As it is the service that has to be let into the cluster, make it as its user:
+enabled, not started: there is no kubeconfig that it can use; fix: create one as the service's user, which calls the cluster:
   sudo -u $name -H aws eks update-kubeconfig --region REGION --name CLUSTER
 or copy one: sudo ./install.sh --kubeconfig FILE. Then:
   sudo systemctl restart $name && sudo $name doctor --as-service
 NEXT
   exit
 fi
-# The start is over when the service has said that it takes requests.
+# systemctl returns when the service has reported readiness.
 SECONDS=0
 if ! systemctl restart $name.service; then
   journalctl --unit $name --lines 20 --no-pager -o cat >&2 || true
-  die "it does not start; see above, and: sudo $name doctor --as-service"
+  die "the service does not start; fix: see its log above, and: sudo $name doctor --as-service"
 fi
-say "running: ready after $SECONDS s"
+log "running: ready after $SECONDS s"
 grep '^[a-z]* address:' <<<"$found" || true
 if grep '^FAIL' <<<"$found"; then
-  say "still to do, see above; after it: sudo $name doctor --as-service"
+  log "fix the lines above; then: sudo $name doctor --as-service"
 else
-  say "next: sudo $name doctor --as-service, and $name selftest http://127.0.0.1:5000"
+  log "next: sudo $name doctor --as-service, and $name selftest http://127.0.0.1:5000"
 fi

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Trains a small network on images of ten classes, then says how many test images it gets right.
+"""Trains a small network on images of ten classes, then prints its accuracy on the test images.
 
-DATASET is mnist or kmnist, TYPE is ff (one hidden layer) or cnn (convolutions), both from the
-environment. The data are read from the folder DATA_DIR (see datasets.py).
+The environment variable DATASET is mnist or kmnist, TYPE is ff (one hidden layer) or cnn
+(convolutions), and DATA_DIR is the folder with the data (see datasets.py).
 """
 
 import os
@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 if __name__ == "__main__":
-    # The first process of a container gets no signal it has not asked for. Asked for before torch is
-    # imported, which takes a second or more; there is nothing to clean up.
+    # The kernel drops signals to the first process of a container unless it has a handler. It is set before
+    # the import of torch, which takes a second or more. There is nothing to clean up.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda number, _: os._exit(128 + number))
 
@@ -28,55 +28,55 @@ DEFAULT_DATA_DIR = "/data"
 
 EPOCHS = 5
 BATCH = 100  # images a step
-REPORT = 100  # steps between two lines of progress
+REPORT = 100  # steps between two progress lines
 HIDDEN = 500  # neurons of ff
-LEARNING_RATE = 0.001  # Adam's usual one; it falls to zero, so that the last steps settle
-SEED = 1  # any will do: the same input is to give the same numbers
+LEARNING_RATE = 0.001  # Adam's default; falls to zero, so that the weights converge
+SEED = 1  # any fixed seed: the same input gives the same numbers
 
 
 class UsageError(Exception):
-    """The environment asks for what there is not."""
+    """A wrong or missing environment variable."""
 
 
 def main() -> int:
     try:
         dataset, network = choice("DATASET", DATASETS), choice("TYPE", TYPES)
-        say(f"dataset: {dataset}")
-        say(f"type: {network}")
+        log(f"dataset: {dataset}")
+        log(f"type: {network}")
         limit = cpu_limit()
-        say(f"cpu limit: {'none' if limit is None else f'{limit:g}'}")
-        if limit is not None:  # else torch counts the cores, unless OMP_NUM_THREADS says otherwise
+        log(f"cpu limit: {'none' if limit is None else f'{limit:g}'}")
+        if limit is not None:  # without a limit torch uses OMP_NUM_THREADS or the number of cores
             torch.set_num_threads(threads(limit))
         torch.manual_seed(SEED)
         training, test = load(dataset, Path(os.environ.get("DATA_DIR") or DEFAULT_DATA_DIR))
         net = ff() if network == "ff" else cnn()
         train(net, training)
-        say(f"Accuracy of the network on the 10K test images: {accuracy(net, test)} %")
+        log(f"Accuracy of the network on the 10K test images: {accuracy(net, test)} %")
     except UsageError as error:
-        return complain(str(error), 2)
+        return fail(str(error), 2)
     except DataError as error:
-        return complain(str(error), 1)
+        return fail(str(error), 1)
     return 0
 
 
 def choice(variable: str, allowed: tuple[str, ...]) -> str:
     value = os.environ.get(variable, "")
     if value not in allowed:
-        raise UsageError(f"the environment variable {variable} is {value!r}; set it to {' or '.join(allowed)}")
+        raise UsageError(f"the environment variable {variable} is {value!r}; fix: set it to {' or '.join(allowed)}")
     return value
 
 
-def say(line: str) -> None:
+def log(line: str) -> None:
     print(line, flush=True)
 
 
-def complain(problem: str, status: int) -> int:
+def fail(problem: str, status: int) -> int:
     print(f"classify.py: {problem}", file=sys.stderr, flush=True)
     return status
 
 
 def cpu_limit(root: Path = Path("/")) -> float | None:
-    """The CPUs that this process's cgroup, or one above it, leaves it; None if all."""
+    """Returns the lowest CPU limit of this process's cgroup and its parents; None without a limit."""
     limits = []
     for line in (root / "proc/self/cgroup").read_text().splitlines():
         _, controllers, path = line.split(":", 2)
@@ -86,7 +86,7 @@ def cpu_limit(root: Path = Path("/")) -> float | None:
             mount = root / "sys/fs/cgroup/cpu"  # version 1
         else:
             continue
-        # A container may see its own cgroup as the top, under a path that is true outside only.
+        # In a container the own cgroup may be the root, although its path is that of the host.
         above = Path(path).parts[1:]
         for depth in range(len(above) + 1):
             limits.extend(quotas(mount.joinpath(*above[:depth])))
@@ -104,7 +104,7 @@ def quotas(cgroup: Path) -> Iterator[float]:
 
 
 def threads(limit: float) -> int:
-    """As many as can run all the time: with more, the kernel would stop them all in every period."""
+    """Returns the number of threads that fit the limit; the kernel would throttle more in every period."""
     return max(1, min(len(os.sched_getaffinity(0)), int(limit)))
 
 
@@ -135,22 +135,22 @@ def train(net: nn.Module, training: Images) -> None:
             optimizer.step()
             schedule.step()
             if step % REPORT == 0 or step == steps:
-                say(f"Epoch [{epoch}/{EPOCHS}], Step [{step}/{steps}], Loss: {loss.item():.4f}")
+                log(f"Epoch [{epoch}/{EPOCHS}], Step [{step}/{steps}], Loss: {loss.item():.4f}")
 
 
 def prepare(images: torch.Tensor) -> torch.Tensor:
-    """Bytes to numbers around zero. A batch at a time, or they would take four times the memory."""
+    """Scales bytes to -1..1. Called for each batch, because the whole data would take four times the memory."""
     return images.unsqueeze(1).float() / 127.5 - 1
 
 
 def accuracy(net: nn.Module, test: Images) -> int:
-    """Per cent of the images that the network gets right, rounded down."""
+    """Returns the percentage of correctly classified images, rounded down."""
     net.eval()
-    right = 0
+    correct = 0
     with torch.no_grad():
         for images, labels in zip(*(part.split(BATCH) for part in test)):
-            right += int((net(prepare(images)).argmax(1) == labels).sum())
-    return 100 * right // len(test[0])
+            correct += int((net(prepare(images)).argmax(1) == labels).sum())
+    return 100 * correct // len(test[0])
 
 
 if __name__ == "__main__":

@@ -14,6 +14,9 @@ const ALPHABET: &[u8; 27] = b"bcdfghjklmnpqrstvwxz2456789";
 /// Characters of a random suffix: with 27^10 = 2 * 10^14 names, no two requests ever share one.
 const SUFFIX: usize = 10;
 
+/// Query parameter that selects the Jobs and pods of this program by the label of [`manifest`].
+pub const MANAGED_SELECTOR: &str = "labelSelector=app.kubernetes.io%2Fmanaged-by%3Dimg-classification";
+
 /// The service level of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Tier {
@@ -107,6 +110,7 @@ pub fn manifest(settings: &Settings, tier: Tier, dataset: Dataset, name: &str) -
         "img-classification/tier": tier.as_str(),
         "img-classification/dataset": dataset.as_str(),
     });
+    let disrupted = json!({ "type": "DisruptionTarget", "status": "True" });
     json!({
         "apiVersion": "batch/v1",
         "kind": "Job",
@@ -114,33 +118,32 @@ pub fn manifest(settings: &Settings, tier: Tier, dataset: Dataset, name: &str) -
         "spec": {
             "backoffLimit": 0,
             "ttlSecondsAfterFinished": settings.ttl,
-            "podFailurePolicy": {
-                "rules": [{
-                    "action": "Ignore",
-                    "onPodConditions": [{ "type": "DisruptionTarget", "status": "True" }],
-                }],
-            },
+            "podFailurePolicy": { "rules": [{ "action": "Ignore", "onPodConditions": [disrupted] }] },
             "template": {
                 "metadata": { "labels": labels },
                 "spec": {
                     "restartPolicy": "Never",
                     "automountServiceAccountToken": false,
                     "securityContext": { "seccompProfile": { "type": "RuntimeDefault" } },
-                    "containers": [{
-                        "name": "classifier",
-                        "image": settings.image,
-                        "imagePullPolicy": "IfNotPresent",
-                        "env": [
-                            { "name": "DATASET", "value": dataset.as_str() },
-                            { "name": "TYPE", "value": tier.network() },
-                            { "name": "PYTHONUNBUFFERED", "value": "1" },
-                        ],
-                        "resources": { "requests": { "cpu": CPU }, "limits": { "cpu": CPU } },
-                        "securityContext": { "allowPrivilegeEscalation": false },
-                    }],
+                    "containers": [container(settings, tier, dataset)],
                 },
             },
         },
+    })
+}
+
+fn container(settings: &Settings, tier: Tier, dataset: Dataset) -> Value {
+    json!({
+        "name": "classifier",
+        "image": settings.image,
+        "imagePullPolicy": "IfNotPresent",
+        "env": [
+            { "name": "DATASET", "value": dataset.as_str() },
+            { "name": "TYPE", "value": tier.network() },
+            { "name": "PYTHONUNBUFFERED", "value": "1" },
+        ],
+        "resources": { "requests": { "cpu": CPU }, "limits": { "cpu": CPU } },
+        "securityContext": { "allowPrivilegeEscalation": false },
     })
 }
 

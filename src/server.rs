@@ -13,7 +13,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{Mode, OFlags};
 use tiny_http::{HTTPVersion, Header};
@@ -30,6 +30,12 @@ const MAX_TARGET_CHARS: usize = 200;
 
 /// One read of a streamed body, in bytes, which becomes one chunk.
 const STREAM_PIECE: usize = 16 * 1024;
+
+/// The header of the first request of a private connection, which shows that tiny_http serves it. The front forwards no such header.
+const PING: &str = "Private-Ping";
+
+/// Time for the answer to it.
+const PING_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Handles a request.
 pub type Handler = Box<dyn Fn(api::Request<'_>) -> Response + Send + Sync>;
@@ -66,27 +72,28 @@ impl Server {
         Ok(Self { handler: Arc::new(handler), listening: Mutex::new(Arc::new(Listening::start()?)) })
     }
 
-    /// Opens a private connection and starts its worker.
+    /// Opens a private connection and starts its worker. Connections open one at a time: tiny_http starts a thread for a connection only
+    /// if it counts no idle one, and counts a thread as idle until it has taken its connection.
     ///
     /// # Errors
     /// No descriptor or thread is free.
     pub fn connect(&self) -> io::Result<PrivateConnection> {
         let mut listening = self.listening.lock().unwrap_or_else(PoisonError::into_inner);
-        let stream = match listening.connect() {
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-                log::warn!("tiny_http's accept thread ended, from lack of descriptors or threads; starting another");
+        match listening.connect(&self.handler) {
+            Err(error) if has_ended(&error) => {
+                log::warn!("tiny_http's accept thread ended, for lack of descriptors or threads; starting another");
                 *listening = Arc::new(Listening::start()?);
-                listening.connect()?
+                listening.connect(&self.handler)
             }
-            connected => connected?,
-        };
-        let (served, handler) = (Arc::clone(&listening), Arc::clone(&self.handler));
-        drop(listening);
-        let worker = Arc::clone(&served);
-        let builder = thread::Builder::new().name("worker".into()).stack_size(WORKER_STACK);
-        builder.spawn(move || work(&served.server, &handler))?;
-        Ok(PrivateConnection { stream, worker: Box::new(Worker(worker)) })
+            connected => connected,
+        }
     }
+}
+
+/// tiny_http closed its socket before, or instead of, accepting a connection.
+fn has_ended(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionRefused, ConnectionReset, UnexpectedEof};
+    matches!(error.kind(), BrokenPipe | ConnectionRefused | ConnectionReset | UnexpectedEof)
 }
 
 impl Listening {
@@ -98,8 +105,24 @@ impl Listening {
         Ok(Self { server, socket })
     }
 
-    fn connect(&self) -> io::Result<UnixStream> {
-        UnixStream::connect(proc_path(&self.socket))
+    /// Connects, starts a worker, and waits until tiny_http serves the connection.
+    fn connect(self: &Arc<Self>, handler: &Arc<Handler>) -> io::Result<PrivateConnection> {
+        let mut stream = UnixStream::connect(proc_path(&self.socket))?;
+        let (served, handler) = (Arc::clone(self), Arc::clone(handler));
+        let builder = thread::Builder::new().name("worker".into()).stack_size(WORKER_STACK);
+        builder.spawn(move || work(&served.server, &handler))?;
+        let worker = Worker(Arc::clone(self));
+        stream.set_read_timeout(Some(PING_TIMEOUT))?;
+        stream.write_all(format!("OPTIONS * HTTP/1.1\r\n{PING}: 1\r\n\r\n").as_bytes())?;
+        let mut answer = [0; 512];
+        let mut length = 0;
+        while !answer[..length].ends_with(b"\r\n\r\n") {
+            match stream.read(&mut answer[length..])? {
+                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                count => length += count,
+            }
+        }
+        Ok(PrivateConnection { stream, worker: Box::new(worker) })
     }
 }
 
@@ -152,6 +175,11 @@ fn work(server: &tiny_http::Server, handler: &Handler) {
 
 /// Reads the body, which the front has checked, and handles the request.
 fn respond(mut request: tiny_http::Request, handler: &Handler) {
+    if request.headers().iter().any(|header| header.field.equiv(PING)) {
+        // An error ends the connection, which the other end sees.
+        let _ = request.respond(tiny_http::Response::empty(204));
+        return;
+    }
     let arrived = Instant::now();
     let mut body = request.body_length().map(|length| Vec::with_capacity(length.min(api::MAX_BODY)));
     if let Some(body) = &mut body

@@ -1,4 +1,4 @@
-"""What the tests share: generated data, and the classifier as a process."""
+"""Fixtures of the tests: generated data, and the classifier as a process."""
 
 import importlib.util
 import os
@@ -14,37 +14,37 @@ CLASSIFY = str(FOLDER / "classify.py")
 sys.path[:0] = [str(FOLDER), str(FOLDER / "tests")]
 sys.dont_write_bytecode = True
 
-# Of a process that has nothing to wait for; the longest training here takes a third of it on one slow core.
-PATIENCE = 120
+# Timeout of one process in seconds; the longest training takes a third of it on one slow core.
+TIMEOUT = 120
 
 
 def environment(**variables: str) -> dict[str, str]:
-    """The tests' own environment without what would change the classifier, and with these variables."""
+    """Returns the tests' environment without the classifier's variables, plus these."""
     ours = ("DATASET", "TYPE", "DATA_DIR", "PYTHONUNBUFFERED")
     rest = {name: value for name, value in os.environ.items() if name not in ours}
-    # On a busy machine several threads wait for each other for most of the time.
+    # On a busy machine several threads mostly wait for each other.
     return {**rest, "OMP_NUM_THREADS": "1", **variables}
 
 
 def classify(**variables: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-B", CLASSIFY], env=environment(**variables), capture_output=True, text=True, timeout=PATIENCE
+        [sys.executable, "-B", CLASSIFY], env=environment(**variables), capture_output=True, text=True, timeout=TIMEOUT
     )
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-    """Without torch every file is skipped as a whole, and pytest would call that a failure."""
+    """Reports success if torch is missing: pytest would fail because every file is skipped."""
     if exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED and importlib.util.find_spec("torch") is None:
         session.exitstatus = pytest.ExitCode.OK
 
 
 @pytest.fixture(scope="session")
 def make_data(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """A folder of data, made once for each number of images."""
+    """Returns a function that creates a folder of data, once for each number of images."""
     made: dict[tuple, Path] = {}
 
     def make(train: int, test: int, shuffled: bool = False) -> Path:
-        from generate import generate  # not above: it needs numpy, which comes with torch
+        from generate import generate  # here, because it needs numpy, which comes with torch
 
         key = (train, test, shuffled)
         if key not in made:
@@ -57,11 +57,11 @@ def make_data(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
 
 @pytest.fixture
 def data(make_data: Callable[..., Path]) -> Path:
-    """Few images: five epochs of three steps. Tests read them only."""
+    """A few images: five epochs of three steps. Read-only for tests."""
     return make_data(250, 50)
 
 
 @pytest.fixture
 def endless(make_data: Callable[..., Path]) -> Path:
-    """More images than a test waits for."""
+    """So many images that no test sees the end of the training."""
     return make_data(20_000, 50)

@@ -3,8 +3,8 @@
 
 usage: generate.py FOLDER [TRAIN [TEST [shuffled]]]     (60000 and 10000 images)
 
-The same arguments write the same bytes. "shuffled" deals the labels out anew, so that the images say
-nothing about them: what a network learns from that has to be worth nothing.
+The same arguments write the same bytes. "shuffled" permutes the labels, so that they do not depend on the
+images and a network can only reach chance.
 """
 
 import struct
@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 
 SIZE = 28
-SCALE = 3  # pixels of the image for one of a glyph
-SHIFT = 3  # pixels at most, in each direction
-CONTRAST = 0.4  # the faintest glyph, of 1
-NOISE = 0.25  # standard deviation, of 1
+SCALE = 3  # image pixels per glyph pixel
+SHIFT = 3  # maximum in pixels, in each direction
+CONTRAST = 0.4  # of the faintest glyph, from 0 to 1
+NOISE = 0.25  # standard deviation, from 0 to 1
 SEED = 7
 
 # Seven rows of five pixels for each glyph.

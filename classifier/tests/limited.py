@@ -1,4 +1,4 @@
-"""A CPU limit made by a real cgroup, as a container has one; for root on a machine whose cgroups may be written."""
+"""A CPU limit by a real cgroup, as in a container. Needs root and writable cgroups."""
 
 import contextlib
 import os
@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 CGROUPS = Path("/sys/fs/cgroup")
-PERIOD = 100_000  # microseconds, Kubernetes' own
+PERIOD = 100_000  # microseconds, as in Kubernetes
 
 
 @contextlib.contextmanager
 def cgroup(cpus: float) -> Iterator[Path]:
-    """The file that a process writes 0 into to be limited. OSError where no cgroup can be made."""
+    """Yields a file; a process that writes 0 to it is limited. Raises OSError if no cgroup can be created."""
     version2 = (CGROUPS / "cgroup.controllers").exists()
     folder = (CGROUPS if version2 else CGROUPS / "cpu") / f"classifier-test-{os.getpid()}"
     quota = int(cpus * PERIOD)

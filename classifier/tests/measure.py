@@ -1,7 +1,7 @@
 #!/usr/bin/python3
-"""Measures one training of each type at full size under a CPU limit: its time, its memory, its accuracy.
+"""Measures time, memory and accuracy of one full training of each type under a CPU limit.
 
-usage: measure.py [CPUS [DATA_DIR]]        (as root; 0.9 CPUs and generated data unless told otherwise)
+usage: measure.py [CPUS [DATA_DIR]]        (as root; by default 0.9 CPUs and generated data)
 """
 
 import os

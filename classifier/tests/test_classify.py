@@ -1,4 +1,4 @@
-"""The classifier from outside: what it is told, what it prints, how it ends."""
+"""Black-box tests of the classifier: environment, output, exit code."""
 
 import os
 import re
@@ -15,10 +15,10 @@ import pytest
 torch = pytest.importorskip("torch", reason="PyTorch is missing; on Debian: apt-get install python3-torch")
 
 import classify as program  # noqa: E402  (it needs torch)
-from conftest import CLASSIFY, PATIENCE, classify, environment  # noqa: E402
+from conftest import CLASSIFY, TIMEOUT, classify, environment  # noqa: E402
 from limited import cgroup  # noqa: E402
 
-# Seconds from a signal to the end: a tenth of what Kubernetes waits before it kills.
+# Longest time from a signal to the end in seconds: a tenth of Kubernetes' grace period.
 AT_ONCE = 3
 
 NEEDS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="root is needed, for namespaces")
@@ -45,7 +45,7 @@ def test_a_wrong_or_missing_variable_is_one_line_and_exit_code_2(variable: str, 
 
 @pytest.mark.parametrize("dataset", ["mnist", "kmnist"])
 @pytest.mark.parametrize("network", ["ff", "cnn"])
-def test_it_prints_what_it_runs_then_the_loss_of_every_epoch_and_last_the_accuracy(
+def test_it_prints_its_settings_the_loss_of_each_epoch_and_the_accuracy(
     dataset: str, network: str, data: Path
 ) -> None:
     done = classify(DATASET=dataset, TYPE=network, DATA_DIR=str(data))
@@ -60,21 +60,21 @@ def test_it_prints_what_it_runs_then_the_loss_of_every_epoch_and_last_the_accura
         assert re.fullmatch(pattern, line), f"{line!r} is not {pattern!r}"
 
 
-def test_sixty_thousand_images_are_six_hundred_steps_of_which_every_hundredth_is_told(
+def test_sixty_thousand_images_are_six_hundred_steps_and_every_hundredth_is_printed(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     tiny = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(784, 10))
     program.train(tiny, (torch.zeros(60_000, 28, 28, dtype=torch.uint8), torch.zeros(60_000, dtype=torch.long)))
-    told = [line.rsplit(" ", 1)[0] for line in capsys.readouterr().out.splitlines()]
+    printed = [line.rsplit(" ", 1)[0] for line in capsys.readouterr().out.splitlines()]
     every = [(epoch, step) for epoch in range(1, 6) for step in range(100, 601, 100)]
-    assert told == [f"Epoch [{epoch}/5], Step [{step}/600], Loss:" for epoch, step in every]
+    assert printed == [f"Epoch [{epoch}/5], Step [{step}/600], Loss:" for epoch, step in every]
 
 
-def test_each_line_is_there_when_it_is_printed(endless: Path) -> None:
+def test_each_line_is_flushed(endless: Path) -> None:
     with start(endless) as training:
         assert wait_for(training, "Epoch [1/5], Step [100/200]").startswith("dataset: mnist\n")
         training.kill()
-        assert "Epoch [5/5]" not in training.stdout.read(), "it came with all the rest"
+        assert "Epoch [5/5]" not in training.stdout.read(), "the lines were buffered until the end"
 
 
 @pytest.mark.parametrize("network", ["ff", "cnn"])
@@ -91,9 +91,9 @@ def test_it_learns(dataset: str, network: str, make_data: Callable[..., Path]) -
 
 
 @pytest.mark.parametrize("network", ["ff", "cnn"])
-def test_labels_that_say_nothing_teach_nothing(network: str, make_data: Callable[..., Path]) -> None:
+def test_shuffled_labels_give_chance(network: str, make_data: Callable[..., Path]) -> None:
     done = classify(DATASET="mnist", TYPE=network, DATA_DIR=str(make_data(2_000, 1_000, shuffled=True)))
-    # 10 by chance; of 1000 images the standard deviation is 1.
+    # Chance is 10; the standard deviation for 1000 images is 1.
     assert 6 <= percent(done) <= 14
 
 
@@ -105,12 +105,12 @@ def percent(done: subprocess.CompletedProcess[str]) -> int:
 CGROUPS = {
     "version 2": ("0::/\n", {"cpu.max": "90000 100000\n"}, 0.9),
     "version 2, no limit": ("0::/\n", {"cpu.max": "max 100000\n"}, None),
-    "version 2, of the folder above": (
+    "version 2, limit of the parent": (
         "0::/pod/classifier\n",
         {"pod/cpu.max": "90000 100000\n", "pod/classifier/cpu.max": "max 100000\n", "other/cpu.max": "10000 100000\n"},
         0.9,
     ),
-    "version 2, the least of several": (
+    "version 2, the lowest of several": (
         "0::/pod/classifier\n",
         {"pod/cpu.max": "90000 100000\n", "pod/classifier/cpu.max": "200000 100000\n"},
         0.9,
@@ -121,7 +121,7 @@ CGROUPS = {
         2.5,
     ),
     "version 1, no limit": ("3:cpu:/\n", {"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, None),
-    "version 1, a path that is true outside the container": (
+    "version 1, a path of the host": (
         "3:cpu:/kubepods/pod1/2\n",
         {"cpu/cpu.cfs_quota_us": "90000\n", "cpu/cpu.cfs_period_us": "100000\n"},
         0.9,
@@ -131,7 +131,9 @@ CGROUPS = {
 
 
 @pytest.mark.parametrize(("own", "files", "limit"), CGROUPS.values(), ids=CGROUPS.keys())
-def test_the_cpu_limit_is_the_cgroups(own: str, files: dict[str, str], limit: float | None, tmp_path: Path) -> None:
+def test_the_cpu_limit_comes_from_the_cgroup(
+    own: str, files: dict[str, str], limit: float | None, tmp_path: Path
+) -> None:
     (tmp_path / "proc/self").mkdir(parents=True)
     (tmp_path / "proc/self/cgroup").write_text(own)
     for name, content in files.items():
@@ -141,19 +143,19 @@ def test_the_cpu_limit_is_the_cgroups(own: str, files: dict[str, str], limit: fl
     assert program.cpu_limit(tmp_path) == limit
 
 
-def test_there_are_as_many_threads_as_can_run_all_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_number_of_threads_fits_the_cpu_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3})
     assert [program.threads(limit) for limit in (0.1, 0.9, 1.9, 2, 3.5, 64)] == [1, 1, 1, 2, 3, 4]
 
 
-def test_under_a_real_limit_it_names_it_and_trains_with_one_thread(make_data: Callable[..., Path]) -> None:
+def test_under_a_real_limit_it_prints_the_limit_and_trains_with_one_thread(make_data: Callable[..., Path]) -> None:
     images = make_data(2_000, 50)
     try:
         with cgroup(0.9) as procs:
             procs.read_text()
     except OSError as error:
-        pytest.skip(f"no cgroup can be made here: {error}")
-    # What torch would do by itself. Without a limit that is what it does, or this test would show nothing.
+        pytest.skip(f"cannot create a cgroup: {error}")
+    # Without a limit torch uses two threads, which shows that the limit makes the difference.
     two = {"OMP_NUM_THREADS": "2"}
     with start(images, variables=two) as training:
         wait_for(training, "Epoch [1/5]")
@@ -164,12 +166,12 @@ def test_under_a_real_limit_it_names_it_and_trains_with_one_thread(make_data: Ca
 
 
 def busy(training: subprocess.Popen) -> set[int]:
-    """The threads that have used the CPU for more than their start."""
+    """Returns the threads with more CPU time than a start takes."""
     return {int(task.name) for task in Path(f"/proc/{training.pid}/task").iterdir() if ran(task) > 1}
 
 
 def ran(task: Path) -> int:
-    """The time that a thread has run, in the kernel's ticks of 10 ms."""
+    """Returns the CPU time of a thread in ticks of 10 ms."""
     fields = (task / "stat").read_text().rpartition(")")[2].split()
     return int(fields[11]) + int(fields[12])
 
@@ -190,7 +192,7 @@ def test_sigterm_ends_it_while_torch_is_being_imported(endless: Path) -> None:
 @pytest.mark.parametrize("when", ["training", "starting"])
 def test_sigterm_ends_it_as_the_first_process_of_a_container(when: str, endless: Path) -> None:
     if subprocess.run(["unshare", "--pid", "--fork", "true"], capture_output=True).returncode != 0:
-        pytest.skip("no namespace of processes can be made here")
+        pytest.skip("cannot create a PID namespace")
     with start(endless, "unshare", "--pid", "--fork", "--kill-child") as unshare:
         first = child(unshare)
         if when == "starting":
@@ -202,16 +204,16 @@ def test_sigterm_ends_it_as_the_first_process_of_a_container(when: str, endless:
 
 def child(parent: subprocess.Popen) -> int:
     while not (children := Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text().split()):
-        assert parent.poll() is None, "it has ended"
+        assert parent.poll() is None, "the process has ended"
         time.sleep(0.001)
     return int(children[0])
 
 
 def end_once_handled(training: subprocess.Popen, pid: int) -> int:
-    """Sends SIGTERM as soon as the process has asked for it, which is long before torch is there."""
+    """Sends SIGTERM as soon as the process has a handler, which is long before the import of torch ends."""
     bit = 1 << (signal.SIGTERM - 1)
     while not caught(pid) & bit:
-        assert training.poll() is None, "it has ended"
+        assert training.poll() is None, "the process has ended"
         time.sleep(0.001)
     return end(training, pid)
 
@@ -227,7 +229,7 @@ def end(training: subprocess.Popen, pid: int) -> int:
 
 
 @NEEDS_ROOT
-def test_it_needs_no_file_system_that_can_be_written_to(data: Path) -> None:
+def test_it_runs_with_read_only_file_systems(data: Path) -> None:
     make_read_only = """
         mount --make-rprivate / || exit 77
         cut -d' ' -f2 /proc/self/mounts | while read -r mount; do mount -o remount,bind,ro "$mount" 2>/dev/null; done
@@ -238,9 +240,9 @@ def test_it_needs_no_file_system_that_can_be_written_to(data: Path) -> None:
         pytest.skip("unshare is missing")
     command = ["unshare", "--mount", "sh", "-c", make_read_only, "sh", sys.executable, CLASSIFY]
     variables = environment(DATASET="mnist", TYPE="cnn", DATA_DIR=str(data))
-    done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=PATIENCE)
+    done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=TIMEOUT)
     if done.returncode in (1, 77) and not done.stdout and ("unshare" in done.stderr or "mount:" in done.stderr):
-        pytest.skip(f"no namespace of mounts can be made here: {done.stderr.strip()}")
+        pytest.skip(f"cannot create a mount namespace: {done.stderr.strip()}")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines()[-1].startswith("Accuracy of the network")
 
@@ -254,7 +256,7 @@ def start(
 
 
 class Training(subprocess.Popen):
-    """A process that is killed at the end of its block, however that comes."""
+    """A process that is killed at the end of its block, also after an error."""
 
     def __exit__(self, *reason: object) -> None:
         self.kill()
@@ -262,10 +264,10 @@ class Training(subprocess.Popen):
 
 
 def wait_for(training: subprocess.Popen, beginning: str) -> str:
-    """Reads on to a line that begins like that; all that was read."""
-    told = ""
+    """Reads to the first line with this beginning and returns the text up to it."""
+    text = ""
     for line in training.stdout:
-        told += line
+        text += line
         if line.startswith(beginning):
-            return told
-    raise AssertionError(f"{beginning!r} never came: {told}")
+            return text
+    raise AssertionError(f"no line begins with {beginning!r}: {text}")

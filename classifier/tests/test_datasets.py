@@ -1,4 +1,4 @@
-"""The data: what is read, what is refused, and what is downloaded."""
+"""Tests of reading, refusing and downloading data."""
 
 import functools
 import gzip
@@ -23,7 +23,7 @@ IMAGES, LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
 
 @pytest.fixture
 def copy(data: Path, tmp_path: Path) -> Path:
-    """The data in a folder that a test may spoil."""
+    """A copy of the data that a test may damage."""
     return shutil.copytree(data, tmp_path / "data")
 
 
@@ -37,7 +37,7 @@ def same(one: tuple, other: tuple) -> bool:
     return all(torch.equal(a, b) for part, twin in zip(one, other) for a, b in zip(part, twin))
 
 
-def test_packed_and_plain_files_hold_the_same(copy: Path) -> None:
+def test_gzip_and_plain_files_give_the_same_images(copy: Path) -> None:
     plain = datasets.load("kmnist", copy)
     assert [tuple(part.shape) for pair in plain for part in pair] == [(250, 28, 28), (250,), (50, 28, 28), (50,)]
     assert plain[0][0].float().std() > 10, "the images are blank"
@@ -70,7 +70,7 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize(("name", "damage", "problem"), DAMAGE.values(), ids=DAMAGE.keys())
-def test_a_damaged_file_is_named(name: str, damage: Callable[[bytes], bytes], problem: str, copy: Path) -> None:
+def test_the_error_names_a_damaged_file(name: str, damage: Callable[[bytes], bytes], problem: str, copy: Path) -> None:
     path = copy / "MNIST/raw" / name
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(datasets.DataError) as raised:
@@ -82,7 +82,7 @@ def test_a_damaged_file_is_named(name: str, damage: Callable[[bytes], bytes], pr
 @pytest.mark.parametrize(
     "damage", [cut(100), cut(-4), cut(0), replaced(0, b"no"), replaced(-6, b"\0\0"), replaced(500, b"\0" * 50)]
 )
-def test_a_damaged_archive_is_named(damage: Callable[[bytes], bytes], copy: Path) -> None:
+def test_the_error_names_a_damaged_archive(damage: Callable[[bytes], bytes], copy: Path) -> None:
     pack(copy / "MNIST/raw")
     path = copy / "MNIST/raw" / f"{IMAGES}.gz"
     path.write_bytes(damage(path.read_bytes()))
@@ -94,17 +94,17 @@ def test_a_damaged_archive_is_named(damage: Callable[[bytes], bytes], copy: Path
 @pytest.mark.parametrize(
     "spoil", [Path.unlink, lambda path: (path.unlink(), path.mkdir())], ids=["missing", "a folder"]
 )
-def test_one_file_that_is_not_there_is_named_and_not_replaced_by_a_download(
+def test_the_error_names_a_single_missing_file_and_nothing_is_downloaded(
     spoil: Callable[[Path], object], copy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(datasets, "download", lambda *_: pytest.fail("it was downloaded"))
+    monkeypatch.setattr(datasets, "download", lambda *_: pytest.fail("the data set was downloaded"))
     path = copy / "MNIST/raw" / LABELS
     spoil(path)
     with pytest.raises(datasets.DataError, match=LABELS):
         datasets.load("mnist", copy)
 
 
-def test_the_classifier_says_so_in_one_line_and_with_exit_code_1(copy: Path) -> None:
+def test_the_classifier_reports_damage_in_one_line_with_exit_code_1(copy: Path) -> None:
     path = copy / "MNIST/raw/t10k-images-idx3-ubyte"
     path.write_bytes(path.read_bytes()[:-1])
     done = classify(DATASET="mnist", TYPE="ff", DATA_DIR=str(copy))
@@ -116,7 +116,7 @@ def test_the_classifier_says_so_in_one_line_and_with_exit_code_1(copy: Path) -> 
 
 @pytest.fixture
 def mirror(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The folder of an HTTP server that torchvision takes for the only mirror of MNIST; it knows the checksums."""
+    """The folder of an HTTP server that is torchvision's only mirror of MNIST, with matching checksums."""
     torchvision = pytest.importorskip("torchvision", reason="torchvision is missing")
     folder = shutil.copytree(data / "MNIST/raw", tmp_path / "mirror")
     pack(folder)
@@ -132,12 +132,12 @@ def mirror(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
         server.shutdown()
 
 
-def test_what_is_not_there_is_downloaded_once(
+def test_missing_data_is_downloaded_once(
     mirror: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     first = datasets.load("mnist", tmp_path / "new")
     assert same(first, datasets.load("mnist", data))
-    assert capsys.readouterr().out == "", "the download speaks in the classifier's place"
+    assert capsys.readouterr().out == "", "the download printed to the classifier's stdout"
     shutil.rmtree(mirror)
     assert same(first, datasets.load("mnist", tmp_path / "new"))
 
@@ -145,12 +145,12 @@ def test_what_is_not_there_is_downloaded_once(
 def test_a_download_with_another_checksum_is_refused(mirror: Path, tmp_path: Path) -> None:
     path = mirror / f"{LABELS}.gz"
     path.write_bytes(gzip.compress(bytes(1000)))
-    for _ in range(2):  # the first leaves nothing that the second would take for data
-        with pytest.raises(datasets.DataError, match="none can be downloaded"):
+    for _ in range(2):  # the first try leaves no partial data for the second
+        with pytest.raises(datasets.DataError, match="the download failed"):
             datasets.load("mnist", tmp_path / "new")
 
 
-def test_a_mirror_that_sends_something_else_is_passed_over(
+def test_a_mirror_with_other_content_is_skipped(
     mirror: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (mirror / "moved").mkdir()
@@ -162,21 +162,21 @@ def test_a_mirror_that_sends_something_else_is_passed_over(
     assert same(datasets.load("mnist", tmp_path / "new"), datasets.load("mnist", data))
 
 
-def test_without_data_and_network_it_says_where_the_data_should_be(tmp_path: Path) -> None:
+def test_without_data_and_network_the_error_names_the_folder(tmp_path: Path) -> None:
     pytest.importorskip("torchvision", reason="torchvision is missing")
-    # A proxy that refuses every connection: port 9 is nobody's.
+    # A proxy that refuses every connection: nothing listens on port 9.
     nowhere = {"http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9", "no_proxy": ""}
     done = classify(DATASET="kmnist", TYPE="ff", DATA_DIR=str(tmp_path), **nowhere)
     assert done.returncode == 1
     last = done.stderr.splitlines()[-1]
-    assert last.startswith(f"classify.py: {tmp_path / 'KMNIST/raw'}: no data there, and none can be downloaded")
+    assert last.startswith(f"classify.py: {tmp_path / 'KMNIST/raw'}: no data, and the download failed")
 
 
-def test_the_images_build_reads_all_of_it(copy: Path) -> None:
+def test_the_image_build_reads_every_file(copy: Path) -> None:
     command = [sys.executable, "-B", str(FOLDER / "datasets.py"), str(copy)]
     done = subprocess.run(command, env=environment(), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    counts = "250 images to train with, 50 to test with"
+    counts = "250 training images, 50 test images"
     assert done.stdout == f"mnist: {counts}\nkmnist: {counts}\n"
     path = copy / "KMNIST/raw" / LABELS
     path.unlink()

@@ -1,4 +1,4 @@
-//! From a request line and a body to a route and a dataset. The input is `METHOD TARGET`, a line feed, and the body.
+//! Parsing of a request line and a body into a route and a dataset. The input is `METHOD TARGET`, a line feed, and the body.
 
 #![no_main]
 
@@ -41,8 +41,8 @@ fuzz_target!(|input: &[u8]| {
     }
 });
 
-/// serde_json's tree says the same of it. What is passed over may be more than the tree can hold and is JSON all the same:
-/// a number out of range, many brackets, half a surrogate pair.
+/// Checks that serde_json's tree has the same dataset. A skipped value may exceed the tree's limits and still be JSON: a number
+/// out of range, deep nesting, half a surrogate pair.
 fn good_body(body: &[u8], dataset: Dataset) {
     let keys = keys(body).expect("an object");
     assert_eq!(keys.iter().filter(|key| *key == "dataset").count(), 1, "not one dataset");
@@ -58,21 +58,21 @@ fn good_body(body: &[u8], dataset: Dataset) {
     }
 }
 
-/// A body that the tree takes was refused for what it says, or for saying it twice: then once is good.
+/// Checks that a rejected body has no valid dataset, or names it more than once: without the duplicates it is accepted.
 fn bad_body(body: &[u8]) {
     let Ok(Value::Object(object)) = serde_json::from_slice::<Value>(body) else { return };
     let Some(expected) = object.get("dataset").and_then(Value::as_str).and_then(Dataset::parse) else { return };
     let once = Value::Object(object).to_string();
-    assert_eq!(dataset(once.as_bytes()).expect("a good body was refused"), expected);
+    assert_eq!(dataset(once.as_bytes()).expect("a valid body was rejected"), expected);
 }
 
-/// Every error is answered with `{"error": SENTENCE}` and a status of the contract.
+/// Checks that an error is `{"error": SENTENCE}` with one of `statuses`.
 fn refused(error: ApiError, statuses: &[u16]) {
     let response = error.into_response();
-    assert!(statuses.contains(&response.status), "{} is not in the contract", response.status);
+    assert!(statuses.contains(&response.status), "unexpected status {}", response.status);
     let Body::Bytes(bytes) = response.body else { panic!("an error without a length") };
-    let body: Value = serde_json::from_slice(&bytes).expect("the answer is JSON");
-    let object = body.as_object().expect("the answer is an object");
+    let body: Value = serde_json::from_slice(&bytes).expect("the response is JSON");
+    let object = body.as_object().expect("the response is an object");
     assert_eq!(object.len(), 1, "{body}");
     assert!(object["error"].as_str().is_some_and(|sentence| !sentence.is_empty()), "{body}");
     let has = |name: &str| response.headers.iter().any(|(given, _)| *given == name);

@@ -1,4 +1,4 @@
-//! A chunked request body: a decoded one stays the same with other bytes behind it, and is never complete before its end.
+//! Decoding of a chunked request body: its result does not depend on later bytes, and it is complete only at its end.
 
 #![no_main]
 
@@ -11,14 +11,14 @@ fuzz_target!(|input: &[u8]| {
         Ok(Some((body, length))) => {
             assert!(body.len() <= BODY_LIMIT && length <= input.len());
             assert!(input[..length].ends_with(b"\r\n"));
-            assert_eq!(decode(&input[..length]), Ok(Some((body, length))), "another body without the bytes behind it");
-            assert_eq!(decode(&input[..length - 1]), Ok(None), "it was complete, or refused, a byte ago");
+            assert_eq!(decode(&input[..length]), Ok(Some((body, length))), "later bytes change the body");
+            assert_eq!(decode(&input[..length - 1]), Ok(None), "complete or rejected one byte earlier");
         }
         Ok(None) => {}
         Err(error) if error.to_status().0 == 413 => {}
         Err(error) => {
             let longer = [input, b"\r\n0\r\n\r\n"].concat();
-            assert_eq!(decode(&longer), Err(error), "another answer to more of it");
+            assert_eq!(decode(&longer), Err(error), "later bytes change the error");
         }
     }
 });

@@ -1,4 +1,4 @@
-//! A request's head: what is taken for one is one in every other reading, too, and what is taken of it holds no control characters.
+//! Parsing of a request head: another reader finds the same framing, and the parsed values contain no control characters.
 
 #![no_main]
 
@@ -9,7 +9,7 @@ use libfuzzer_sys::fuzz_target;
 /// The headers to keep.
 const FORWARD: &[&str] = &["Authorization"];
 
-/// Prefixes that are tried one by one; of a longer head only as many, evenly spread.
+/// Largest number of tested prefixes; those of a longer head are evenly spread.
 const PREFIXES: usize = 256;
 
 fuzz_target!(|input: &[u8]| {
@@ -20,32 +20,31 @@ fuzz_target!(|input: &[u8]| {
     }
 });
 
-/// More bytes never turn a refusal into anything else.
+/// Checks that later bytes do not change a rejection.
 fn refused(input: &[u8], error: RequestError) {
     let longer = [input, b"\r\n\r\n"].concat();
     let status = error.to_status().0;
     let again = RequestHead::parse(&longer, FORWARD).map_err(|error| error.to_status().0);
-    assert_eq!(again, Err(status), "another answer to more of it");
-    assert!([400, 413, 414, 417, 431, 501, 505].contains(&status), "{status} is not in the contract");
+    assert_eq!(again, Err(status), "later bytes change the status");
+    assert!([400, 413, 414, 417, 431, 501, 505].contains(&status), "unexpected status {status}");
 }
 
 fn complete(input: &[u8], head: &RequestHead, length: usize) {
-    let bytes = input.get(..length).expect("a head is no longer than what it was read from");
+    let bytes = input.get(..length).expect("a head is not longer than its input");
     let (again, again_length) = RequestHead::parse(bytes, FORWARD).expect("still good").expect("still complete");
-    assert_eq!((&again, again_length), (head, length), "another head without what follows it");
+    assert_eq!((&again, again_length), (head, length), "later bytes change the head");
     for end in (0..length).step_by(length / PREFIXES + 1).chain([length - 1]) {
         assert!(
             matches!(RequestHead::parse(&bytes[..end], FORWARD), Ok(None)),
-            "it was complete, or refused, {} bytes ago",
+            "complete or rejected {} bytes earlier",
             length - end
         );
     }
     let authorization = framing(bytes, head);
-    taken(head, authorization);
+    check_values(head, authorization);
 }
 
-/// The same framing for a reader that goes line by line and knows nothing of HTTP but its colons. Gives the
-/// Authorization, if there is one and no more.
+/// Checks the framing with a reader that only splits lines at colons. Returns the Authorization if there is exactly one.
 fn framing<'a>(bytes: &'a [u8], head: &RequestHead) -> Option<&'a [u8]> {
     let mut lines = bytes.split(|byte| *byte == b'\n');
     let request_line = lines.next().expect("there is a first line").trim_ascii();
@@ -57,27 +56,27 @@ fn framing<'a>(bytes: &'a [u8], head: &RequestHead) -> Option<&'a [u8]> {
             b"host" => hosts += 1,
             b"authorization" => authorizations.push(value),
             b"transfer-encoding" => {
-                assert!(value.eq_ignore_ascii_case(b"chunked"), "another coding got through");
+                assert!(value.eq_ignore_ascii_case(b"chunked"), "another coding was accepted");
                 assert_eq!(head.framing, Framing::Chunked);
             }
             b"content-length" => {
-                let Framing::Length(length) = head.framing else { panic!("an unseen Content-Length") };
+                let Framing::Length(length) = head.framing else { panic!("the parser missed a Content-Length") };
                 let zeros = value.iter().take_while(|byte| **byte == b'0').count().min(value.len() - 1);
                 assert_eq!(value[zeros..], *length.to_string().as_bytes(), "another Content-Length");
             }
             _ => {}
         }
     }
-    let hosts_least = usize::from(request_line.ends_with(b"HTTP/1.1"));
-    assert!((hosts_least..=1).contains(&hosts), "{hosts} Host headers");
+    let min_hosts = usize::from(request_line.ends_with(b"HTTP/1.1"));
+    assert!((min_hosts..=1).contains(&hosts), "{hosts} Host headers");
     match authorizations.as_slice() {
         [one] if one.iter().all(|byte| (b' '..=b'~').contains(byte)) => Some(*one),
         _ => None,
     }
 }
 
-/// What is taken of it is text without anything that ends a line or a field of one.
-fn taken(head: &RequestHead, authorization: Option<&[u8]>) {
+/// Checks that the parsed values are visible text without line ends and extra spaces.
+fn check_values(head: &RequestHead, authorization: Option<&[u8]>) {
     assert_eq!(head.forwarded.first().map(|(_, value)| value.as_bytes()), authorization);
     let line = format!("{} {}", head.method, head.target);
     assert!(line.bytes().all(|byte| (b' '..=b'~').contains(&byte)), "{line:?}");

@@ -1,4 +1,4 @@
-//! Kubeconfig text to a cluster. No secret in it comes out again, and what is good stays good.
+//! Parsing of a kubeconfig into a cluster: no secret is printed, and a parsed cluster gives a client.
 
 #![no_main]
 
@@ -9,40 +9,40 @@ use img_classification_fuzz::kube::{Client, Cluster, ConfigError, FOLDER, chain}
 use libfuzzer_sys::fuzz_target;
 use serde_yaml::Value;
 
-/// What stands in every place of a secret; the file `token` holds it, too.
+/// The marker in place of every secret; the file `token` also holds it.
 const SECRET: &str = "hush7hush7hush7h";
 
 fuzz_target!(
     init: {
-        // In place of the system's trust store, which is large and differs from system to system.
-        // SAFETY: nothing else runs yet.
+        // Replaces the system's trust store, which is large and differs between systems.
+        // SAFETY: no other thread runs yet.
         unsafe { std::env::set_var("SSL_CERT_FILE", format!("{FOLDER}/ca.pem")) };
     },
     |input: &[u8]| {
         let Ok(text) = std::str::from_utf8(input) else { return };
-        as_it_is(text);
+        unchanged(text);
         if let Some(planted) = plant(text) {
             hidden(&planted);
         }
     }
 );
 
-fn as_it_is(text: &str) {
+fn unchanged(text: &str) {
     match load(text) {
         Ok(cluster) => good(cluster),
-        // The names in a good text are shown, and one of them may be the secret; of any other text nothing is.
+        // An error about valid YAML may show names, one of which may equal the secret. A YAML error shows no text.
         Err(error @ ConfigError::Yaml { .. }) => {
-            let said = format!("{} {error:?}", chain(&error));
-            assert!(!said.contains(SECRET), "{said}");
+            let shown = format!("{} {error:?}", chain(&error));
+            assert!(!shown.contains(SECRET), "{shown}");
         }
         Err(_) => {}
     }
 }
 
-/// Nothing that people get to see shows the secret.
+/// Checks that no error, log line or `Debug` output shows the secret.
 fn hidden(planted: &str) {
     let shown = match load(planted) {
-        // A plugin's environment is the plugin's own business.
+        // `Debug` may show a plugin's environment.
         Ok(cluster) if cluster.user.exec.is_some() => cluster.lines(),
         Ok(cluster) => [cluster.lines(), vec![format!("{cluster:?}")]].concat(),
         Err(error) => vec![chain(&error), format!("{error:?}")],
@@ -54,27 +54,27 @@ fn load(text: &str) -> Result<Cluster, ConfigError> {
     Cluster::from_texts(vec![(PathBuf::from(FOLDER).join("config"), text.to_owned())], None)
 }
 
-/// A cluster has nothing left to check.
+/// Checks that a parsed cluster is complete and gives a client.
 fn good(cluster: Cluster) {
-    assert!(cluster.server.is_https() || !cluster.user.has_secret(), "a credential in the clear");
+    assert!(cluster.server.is_https() || !cluster.user.has_secret(), "a credential over http");
     let address = cluster.server.to_string();
     let authority = address.split('/').nth(2).expect("a scheme and an authority");
     assert!(!authority.is_empty() && !authority.contains('@'), "{address:?}");
     assert!(!address.contains(['#', '?']) && !address.contains(char::is_whitespace), "{address:?}");
     assert!(!cluster.trust.insecure || cluster.trust.ca.is_none());
     assert!(cluster.user.is_sendable());
-    // A client starts its plugin at once; nothing is run here.
+    // A client starts its plugin at once, and the target runs no process.
     if cluster.user.exec.is_none() {
         let client = Client::new(cluster, Duration::from_secs(1), 1);
-        assert!(client.is_ok(), "checked, but not good: {:?}", client.err());
+        assert!(client.is_ok(), "a checked cluster gives no client: {:?}", client.err());
     }
 }
 
-/// The text with [`SECRET`] in every place of a secret; none if it has no such place, or the secret elsewhere.
+/// Returns the text with [`SECRET`] in place of every secret, or `None` if it has no secret, or the marker elsewhere.
 fn plant(text: &str) -> Option<String> {
     let document = serde_yaml::Deserializer::from_str(text).next()?;
     let mut root = <Value as serde::Deserialize>::deserialize(document).ok()?;
-    // These are never good with it, and would hide what comes after them.
+    // These fields are invalid with the marker, and their error would hide later fields.
     let all = text.len() % 4 == 0;
     let mut planted = 0;
     let mut set = |value: Option<&mut Value>, new: &dyn Fn(&str) -> String| {

@@ -1,4 +1,4 @@
-//! A page of a PodList, read as it streams: the same pods as in serde_json's tree of it, however the bytes arrive.
+//! Streaming parser of a PodList page: serde_json's tree has the same pods, and the split of the bytes has no effect.
 
 #![no_main]
 
@@ -6,35 +6,35 @@ use std::io::Read;
 
 use img_classification_fuzz::api::config::View;
 use img_classification_fuzz::kube::{Pod, read_pod_list};
-use img_classification_fuzz::{Broken, OneByOne, keys};
+use img_classification_fuzz::{BrokenConnection, OneByOne, keys};
 use libfuzzer_sys::fuzz_target;
 use serde_json::Value;
 
 fuzz_target!(|input: &[u8]| {
     let whole = read(input);
-    assert_eq!(whole, read(OneByOne(input)), "another result byte by byte");
-    assert!(read(input.chain(Broken)).is_err(), "a broken connection went unnoticed");
+    assert_eq!(whole, read(OneByOne(input)), "byte by byte the result differs");
+    assert!(read(input.chain(BrokenConnection)).is_err(), "a broken connection gave no error");
     let Ok((pods, next)) = whole else { return };
     let end = input.trim_ascii_end().len();
     for cut in (0..end).step_by(end / 16 + 1).chain([end - 1]) {
-        assert!(read(&input[..cut]).is_err(), "whole without its last {} bytes", end - cut);
+        assert!(read(&input[..cut]).is_err(), "complete without its last {} bytes", end - cut);
     }
     tree(input, &pods, &next);
     view(input, &pods);
 });
 
-/// The pods and the token of the next page, or the error's text.
+/// Returns the pods and the token of the next page, or the error's text.
 fn read(from: impl Read) -> Result<(Vec<Pod>, String), String> {
     let mut pods = Vec::new();
     read_pod_list(from, &mut pods).map(|next| (pods, next)).map_err(|error| error.to_string())
 }
 
-/// What of it serde_json's tree can hold says the same.
+/// Compares with serde_json's tree, as far as the tree can hold the page.
 fn tree(input: &[u8], pods: &[Pod], next: &str) {
     let tree = match serde_json::from_slice::<Value>(input) {
         Ok(tree) => tree,
         Err(error) => {
-            // Passed over unread. Only the last of these is not JSON: bytes in a text that are no UTF-8.
+            // The parser skips these. Only the last is not JSON: a string that is not UTF-8.
             let text = error.to_string();
             let beyond = [
                 "number out of range",
@@ -53,7 +53,7 @@ fn tree(input: &[u8], pods: &[Pod], next: &str) {
         Value::Array(items) => items.as_slice(),
         other => panic!("{other} is not a list"),
     };
-    // Of a key that comes twice the tree keeps the last value only.
+    // The tree keeps only the last value of a duplicate key.
     let keys = keys(input).expect("JSON");
     let count = |wanted: &str| keys.iter().filter(|key| *key == wanted).count();
     if count("metadata") == 1 && tree["metadata"].is_object() {
@@ -64,7 +64,7 @@ fn tree(input: &[u8], pods: &[Pod], next: &str) {
     }
     assert_eq!(items.len(), pods.len());
     for (item, pod) in items.iter().zip(pods) {
-        // serde takes a list for a struct, too.
+        // serde also accepts an array as a struct.
         if [&item["metadata"], &item["spec"], &item["status"]].iter().any(|part| part.is_array()) || !item.is_object() {
             continue;
         }
@@ -80,13 +80,13 @@ fn tree(input: &[u8], pods: &[Pod], next: &str) {
     }
 }
 
-/// The answer that callers get is JSON with the same pods.
+/// Checks that the response is JSON with the same pods.
 fn view(input: &[u8], pods: &[Pod]) {
     let mut view = View::default();
     read_pod_list(input, &mut view).expect("the same bytes");
     assert_eq!(view.count, pods.len());
-    let answer: Value = serde_json::from_slice(&view.into_json()).expect("the answer is JSON");
-    let rows = answer["pods"].as_array().expect("a list");
+    let response: Value = serde_json::from_slice(&view.into_json()).expect("the response is JSON");
+    let rows = response["pods"].as_array().expect("a list");
     assert_eq!(rows.len(), pods.len());
     for (row, pod) in rows.iter().zip(pods) {
         assert_eq!(row["node"].as_str(), pod.node.as_deref());

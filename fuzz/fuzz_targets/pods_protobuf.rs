@@ -1,28 +1,29 @@
-//! A page of a PodList in protocol buffers: the same pods as a reader that has all of it in memory, however the bytes arrive.
+//! Streaming parser of a PodList page in protocol buffers: a reader in memory finds the same pods, and the split of the bytes has
+//! no effect.
 
 #![no_main]
 
 use std::io::{BufReader, Read};
 
 use img_classification_fuzz::kube::{Pod, protobuf};
-use img_classification_fuzz::{Broken, OneByOne};
+use img_classification_fuzz::{BrokenConnection, OneByOne};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|input: &[u8]| {
     let whole = read(input);
-    assert_eq!(whole, read(OneByOne(input)), "another result byte by byte");
-    assert_eq!(read(input.chain(Broken)), None, "a broken connection went unnoticed");
-    assert_eq!(whole, oracle(input), "another reading");
+    assert_eq!(whole, read(OneByOne(input)), "byte by byte the result differs");
+    assert_eq!(read(input.chain(BrokenConnection)), None, "a broken connection gave no error");
+    assert_eq!(whole, oracle(input), "the reader in memory finds another list");
 });
 
-/// The pods and the token of the next page; none if it is not read.
+/// Returns the pods and the token of the next page, or `None` if the page is rejected.
 fn read(from: impl Read) -> Option<(Vec<Pod>, String)> {
     let mut pods = Vec::new();
-    // Smaller than most texts, so that they lie across its end.
+    // A buffer smaller than most texts, so that they cross its end.
     protobuf::read_pod_list(BufReader::with_capacity(5, from), &mut pods).ok().map(|next| (pods, next))
 }
 
-/// The fields of a message by number, those that are bytes; none if it is not one.
+/// Returns the fields of a message by number, with the content of length-delimited ones, or `None` if the message is malformed.
 fn fields(mut from: &[u8]) -> Option<Vec<(u64, Option<&[u8]>)>> {
     let mut found = Vec::new();
     while !from.is_empty() {
@@ -52,7 +53,7 @@ fn varint(from: &mut &[u8]) -> Option<u64> {
     Some(bytes.iter().rev().fold(0, |value, byte| value << 7 | u64::from(byte & 0x7f)))
 }
 
-/// The last text of that number; an outer none if one of them is not to be read.
+/// Returns the last text with that number; the outer `None` stands for a malformed message or text.
 fn text(from: &[u8], number: u64) -> Option<Option<String>> {
     let texts = fields(from)?.into_iter().filter(|(found, content)| *found == number && content.is_some());
     let texts: Option<Vec<String>> = texts

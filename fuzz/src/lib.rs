@@ -1,8 +1,8 @@
-//! The program's modules for the fuzz targets: the program itself is a binary and has no library.
+//! The program's modules for the fuzz targets, because the program is a binary and has no library.
 //!
-//! They stand under their own names, because they refer to one another by them.
+//! They keep their names, by which they import one another.
 
-#![allow(dead_code)] // most of what opens a socket is not fuzzed
+#![allow(dead_code)] // the targets do not call the code that opens sockets
 
 #[path = "../../src/api/mod.rs"]
 pub mod api;
@@ -18,29 +18,29 @@ use std::io::{self, Read};
 
 use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 
-/// Gives a byte at a time.
+/// A reader that returns one byte at a time.
 pub struct OneByOne<'a>(pub &'a [u8]);
 
 impl Read for OneByOne<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let most = buffer.len().min(1);
-        self.0.read(&mut buffer[..most])
+        let length = buffer.len().min(1);
+        self.0.read(&mut buffer[..length])
     }
 }
 
-/// A connection that breaks.
-pub struct Broken;
+/// A reader that fails with a connection reset.
+pub struct BrokenConnection;
 
-impl Read for Broken {
+impl Read for BrokenConnection {
     fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
         Err(io::ErrorKind::ConnectionReset.into())
     }
 }
 
-/// The keys of a JSON object, those that come twice, too; of which serde_json's tree has only the last.
+/// Returns the keys of a JSON object, duplicates included. serde_json's tree keeps only the last duplicate.
 ///
 /// # Errors
-/// It is not a JSON object.
+/// The text is not a JSON object.
 pub fn keys(json: &[u8]) -> Result<Vec<String>, serde_json::Error> {
     serde_json::Deserializer::from_slice(json).deserialize_map(Keys)
 }

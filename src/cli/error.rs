@@ -104,7 +104,7 @@ impl UsageError {
         match self {
             Self::Value { given, value, wanted } => {
                 let name = given.strip_prefix("--").and_then(variables::name);
-                Self::Value { given: name.map_or(given.clone(), str::to_owned), value, wanted }
+                Self::Value { given: name.map_or(given, str::to_owned), value, wanted }
             }
             other => other,
         }

@@ -1,4 +1,4 @@
-//! `clean`: deletes Jobs, and is done when their pods are gone and the quotas are free again.
+//! `clean`: deletes Jobs and waits until their pods are gone and the quotas are free again.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -8,39 +8,36 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::commands::output::{Finding, Paper};
-use crate::job::Tier;
+use crate::commands::output::{Check, Printer};
+use crate::job::{MANAGED_SELECTOR, Tier};
 use crate::kube::{Client, Error};
 
-/// The widest topic in what [`run`] says.
+/// Width of the widest topic that [`run`] prints.
 pub const TOPIC_WIDTH: usize = "free-service".len();
 
-/// Between two looks at the cluster.
-const LOOK_AGAIN: Duration = Duration::from_millis(500);
+/// Pause between two requests for the state of the cluster.
+const POLL_INTERVAL: Duration = Duration::from_millis(500);
 
-/// What this program's Jobs and pods carry; escaped for a query.
-pub const OURS: &str = "labelSelector=app.kubernetes.io%2Fmanaged-by%3Dimg-classification";
+/// Query parameter that selects the pods of all Jobs: the Job controller sets this label.
+const JOB_PODS_SELECTOR: &str = "labelSelector=job-name";
 
-/// What every Job's pods carry.
-const OF_A_JOB: &str = "labelSelector=job-name";
-
-/// What is to be deleted.
+/// The Jobs to delete.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Which {
-    /// What this program made.
-    Ours,
-    /// Every Job of the two namespaces; `confirmed` if nobody is to be asked.
+pub enum Scope {
+    /// The Jobs that this program created.
+    Managed,
+    /// Every Job of the two namespaces; `confirmed` skips the question.
     All { confirmed: bool },
 }
 
-/// Why nothing, or not all, was deleted.
+/// An error after which some or all Jobs remain.
 #[derive(Debug)]
 pub enum CleanError {
-    /// Somebody has to confirm, and there is no terminal to ask on.
+    /// --all needs a confirmation, and stdin is no terminal.
     Unconfirmed,
-    /// The answer was not yes.
-    Refused,
-    /// Kubernetes.
+    /// The operator did not answer yes.
+    Declined,
+    /// A Kubernetes request failed.
     Kube(Error),
 }
 
@@ -54,9 +51,9 @@ impl fmt::Display for CleanError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unconfirmed => {
-                write!(f, "--all deletes Jobs of others, too; without a terminal to ask on it needs --yes")
+                write!(f, "--all also deletes Jobs of other programs and stdin is no terminal; fix: confirm with --yes")
             }
-            Self::Refused => write!(f, "nothing was deleted"),
+            Self::Declined => write!(f, "nothing was deleted"),
             Self::Kube(error) => write!(f, "{error}"),
         }
     }
@@ -66,32 +63,32 @@ impl std::error::Error for CleanError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::Kube(error) => error.source(),
-            Self::Unconfirmed | Self::Refused => None,
+            Self::Unconfirmed | Self::Declined => None,
         }
     }
 }
 
-/// Deletes, waits at most `timeout`, and says so; whether all is gone.
+/// Deletes the Jobs of `scope` and waits at most `timeout`. Returns false if something is left then.
 ///
 /// # Errors
 /// [`CleanError`]
-pub fn run(kube: &Client, paper: Paper, which: Which, timeout: Duration) -> Result<bool, CleanError> {
-    let look = |tier: Tier| Space::look(kube, tier.namespace(), which);
-    let spaces = [look(Tier::Free)?, look(Tier::Premium)?];
-    let count: usize = spaces.iter().map(|space| space.jobs.len()).sum();
-    if count > 0 && which == (Which::All { confirmed: false }) {
+pub fn run(kube: &Client, printer: Printer, scope: Scope, timeout: Duration) -> Result<bool, CleanError> {
+    let load = |tier: Tier| NamespaceCleanup::load(kube, tier.namespace(), scope);
+    let cleanups = [load(Tier::Free)?, load(Tier::Premium)?];
+    let count: usize = cleanups.iter().map(|cleanup| cleanup.jobs.len()).sum();
+    if count > 0 && scope == (Scope::All { confirmed: false }) {
         confirm(count)?;
     }
-    for space in &spaces {
-        space.delete(kube, paper)?;
+    for cleanup in &cleanups {
+        cleanup.delete(kube, printer)?;
     }
     let deadline = Instant::now() + timeout;
     let mut all_gone = true;
-    for space in &spaces {
-        all_gone &= space.wait(kube, paper, deadline)?;
+    for cleanup in &cleanups {
+        all_gone &= cleanup.wait(kube, printer, deadline)?;
     }
     if all_gone {
-        paper.line("ready");
+        printer.line("ready");
     }
     Ok(all_gone)
 }
@@ -109,92 +106,93 @@ fn confirm(count: usize) -> Result<(), CleanError> {
     let mut answer = String::new();
     let read = io::stdin().lock().read_line(&mut answer);
     let is_yes = read.is_ok() && matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes");
-    if is_yes { Ok(()) } else { Err(CleanError::Refused) }
+    if is_yes { Ok(()) } else { Err(CleanError::Declined) }
 }
 
-/// A namespace, and what is to go from it.
-struct Space {
+/// A namespace and its Jobs to delete.
+struct NamespaceCleanup {
     namespace: &'static str,
-    /// Of the pods that are to go.
-    selector: &'static str,
-    /// The list of the Jobs that are to go.
+    /// Query parameter that selects the pods to delete.
+    pod_selector: &'static str,
+    /// Path of the list of the Jobs to delete.
     jobs_path: String,
+    /// Names of the Jobs to delete.
     jobs: BTreeSet<String>,
 }
 
-impl Space {
-    fn look(kube: &Client, namespace: &'static str, which: Which) -> Result<Self, Error> {
-        let (query, selector) = match which {
-            Which::Ours => (format!("?{OURS}"), OURS),
-            Which::All { .. } => (String::new(), OF_A_JOB),
+impl NamespaceCleanup {
+    fn load(kube: &Client, namespace: &'static str, scope: Scope) -> Result<Self, Error> {
+        let (query, pod_selector) = match scope {
+            Scope::Managed => (format!("?{MANAGED_SELECTOR}"), MANAGED_SELECTOR),
+            Scope::All { .. } => (String::new(), JOB_PODS_SELECTOR),
         };
         let jobs_path = format!("/apis/batch/v1/namespaces/{namespace}/jobs{query}");
         let jobs = kube.list(&jobs_path)?.iter().map(name).collect();
-        Ok(Self { namespace, selector, jobs_path, jobs })
+        Ok(Self { namespace, pod_selector, jobs_path, jobs })
     }
 
-    fn delete(&self, kube: &Client, paper: Paper) -> Result<(), Error> {
+    fn delete(&self, kube: &Client, printer: Printer) -> Result<(), Error> {
         for job in &self.jobs {
             kube.delete(&format!("/apis/batch/v1/namespaces/{}/jobs/{job}", self.namespace))?;
-            paper.finding(&Finding::ok(self.namespace, format!("deleted job {job}")));
+            printer.check(&Check::ok(self.namespace, format!("deleted job {job}")));
         }
-        // Somebody may have deleted a Job and left its pods, which hold the quota like others.
+        // Pods whose Job was deleted without them still count in the quota.
         for pod in self.pods(kube)?.iter().filter(|pod| owner(pod).is_none()) {
             kube.delete(&format!("/api/v1/namespaces/{}/pods/{}", self.namespace, name(pod)))?;
-            paper.finding(&Finding::ok(self.namespace, format!("deleted pod {}, which had lost its Job", name(pod))));
+            printer.check(&Check::ok(self.namespace, format!("deleted pod {}, which had no Job", name(pod))));
         }
         if self.jobs.is_empty() {
-            paper.finding(&Finding::ok(self.namespace, "no Jobs to delete"));
+            printer.check(&Check::ok(self.namespace, "no Jobs to delete"));
         }
         Ok(())
     }
 
     fn pods(&self, kube: &Client) -> Result<Vec<Value>, Error> {
-        kube.list(&format!("/api/v1/namespaces/{}/pods?{}", self.namespace, self.selector))
+        kube.list(&format!("/api/v1/namespaces/{}/pods?{}", self.namespace, self.pod_selector))
     }
 
-    /// Waits for the pods, then for the Jobs and the quotas; whether all of it is done by the deadline.
-    fn wait(&self, kube: &Client, paper: Paper, deadline: Instant) -> Result<bool, Error> {
-        let mut said = String::new();
+    /// Waits for the pods, then for the Jobs and the quotas. Returns false if something is left at the deadline.
+    fn wait(&self, kube: &Client, printer: Printer, deadline: Instant) -> Result<bool, Error> {
+        let mut printed = String::new();
         loop {
-            let Some(rest) = self.rest(kube)? else { return Ok(true) };
+            let Some(remaining) = self.remaining(kube)? else { return Ok(true) };
             if Instant::now() >= deadline {
-                let text = format!("still there when the time was up: {rest}");
+                let text = format!("not gone before the timeout: {remaining}");
                 let fix = format!("kubectl describe jobs,pods,resourcequotas -n {}", self.namespace);
-                paper.finding(&Finding::fail(self.namespace, text, fix));
+                printer.check(&Check::fail(self.namespace, text, fix));
                 return Ok(false);
             }
-            if rest != said {
-                paper.finding(&Finding::ok(self.namespace, format!("waiting for {rest}")));
-                said = rest;
+            if remaining != printed {
+                printer.check(&Check::ok(self.namespace, format!("waiting for {remaining}")));
+                printed = remaining;
             }
-            thread::sleep(LOOK_AGAIN);
+            thread::sleep(POLL_INTERVAL);
         }
     }
 
-    /// What is still to go; none when it is done.
-    fn rest(&self, kube: &Client) -> Result<Option<String>, Error> {
+    /// Returns the objects that still exist, in words, or `None` if all are gone.
+    fn remaining(&self, kube: &Client) -> Result<Option<String>, Error> {
         let pods = self.pods(kube)?;
-        // Whoever posts meanwhile has a Job that is not to go.
-        let is_ours = |pod: &&Value| owner(pod).is_none_or(|job| self.jobs.contains(job));
-        let left: Vec<String> = pods.iter().filter(is_ours).map(name).collect();
-        if let Some(pods) = counted("pod", &left) {
+        // Clients may create Jobs meanwhile; those stay.
+        let is_in_scope = |pod: &&Value| owner(pod).is_none_or(|job| self.jobs.contains(job));
+        let names: Vec<String> = pods.iter().filter(is_in_scope).map(name).collect();
+        if let Some(pods) = counted("pod", &names) {
             return Ok(Some(pods));
         }
-        // A Job that finalizers keep is deleted and there all the same. One of its name that is not is somebody's new one.
+        // A finalizer keeps a deleted Job. A Job of the same name without a deletion timestamp is a new one.
         let jobs = kube.list(&self.jobs_path)?;
         let is_kept = |job: &&Value| !job["metadata"]["deletionTimestamp"].is_null() && self.jobs.contains(&name(job));
         let kept: Vec<String> = jobs.iter().filter(is_kept).map(name).collect();
         if let Some(jobs) = counted("job", &kept) {
-            return Ok(Some(format!("{jobs}, which finalizers keep")));
+            return Ok(Some(format!("{jobs}, kept by finalizers")));
         }
         let quotas = kube.list(&format!("/api/v1/namespaces/{}/resourcequotas", self.namespace))?;
         let used: Vec<String> = quotas.iter().flat_map(in_use).collect();
-        // What others use stays in use.
+        // Objects outside the scope keep their share of the quota.
         if used.is_empty() || self.has_others(kube)? {
             return Ok(None);
         }
-        Ok(Some(format!("the quota's use to be counted anew: {}", used.join(", "))))
+        Ok(Some(format!("the quota controller to count again: {}", used.join(", "))))
     }
 
     fn has_others(&self, kube: &Client) -> Result<bool, Error> {
@@ -203,7 +201,7 @@ impl Space {
     }
 }
 
-/// What of a quota's limits on CPU, pods and Jobs is in use.
+/// Returns the used amounts of a quota's limits on CPU, pods and Jobs, such as `pods 2`.
 fn in_use(quota: &Value) -> Vec<String> {
     let counts = |key: &str| key.ends_with("cpu") || key.ends_with("pods") || key == "count/jobs.batch";
     let used = quota["status"]["used"].as_object().into_iter().flatten();
@@ -211,12 +209,12 @@ fn in_use(quota: &Value) -> Vec<String> {
     used.map(|(key, amount)| format!("{key} {}", amount.as_str().unwrap_or_default())).collect()
 }
 
-/// The names, or how many there are; none if there are none.
+/// Returns the one name or the number of names, or `None` if `names` is empty.
 fn counted(noun: &str, names: &[String]) -> Option<String> {
     match names {
         [] => None,
         [one] => Some(format!("{noun} {one}")),
-        [first, ..] => Some(format!("{} {noun}s, {first} among them", names.len())),
+        [first, ..] => Some(format!("{} {noun}s, including {first}", names.len())),
     }
 }
 
@@ -224,7 +222,7 @@ fn name(object: &Value) -> String {
     object["metadata"]["name"].as_str().unwrap_or_default().to_owned()
 }
 
-/// The name of the Job that a pod belongs to.
+/// Returns the name of the Job that owns a pod.
 fn owner(pod: &Value) -> Option<&str> {
     let owners = pod["metadata"]["ownerReferences"].as_array()?;
     owners.iter().find(|owner| owner["kind"] == "Job").and_then(|owner| owner["name"].as_str())

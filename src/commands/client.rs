@@ -1,5 +1,5 @@
-//! Plain HTTP to anything but Kubernetes: a server of ours, the host's metadata service. No TLS, no redirects, no proxy:
-//! what is asked is near.
+//! A plain HTTP client for servers other than Kubernetes: a server of this program and the EC2 metadata service. It supports no
+//! TLS, redirects or proxies, since both are near.
 
 use std::fmt;
 use std::time::Duration;
@@ -7,26 +7,26 @@ use std::time::Duration;
 use ureq::Agent;
 use ureq::http::Request;
 
-/// Longest body that is read, in bytes: /config of 10,000 pods has 1.5 MB.
-const BODY_LIMIT: u64 = 16 * 1024 * 1024;
+/// Longest response body, in bytes: /config with 10,000 pods has 1.5 MB.
+const MAX_BODY: u64 = 16 * 1024 * 1024;
 
-/// An answer, whatever its status.
+/// A response of any status.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Answer {
+pub struct Response {
     /// The HTTP status.
     pub status: u16,
-    /// The whole body; bytes that are not UTF-8 are replaced.
+    /// The whole body; U+FFFD replaces bytes that are not UTF-8.
     pub body: String,
 }
 
-/// There was no answer.
+/// A request without a response.
 #[derive(Debug)]
-pub struct NoAnswer(ureq::Error);
+pub struct RequestError(ureq::Error);
 
-impl fmt::Display for NoAnswer {
+impl fmt::Display for RequestError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
-            ureq::Error::Timeout(_) => f.write_str("no answer in time"),
+            ureq::Error::Timeout(_) => f.write_str("no response in time"),
             ureq::Error::HostNotFound => f.write_str("no such host"),
             ureq::Error::Io(error) => write!(f, "{error}"),
             error => write!(f, "{error}"),
@@ -34,19 +34,19 @@ impl fmt::Display for NoAnswer {
     }
 }
 
-impl std::error::Error for NoAnswer {}
+impl std::error::Error for RequestError {}
 
-/// Sends a request on a connection of its own and reads the answer; all of it takes at most `timeout`.
+/// Sends a request on a new connection and reads the whole response within `timeout`.
 ///
 /// # Errors
-/// Not a URL, or no answer.
+/// [`RequestError`] if `url` is invalid or no response comes.
 pub fn request(
     method: &str,
     url: &str,
     headers: &[(&str, &str)],
     body: Option<&str>,
     timeout: Duration,
-) -> Result<Answer, NoAnswer> {
+) -> Result<Response, RequestError> {
     let config = Agent::config_builder()
         .http_status_as_error(false)
         .max_redirects(0)
@@ -59,12 +59,13 @@ pub fn request(
         request = request.header(*name, *value);
     }
     let agent = Agent::from(config);
-    let answer = match body {
+    let response = match body {
         Some(body) => request.body(body.to_owned()).map_err(ureq::Error::Http).and_then(|request| agent.run(request)),
         None => request.body(()).map_err(ureq::Error::Http).and_then(|request| agent.run(request)),
     };
-    let mut answer = answer.map_err(NoAnswer)?;
-    let status = answer.status().as_u16();
-    let body = answer.body_mut().with_config().limit(BODY_LIMIT).lossy_utf8(true).read_to_string().map_err(NoAnswer)?;
-    Ok(Answer { status, body })
+    let mut response = response.map_err(RequestError)?;
+    let status = response.status().as_u16();
+    let body =
+        response.body_mut().with_config().limit(MAX_BODY).lossy_utf8(true).read_to_string().map_err(RequestError)?;
+    Ok(Response { status, body })
 }

@@ -1,36 +1,53 @@
-//! A client for somebody who waits at a terminal: it asks one thing at a time, and a credential plugin that is still running
-//! ends with the command, however that ends. (The server has its own way to stop.)
+//! The Kubernetes client of one command. It closes when the command ends or a signal ends the process, which also ends a
+//! credential plugin that still runs. `serve` stops its client itself.
 
 use std::ops::Deref;
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
 
 use signal_hook::iterator::Signals;
 use signal_hook::low_level::emulate_default_handler;
 
-use crate::commands::signals;
-use crate::kube::{Client, Cluster, TlsError};
+use super::CommandError;
+use super::signals;
+use crate::cli::{Access, Env};
+use crate::kube::{Client, Cluster, ConfigError, Sources, TlsError};
 
-/// Connections that are kept: a command asks one thing at a time.
+/// Pooled connections: a command sends one request at a time.
 const CONNECTIONS: usize = 1;
 
-/// A client that closes itself.
-pub struct Attended(Arc<Client>);
+/// A client that closes itself when dropped.
+pub struct ScopedClient(Arc<Client>);
 
-impl Attended {
-    /// As [`Client::new`].
+impl ScopedClient {
+    /// Creates a client of `cluster`, as [`Client::new`] does. `access` holds the time limit of an operation.
     ///
     /// # Errors
     /// [`TlsError`]
-    pub fn new(cluster: Cluster, timeout: Duration) -> Result<Self, TlsError> {
-        let client = Arc::new(Client::new(cluster, timeout, CONNECTIONS)?);
+    pub fn new(cluster: Cluster, access: &Access) -> Result<Self, TlsError> {
+        let client = Arc::new(Client::new(cluster, access.kube_timeout, CONNECTIONS)?);
         close_on_signals(&client);
         Ok(Self(client))
     }
+
+    /// Creates a client of the cluster of `access`.
+    ///
+    /// # Errors
+    /// [`CommandError::Config`] or [`CommandError::Tls`]
+    pub fn connect(access: &Access, env: Env<'_>) -> Result<Self, CommandError> {
+        Self::new(load(access, env).map_err(CommandError::Config)?, access).map_err(CommandError::Tls)
+    }
 }
 
-impl Deref for Attended {
+/// Loads the cluster that the options and the kubeconfig name.
+///
+/// # Errors
+/// [`ConfigError`]
+pub fn load(access: &Access, env: Env<'_>) -> Result<Cluster, ConfigError> {
+    Cluster::load(&Sources { file: access.kubeconfig.clone(), context: access.context.clone(), env })
+}
+
+impl Deref for ScopedClient {
     type Target = Client;
 
     fn deref(&self) -> &Client {
@@ -38,21 +55,21 @@ impl Deref for Attended {
     }
 }
 
-impl Drop for Attended {
+impl Drop for ScopedClient {
     fn drop(&mut self) {
         self.0.close();
     }
 }
 
-/// A plugin is in a process group of its own, so that Ctrl-C at the terminal does not reach it. Without signals or threads
-/// the command works all the same.
+/// Closes the client before a signal ends the process: a plugin has a process group of its own, so Ctrl-C does not reach it.
+/// Without a signal handler or a thread the command works, and a signal may leave a plugin behind.
 fn close_on_signals(client: &Arc<Client>) {
     let Ok(mut signals) = Signals::new(signals::ending()) else { return };
     let client = Arc::clone(client);
     let wait = move || {
         if let Some(signal) = signals.forever().next() {
             client.close();
-            // The end is that of a program that does not know the signal.
+            // The parent sees a process that the signal has ended, as without a handler.
             let _ = emulate_default_handler(signal);
         }
     };

@@ -9,11 +9,10 @@ use std::time::Duration;
 
 use signal_hook::iterator::Signals;
 
-use crate::Env;
 use crate::api;
 use crate::api::auth;
 use crate::api::route::Route;
-use crate::cli::Options;
+use crate::cli::{Env, Options};
 use crate::commands::output::one_line;
 use crate::commands::setup;
 use crate::commands::signals;
@@ -48,8 +47,8 @@ pub fn run(options: &Options, env: Env<'_>) -> Result<(), StartError> {
     if let Some(local) = &local {
         setup::apply(&kube, |_| {}).map_err(StartError::Setup)?;
         configuration.push("local: a simulated cluster that ends with this process; no container is run".to_owned());
-        configuration
-            .push(format!("for kubectl and the other commands: export KUBECONFIG={}", local.kubeconfig().display()));
+        // A line of its own, to be copied into a shell for kubectl and the other commands.
+        configuration.push(format!("export KUBECONFIG={}", local.kubeconfig().display()));
     }
     let premium = options.premium_token_file.as_deref().map(auth::Token::read).transpose();
     let premium = premium.map_err(StartError::PremiumToken)?;
@@ -67,7 +66,7 @@ pub fn run(options: &Options, env: Env<'_>) -> Result<(), StartError> {
     app.kube.warm_up();
     let (alive, watched) = (front.clone(), front.clone());
     let is_alive = move || alive.is_alive(kube_timeout + SLACK);
-    systemd::feed_watchdog(front.address(), is_alive, move || watched.is_closing()).map_err(StartError::Threads)?;
+    systemd::start_watchdog(front.address(), is_alive, move || watched.is_closing()).map_err(StartError::Threads)?;
     for line in configuration {
         let _ = writeln!(io::stderr(), "{}", one_line(&line));
     }

@@ -1,4 +1,4 @@
-//! `setup`: the namespace, the quotas and the role, from the very files of k8s/, made or repaired by server-side apply.
+//! `setup`: creates or repairs the namespace, the quotas and the roles of the files in k8s/ by server-side apply.
 
 use std::fmt;
 use std::thread;
@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value, json};
 
-use crate::commands::output::{Finding, Paper};
+use crate::commands::output::{Check, Printer};
 use crate::kube::{self, Client, Error, Operation};
 
-/// In the order in which one needs the other.
+/// The manifests: the namespace comes before the objects in it.
 const FILES: [&str; 4] = [
     include_str!("../../k8s/namespace.yaml"),
     include_str!("../../k8s/quota.yaml"),
@@ -17,23 +17,23 @@ const FILES: [&str; 4] = [
     include_str!("../../k8s/rbac.yaml"),
 ];
 
-/// The widest topic in what [`run`] says: a kind, a namespace and a name.
+/// Width of the widest topic that [`run`] prints: a kind, a namespace and a name.
 pub const TOPIC_WIDTH: usize = "rolebinding free-service/img-classification-queue".len();
 
-/// How long a namespace that is just being deleted may take for it: its pods have 30 s to end, and Kubernetes looks again
-/// after ever longer pauses; over a minute has been seen.
-const TERMINATION: Duration = Duration::from_secs(300);
+/// Longest wait for the end of a deletion. The pods of a namespace have 30 s to end, and Kubernetes checks again after growing
+/// pauses; a test has seen more than a minute.
+const MAX_TERMINATION: Duration = Duration::from_secs(300);
 
-/// Between two looks at it.
-const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// Pause between two requests for an object that is terminating.
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Why not all was applied; what had been until then stays.
+/// An error that ends `setup`. Objects applied before it stay.
 #[derive(Debug)]
 pub enum SetupError {
-    /// Kubernetes said no.
+    /// A Kubernetes request failed.
     Kube(Error),
-    /// This object's deletion does not end.
-    Ending(String),
+    /// The object's deletion does not end; its kind and name.
+    Terminating(String),
 }
 
 impl From<Error> for SetupError {
@@ -46,11 +46,12 @@ impl fmt::Display for SetupError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Kube(error) => write!(f, "{error}"),
-            Self::Ending(topic) => {
-                let minutes = TERMINATION.as_secs() / 60;
+            Self::Terminating(topic) => {
+                let minutes = MAX_TERMINATION.as_secs() / 60;
                 write!(
                     f,
-                    "{topic} has been being deleted for {minutes} minutes; see what keeps it: kubectl get {topic} -o yaml"
+                    "{topic} is still terminating after {minutes} minutes; fix: remove the finalizers that \
+                     kubectl get {topic} -o yaml shows"
                 )
             }
         }
@@ -61,77 +62,74 @@ impl std::error::Error for SetupError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::Kube(error) => error.source(),
-            Self::Ending(_) => None,
+            Self::Terminating(_) => None,
         }
     }
 }
 
-/// All the files as one YAML text.
+/// Returns all manifests as one YAML text.
 pub fn yaml() -> String {
     FILES.join("---\n")
 }
 
-/// Applies the files, says what that changed, and ends with what it was good for.
+/// Applies the manifests, prints the result of each object, and at the end the number of changes.
 ///
 /// # Errors
 /// [`SetupError`]
-pub fn run(kube: &Client, paper: Paper) -> Result<(), SetupError> {
-    match apply(kube, |finding| paper.finding(&finding))? {
-        0 => paper.line("nothing to change"),
-        1 => paper.line("1 object changed"),
-        count => paper.line(&format!("{count} objects changed")),
+pub fn run(kube: &Client, printer: Printer) -> Result<(), SetupError> {
+    match apply(kube, |check| printer.check(&check))? {
+        0 => printer.line("nothing to change"),
+        1 => printer.line("1 object changed"),
+        count => printer.line(&format!("{count} objects changed")),
     }
     Ok(())
 }
 
 const UNCHANGED: &str = "unchanged";
 
-/// Applies the files, and tells of each object what happened to it; gives the number of those that changed.
+/// Applies the manifests and passes the result of each object to `report`. Returns the number of changed objects.
 ///
 /// # Errors
 /// [`SetupError`]
-pub fn apply(kube: &Client, mut tell: impl FnMut(Finding)) -> Result<usize, SetupError> {
+pub fn apply(kube: &Client, mut report: impl FnMut(Check)) -> Result<usize, SetupError> {
     let mut changed = 0;
     for object in objects() {
-        let before = look_past_deletion(kube, &object, &mut tell)?;
-        let done = apply_one(kube, &object, before)?;
-        changed += usize::from(done != UNCHANGED);
-        tell(Finding::ok(topic(&object), done));
+        let before = after_deletion(kube, &object, &mut report)?;
+        let result = apply_one(kube, &object, before)?;
+        changed += usize::from(result != UNCHANGED);
+        report(Check::ok(topic(&object), result));
     }
     Ok(changed)
 }
 
-/// What the files hold.
+/// Returns the objects of the manifests.
 fn objects() -> Vec<Value> {
-    let read = |text| kube::documents(text).expect("a test reads these very files");
+    let read = |text| kube::documents(text).expect("a test parses the same files");
     FILES.into_iter().flat_map(read).collect()
 }
 
-/// What is there now; if it is just being deleted, what is there afterwards.
-fn look_past_deletion(
-    kube: &Client,
-    object: &Value,
-    tell: &mut impl FnMut(Finding),
-) -> Result<Option<Value>, SetupError> {
+/// Returns the stored object. Waits for the end of a deletion in progress.
+fn after_deletion(kube: &Client, object: &Value, report: &mut impl FnMut(Check)) -> Result<Option<Value>, SetupError> {
     let path = path(object);
-    let mut found = look(kube, &path)?;
-    let is_ending =
-        |found: &Option<Value>| found.as_ref().is_some_and(|old| !old["metadata"]["deletionTimestamp"].is_null());
-    if is_ending(&found) {
-        tell(Finding::ok(topic(object), "waiting for the end of its deletion"));
+    let mut stored = get(kube, &path)?;
+    let is_terminating = |stored: &Option<Value>| {
+        stored.as_ref().is_some_and(|object| !object["metadata"]["deletionTimestamp"].is_null())
+    };
+    if is_terminating(&stored) {
+        report(Check::ok(topic(object), "waiting for the end of its deletion"));
     }
     let start = Instant::now();
-    while is_ending(&found) {
-        if start.elapsed() >= TERMINATION {
-            return Err(SetupError::Ending(topic(object)));
+    while is_terminating(&stored) {
+        if start.elapsed() >= MAX_TERMINATION {
+            return Err(SetupError::Terminating(topic(object)));
         }
-        thread::sleep(LOOK_AGAIN);
-        found = look(kube, &path)?;
+        thread::sleep(POLL_INTERVAL);
+        stored = get(kube, &path)?;
     }
-    Ok(found)
+    Ok(stored)
 }
 
-/// Makes one object as the file has it; what that came to, in words.
+/// Applies one object and returns the result in words.
 fn apply_one(kube: &Client, object: &Value, before: Option<Value>) -> Result<String, Error> {
     let path = path(object);
     let obstacle = before.as_ref().and_then(|old| obstacle(object, old));
@@ -139,7 +137,7 @@ fn apply_one(kube: &Client, object: &Value, before: Option<Value>) -> Result<Str
         kube.delete(&path)?;
     }
     let mut after = kube.object(Operation::Apply(object), &path)?;
-    // What others have added stays after an apply; in a quota it would hold the classifiers back.
+    // An apply keeps the fields of other managers; an added limit of a quota would block the classifiers.
     let foreign = foreign_limits(object, &after);
     if !foreign.is_empty() {
         let removal: Map<String, Value> = foreign.iter().map(|key| (key.clone(), Value::Null)).collect();
@@ -155,20 +153,19 @@ fn apply_one(kube: &Client, object: &Value, before: Option<Value>) -> Result<Str
     Ok(if changes.is_empty() { UNCHANGED.to_owned() } else { format!("changed: {}", changes.join(", ")) })
 }
 
-/// What is wrong with an object that can never be changed; what it was good for cannot be kept either. The scopes of a quota
-/// are of this kind, see <https://kubernetes.io/docs/concepts/policy/resource-quotas/#quota-scopes>.
+/// Returns the reason to replace an object instead of changing it: roleRef and the scopes of a quota are immutable, see <https://kubernetes.io/docs/concepts/policy/resource-quotas/#quota-scopes>.
 fn obstacle(object: &Value, old: &Value) -> Option<&'static str> {
     let is_scoped = |quota: &Value| ["scopes", "scopeSelector"].iter().any(|field| !quota["spec"][field].is_null());
     if !object["roleRef"].is_null() && old["roleRef"] != object["roleRef"] {
         Some("it was bound to another role")
     } else if object["kind"] == "ResourceQuota" && is_scoped(old) {
-        Some("it was for pods of some scopes only")
+        Some("it counted only the pods of some scopes")
     } else {
         None
     }
 }
 
-fn look(kube: &Client, path: &str) -> Result<Option<Value>, Error> {
+fn get(kube: &Client, path: &str) -> Result<Option<Value>, Error> {
     match kube.object(Operation::Get, path) {
         Ok(object) => Ok(Some(object)),
         Err(error) if error.not_found() => Ok(None),
@@ -176,15 +173,15 @@ fn look(kube: &Client, path: &str) -> Result<Option<Value>, Error> {
     }
 }
 
-/// Limits of a quota that the file does not have.
+/// Returns the limits of a stored quota that the manifest does not have.
 fn foreign_limits(object: &Value, stored: &Value) -> Vec<String> {
     let Some(ours) = object["spec"]["hard"].as_object() else { return Vec::new() };
     let stored = stored["spec"]["hard"].as_object().into_iter().flat_map(Map::keys);
     stored.filter(|key| !ours.contains_key(*key)).cloned().collect()
 }
 
-/// The fields of `object` that differ between before and after. Kubernetes writes some values in its own way (1000 becomes
-/// 1k), so that the file's own text says nothing.
+/// Collects the fields of `object` that differ between `before` and `after`. Kubernetes rewrites some values (1000 becomes 1k),
+/// so a comparison with the manifest's own text would report false changes.
 fn compare(object: &Value, before: &Value, after: &Value, field: &str, changes: &mut Vec<String>) {
     if let Value::Object(fields) = object {
         for (name, value) in fields {
@@ -194,17 +191,17 @@ fn compare(object: &Value, before: &Value, after: &Value, field: &str, changes: 
     } else if before != after {
         match (before, after) {
             (Value::Array(_), _) | (_, Value::Array(_)) => changes.push(field.to_owned()),
-            (Value::Null, after) => changes.push(format!("{field} set to {}", shown(after))),
-            (before, after) => changes.push(format!("{field} from {} to {}", shown(before), shown(after))),
+            (Value::Null, after) => changes.push(format!("{field} set to {}", to_text(after))),
+            (before, after) => changes.push(format!("{field} from {} to {}", to_text(before), to_text(after))),
         }
     }
 }
 
-fn shown(value: &Value) -> String {
+fn to_text(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
 
-/// Where the API has an object of our files.
+/// Returns the API path of an object.
 fn path(object: &Value) -> String {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let version = text(&object["apiVersion"]);
@@ -216,7 +213,7 @@ fn path(object: &Value) -> String {
     format!("{group}{namespace}/{}s/{}", text(&object["kind"]).to_lowercase(), text(&object["metadata"]["name"]))
 }
 
-/// A kind and a name, as kubectl writes them.
+/// Returns the kind and the name in the notation of kubectl.
 fn topic(object: &Value) -> String {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let namespace = object["metadata"]["namespace"].as_str().map_or_else(String::new, |name| format!("{name}/"));
@@ -241,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn all_of_it_is_one_yaml_text() {
+    fn the_printed_yaml_parses_to_the_same_objects() {
         assert_eq!(kube::documents(&yaml()).expect("YAML"), objects());
     }
 

@@ -1,4 +1,4 @@
-//! What systemd gives and wants: a socket, and word that we are ready and alive. Without systemd nothing of it happens.
+//! systemd integration: socket activation, readiness and the watchdog. Without systemd all of it does nothing.
 
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
@@ -7,27 +7,30 @@ use std::time::Duration;
 
 use sd_notify::NotifyState;
 
-/// Longest time for a probe of the watchdog: /healthz asks nobody and takes a millisecond.
+/// Longest time of a watchdog probe: /healthz answers from memory within a millisecond.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The first socket of LISTEN_FDS, so that connections wait there while we are restarted.
+/// Returns the first socket of LISTEN_FDS, on which connections wait during a restart.
 ///
 /// # Errors
-/// What was passed is no listening TCP socket.
+/// The descriptor is not a listening TCP socket.
 pub fn inherited_socket() -> io::Result<Option<TcpListener>> {
     let Some(listener) = listenfd::ListenFd::from_env().take_tcp_listener(0)? else { return Ok(None) };
     if rustix::net::sockopt::socket_acceptconn(&listener)? {
         return Ok(Some(listener));
     }
-    Err(io::Error::new(io::ErrorKind::InvalidInput, "it does not listen; the socket unit needs Accept=no"))
+    Err(io::Error::new(
+        io::ErrorKind::InvalidInput,
+        "the socket does not listen; fix: set Accept=no in the socket unit",
+    ))
 }
 
-/// Says that requests are served (Type=notify).
+/// Notifies systemd that the server is ready (Type=notify).
 pub fn ready() {
     notify(NotifyState::Ready);
 }
 
-/// Says that we are about to end.
+/// Notifies systemd that the server is stopping.
 pub fn stopping() {
     notify(NotifyState::Stopping);
 }
@@ -38,28 +41,28 @@ fn notify(state: NotifyState<'_>) {
     }
 }
 
-/// Feeds the watchdog (WatchdogSec=), if there is one, after a probe that went the way of every request: accepted at the
-/// public address and through the gate, and with `alive` for what a probe does not meet, those that ask Kubernetes.
+/// Starts a thread that pings the watchdog of WatchdogSec=, if systemd has set one. A ping needs a successful probe through the
+/// public address, and `is_alive` for the requests to Kubernetes, which the probe does not cover.
 ///
-/// It ends when `closing` says so: who stops accepting cannot be probed.
+/// The thread ends once `is_closing` returns true, since a server that no longer accepts cannot be probed.
 ///
 /// # Errors
-/// No thread.
-pub fn feed_watchdog(
+/// The thread cannot be created.
+pub fn start_watchdog(
     address: SocketAddr,
-    alive: impl Fn() -> bool + Send + 'static,
-    closing: impl Fn() -> bool + Send + 'static,
+    is_alive: impl Fn() -> bool + Send + 'static,
+    is_closing: impl Fn() -> bool + Send + 'static,
 ) -> io::Result<()> {
     let Some(interval) = sd_notify::watchdog_enabled() else { return Ok(()) };
     thread::Builder::new().name("watchdog".into()).spawn(move || {
-        while !closing() {
+        while !is_closing() {
             match probe(address) {
-                Err(_) if closing() => return,
-                Ok(()) if alive() => notify(NotifyState::Watchdog),
-                Ok(()) => log::error!("the requests at Kubernetes do not get on; the watchdog is not fed"),
-                Err(error) => log::error!("no answer from ourselves ({error}); the watchdog is not fed"),
+                Err(_) if is_closing() => return,
+                Ok(()) if is_alive() => notify(NotifyState::Watchdog),
+                Ok(()) => log::error!("no Kubernetes request finished recently; skipping the watchdog ping"),
+                Err(error) => log::error!("the probe of this server failed ({error}); skipping the watchdog ping"),
             }
-            // systemd advises half of its interval; a third leaves room for a slow probe.
+            // systemd advises half of the interval; a third leaves time for a slow probe.
             thread::sleep(interval / 3);
         }
     })?;
@@ -75,7 +78,7 @@ fn probe(address: SocketAddr) -> io::Result<()> {
     if &status == b"HTTP/1.1 200" { Ok(()) } else { Err(io::Error::other("not 200")) }
 }
 
-/// An address that is bound to all interfaces is reached on loopback.
+/// Returns the address to connect to: loopback if `address` is the wildcard address.
 pub fn reachable(address: SocketAddr) -> SocketAddr {
     let ip = match address.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),

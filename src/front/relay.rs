@@ -49,14 +49,8 @@ pub fn exchange(permit: Permit<'_>, request: &Request, client: &Client<'_>, clos
     let (mut answer, framing) = match send_and_read_head(stream, request, close) {
         Ok(read) => read,
         Err(error) => {
-            // A new connection that ends at once was not accepted; nothing else ends one.
-            let refused = !permit.is_reused && error.kind() == io::ErrorKind::UnexpectedEof;
             log::error!("the private connection of {} {} broke: {error}", request.head.method, request.head.target);
-            return Err(RelayError::Unanswered(if refused {
-                RequestError::Unavailable
-            } else {
-                RequestError::Internal
-            }));
+            return Err(RelayError::Unanswered(RequestError::Internal));
         }
     };
     match framing {
@@ -85,9 +79,6 @@ fn send_and_read_head(mut stream: &UnixStream, request: &Request, close: bool) -
     loop {
         let count = match stream.read(&mut answer[length..]) {
             Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             read => read?,
         };

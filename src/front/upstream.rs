@@ -70,8 +70,6 @@ struct Grant(Option<PrivateConnection>);
 pub struct Permit<'a> {
     pool: &'a Pool,
     connection: Option<PrivateConnection>,
-    /// The connection has served a request before.
-    pub is_reused: bool,
     /// The connection can serve another request.
     is_intact: bool,
 }
@@ -94,7 +92,7 @@ impl Pool {
         connect: impl FnOnce() -> io::Result<PrivateConnection>,
     ) -> Result<Permit<'_>, AcquireError> {
         let Grant(connection) = self.take_or_wait(network, timeout).ok_or(AcquireError::Overloaded)?;
-        let mut permit = Permit { pool: self, is_reused: connection.is_some(), connection, is_intact: false };
+        let mut permit = Permit { pool: self, connection, is_intact: false };
         if permit.connection.is_none() {
             permit.connection = Some(connect().map_err(AcquireError::Connect)?);
         }
@@ -227,8 +225,9 @@ mod tests {
             for number in 0..20 {
                 let (sender, pool) = (sender.clone(), &pool);
                 scope.spawn(move || {
-                    let permit = pool.acquire(ANN, LONG, connect).expect("granted");
-                    sender.send((number, permit.is_reused)).expect("the test receives");
+                    let refused = || panic!("the connection before is intact");
+                    let permit = pool.acquire(ANN, LONG, refused).expect("granted");
+                    sender.send(number).expect("the test receives");
                     permit.give_back();
                 });
                 while pool.lock().waiting.len() <= number {
@@ -237,7 +236,7 @@ mod tests {
             }
             first.give_back();
             let seen: Vec<_> = order.iter().take(20).collect();
-            assert_eq!(seen, (0..20).map(|number| (number, true)).collect::<Vec<_>>());
+            assert_eq!(seen, (0..20).collect::<Vec<_>>());
         });
         let state = pool.lock();
         assert_eq!((state.in_use, state.idle.len()), (0, 1));
@@ -251,8 +250,7 @@ mod tests {
         let refused = pool.acquire(ANN, Duration::ZERO, || Err(io::ErrorKind::ConnectionRefused.into()));
         assert!(matches!(refused, Err(AcquireError::Connect(_))));
         drop(refused);
-        let permit = pool.acquire(ANN, Duration::ZERO, connect).expect("a failure to connect keeps no permit");
-        assert!(!permit.is_reused);
+        assert!(pool.acquire(ANN, Duration::ZERO, connect).is_ok(), "a failure to connect keeps no permit");
     }
 
     #[test]

@@ -47,7 +47,7 @@ impl QueueController {
     /// Starts the threads.
     ///
     /// # Errors
-    /// A thread could not be started. Those that run go on, and GET /queue answers 503.
+    /// A thread could not be started. The others keep running, and GET /queue answers 503.
     pub fn spawn(self: &Arc<Self>) -> io::Result<()> {
         let threads: [(&str, Loop); 3] =
             [("watch-jobs", Self::watch_jobs), ("watch-quotas", Self::watch_quotas), ("requeue", Self::run)];

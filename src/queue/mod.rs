@@ -76,7 +76,7 @@ impl Queue {
         self.generation += 1;
     }
 
-    /// Completes the list of the Jobs and drops those that it did not contain.
+    /// Completes the list of the Jobs and drops the Jobs that it did not contain.
     pub fn finish_job_list(&mut self) {
         self.jobs.retain(|job| job.generation == self.generation);
         self.job_watch.is_listed = true;

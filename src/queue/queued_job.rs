@@ -70,7 +70,7 @@ impl RetryState {
         *self = Self { reserved_until: Some(now + RESERVATION), is_taken: false, ..*self };
     }
 
-    /// Gives up the reservation after a requeue that changed nothing.
+    /// Ends the reservation after a requeue that changed nothing, and pauses the Job.
     pub fn postpone(&mut self, until: Instant) {
         *self = Self { reserved_until: None, not_before: until, ..*self };
     }

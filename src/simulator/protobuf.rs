@@ -1,17 +1,17 @@
-//! The few objects that kubectl, from 1.32 on, sends in protocol buffers and in no other form: questions about
-//! permissions, and for a token. Anything else in that form is refused.
+//! The few objects that kubectl 1.32 and later sends only as protocol buffers: access reviews and token requests. Other
+//! objects in this format are refused.
 //!
-//! The numbers are those of k8s.io/apimachinery/pkg/runtime/generated.proto and k8s.io/api/authorization/v1/generated.proto.
+//! The field numbers are from k8s.io/apimachinery/pkg/runtime/generated.proto and k8s.io/api/authorization/v1/generated.proto.
 
 use serde_json::{Value, json};
 
-/// What every message begins with.
+/// Prefix of every message.
 const MAGIC: &[u8] = b"k8s\0";
 
-/// The fields of a ResourceAttributes, by their numbers from 1 on.
+/// Fields of ResourceAttributes, numbered from 1.
 const ATTRIBUTES: [&str; 7] = ["namespace", "verb", "group", "version", "resource", "subresource", "name"];
 
-/// Reads one of these objects; none if it is another, or none at all.
+/// Decodes a message. Returns `None` if it is malformed or another object.
 pub fn read(body: &[u8]) -> Option<Value> {
     let unknown = body.strip_prefix(MAGIC)?;
     let (type_meta, raw) = (field(unknown, 1)?, field(unknown, 2).unwrap_or_default());
@@ -19,7 +19,7 @@ pub fn read(body: &[u8]) -> Option<Value> {
     if !["SelfSubjectAccessReview", "SelfSubjectReview", "TokenRequest"].contains(&kind.as_str()) {
         return None;
     }
-    // In a TokenRequest these would be its audiences and its lifetime, which nothing here looks at.
+    // In a TokenRequest these are audiences and lifetime, which the simulator ignores.
     let attributes = field(raw, 2).and_then(|spec| field(spec, 1)).unwrap_or_default();
     let named = ATTRIBUTES.iter().zip(1..).map(|(name, number)| ((*name).to_owned(), json!(text(attributes, number))));
     let attributes = Value::Object(named.collect());
@@ -30,17 +30,17 @@ fn text(message: &[u8], number: u64) -> String {
     String::from_utf8_lossy(field(message, number).unwrap_or_default()).into_owned()
 }
 
-/// The bytes of the first field with this number.
-fn field(mut message: &[u8], wanted: u64) -> Option<&[u8]> {
+/// Returns the content of the first field with this number.
+fn field(mut message: &[u8], number: u64) -> Option<&[u8]> {
     loop {
         let key = varint(&mut message)?;
-        // Only strings and messages (2) and numbers (0) come up.
+        // These messages contain only strings and messages (2) and numbers (0).
         let length = if key & 7 == 2 { usize::try_from(varint(&mut message)?).ok()? } else { 0 };
         if key & 7 == 0 {
             varint(&mut message)?;
         }
         let (content, rest) = message.split_at_checked(length)?;
-        if key >> 3 == wanted {
+        if key >> 3 == number {
             return Some(content);
         }
         message = rest;
@@ -65,23 +65,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_question_is_read_and_what_is_cut_off_or_something_else_is_not() {
+    fn a_review_is_decoded_and_other_or_truncated_messages_are_not() {
         let message = |number: u8, content: &[u8]| {
             [&[number << 3 | 2, u8::try_from(content.len()).expect("short")], content].concat()
         };
-        let question = |kind: &[u8]| {
+        let review = |kind: &[u8]| {
             let attributes = [message(2, b"list"), message(5, b"pods")].concat();
             let raw = [message(1, b""), message(2, &message(1, &attributes))].concat();
             let meta = [message(1, b"authorization.k8s.io/v1"), message(2, kind)].concat();
             [MAGIC, &message(1, &meta), &message(2, &raw)].concat()
         };
-        let bytes = question(b"SelfSubjectAccessReview");
-        let read_back = read(&bytes).expect("whole");
+        let bytes = review(b"SelfSubjectAccessReview");
+        let read_back = read(&bytes).expect("a review");
         let attributes = &read_back["spec"]["resourceAttributes"];
         assert_eq!((&attributes["verb"], &attributes["resource"]), (&json!("list"), &json!("pods")));
-        assert_eq!(read(&question(b"Job")), None);
+        assert_eq!(read(&review(b"Job")), None);
         for end in 0..bytes.len() {
-            // Without its end it may be a question about less, but nothing breaks.
+            // A truncated message may decode to a shorter review, but must not panic.
             let _ = read(&bytes[..end]);
         }
         assert_eq!(read(&[MAGIC, &[0xff; 40]].concat()), None);

@@ -1,32 +1,33 @@
-//! ResourceQuotas: what is used of them, and who is refused for them. CPU, memory and pods that have not ended count, and
-//! objects by `count/`; of other limits nothing is known here, and they refuse nobody.
+//! ResourceQuotas: their usage and admission. The limits on CPU, memory, pods and `count/` are enforced; pods that have ended
+//! count only for `count/`. Other limits are ignored.
 
 use serde_json::{Map, Value, json};
 
 use super::resources::{PODS, QUOTAS, Resource};
-use super::store::{Object, Refusal, Store, has_ended, items, name, namespace};
+use super::status::ApiStatus;
+use super::store::{Object, Store, has_ended, items, name, namespace};
 use crate::kube::quantity::{self, Milli};
 
-/// More than any cluster has: so many pods of so much can be added up without an overflow.
-const MOST: Milli = 1 << 80;
+/// More than any cluster has, and small enough that the sum over all pods does not overflow.
+const MAX_AMOUNT: Milli = 1 << 80;
 
-/// What a pod asks for (`list` is requests) or is held to (limits) of CPU or memory.
-pub fn of_pod(pod: &Value, list: &str, what: &str) -> Milli {
-    let amount = |container: &Value| container["resources"][list][what].as_str().and_then(quantity::parse);
-    items(&pod["spec"]["containers"]).iter().filter_map(amount).map(|milli| milli.clamp(0, MOST)).sum()
+/// Returns a pod's CPU or memory in `list`, which is requests or limits.
+pub fn pod_amount(pod: &Value, list: &str, resource: &str) -> Milli {
+    let amount = |container: &Value| container["resources"][list][resource].as_str().and_then(quantity::parse);
+    items(&pod["spec"]["containers"]).iter().filter_map(amount).map(|milli| milli.clamp(0, MAX_AMOUNT)).sum()
 }
 
-/// A limit on CPU or memory: (requests or limits, cpu or memory).
+/// Splits a limit on CPU or memory into (requests or limits, cpu or memory).
 fn compute(key: &str) -> Option<(&'static str, &str)> {
-    let (list, what) = match key.split_once('.') {
-        Some(("limits", what)) => ("limits", what),
-        Some(("requests", what)) => ("requests", what),
+    let (list, resource) = match key.split_once('.') {
+        Some(("limits", resource)) => ("limits", resource),
+        Some(("requests", resource)) => ("requests", resource),
         _ => ("requests", key),
     };
-    ["cpu", "memory"].contains(&what).then_some((list, what))
+    ["cpu", "memory"].contains(&resource).then_some((list, resource))
 }
 
-/// The resource whose objects a limit counts.
+/// Returns the resource whose objects a limit counts.
 fn counted(key: &str) -> Option<&'static Resource> {
     match key.strip_prefix("count/").map(|name| name.split_once('.').unwrap_or((name, ""))) {
         Some((plural, group)) => Resource::find(group, plural),
@@ -35,32 +36,34 @@ fn counted(key: &str) -> Option<&'static Resource> {
     }
 }
 
+/// Returns the usage of one object.
 fn charge(object: &Value, key: &str) -> Milli {
     match compute(key) {
         _ if key.starts_with("count/") => 1000,
         _ if has_ended(object) => 0,
-        Some((list, what)) => of_pod(object, list, what),
+        Some((list, resource)) => pod_amount(object, list, resource),
         None => 1000,
     }
 }
 
+/// Returns the usage of all objects, or `None` for an ignored limit.
 fn used(store: &Store, namespace: &str, key: &str) -> Option<Milli> {
     Some(store.list(counted(key)?, namespace).map(|object| charge(object, key)).sum())
 }
 
-/// The limits of a quota.
+/// Returns the limits of a quota.
 fn hard(quota: &Value) -> impl Iterator<Item = (&str, &str)> {
     let hard = quota["spec"]["hard"].as_object().into_iter().flatten();
     hard.filter_map(|(key, limit)| Some((key.as_str(), limit.as_str()?)))
 }
 
-/// Refuses a new object for which a quota has no room.
+/// Refuses a new object that exceeds a quota.
 ///
 /// # Errors
 /// 403
-pub fn admit(store: &Store, resource: &Resource, object: &Value) -> Result<(), Refusal> {
+pub fn admit(store: &Store, resource: &Resource, object: &Value) -> Result<(), ApiStatus> {
     let namespace = namespace(object);
-    let refuse = |why: String| Err(Refusal::forbidden(&resource.qualified(), name(object), &why));
+    let refuse = |reason: String| Err(ApiStatus::forbidden(&resource.qualified(), name(object), &reason));
     for quota in store.list(&QUOTAS, namespace).filter(|_| resource.namespaced) {
         let ours = || hard(quota).filter(|(key, _)| counted(key).is_some_and(|counted| counted == resource));
         let unnamed = ours().filter(|(key, _)| compute(key).is_some() && charge(object, key) == 0);
@@ -72,8 +75,8 @@ pub fn admit(store: &Store, resource: &Resource, object: &Value) -> Result<(), R
         for (key, limit) in ours() {
             let (charge, used) = (charge(object, key), used(store, namespace, key).unwrap_or_default());
             if charge + used > quantity::parse(limit).unwrap_or(Milli::MAX) {
-                requested.push(format!("{key}={}", shortest(charge, "")));
-                taken.push(format!("{key}={}", shortest(used, "")));
+                requested.push(format!("{key}={}", canonical(charge, "")));
+                taken.push(format!("{key}={}", canonical(used, "")));
                 limited.push(format!("{key}={limit}"));
             }
         }
@@ -88,12 +91,12 @@ pub fn admit(store: &Store, resource: &Resource, object: &Value) -> Result<(), R
     Ok(())
 }
 
-/// Counts anew what is used of every quota.
+/// Recounts the usage of every quota.
 pub fn refresh(store: &mut Store) {
     let quotas: Vec<Object> = store.list(&QUOTAS, "").cloned().collect();
     for quota in quotas {
         let count = |(key, limit): (&str, &str)| {
-            used(store, namespace(&quota), key).map(|used| (key.to_owned(), json!(shortest(used, limit))))
+            used(store, namespace(&quota), key).map(|used| (key.to_owned(), json!(canonical(used, limit))))
         };
         let used: Map<String, Value> = hard(&quota).filter_map(count).collect();
         let status = json!({"hard": quota["spec"]["hard"], "used": used});
@@ -105,8 +108,8 @@ pub fn refresh(store: &mut Store) {
     }
 }
 
-/// A quantity in its shortest form, as Kubernetes stores it; what a person wrote in powers of two stays so.
-pub fn shortest(milli: Milli, like: &str) -> String {
+/// Returns a quantity in Kubernetes' canonical form, in powers of two if `like` is.
+pub fn canonical(milli: Milli, like: &str) -> String {
     let units: &[(&str, Milli)] = if like.ends_with('i') {
         &[("Gi", 1000 << 30), ("Mi", 1000 << 20), ("Ki", 1000 << 10)]
     } else {
@@ -124,11 +127,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn quantities_are_written_in_their_shortest_form() {
+    fn quantities_are_written_in_canonical_form() {
         for (text, shown) in
             [("2000m", "2"), ("900m", "900m"), ("1000", "1k"), ("0", "0"), ("1024Mi", "1Gi"), ("300", "300")]
         {
-            assert_eq!(shortest(quantity::parse(text).expect(text), text), shown);
+            assert_eq!(canonical(quantity::parse(text).expect(text), text), shown);
         }
     }
 }

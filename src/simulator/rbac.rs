@@ -1,33 +1,33 @@
-//! Who may do what: the stored roles and bindings, evaluated. Administrators (system:masters) may do everything.
+//! Authorization by the stored roles and bindings. Administrators (system:masters) may do everything.
 
 use serde_json::Value;
 
 use super::resources::{CLUSTER_ROLE_BINDINGS, CLUSTER_ROLES, ROLE_BINDINGS, ROLES};
 use super::store::{Store, items, namespace, text};
 
-/// Who asks.
+/// The user of a request.
 #[derive(Debug, Clone)]
 pub struct User {
     pub name: String,
     pub groups: Vec<String>,
 }
 
-/// What is asked for.
+/// The attributes of a request that authorization considers.
 #[derive(Debug)]
-pub struct Wanted<'a> {
+pub struct Attributes<'a> {
     pub verb: &'a str,
     pub group: &'a str,
     /// With the subresource: `pods/log`.
     pub resource: &'a str,
-    /// Empty for all, and for what has none.
+    /// Empty if cluster-scoped, or for all namespaces.
     pub namespace: &'a str,
-    /// Empty for all.
+    /// Empty for a collection.
     pub name: &'a str,
 }
 
 impl User {
-    /// A user, with the groups that Kubernetes gives to everybody and to service accounts.
-    pub fn named(name: &str, groups: &[String]) -> Self {
+    /// Returns a user with the groups that Kubernetes adds for all users and for service accounts.
+    pub fn new(name: &str, groups: &[String]) -> Self {
         let mut groups = groups.to_vec();
         if let Some((namespace, _)) = name.strip_prefix("system:serviceaccount:").and_then(|rest| rest.split_once(':'))
         {
@@ -41,7 +41,7 @@ impl User {
         self.groups.iter().any(|group| group == "system:masters")
     }
 
-    fn is(&self, subject: &Value) -> bool {
+    fn matches(&self, subject: &Value) -> bool {
         let name = text(subject, "/name");
         match text(subject, "/kind") {
             "User" => self.name == name,
@@ -52,11 +52,11 @@ impl User {
     }
 }
 
-/// Whether they may.
-pub fn allows(store: &Store, user: &User, wanted: &Wanted<'_>) -> bool {
-    // Without a namespace no RoleBinding counts.
-    let here = (!wanted.namespace.is_empty()).then(|| store.list(&ROLE_BINDINGS, wanted.namespace));
-    let mut bindings = store.list(&CLUSTER_ROLE_BINDINGS, "").chain(here.into_iter().flatten());
+/// Returns true if a role grants the request.
+pub fn allows(store: &Store, user: &User, attributes: &Attributes<'_>) -> bool {
+    // RoleBindings grant nothing outside their namespace.
+    let local = (!attributes.namespace.is_empty()).then(|| store.list(&ROLE_BINDINGS, attributes.namespace));
+    let mut bindings = store.list(&CLUSTER_ROLE_BINDINGS, "").chain(local.into_iter().flatten());
     user.is_admin()
         || bindings.any(|binding| {
             let name = text(binding, "/roleRef/name");
@@ -64,27 +64,27 @@ pub fn allows(store: &Store, user: &User, wanted: &Wanted<'_>) -> bool {
                 "ClusterRole" => store.get(&CLUSTER_ROLES, "", name),
                 _ => store.get(&ROLES, namespace(binding), name),
             };
-            items(&binding["subjects"]).iter().any(|subject| user.is(subject))
-                && role.is_some_and(|role| items(&role["rules"]).iter().any(|rule| grants(rule, wanted)))
+            items(&binding["subjects"]).iter().any(|subject| user.matches(subject))
+                && role.is_some_and(|role| items(&role["rules"]).iter().any(|rule| grants(rule, attributes)))
         })
 }
 
-fn grants(rule: &Value, wanted: &Wanted<'_>) -> bool {
+fn grants(rule: &Value, attributes: &Attributes<'_>) -> bool {
     let has = |list: &str, word: &str| items(&rule[list]).iter().any(|item| item == "*" || item == word);
     let names = items(&rule["resourceNames"]);
-    has("verbs", wanted.verb)
-        && has("apiGroups", wanted.group)
-        && has("resources", wanted.resource)
-        && (names.is_empty() || names.iter().any(|name| name == wanted.name))
+    has("verbs", attributes.verb)
+        && has("apiGroups", attributes.group)
+        && has("resources", attributes.resource)
+        && (names.is_empty() || names.iter().any(|name| name == attributes.name))
 }
 
-/// The sentence of a refusal.
-pub fn refusal(user: &User, wanted: &Wanted<'_>) -> String {
-    let place = match wanted.namespace {
+/// Returns Kubernetes' message for a denied request.
+pub fn denial(user: &User, attributes: &Attributes<'_>) -> String {
+    let scope = match attributes.namespace {
         "" => "at the cluster scope".to_owned(),
         namespace => format!("in the namespace \"{namespace}\""),
     };
     let User { name, .. } = user;
-    let Wanted { verb, resource, group, .. } = wanted;
-    format!("User \"{name}\" cannot {verb} resource \"{resource}\" in API group \"{group}\" {place}")
+    let Attributes { verb, resource, group, .. } = attributes;
+    format!("User \"{name}\" cannot {verb} resource \"{resource}\" in API group \"{group}\" {scope}")
 }

@@ -1,13 +1,13 @@
-//! The kinds of objects that there are, and what discovery says of them.
+//! The supported kinds of objects and their discovery documents.
 
 use serde_json::{Value, json};
 
-/// A resource of the API; every group has one version, v1.
+/// A resource of the API. Every group has one version, v1.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Resource {
     /// Empty for the core group.
     pub group: &'static str,
-    /// Its name in paths; no two have the same here.
+    /// The name in paths, unique here.
     pub plural: &'static str,
     pub kind: &'static str,
     pub namespaced: bool,
@@ -38,7 +38,7 @@ pub const CLUSTER_ROLE_BINDINGS: Resource = resource(RBAC, "clusterrolebindings"
 pub const ROLES: Resource = resource(RBAC, "roles", "Role", true, "");
 pub const ROLE_BINDINGS: Resource = resource(RBAC, "rolebindings", "RoleBinding", true, "");
 
-/// All that is stored. Nothing uses secrets, config maps and services here; people and kubectl ask for them.
+/// The stored resources. The simulator itself does not use secrets, config maps and services, but users and kubectl list them.
 pub static ALL: [Resource; 14] = [
     NAMESPACES,
     NODES,
@@ -56,22 +56,38 @@ pub static ALL: [Resource; 14] = [
     ROLE_BINDINGS,
 ];
 
-/// What is answered and never stored: group, name and kind.
+/// Resources that are answered and never stored: group, plural and kind.
 const REVIEWS: [(&str, &str, &str); 3] = [
     ("authorization.k8s.io", "selfsubjectaccessreviews", "SelfSubjectAccessReview"),
     ("authorization.k8s.io", "subjectaccessreviews", "SubjectAccessReview"),
     ("authentication.k8s.io", "selfsubjectreviews", "SelfSubjectReview"),
 ];
 
-/// All but the core group.
+/// All groups except the core group.
 const GROUPS: [&str; 4] = ["batch", RBAC, "authorization.k8s.io", "authentication.k8s.io"];
+
+/// One object of a resource, or the resource's collection in a namespace.
+#[derive(Clone, Copy)]
+pub struct Target<'a> {
+    pub resource: &'static Resource,
+    /// Empty if cluster-scoped, or for all namespaces.
+    pub namespace: &'a str,
+    /// Empty for the collection.
+    pub name: &'a str,
+}
+
+impl<'a> Target<'a> {
+    pub fn collection(resource: &'static Resource, namespace: &'a str) -> Self {
+        Self { resource, namespace, name: "" }
+    }
+}
 
 impl Resource {
     pub fn find(group: &str, plural: &str) -> Option<&'static Self> {
         ALL.iter().find(|resource| resource.group == group && resource.plural == plural)
     }
 
-    /// As messages name it, such as `jobs.batch`.
+    /// Returns the name in messages, such as `jobs.batch`.
     pub fn qualified(&self) -> String {
         if self.group.is_empty() { self.plural.to_owned() } else { format!("{}.{}", self.plural, self.group) }
     }
@@ -85,7 +101,7 @@ fn api_version(group: &str) -> String {
     if group.is_empty() { "v1".to_owned() } else { format!("{group}/v1") }
 }
 
-/// What the paths above the resources answer.
+/// Returns the discovery document of a path above the resources.
 pub fn discovery(path: &[&str]) -> Option<Value> {
     match path {
         ["api"] => Some(json!({"kind": "APIVersions", "versions": ["v1"], "serverAddressByClientCIDRs": []})),

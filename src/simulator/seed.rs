@@ -1,38 +1,39 @@
-//! What a fresh cluster on EKS has: namespaces, nodes of type t2.medium, and the system's pods on them.
+//! The objects of a fresh EKS cluster: namespaces, t2.medium nodes and their system pods.
 
 use serde_json::{Value, json};
 
-use super::resources::{NAMESPACES, NODES, PODS};
+use super::resources::{NAMESPACES, NODES, PODS, Target};
 use super::store::Store;
 use super::write;
 
-/// What a t2.medium has of CPU, and what of it is left for pods.
+/// CPU of a t2.medium, and its part that pods may request.
 const CPU: &str = "2";
 const ALLOCATABLE: &str = "1930m";
 
-/// The system's pods, one of each on every node: where the CPU goes that an empty node lacks. It is what all of EKS's own
-/// pods take there together; so coredns, of which there are two, asks for nothing more here.
-const SYSTEM: [(&str, &str); 2] = [("aws-node", "50m"), ("kube-proxy", "100m")];
+/// System pods of every node, with their CPU requests. Together they request as much as all of EKS's own pods,
+/// so the two coredns pods request nothing here.
+const SYSTEM_PODS: [(&str, &str); 2] = [("aws-node", "50m"), ("kube-proxy", "100m")];
 
 /// Fills an empty store.
 pub fn fill(store: &mut Store, nodes: u16) {
-    let mut make = |resource, space: &str, object: Value| {
-        write::create(store, resource, space, object, false).expect("the objects here are good, and the store is empty")
+    let mut create = |resource, namespace: &str, object: Value| {
+        let target = Target::collection(resource, namespace);
+        write::create(store, &target, object, false).expect("the objects are valid and the store is empty")
     };
     for name in ["default", "kube-system", "kube-public", "kube-node-lease"] {
-        make(&NAMESPACES, "", json!({"metadata": {"name": name}}));
+        create(&NAMESPACES, "", json!({"metadata": {"name": name}}));
     }
     for number in 0..nodes {
         let (third, fourth) = (16 + number / 100, 10 + number % 100);
         let name = format!("ip-192-168-{third}-{fourth}.ec2.internal");
-        make(&NODES, "", node(&name, number, &format!("192.168.{third}.{fourth}")));
-        for (pod, cpu) in SYSTEM {
+        create(&NODES, "", node(&name, number, &format!("192.168.{third}.{fourth}")));
+        for (pod, cpu) in SYSTEM_PODS {
             let object = system_pod(&format!("{pod}-{}", super::store::suffix()), &name, cpu);
-            make(&PODS, "kube-system", object);
+            create(&PODS, "kube-system", object);
         }
         if number < 2 {
             let object = system_pod(&format!("coredns-{}", super::store::suffix()), &name, "0");
-            make(&PODS, "kube-system", object);
+            create(&PODS, "kube-system", object);
         }
     }
 }
@@ -45,7 +46,7 @@ fn node(name: &str, number: u16, ip: &str) -> Value {
             "name": name,
             "labels": {"kubernetes.io/hostname": name, "kubernetes.io/arch": "amd64", "kubernetes.io/os": "linux",
                        "topology.kubernetes.io/zone": zone, "node.kubernetes.io/instance-type": "t2.medium"},
-            // Where its pods' addresses come from.
+            // The network of its pods.
             "annotations": {"pods": format!("10.{}.", number + 1)},
         },
         "spec": {},

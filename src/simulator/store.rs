@@ -1,5 +1,5 @@
-//! The objects, in memory: one version counter over all of them, and a log of the last changes for those who watch.
-//! Nothing here judges an object.
+//! The objects, in memory: one version counter for all of them, and a log of the last changes for watches. Objects are not
+//! validated here.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -9,19 +9,19 @@ use serde_json::{Value, json};
 
 use super::resources::{EVENTS, Resource};
 
-/// Changes that a watch can still be told of; 10 KB each at the most.
-const LOG_MOST: usize = 1000;
+/// Changes in the log, which is how far back a watch can start; at most 10 KB each.
+const MAX_CHANGES: usize = 1000;
 
-/// Events that are kept; the oldest go first. Kubernetes keeps them for an hour.
-const EVENTS_MOST: usize = 500;
+/// Stored events; the oldest are removed first. Kubernetes keeps them for an hour.
+const MAX_EVENTS: usize = 500;
 
 /// Kubernetes' alphabet for random names, see k8s.io/apimachinery/pkg/util/rand.
 const ALPHABET: &[u8; 27] = b"bcdfghjklmnpqrstvwxz2456789";
 
-/// A stored object. It never changes: a new version takes its place.
+/// A stored object. It is immutable: a new version replaces it.
 pub type Object = Arc<Value>;
 
-/// A change, for those who watch.
+/// A change, as a watch reports it.
 pub struct Change {
     pub version: u64,
     /// The resource's plural name.
@@ -31,7 +31,7 @@ pub struct Change {
     pub object: Object,
 }
 
-/// All objects, by resource, namespace (empty for what has none) and name.
+/// All objects, by resource, namespace (empty if cluster-scoped) and name.
 #[derive(Default)]
 pub struct Store {
     objects: BTreeMap<(&'static str, String, String), Object>,
@@ -41,7 +41,7 @@ pub struct Store {
 }
 
 impl Store {
-    /// That of the last change.
+    /// Returns the version of the last change.
     pub fn version(&self) -> u64 {
         self.version
     }
@@ -50,7 +50,7 @@ impl Store {
         self.objects.get(&(resource.plural, namespace.to_owned(), name.to_owned()))
     }
 
-    /// All of a namespace, or of all namespaces if it is empty, by name.
+    /// Returns the objects of a namespace in order of names. An empty namespace means all namespaces.
     pub fn list<'a>(&'a self, resource: &Resource, namespace: &'a str) -> impl Iterator<Item = &'a Object> + use<'a> {
         let plural = resource.plural;
         let from = self.objects.range((plural, namespace.to_owned(), String::new())..);
@@ -59,7 +59,7 @@ impl Store {
         from.take_while(move |(key, _)| inside(key)).map(|(_, object)| object)
     }
 
-    /// Stores an object in place of the one of its name, if there is one.
+    /// Stores an object and replaces the one of the same name.
     pub fn put(&mut self, resource: &Resource, mut object: Value) -> Object {
         self.version += 1;
         object["metadata"]["resourceVersion"] = json!(self.version.to_string());
@@ -69,7 +69,7 @@ impl Store {
         self.record(resource, if old.is_some() { "MODIFIED" } else { "ADDED" }, Arc::clone(&object));
         if *resource == EVENTS && old.is_none() {
             self.events.push_back((namespace, name));
-            if self.events.len() > EVENTS_MOST
+            if self.events.len() > MAX_EVENTS
                 && let Some((namespace, name)) = self.events.pop_front()
             {
                 self.remove(&EVENTS, &namespace, &name);
@@ -89,60 +89,19 @@ impl Store {
 
     fn record(&mut self, resource: &Resource, kind: &'static str, object: Object) {
         self.log.push_back(Change { version: self.version, plural: resource.plural, kind, object });
-        if self.log.len() > LOG_MOST {
+        if self.log.len() > MAX_CHANGES {
             self.log.pop_front();
         }
     }
 
-    /// What changed after that version; none if the log does not reach back so far.
+    /// Returns the changes after `version`. Returns `None` if the log does not reach back that far.
     pub fn since(&self, version: u64) -> Option<impl Iterator<Item = &Change>> {
         let oldest = self.log.front().map_or(self.version, |change| change.version - 1);
         (version >= oldest).then(|| self.log.iter().filter(move |change| change.version > version))
     }
 }
 
-/// Why the API says no: a `Status` object in Kubernetes' own words.
-#[derive(Debug)]
-pub struct Refusal {
-    pub code: u16,
-    pub reason: &'static str,
-    pub message: String,
-}
-
-impl Refusal {
-    pub fn new(code: u16, reason: &'static str, message: impl Into<String>) -> Self {
-        Self { code, reason, message: message.into() }
-    }
-
-    pub fn not_found(resource: &Resource, name: &str) -> Self {
-        Self::new(404, "NotFound", format!("{} \"{name}\" not found", resource.qualified()))
-    }
-
-    pub fn bad_request(message: impl Into<String>) -> Self {
-        Self::new(400, "BadRequest", message)
-    }
-
-    pub fn invalid(resource: &Resource, name: &str, why: &str) -> Self {
-        let kind = if resource.group.is_empty() {
-            resource.kind.to_owned()
-        } else {
-            format!("{}.{}", resource.kind, resource.group)
-        };
-        Self::new(422, "Invalid", format!("{kind} \"{name}\" is invalid: {why}"))
-    }
-
-    pub fn forbidden(resource: &str, name: &str, why: &str) -> Self {
-        let name = if name.is_empty() { String::new() } else { format!(" \"{name}\"") };
-        Self::new(403, "Forbidden", format!("{resource}{name} is forbidden: {why}"))
-    }
-
-    pub fn into_json(self) -> Value {
-        json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
-               "message": self.message, "reason": self.reason, "code": self.code})
-    }
-}
-
-/// The string at a JSON pointer, or an empty one.
+/// Returns the string at a JSON pointer, or an empty one.
 pub fn text<'a>(object: &'a Value, pointer: &str) -> &'a str {
     object.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
 }
@@ -159,44 +118,44 @@ pub fn uid(object: &Value) -> &str {
     text(object, "/metadata/uid")
 }
 
-/// The elements of a list; none of what is no list.
+/// Returns the elements of a list, or none if the value is not a list.
 pub fn items(list: &Value) -> &[Value] {
     list.as_array().map_or(&[], Vec::as_slice)
 }
 
-/// The Job that a pod belongs to, as its uid.
+/// Returns the uid of the Job that owns a pod.
 pub fn owner(pod: &Value) -> &str {
     items(&pod["metadata"]["ownerReferences"]).first().map_or("", |owner| text(owner, "/uid"))
 }
 
-/// The pod has succeeded or failed.
+/// Returns true if the pod has succeeded or failed.
 pub fn has_ended(pod: &Value) -> bool {
     matches!(text(pod, "/status/phase"), "Succeeded" | "Failed")
 }
 
-/// The object is on its way out.
-pub fn is_going(object: &Value) -> bool {
+/// Returns true if the object is being deleted.
+pub fn is_terminating(object: &Value) -> bool {
     !object["metadata"]["deletionTimestamp"].is_null()
 }
 
-/// The time as Kubernetes writes it.
+/// Returns the time in Kubernetes' format.
 pub fn now() -> String {
     humantime::format_rfc3339_seconds(SystemTime::now()).to_string()
 }
 
-/// Random bytes. Without a generator, which no kernel of these days lacks, names would repeat and be refused.
+/// Returns random bytes. Every supported kernel has a generator; without one, names would repeat and be refused.
 fn random<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];
     let _ = getrandom::getrandom(&mut bytes);
     bytes
 }
 
-/// Five random letters, as Kubernetes appends to generateName.
+/// Returns five random letters, as Kubernetes appends to generateName.
 pub fn suffix() -> String {
     random::<5>().iter().map(|byte| char::from(ALPHABET[usize::from(*byte) % ALPHABET.len()])).collect()
 }
 
-/// Random hexadecimal digits, two for each of `N` bytes.
+/// Returns random hexadecimal digits, two for each of `N` bytes.
 pub fn hex<const N: usize>() -> String {
     random::<N>().iter().map(|byte| format!("{byte:02x}")).collect()
 }

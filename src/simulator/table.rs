@@ -1,16 +1,16 @@
-//! The tables that kubectl prints.
+//! Tables, the format that kubectl prints.
 
 use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
 
 use super::resources::Resource;
-use super::store::{Object, has_ended, is_going, items, name, text};
+use super::store::{Object, has_ended, is_terminating, items, name, text};
 
-/// Two of the largest units are enough, as in kubectl.
+/// Units of a duration, largest first.
 const UNITS: [(&str, u64); 4] = [("d", 86_400), ("h", 3600), ("m", 60), ("s", 1)];
 
-/// A Table of these objects; a row carries its object whole if `with_objects`, else its metadata.
+/// Returns a Table of these objects. A row contains its object if `with_objects`, else only the metadata.
 pub fn table(resource: &Resource, objects: &[Object], with_objects: bool) -> Value {
     let column = |name: &&str| {
         let (name, priority) = name.strip_prefix('+').map_or((*name, 0), |name| (name, 1));
@@ -26,7 +26,7 @@ pub fn table(resource: &Resource, objects: &[Object], with_objects: bool) -> Val
     json!({"kind": "Table", "apiVersion": "meta.k8s.io/v1", "metadata": {}, "columnDefinitions": columns, "rows": rows})
 }
 
-/// Those that begin with + are shown by -o wide.
+/// Returns the columns; -o wide adds those that begin with +.
 fn columns(resource: &Resource) -> &'static [&'static str] {
     match resource.kind {
         "Pod" => &["Name", "Ready", "Status", "Restarts", "Age", "+IP", "+Node", "+Nominated Node", "+Readiness Gates"],
@@ -41,58 +41,16 @@ fn columns(resource: &Resource) -> &'static [&'static str] {
 
 fn cells(resource: &Resource, object: &Value) -> Value {
     let (name, age) = (name(object), since(text(object, "/metadata/creationTimestamp")));
-    let status = &object["status"];
     match resource.kind {
-        "Pod" => {
-            let containers = items(&status["containerStatuses"]);
-            let ready = containers.iter().filter(|container| container["ready"] == true).count();
-            let ready = format!("{ready}/{}", items(&object["spec"]["containers"]).len());
-            let or_none = |text: &str| if text.is_empty() { "<none>".to_owned() } else { text.to_owned() };
-            let (ip, node) = (or_none(text(status, "/podIP")), or_none(text(object, "/spec/nodeName")));
-            json!([name, ready, pod_status(object), "0", age, ip, node, "<none>", "<none>"])
-        }
-        "Job" => {
-            let done = status["succeeded"].as_u64().unwrap_or_default();
-            let end = text(status, "/completionTime");
-            let duration = if end.is_empty() {
-                since(text(status, "/startTime"))
-            } else {
-                between(text(status, "/startTime"), end)
-            };
-            let container = &object["spec"]["template"]["spec"]["containers"][0];
-            let (container, image) = (text(container, "/name"), text(container, "/image"));
-            let selector = format!("controller-uid={}", text(object, "/metadata/uid"));
-            json!([
-                name,
-                format!("{done}/{}", object["spec"]["completions"]),
-                duration,
-                age,
-                container,
-                image,
-                selector
-            ])
-        }
+        "Pod" => pod_cells(object, name, &age),
+        "Job" => job_cells(object, name, &age),
         "Node" => {
             let ready = if object["spec"]["unschedulable"] == true { "Ready,SchedulingDisabled" } else { "Ready" };
-            let (version, ip) = (text(status, "/nodeInfo/kubeletVersion"), text(status, "/addresses/0/address"));
-            json!([name, ready, "<none>", age, version, ip, "<none>"])
+            let version = text(object, "/status/nodeInfo/kubeletVersion");
+            json!([name, ready, "<none>", age, version, text(object, "/status/addresses/0/address"), "<none>"])
         }
-        "ResourceQuota" => {
-            let list = |of_limits: bool| {
-                let hard = status["hard"].as_object().into_iter().flatten();
-                let ours = hard.filter(|(key, _)| key.starts_with("limits.") == of_limits);
-                let shown = |(key, limit): (&String, &Value)| {
-                    format!(
-                        "{key}: {}/{}",
-                        status["used"][key].as_str().unwrap_or("0"),
-                        limit.as_str().unwrap_or_default()
-                    )
-                };
-                ours.map(shown).collect::<Vec<_>>().join(", ")
-            };
-            json!([name, age, list(false), list(true)])
-        }
-        "Namespace" => json!([name, text(status, "/phase"), age]),
+        "ResourceQuota" => json!([name, age, quota_cell(object, false), quota_cell(object, true)]),
+        "Namespace" => json!([name, text(object, "/status/phase"), age]),
         "Event" => {
             let involved = &object["involvedObject"];
             let involved = format!("{}/{}", text(involved, "/kind").to_lowercase(), text(involved, "/name"));
@@ -103,10 +61,42 @@ fn cells(resource: &Resource, object: &Value) -> Value {
     }
 }
 
+fn pod_cells(pod: &Value, name: &str, age: &str) -> Value {
+    let containers = items(&pod["status"]["containerStatuses"]);
+    let ready = containers.iter().filter(|container| container["ready"] == true).count();
+    let ready = format!("{ready}/{}", items(&pod["spec"]["containers"]).len());
+    let or_none = |text: &str| if text.is_empty() { "<none>".to_owned() } else { text.to_owned() };
+    let (ip, node) = (or_none(text(pod, "/status/podIP")), or_none(text(pod, "/spec/nodeName")));
+    json!([name, ready, pod_status(pod), "0", age, ip, node, "<none>", "<none>"])
+}
+
+fn job_cells(job: &Value, name: &str, age: &str) -> Value {
+    let status = &job["status"];
+    let done = format!("{}/{}", status["succeeded"].as_u64().unwrap_or_default(), job["spec"]["completions"]);
+    let duration = match text(status, "/completionTime") {
+        "" => since(text(status, "/startTime")),
+        end => between(text(status, "/startTime"), end),
+    };
+    let container = &job["spec"]["template"]["spec"]["containers"][0];
+    let selector = format!("controller-uid={}", text(job, "/metadata/uid"));
+    json!([name, done, duration, age, text(container, "/name"), text(container, "/image"), selector])
+}
+
+/// Returns the used and hard amounts of a quota's limits, or of its requests and counts.
+fn quota_cell(quota: &Value, is_limits: bool) -> String {
+    let status = &quota["status"];
+    let hard = status["hard"].as_object().into_iter().flatten();
+    let shown = hard.filter(|(key, _)| key.starts_with("limits.") == is_limits).map(|(key, limit)| {
+        let used = status["used"][key].as_str().unwrap_or("0");
+        format!("{key}: {used}/{}", limit.as_str().unwrap_or_default())
+    });
+    shown.collect::<Vec<_>>().join(", ")
+}
+
 fn pod_status(pod: &Value) -> &str {
     let state = &pod["status"]["containerStatuses"][0]["state"];
     match (state["waiting"]["reason"].as_str(), state["terminated"]["reason"].as_str()) {
-        _ if is_going(pod) => "Terminating",
+        _ if is_terminating(pod) => "Terminating",
         (Some(reason), _) | (_, Some(reason)) => reason,
         _ if !has_ended(pod) && !text(pod, "/spec/nodeName").is_empty() && state.is_null() => "ContainerCreating",
         _ => text(pod, "/status/phase"),
@@ -122,11 +112,11 @@ fn between(start: &str, end: &str) -> String {
     if start.is_empty() {
         return "<unknown>".to_owned();
     }
-    shown(read(end).duration_since(read(start)).unwrap_or(Duration::ZERO).as_secs())
+    duration(read(end).duration_since(read(start)).unwrap_or(Duration::ZERO).as_secs())
 }
 
-/// As kubectl shows a duration: in seconds up to two minutes, then in two units where the first is small.
-fn shown(seconds: u64) -> String {
+/// Formats a duration like kubectl: in seconds up to two minutes, then in two units if the first is below 10.
+fn duration(seconds: u64) -> String {
     let limit = |unit: u64| if unit == 60 { 120 } else { unit };
     let Some(at) = UNITS.iter().position(|(_, unit)| seconds >= limit(*unit)) else { return "0s".to_owned() };
     let (name, unit) = UNITS[at];
@@ -142,11 +132,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn durations_are_as_short_as_kubectl_s() {
+    fn durations_are_formatted_like_kubectls() {
         for (seconds, text) in
             [(0, "0s"), (119, "119s"), (120, "2m"), (125, "2m5s"), (700, "11m"), (3700, "1h1m"), (200_000, "2d7h")]
         {
-            assert_eq!(shown(seconds), text);
+            assert_eq!(duration(seconds), text);
         }
     }
 }

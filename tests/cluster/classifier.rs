@@ -5,10 +5,11 @@ use crate::support::server::Setup;
 use serde_json::json;
 use std::time::{Duration, Instant};
 
-/// A training with the little data of tests/cluster/images/real, on two nodes that share two cores with everything else.
+/// Longest training with the small data of tests/cluster/images/real, on two nodes that share two cores with everything
+/// else.
 const TRAINING: Duration = Duration::from_secs(180);
 
-/// The image that Dockerfile.classifier makes.
+/// The image built from Dockerfile.classifier.
 fn real_image() -> Option<String> {
     let image = std::env::var("TEST_REAL_CLASSIFIER").ok();
     if image.is_none() {
@@ -17,7 +18,7 @@ fn real_image() -> Option<String> {
     image
 }
 
-/// What the real classifier prints from its first line to its last, with an accuracy that only learning gives.
+/// Checks the log of the real classifier from the first line to the last, with an accuracy that only training reaches.
 fn assert_trained(log: &str, dataset: &str, network: &str) {
     let lines: Vec<&str> = log.lines().collect();
     let first = [format!("dataset: {dataset}"), format!("type: {network}"), "cpu limit: 0.9".to_owned()];
@@ -35,7 +36,7 @@ fn assert_trained(log: &str, dataset: &str, network: &str) {
 }
 
 #[test]
-fn the_real_classifier_trains_in_each_tier_and_its_log_ends_in_its_accuracy() {
+fn real_classifier_trains_in_each_tier_and_logs_its_accuracy_last() {
     let Some(image) = real_image() else { return };
     empty_cluster();
     let server = Setup::new().args(&["--kubeconfig", kubeconfig().to_str().unwrap(), "--image", &image]).start();
@@ -58,7 +59,7 @@ fn the_real_classifier_trains_in_each_tier_and_its_log_ends_in_its_accuracy() {
 }
 
 #[test]
-fn the_real_classifier_needs_neither_root_nor_a_file_to_write() {
+fn real_classifier_runs_without_root_and_with_a_read_only_file_system() {
     let Some(image) = real_image() else { return };
     empty_cluster();
     for (dataset, network) in [("mnist", "cnn"), ("kmnist", "ff")] {

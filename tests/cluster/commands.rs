@@ -1,8 +1,8 @@
-//! The commands around the server: setup, clean and selftest.
+//! The commands setup, clean and selftest.
 
 use super::*;
 
-/// Runs a command of the program for this cluster.
+/// Runs a command against this cluster.
 fn command(args: &[&str]) -> (Option<i32>, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_img-classification"));
     let output = command.args(args).env("KUBECONFIG", kubeconfig()).output().unwrap();
@@ -13,13 +13,13 @@ fn command(args: &[&str]) -> (Option<i32>, String) {
 }
 
 fn command_ok(args: &[&str]) -> String {
-    let (code, said) = command(args);
-    assert_eq!(code, Some(0), "{args:?}: {said}");
-    said
+    let (code, output) = command(args);
+    assert_eq!(code, Some(0), "{args:?}: {output}");
+    output
 }
 
 #[test]
-fn setup_makes_what_is_missing_and_repairs_what_is_wrong_and_then_has_nothing_to_do() {
+fn setup_creates_and_repairs_objects_and_repeated_has_nothing_to_do() {
     empty_cluster();
     command_ok(&["setup"]);
     let again = command_ok(&["setup"]);
@@ -43,7 +43,7 @@ fn setup_makes_what_is_missing_and_repairs_what_is_wrong_and_then_has_nothing_to
         "ok namespace free-service: unchanged",
         "3 objects changed",
     ] {
-        assert!(repaired.lines().any(|said| said == line), "no {line:?} in\n{repaired}");
+        assert!(repaired.lines().any(|output| output == line), "no {line:?} in\n{repaired}");
     }
     let hard = items(&["get", "resourcequotas", "-n", FREE, "--field-selector", "metadata.name=free-cpu"]);
     assert_eq!(hard[0]["spec"]["hard"], json!({"requests.cpu": "2", "limits.cpu": "2"}));
@@ -51,55 +51,55 @@ fn setup_makes_what_is_missing_and_repairs_what_is_wrong_and_then_has_nothing_to
 }
 
 #[test]
-fn setup_waits_for_a_namespace_that_is_being_deleted_and_makes_it_anew() {
+fn setup_waits_for_a_terminating_namespace_and_recreates_it() {
     empty_cluster();
     let server = server("long");
     post_ok(&server, "free", "mnist");
     within(SOON, "its pod", || (!pods(FREE).is_empty()).then_some(()));
     kubectl_ok(&["delete", "namespace", FREE, "--wait=false"]);
-    let said = command_ok(&["setup"]);
-    assert!(said.contains("ok namespace free-service: created\n"), "{said}");
+    let output = command_ok(&["setup"]);
+    assert!(output.contains("ok namespace free-service: created\n"), "{output}");
     assert_eq!(jobs(FREE).len(), 0);
     post_ok(&server, "free", "mnist");
 }
 
 #[test]
-fn clean_removes_our_jobs_and_is_done_when_their_room_is_free() {
+fn clean_deletes_our_jobs_and_waits_until_their_quota_is_free() {
     empty_cluster();
     let server = server("long");
     let posted: Vec<String> =
         ["free", "free", "free", "premium"].iter().map(|tier| post_ok(&server, tier, "mnist")).collect();
     let container = json!({"name": "c", "image": image("short")});
     create(&json!({
-        "apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "of-somebody-else", "namespace": PREMIUM},
+        "apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "of-another-program", "namespace": PREMIUM},
         "spec": {"template": {"spec": {"restartPolicy": "Never", "containers": [container]}}},
     }));
     within(SOON, "two pods", || (pods(FREE).len() == 2 && pods(PREMIUM).len() == 2).then_some(()));
 
-    let said = command_ok(&["clean"]);
+    let output = command_ok(&["clean"]);
     for job in &posted {
-        assert!(said.contains(&format!("deleted job {job}\n")), "{said}");
+        assert!(output.contains(&format!("deleted job {job}\n")), "{output}");
     }
-    assert!(said.ends_with("ready\n") && !said.contains("of-somebody-else"), "{said}");
+    assert!(output.ends_with("ready\n") && !output.contains("of-another-program"), "{output}");
     assert_eq!((jobs(FREE).len(), pods(FREE).len()), (0, 0));
-    assert_eq!(names(&jobs(PREMIUM)), BTreeSet::from(["of-somebody-else".to_owned()]));
+    assert_eq!(names(&jobs(PREMIUM)), BTreeSet::from(["of-another-program".to_owned()]));
     for quota in items(&["get", "resourcequotas", "-n", FREE]) {
         let used = quota["status"]["used"].as_object().unwrap();
         assert!(used.values().all(|amount| amount == "0"), "{quota}");
     }
 
-    let (code, said) = command(&["clean", "--all"]);
-    assert!(code == Some(2) && said.contains("--yes"), "{code:?} {said}");
+    let (code, output) = command(&["clean", "--all"]);
+    assert!(code == Some(2) && output.contains("--yes"), "{code:?} {output}");
     assert_eq!(jobs(PREMIUM).len(), 1);
-    let said = command_ok(&["clean", "--all", "--yes"]);
-    assert!(said.contains("deleted job of-somebody-else\n") && said.ends_with("ready\n"), "{said}");
+    let output = command_ok(&["clean", "--all", "--yes"]);
+    assert!(output.contains("deleted job of-another-program\n") && output.ends_with("ready\n"), "{output}");
     assert_eq!((jobs(PREMIUM).len(), pods(PREMIUM).len()), (0, 0));
-    let said = command_ok(&["clean"]);
-    assert_eq!(said, "ok free-service: no Jobs to delete\nok default: no Jobs to delete\nready\n");
+    let output = command_ok(&["clean"]);
+    assert_eq!(output, "ok free-service: no Jobs to delete\nok default: no Jobs to delete\nready\n");
 }
 
 #[test]
-fn clean_removes_pods_that_lost_their_job() {
+fn clean_deletes_pods_without_a_job() {
     empty_cluster();
     let job = post_ok(&server("long"), "free", "mnist");
     within(SOON, "its pod", || (!pods(FREE).is_empty()).then_some(()));
@@ -110,33 +110,33 @@ fn clean_removes_pods_that_lost_their_job() {
         (jobs(FREE).is_empty() && pods(FREE).iter().all(|pod| pod["metadata"]["ownerReferences"].is_null()))
             .then_some(())
     });
-    let said = command_ok(&["clean"]);
-    assert!(said.contains("which had lost its Job") && said.ends_with("ready\n"), "{said}");
+    let output = command_ok(&["clean"]);
+    assert!(output.contains("which had lost its Job") && output.ends_with("ready\n"), "{output}");
     assert!(pods(FREE).is_empty());
 }
 
 #[test]
-fn selftest_passes_on_a_sound_server_and_leaves_nothing_if_told_so() {
+fn selftest_passes_on_a_healthy_server_and_cleans_up_on_request() {
     empty_cluster();
     let server = server("long");
     post_ok(&server, "free", "mnist");
     let url = format!("http://{}/", server.address());
-    let said = command_ok(&["selftest", &url, "--clean-first", "--clean-after"]);
-    assert!(said.lines().any(|line| line.starts_with("passed in ")), "{said}");
-    assert!(!said.contains("FAIL") && said.ends_with("ready\n"), "{said}");
+    let output = command_ok(&["selftest", &url, "--clean-first", "--clean-after"]);
+    assert!(output.lines().any(|line| line.starts_with("passed in ")), "{output}");
+    assert!(!output.contains("FAIL") && output.ends_with("ready\n"), "{output}");
     assert!(jobs(FREE).is_empty() && jobs(PREMIUM).is_empty());
 }
 
 #[test]
-fn selftest_names_the_step_that_fails() {
+fn selftest_names_the_failed_step() {
     empty_cluster();
     let server = server("long");
     let url = server.address().to_string();
     let wide = r#"{"spec":{"hard":{"requests.cpu":"4","limits.cpu":"4"}}}"#;
     kubectl_ok(&["patch", "resourcequota", "free-cpu", "-n", FREE, "--type", "merge", "-p", wide]);
-    let (code, said) = command(&["selftest", &url]);
-    assert_eq!(code, Some(1), "{said}");
-    assert!(said.contains("FAIL") && said.contains("3 free pods live at a time"), "{said}");
+    let (code, output) = command(&["selftest", &url]);
+    assert_eq!(code, Some(1), "{output}");
+    assert!(output.contains("FAIL") && output.contains("3 free pods live at a time"), "{output}");
 
     empty_cluster();
     kubectl_ok(&["delete", "resourcequota", "free-jobs", "-n", FREE]);
@@ -148,9 +148,9 @@ fn selftest_names_the_step_that_fails() {
         let path = "jsonpath={.status.hard.count/jobs\\.batch}";
         (kubectl_ok(&["get", "resourcequota", "free-jobs", "-n", FREE, "-o", path]) == "1").then_some(())
     });
-    let (code, said) = command(&["selftest", &url]);
-    assert_eq!(code, Some(1), "{said}");
-    assert!(said.contains("FAIL 3 x POST free: POST /img-classification/free was answered with 429"), "{said}");
-    assert!(said.contains("FAIL free pods: 1 new pods"), "{said}");
+    let (code, output) = command(&["selftest", &url]);
+    assert_eq!(code, Some(1), "{output}");
+    assert!(output.contains("FAIL 3 x POST free: POST /img-classification/free was answered with 429"), "{output}");
+    assert!(output.contains("FAIL free pods: 1 new pods"), "{output}");
     kubectl_ok(&["delete", "resourcequota", "free-jobs", "-n", FREE]);
 }

@@ -7,11 +7,11 @@ fn doctor() -> (String, bool) {
 }
 
 #[test]
-fn doctor_is_content_with_a_cluster_after_setup_and_changes_nothing() {
+fn doctor_passes_after_setup_and_changes_nothing() {
     empty_cluster();
     let before = (pods(FREE), pods(PREMIUM), jobs(FREE), jobs(PREMIUM));
-    let (said, content) = doctor();
-    assert!(content, "{said}");
+    let (output, passed) = doctor();
+    assert!(passed, "{output}");
     for start in [
         "ok API: ",
         "ok permission: ",
@@ -20,50 +20,52 @@ fn doctor_is_content_with_a_cluster_after_setup_and_changes_nothing() {
         "ok dry run: a free pod",
         "ok dry run: a premium pod",
     ] {
-        assert!(said.lines().any(|line| line.starts_with(start)), "no {start:?} in\n{said}");
+        assert!(output.lines().any(|line| line.starts_with(start)), "no {start:?} in\n{output}");
     }
-    assert!(said.contains("2 classifiers of 900m CPU run at a time"), "{said}");
+    assert!(output.contains("2 classifiers of 900m CPU run at a time"), "{output}");
     assert_eq!((pods(FREE), pods(PREMIUM), jobs(FREE), jobs(PREMIUM)), before);
 }
 
 #[test]
-fn what_doctor_finds_wrong_with_a_quota_setup_repairs() {
+fn setup_repairs_the_quota_faults_that_doctor_finds() {
     empty_cluster();
     let broken = [
         (r#"{"spec":{"hard":{"requests.cpu":"900m"}}}"#, "requests.cpu 900m: only 1 classifier"),
         (r#"{"spec":{"hard":{"requests.memory":"1Gi"}}}"#, "has requests.memory"),
-        (r#"{"spec":{"hard":{"limits.cpu":null}}}"#, "nothing there limits limits.cpu"),
+        (r#"{"spec":{"hard":{"limits.cpu":null}}}"#, "no quota limits limits.cpu"),
     ];
     for (patch, words) in broken {
         kubectl_ok(&["patch", "resourcequota", "free-cpu", "-n", FREE, "--type", "merge", "-p", patch]);
-        let (said, content) = doctor();
-        let line =
-            said.lines().find(|line| line.starts_with("FAIL quota: ")).unwrap_or_else(|| panic!("{patch}:\n{said}"));
-        assert!(line.contains(words) && line.ends_with("; to do: img-classification setup"), "{line}");
-        assert!(!content, "{said}");
-        let (said, done) = command("setup", &[]);
-        assert!(done, "{said}");
+        let (output, passed) = doctor();
+        let line = output
+            .lines()
+            .find(|line| line.starts_with("FAIL quota: "))
+            .unwrap_or_else(|| panic!("{patch}:\n{output}"));
+        assert!(line.contains(words) && line.ends_with("; fix: img-classification setup"), "{line}");
+        assert!(!passed, "{output}");
+        let (output, succeeded) = command("setup", &[]);
+        assert!(succeeded, "{output}");
         within(SOON, "doctor's content", || doctor().1.then_some(()));
     }
     kubectl_ok(&["delete", "resourcequota", "free-cpu", "-n", FREE]);
-    let (said, content) = doctor();
-    assert!(!content && said.contains("FAIL quota: no ResourceQuota limits CPU in free-service"), "{said}");
+    let (output, passed) = doctor();
+    assert!(!passed && output.contains("FAIL quota: no ResourceQuota limits CPU in free-service"), "{output}");
     assert!(command("setup", &[]).1);
     within(SOON, "doctor's content", || doctor().1.then_some(()));
 }
 
 #[test]
-fn doctor_takes_a_full_quota_for_what_it_is_and_counts_jobs() {
+fn doctor_accepts_a_full_quota_and_counts_jobs() {
     empty_cluster();
     let server = server("long");
     for _ in 0..3 {
         post_ok(&server, "free", "mnist");
     }
     within(SOON, "two pods", || (pods(FREE).len() == 2).then_some(()));
-    let said = within(SOON, "doctor's word on the full quota", || {
-        let (said, content) = doctor();
-        assert!(content, "{said}");
-        said.contains("ok dry run: free-service is in full use").then_some(said)
+    let output = within(SOON, "doctor's line about the full quota", || {
+        let (output, passed) = doctor();
+        assert!(passed, "{output}");
+        output.contains("ok dry run: the quota of free-service is used up").then_some(output)
     });
-    assert!(said.contains("warning leftover Jobs: 0 finished, 2 running, 1 waiting in free-service"), "{said}");
+    assert!(output.contains("warning leftover Jobs: 0 finished, 2 running, 1 waiting in free-service"), "{output}");
 }

@@ -1,4 +1,5 @@
-//! The server inside the cluster, as Dockerfile and k8s/server.yaml have it: its image, its service account's token, its probes.
+//! The server inside the cluster, with Dockerfile and k8s/server.yaml: its image, its service account's token, its
+//! probes.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -14,22 +15,23 @@ const SELECTOR: &str = "app.kubernetes.io/component=server";
 struct Deployed;
 
 impl Deployed {
-    /// In a cluster without Jobs or pods. None where the nodes do not have the image, or this machine has no way to the pods.
+    /// Starts the server in an empty cluster. Returns `None` if the nodes lack the image or this host has no route to
+    /// the pods.
     fn new() -> Option<Deployed> {
         if std::env::var_os("TEST_SERVER_IMAGE").is_none() {
-            println!("skipped: TEST_SERVER_IMAGE does not say that the nodes have the image of k8s/server.yaml");
+            println!("skipped: TEST_SERVER_IMAGE is not set, so the nodes lack the image of k8s/server.yaml");
             return None;
         }
         let deployed = Deployed;
-        // What a run that was killed has left.
+        // Leftovers of a killed run.
         kubectl(&["delete", "--ignore-not-found", "-f", &manifest("server.yaml")]);
-        // A Deployment of the same name would take over the ReplicaSet that goes, and lose it again.
+        // A Deployment of the same name would adopt the terminating ReplicaSet, and lose it again.
         within(2 * SOON, "the end of an earlier Deployment", || {
             items(&["get", "replicasets", "-n", PREMIUM, "-l", SELECTOR]).is_empty().then_some(())
         });
         empty_cluster();
         let yaml = std::fs::read_to_string(manifest("server.yaml")).unwrap();
-        // With classifiers that these nodes have: a pod whose image is still looked for takes 40 s to go.
+        // An image that these nodes have: a pod with a missing image takes 40 s to terminate.
         let yaml = yaml.replace("value: mp12-classifier:1.0", &format!("value: {}", image("long")));
         let folder = tempfile::TempDir::new().unwrap();
         let file = folder.path().join("server.yaml");
@@ -38,7 +40,7 @@ impl Deployed {
         Some(deployed)
     }
 
-    /// The address of its one pod, once that is ready.
+    /// The address of its only pod, once that is ready.
     fn address(&self) -> SocketAddr {
         let ip = within(SOON, "the server's pod, ready and alone", || {
             let pods = items(&["get", "pods", "-n", PREMIUM, "-l", SELECTOR]);
@@ -66,7 +68,7 @@ fn log() -> String {
 }
 
 #[test]
-fn in_the_cluster_the_server_works_with_its_service_account_alone() {
+fn in_cluster_server_works_with_its_service_account_alone() {
     let Some(deployed) = Deployed::new() else { return };
     let address = deployed.address();
     for (tier, namespace) in [("free", FREE), ("premium", PREMIUM)] {
@@ -88,7 +90,7 @@ fn in_the_cluster_the_server_works_with_its_service_account_alone() {
 }
 
 #[test]
-fn in_the_cluster_a_new_server_is_ready_before_the_old_one_stops() {
+fn in_cluster_rollout_starts_the_new_server_before_the_old_one_stops() {
     let Some(deployed) = Deployed::new() else { return };
     let old = deployed.address();
     kubectl_ok(&["rollout", "restart", "deployment/img-classification", "-n", PREMIUM]);

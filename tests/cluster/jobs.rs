@@ -12,7 +12,7 @@ use std::process::Command;
 use std::thread;
 
 #[test]
-fn a_posted_job_runs_its_dataset_and_network_under_its_cpu_limit_to_the_end() {
+fn posted_job_runs_its_dataset_and_network_under_its_cpu_limit() {
     empty_cluster();
     let server = server("short");
     for (tier, dataset, namespace, network) in [("free", "mnist", FREE, "ff"), ("premium", "kmnist", PREMIUM, "cnn")] {
@@ -36,12 +36,12 @@ fn a_posted_job_runs_its_dataset_and_network_under_its_cpu_limit_to_the_end() {
 }
 
 #[test]
-fn of_four_free_jobs_two_run_and_the_others_follow_when_one_goes() {
+fn two_of_four_free_jobs_run_and_the_others_follow() {
     empty_cluster();
     let server = server("long");
     let posted: BTreeSet<String> = (0..4).map(|_| post_ok(&server, "free", "mnist")).collect();
     assert_eq!(names(&jobs(FREE)), posted, "four Jobs");
-    // The controller has said of the other two that the quota refuses them.
+    // The Job controller reports the quota for the other two.
     let refused = within(SOON, "two Jobs that the quota refuses", || {
         let events = items(&["get", "events", "-n", FREE]);
         let over = events.iter().filter(|event| text(event, "/message").contains("exceeded quota: free-cpu"));
@@ -63,7 +63,7 @@ fn of_four_free_jobs_two_run_and_the_others_follow_when_one_goes() {
 }
 
 #[test]
-fn free_jobs_that_end_make_room_for_those_that_wait() {
+fn finished_free_jobs_make_room_for_waiting_ones() {
     empty_cluster();
     let server = server("short");
     let posted: BTreeSet<String> = (0..3).map(|_| post_ok(&server, "free", "kmnist")).collect();
@@ -76,14 +76,14 @@ fn free_jobs_that_end_make_room_for_those_that_wait() {
 }
 
 #[test]
-fn four_premium_jobs_have_four_pods_and_config_agrees_with_kubectl() {
+fn four_premium_jobs_have_four_pods_and_config_matches_kubectl() {
     empty_cluster();
     let server = server("long");
     let posted: BTreeSet<String> = (0..4).map(|_| post_ok(&server, "premium", "mnist")).collect();
     let running =
         within(SOON, "four running pods", || Some(pods(PREMIUM)).filter(|pods| in_phase(pods, "Running") == 4));
     assert_eq!(owners(&running), posted);
-    // One that can never be scheduled, so that it has neither node nor IP.
+    // An unschedulable pod has neither node nor IP.
     let lonely = json!({
         "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "lonely", "namespace": FREE},
         "spec": {
@@ -106,7 +106,7 @@ fn four_premium_jobs_have_four_pods_and_config_agrees_with_kubectl() {
 }
 
 #[test]
-fn a_job_that_is_over_goes_when_its_time_to_live_is() {
+fn finished_job_is_deleted_after_its_ttl() {
     empty_cluster();
     let setup = Setup::new().args(&["--kubeconfig", kubeconfig().to_str().unwrap(), "--image", &image("fails")]);
     let server = setup.args(&["--job-ttl", "1"]).start();
@@ -119,9 +119,9 @@ fn a_job_that_is_over_goes_when_its_time_to_live_is() {
 }
 
 #[test]
-fn the_manifests_create_the_same_jobs_by_kubectl_alone() {
+fn manifests_create_the_same_jobs_with_kubectl_alone() {
     empty_cluster();
-    // A kubectl older than 1.26 does not know podFailurePolicy.
+    // kubectl before 1.26 does not support podFailurePolicy.
     for (file, namespace, network) in [("free-job.yaml", FREE, "ff"), ("premium-job.yaml", PREMIUM, "cnn")] {
         let created = kubectl_ok(&["create", "--validate=false", "-f", &manifest(file), "-o", "json"]);
         let created: Value = serde_json::from_str(&created).unwrap();
@@ -132,7 +132,7 @@ fn the_manifests_create_the_same_jobs_by_kubectl_alone() {
 }
 
 #[test]
-fn a_full_queue_is_429() {
+fn full_queue_is_429() {
     empty_cluster();
     let server = server("long");
     kubectl_ok(&[
@@ -166,7 +166,7 @@ fn a_full_queue_is_429() {
     post_ok(&server, "premium", "mnist");
 }
 
-/// Posts `count` premium Jobs at once; the names of those answered with 200, and the statuses of the others.
+/// Posts `count` premium Jobs at once; returns the names confirmed with 200 and the statuses of the others.
 fn post_at_once(server: &Server, count: usize, mut meanwhile: impl FnMut(usize)) -> (BTreeSet<String>, Vec<u16>) {
     let (sender, responses) = std::sync::mpsc::channel();
     thread::scope(|scope| {
@@ -188,7 +188,7 @@ fn post_at_once(server: &Server, count: usize, mut meanwhile: impl FnMut(usize))
 }
 
 #[test]
-fn two_hundred_posts_at_once_make_exactly_two_hundred_jobs() {
+fn two_hundred_concurrent_posts_create_exactly_two_hundred_jobs() {
     empty_cluster();
     let server = server("long");
     let (named, others) = post_at_once(&server, 200, |_| {});
@@ -197,7 +197,7 @@ fn two_hundred_posts_at_once_make_exactly_two_hundred_jobs() {
 }
 
 #[test]
-fn an_api_server_killed_and_restarted_in_the_middle_loses_and_doubles_nothing() {
+fn api_server_restart_loses_and_duplicates_no_job() {
     let Some(state) = own_cluster() else { return };
     empty_cluster();
     let server = server("long");
@@ -212,11 +212,11 @@ fn an_api_server_killed_and_restarted_in_the_middle_loses_and_doubles_nothing() 
         }
     });
     within(SOON, "the API server's return", || (server.get("/readyz").status == 200).then_some(()));
-    println!("answered 200: {}, with an error: {others:?}", named.len());
+    println!("200: {}, errors: {others:?}", named.len());
     let stored = names(&jobs(PREMIUM));
     assert!(named.len() >= 40, "those before the kill");
     assert!(stored.is_superset(&named), "lost: {:?}", named.difference(&stored));
-    // A request that was answered with an error may have left its Job behind, but never two.
+    // A request that failed may have created its Job, but never two.
     assert!(stored.len() <= named.len() + others.len(), "{} Jobs of 200 requests", stored.len());
     assert!(others.iter().all(|status| [502, 503, 504].contains(status)), "{others:?}");
     post_ok(&server, "premium", "mnist");

@@ -1,5 +1,5 @@
 # shellcheck shell=bash disable=SC2034  # the scripts that source this use the variables
-# Shared by the scripts of this folder: names, addresses, and how components are started and ended.
+# Shared by the scripts of this folder: names, addresses, start and stop of components.
 
 here=$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")
 nodes=(1 2)
@@ -7,39 +7,39 @@ nodes=(1 2)
 say() { echo "cluster: $*" >&2; }
 die() { say "$*"; exit 1; }
 
-# use_state STATE_DIR [PORT]: everything a cluster is known by. Names and addresses derive from its
-# port, so that clusters with different ports do not meet.
+# use_state STATE_DIR [PORT]: sets the names and addresses of a cluster. They derive from its port, so
+# that clusters with different ports do not collide.
 use_state() {
   state=$(readlink -m "$1")
   port=${2:-$(cat "$state/port" 2>/dev/null || echo "${CLUSTER_PORT:-20443}")}
-  bin=$state/bin # a link to the folder that assets printed
+  bin=$state/bin # a link to the folder printed by assets
   slot=$((port % 256))
   bridge=imgkube$slot
-  gateway=10.201.$slot.1 # the machine, as its nodes see it
-  service_ip=10.96.0.1   # kubernetes.default, as pods see it
+  gateway=10.201.$slot.1 # the address of the machine for its nodes
+  service_ip=10.96.0.1   # the address of kubernetes.default for pods
 }
 node_ip() { echo "10.201.$slot.$((10 + $1))"; }
 pod_net() { echo "10.$((201 + $1)).$slot.0/24"; }
 
-# start NAME COMMAND...: runs a component in the background, in a process group of its own. Some
-# argument of the command has to contain "$state/": see running.
+# start NAME COMMAND...: runs a component in the background, in its own process group. One argument of
+# the command must contain "$state/": see running.
 start() {
   local name=$1
   shift
   setsid "$@" >>"$state/logs/$name.log" 2>&1 </dev/null &
   echo $! >"$state/pids/$name"
-  disown # or this shell would report its death
+  disown # otherwise this shell would report its end
 }
 
-# running NAME: prints the pid of a component while it runs. The command line is compared because the
-# pid may belong to some other program by now.
+# running NAME: prints the pid of a component while it runs. It compares the command line because
+# another program may have the pid now.
 running() {
   local pid
   pid=$(cat "$state/pids/$1" 2>/dev/null) && [ -n "$pid" ] || return 1
   tr '\0' '\n' 2>/dev/null <"/proc/$pid/cmdline" | grep -qF -- "$state/" && echo "$pid"
 }
 
-# finish NAME SIGNAL: ends a component, and returns when it is gone; by force after 10 s.
+# finish NAME SIGNAL: stops a component and waits for its end; sends SIGKILL after 10 s.
 finish() {
   local pid tries=0
   if pid=$(running "$1"); then

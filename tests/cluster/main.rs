@@ -1,14 +1,14 @@
-//! The same binary against a real Kubernetes: what no scripted server can show.
+//! The binary against a real Kubernetes: behavior that no scripted server can show.
 //!
-//! `tests/cluster/run` starts a cluster on this machine and runs this; with TEST_KUBECONFIG it runs against any cluster
-//! whose nodes have the images of TEST_CLASSIFIER (`:short` ends after 5 s, `:long` runs until it is killed). Where they
-//! have the image of Dockerfile.classifier, too, TEST_REAL_CLASSIFIER is its name; where they have that of k8s/server.yaml and
-//! pods can be reached from here, TEST_SERVER_IMAGE says so.
-//! The tests share one cluster and run one after another; each begins with an empty one.
+//! `tests/cluster/run` starts a cluster on this machine and runs these tests; with TEST_KUBECONFIG they run against any
+//! cluster whose nodes have the images of TEST_CLASSIFIER (`:short` ends after 5 s, `:long` runs until it is killed).
+//! TEST_REAL_CLASSIFIER names the image of Dockerfile.classifier, if the nodes have it. TEST_SERVER_IMAGE names the
+//! image of k8s/server.yaml, if the nodes have it and this machine has a route to the pods. The tests share one cluster
+//! and run one after another; each begins with an empty cluster.
 #![allow(clippy::unwrap_used)]
 
 #[path = "../support/mod.rs"]
-#[allow(dead_code, reason = "every test crate uses another part of it")]
+#[allow(dead_code, reason = "each test crate uses a part")]
 mod support;
 
 mod classifier;
@@ -28,13 +28,13 @@ use std::time::{Duration, Instant};
 use support::http::Response;
 use support::server::{Server, Setup};
 
-/// The Job controller tries a pod that the quota refused again after at most a minute.
+/// The Job controller retries a pod that the quota refused after at most a minute.
 const QUOTA_BACKOFF: Duration = Duration::from_secs(120);
 
-/// Anything else that a cluster does.
+/// Longest time of any other change in the cluster.
 const SOON: Duration = Duration::from_secs(60);
 
-/// Between two looks at a cluster.
+/// Interval between two checks of the cluster.
 const POLL_INTERVAL: Duration = Duration::from_millis(200);
 const FREE: &str = "free-service";
 const PREMIUM: &str = "default";
@@ -44,7 +44,7 @@ fn kubeconfig() -> PathBuf {
     path.expect("TEST_KUBECONFIG names no cluster; use tests/cluster/run, which starts one").into()
 }
 
-/// The folder of the cluster that tests/cluster/up started; none for somebody else's cluster.
+/// The state folder of a cluster started by tests/cluster/up; `None` for any other cluster.
 fn own_cluster() -> Option<PathBuf> {
     let state = std::env::var_os("TEST_CLUSTER_STATE").map(PathBuf::from);
     if state.is_none() {
@@ -62,7 +62,7 @@ fn kubectl(args: &[&str]) -> Output {
     Command::new("kubectl").arg("--kubeconfig").arg(kubeconfig()).args(args).output().unwrap()
 }
 
-/// The output of a kubectl that must succeed.
+/// Runs kubectl, which must succeed, and returns its output.
 fn kubectl_ok(args: &[&str]) -> String {
     let output = kubectl(args);
     assert!(output.status.success(), "kubectl {args:?}: {}", String::from_utf8_lossy(&output.stderr));
@@ -90,7 +90,7 @@ fn names(objects: &[Value]) -> BTreeSet<String> {
     objects.iter().map(|object| text(object, "/metadata/name").to_owned()).collect()
 }
 
-/// The Jobs whose pods these are.
+/// The names of the Jobs that own these pods.
 fn owners(pods: &[Value]) -> BTreeSet<String> {
     pods.iter().map(|pod| text(pod, "/metadata/labels/job-name").to_owned()).collect()
 }
@@ -99,7 +99,7 @@ fn in_phase(pods: &[Value], phase: &str) -> usize {
     pods.iter().filter(|pod| text(pod, "/status/phase") == phase).count()
 }
 
-/// Looks again and again until there is something to return.
+/// Polls until `look` returns a value.
 fn within<T>(limit: Duration, what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + limit;
     loop {
@@ -111,7 +111,7 @@ fn within<T>(limit: Duration, what: &str, mut look: impl FnMut() -> Option<T>) -
     }
 }
 
-/// Runs kubectl with a file of this content behind its last argument.
+/// Runs kubectl with a file of this content as its last argument.
 fn kubectl_file(args: &[&str], content: &Value) -> String {
     let folder = tempfile::TempDir::new().unwrap();
     let file = folder.path().join("file.json");
@@ -119,18 +119,18 @@ fn kubectl_file(args: &[&str], content: &Value) -> String {
     kubectl_ok(&[args, &[file.to_str().unwrap()]].concat())
 }
 
-/// Creates an object from a manifest. (`kubectl create job` and the like speak protocol buffers since 1.32, which the
-/// embedded cluster does not.)
+/// Creates an object from a manifest. Since 1.32 `kubectl create job` and similar commands use protocol buffers, which
+/// the simulator does not support.
 fn create(object: &Value) {
     kubectl_file(&["create", "-f"], object);
 }
 
-/// The manifests of the repository, as README tells people to apply them.
+/// The path of a manifest in k8s/.
 fn manifest(name: &str) -> String {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("k8s").join(name).display().to_string()
 }
 
-/// A cluster with our manifests and without Jobs or pods.
+/// Applies the manifests and deletes every Job and pod.
 fn empty_cluster() {
     for name in ["namespace.yaml", "quota.yaml", "quota-premium.yaml", "rbac.yaml"] {
         kubectl_ok(&["apply", "-f", &manifest(name)]);
@@ -153,7 +153,7 @@ fn empty_cluster() {
     }
 }
 
-/// The server, as the kubeconfig's own user, with an image of that tag.
+/// A server with the kubeconfig's own user and an image of this tag.
 fn server(tag: &str) -> Server {
     server_with(&kubeconfig(), tag)
 }
@@ -173,7 +173,7 @@ fn post_ok(server: &Server, tier: &str, dataset: &str) -> String {
     response.json()["job"].as_str().unwrap().to_owned()
 }
 
-/// All pods as GET /config has them: name and the five fields.
+/// All pods in GET /config, by namespace and name.
 fn config(server: &Server) -> BTreeMap<String, Value> {
     pods_of(&server.get("/config"))
 }
@@ -202,7 +202,7 @@ fn expected_config() -> BTreeMap<String, Value> {
         .collect()
 }
 
-/// Runs a command that looks after the cluster, as the kubeconfig's own user: its lines, and whether it was content.
+/// Runs a command of the program as the kubeconfig's own user; returns its output and whether it succeeded.
 fn command(name: &str, args: &[&str]) -> (String, bool) {
     let setup =
         Setup::new().env("AWS_EC2_METADATA_DISABLED", "true").args(&["--kubeconfig", kubeconfig().to_str().unwrap()]);

@@ -9,10 +9,10 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// The account of k8s/rbac.yaml.
+/// The service account of k8s/rbac.yaml.
 const ACCOUNT: &str = "system:serviceaccount:default:img-classification";
 
-/// A kubeconfig for the cluster with another user.
+/// A kubeconfig of this cluster with another user.
 pub fn kubeconfig_of(home: &Path, user: &Value) -> PathBuf {
     let view = kubectl_ok(&["config", "view", "--raw", "--minify", "--flatten", "-o", "json"]);
     let mut config: Value = serde_json::from_str(&view).unwrap();
@@ -22,7 +22,7 @@ pub fn kubeconfig_of(home: &Path, user: &Value) -> PathBuf {
     path
 }
 
-/// A token of the service account, from the same call for every Kubernetes: `kubectl create token` is newer than 1.20.
+/// A token of the service account, from the TokenRequest API: Kubernetes 1.20 has no `kubectl create token`.
 pub fn account_token() -> String {
     let request = json!({ "apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {} });
     let path = "/api/v1/namespaces/default/serviceaccounts/img-classification/token";
@@ -32,7 +32,7 @@ pub fn account_token() -> String {
 }
 
 #[test]
-fn the_role_is_enough_and_nothing_more() {
+fn role_grants_exactly_the_needed_permissions() {
     empty_cluster();
     let home = tempfile::TempDir::new().unwrap();
     let token = account_token();
@@ -54,8 +54,8 @@ fn the_role_is_enough_and_nothing_more() {
         &["delete", "pods", "--all", "-n", FREE],
         &["get", "nodes"],
     ] {
-        let (done, said) = as_account(args);
-        assert!(!done && said.contains("orbidden"), "kubectl {args:?} as the account: {said}");
+        let (done, output) = as_account(args);
+        assert!(!done && output.contains("orbidden"), "kubectl {args:?} as the account: {output}");
     }
     for (verb, resource, namespace, allowed) in [
         ("create", "jobs", FREE, true),
@@ -78,13 +78,13 @@ fn the_role_is_enough_and_nothing_more() {
         ("get", "secrets", "default", false),
     ] {
         let response = kubectl(&["auth", "can-i", verb, resource, "-n", namespace, "--as", ACCOUNT]);
-        let said = String::from_utf8_lossy(&response.stdout).trim().to_owned();
-        assert_eq!(said == "yes", allowed, "{verb} {resource} in {namespace}: {said}");
+        let output = String::from_utf8_lossy(&response.stdout).trim().to_owned();
+        assert_eq!(output == "yes", allowed, "{verb} {resource} in {namespace}: {output}");
     }
 }
 
 #[test]
-fn without_the_role_each_answer_names_the_fix() {
+fn missing_role_is_named_with_its_fix() {
     empty_cluster();
     let home = tempfile::TempDir::new().unwrap();
     let view = kubectl_ok(&["config", "view", "--raw", "--minify", "--flatten", "-o", "json"]);
@@ -98,19 +98,22 @@ fn without_the_role_each_answer_names_the_fix() {
         assert!(response.error().contains("k8s/rbac.yaml"), "{}", response.text());
     }
     assert_eq!(server.get("/readyz").status, 503);
-    server.wait_for_log("with Kubernetes' own words", |line| line.contains("User \"nobody\" cannot create resource"));
+    server
+        .wait_for_log("with the message of Kubernetes", |line| line.contains("User \"nobody\" cannot create resource"));
     assert_eq!(names(&jobs(FREE)), BTreeSet::new());
 }
 
 #[test]
-fn a_token_that_expires_is_replaced_without_a_failed_request() {
+fn expired_token_is_replaced_without_a_failed_request() {
     let Some(state) = own_cluster() else { return };
     empty_cluster();
     let uid = kubectl_ok(&["get", "serviceaccount", "img-classification", "-o", "jsonpath={.metadata.uid}"]);
     let home = tempfile::TempDir::new().unwrap();
-    // Signs tokens as Kubernetes does, of which each is over after a few seconds. One plugin says so; the other says that
-    // its tokens last for ever, and only a refusal tells that they do not.
-    for (name, expiry) in [("honest", "$(date -u -d @$end +%Y-%m-%dT%H:%M:%SZ)"), ("lying", "2099-01-01T00:00:00Z")] {
+    // Signs service account tokens that expire after a few seconds. One plugin reports the expiry; the other reports
+    // none, so only a 401 shows it.
+    for (name, expiry) in
+        [("reported-expiry", "$(date -u -d @$end +%Y-%m-%dT%H:%M:%SZ)"), ("unreported-expiry", "2099-01-01T00:00:00Z")]
+    {
         let script = format!(
             r#"#!/bin/sh
 echo run >>{runs}
@@ -133,7 +136,7 @@ echo '{{"apiVersion":"client.authentication.k8s.io/v1beta1","kind":"ExecCredenti
         let runs =
             || std::fs::read_to_string(home.path().join(format!("{name}.runs"))).map_or(0, |text| text.lines().count());
         let mut requests = 0;
-        // The API server itself remembers a good token for ten seconds.
+        // The API server caches a valid token for ten seconds.
         within(SOON, "three tokens", || {
             let response = server.get("/config");
             requests += 1;

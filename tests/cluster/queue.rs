@@ -1,22 +1,22 @@
-//! The queue of the free tier, moved by the server.
+//! The free tier's queue with requeueing by the server.
 
 use super::permissions::{account_token, kubeconfig_of};
 use super::*;
 
-/// Jobs: two run at once, the others wait.
+/// Number of Jobs: two run at once, the others wait.
 const POSTED: usize = 6;
 
-/// From a pod's end, as GET /config shows it, to the next pod: two seconds, and the looks at both.
+/// Longest time from a pod's end in GET /config to the next pod: two seconds, and the interval of both checks.
 const REFILLED: Duration = Duration::from_millis(2500);
 
-/// Far less than a pod's five seconds.
+/// Far less than the five seconds of a pod.
 const LOOK_CLOSELY: Duration = Duration::from_millis(100);
 
 #[test]
-fn free_jobs_that_wait_are_started_in_order_and_as_soon_as_there_is_room() {
+fn waiting_free_jobs_start_in_order_as_soon_as_the_quota_has_room() {
     empty_cluster();
     let home = tempfile::TempDir::new().unwrap();
-    // With no more than the rights of k8s/rbac.yaml.
+    // With the permissions of k8s/rbac.yaml only.
     let path = kubeconfig_of(home.path(), &json!({ "token": account_token() }));
     let setup = Setup::new().args(&["--kubeconfig", path.to_str().unwrap(), "--image", &image("short")]);
     let server = setup.env("NO_REQUEUE", "").start();
@@ -48,7 +48,7 @@ fn free_jobs_that_wait_are_started_in_order_and_as_soon_as_there_is_room() {
         (started.into_values().collect(), ended.into_values().collect());
     starts.sort();
     ends.sort();
-    // The third start takes the room of the first end, and so on.
+    // The third Job starts when the first ends, and so on.
     let refills: Vec<Duration> =
         starts[2..].iter().zip(&ends).map(|(start, end)| start.saturating_duration_since(*end)).collect();
     println!("refilled after {refills:?}");
@@ -59,9 +59,9 @@ fn free_jobs_that_wait_are_started_in_order_and_as_soon_as_there_is_room() {
     let mut sorted = requeued.clone();
     sorted.sort_by_key(|job| posted.iter().position(|name| name == job));
     assert_eq!(requeued, sorted, "the oldest first");
-    // The controller's own retry may have been faster for one.
+    // The controller's own retry may be faster once.
     assert!(requeued.len() >= POSTED - 3, "{log}");
-    // The Job controller writes a Job's end a moment after its pod's.
+    // The Job controller updates a Job a moment after its pod's end.
     let empty = json!({ "running": [], "waiting": [] });
     within(SOON, "an empty queue", || (server.get("/queue").json() == empty).then_some(()));
 }

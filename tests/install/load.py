@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Posts to the service from many threads until it is told to stop by a line on its standard input, and prints what became of it.
+"""Posts to the service from many threads until a line arrives on standard input, then prints the outcomes.
 
 usage: load.py THREADS        prints {STATUS: NUMBER, ..., "refused": NUMBER, "broken": [...]}; "ready" comes first, once every thread
-                              has had an answer of 200
+                              has got a 200
 
-A request is refused if there is no connection at all, and broken if there was one and no whole answer came of it: one that was
-accepted is to be answered, whatever happens to the service.
+A request is refused if the connection is refused. It is broken if the connection was accepted and no complete response came:
+the service must respond to every accepted request, even while it stops.
 """
 
 import collections
@@ -22,21 +22,21 @@ broken = []
 stop = threading.Event()
 
 
-def ask():
+def post():
     connection = http.client.HTTPConnection(*ADDRESS, timeout=30)
     try:
         connection.connect()
     except ConnectionRefusedError:
         count["refused"] += 1
-        # A host without a service refuses at once; so many tries would say nothing more.
+        # A host without a service refuses at once; the pause limits the number of attempts.
         stop.wait(0.01)
         return False
     try:
         connection.request("POST", "/img-classification/premium", BODY, {"Connection": "close"})
-        answer = connection.getresponse()
-        answer.read()
-        count[answer.status] += 1
-        return answer.status == 200
+        response = connection.getresponse()
+        response.read()
+        count[response.status] += 1
+        return response.status == 200
     except OSError as error:
         broken.append(repr(error))
     except http.client.HTTPException as error:
@@ -47,11 +47,11 @@ def ask():
 
 
 def work(started):
-    while not stop.is_set() and not ask():
+    while not stop.is_set() and not post():
         pass
     started.wait()
     while not stop.is_set():
-        ask()
+        post()
 
 
 def main():

@@ -1,6 +1,6 @@
 //! SIGTERM under load.
 
-use super::crowd::request;
+use super::flood::request;
 use super::{FREE, MNIST, STOP_LIMIT, address, allow_many_connections, connect_from, setup};
 use crate::support::api::ApiServer;
 use crate::support::eventually;
@@ -13,7 +13,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-/// Passes the time without leaving the processor.
+/// Busy-waits.
 pub fn spin(time: Duration) {
     let start = Instant::now();
     while start.elapsed() < time {
@@ -28,7 +28,7 @@ pub fn server_threads_named(server: &Server, name: &str) -> usize {
 }
 
 #[test]
-fn sigterm_lets_every_request_that_was_taken_have_its_answer() {
+fn sigterm_waits_for_the_response_of_every_accepted_request() {
     const REQUESTS: usize = 60;
     let api = ApiServer::start();
     let mut server = setup(&api).start();
@@ -38,7 +38,7 @@ fn sigterm_lets_every_request_that_was_taken_have_its_answer() {
     for client in &mut clients {
         client.send(request("POST", FREE, MNIST).as_bytes());
     }
-    // Idle ones are not waited for.
+    // Idle connections do not delay the exit.
     let mut idle: Vec<Connection> = (0..20).map(|_| server.connect()).collect();
     eventually("all are taken", || server_threads_named(&server, "connection") == REQUESTS + idle.len());
     let start = Instant::now();
@@ -46,7 +46,7 @@ fn sigterm_lets_every_request_that_was_taken_have_its_answer() {
     for connection in &mut idle {
         assert_eq!(connection.rest().unwrap(), b"");
     }
-    // While the requests still wait for Kubernetes.
+    // The requests still wait for Kubernetes.
     eventually("the port is closed", || {
         TcpStream::connect(server.address()).is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
     });
@@ -63,7 +63,7 @@ fn sigterm_lets_every_request_that_was_taken_have_its_answer() {
 }
 
 #[test]
-fn sigterm_under_load_loses_no_answer_and_no_job() {
+fn sigterm_under_load_loses_no_response_and_no_job() {
     for _ in 0..5 {
         let api = ApiServer::start();
         let mut server = setup(&api).start();
@@ -82,17 +82,17 @@ fn sigterm_under_load_loses_no_answer_and_no_job() {
         });
         assert!(took < STOP_LIMIT / 2, "{took:?}");
         assert_eq!(TcpStream::connect(address).unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
-        println!("stopped in {took:?} after {} answers", good.load(Ordering::SeqCst));
-        assert_eq!(api.jobs().len(), good.into_inner(), "Jobs and good answers");
+        println!("stopped in {took:?} after {} responses", good.load(Ordering::SeqCst));
+        assert_eq!(api.jobs().len(), good.into_inner(), "Jobs and good responses");
     }
 }
 
-/// Posts until the server is gone, on one connection or on many.
+/// Posts until the server has exited, on one connection or on many.
 fn load(address: SocketAddr, kept: bool, good: &AtomicUsize) {
     while let Ok(stream) = TcpStream::connect(address) {
         let mut connection = Connection::over(stream);
         while connection.stream().write_all(request("POST", FREE, MNIST).as_bytes()).is_ok() {
-            // Without an answer it was not taken: its Job would be one too many.
+            // A request without a response was not accepted: its Job would be one too many.
             let Ok(response) = connection.response(false) else { break };
             assert_eq!(response.status, 200, "{}", response.text());
             good.fetch_add(1, Ordering::SeqCst);
@@ -104,7 +104,7 @@ fn load(address: SocketAddr, kept: bool, good: &AtomicUsize) {
 }
 
 #[test]
-fn sigterm_in_a_stream_of_new_connections_is_obeyed_at_once() {
+fn sigterm_during_a_stream_of_new_connections_takes_effect_at_once() {
     allow_many_connections();
     for round in 0..25 {
         let api = ApiServer::start();
@@ -116,7 +116,7 @@ fn sigterm_in_a_stream_of_new_connections_is_obeyed_at_once() {
                 let (stop, opened) = (&stop, &opened);
                 scope.spawn(move || {
                     let mut kept = Vec::new();
-                    // Idle ones, kept open until the server is gone; it ends the oldest when there are too many.
+                    // Idle connections, open until the exit; the server evicts the oldest.
                     for number in 0..4000 {
                         if stop.load(Ordering::SeqCst) {
                             break;
@@ -140,7 +140,7 @@ fn sigterm_in_a_stream_of_new_connections_is_obeyed_at_once() {
 }
 
 #[test]
-fn neither_sigkill_nor_sigterm_leaves_a_file_behind() {
+fn sigkill_and_sigterm_leave_no_file_behind() {
     for signal in [Signal::KILL, Signal::TERM] {
         let folder = tempfile::tempdir().unwrap();
         let api = ApiServer::start();

@@ -7,30 +7,30 @@ use std::io::{Read, Write};
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
-/// Most connections of a crowd that must all be served, and of one that must not; the limit is 256 for an address.
+/// Largest burst that must be served completely, and a burst over the limit of 256 connections per address.
 const UNDER_LIMIT: u64 = 200;
 const OVER_LIMIT: u64 = 400;
 
-/// A request that is refused.
+/// A request that the server must refuse.
 pub struct Bad {
     pub what: &'static str,
     pub bytes: Vec<u8>,
     pub statuses: &'static [u16],
-    /// What comes after it is a request.
+    /// The server reads the following bytes as the next request.
     pub open: bool,
 }
 
-/// Refused, and the connection is closed, whatever comes after it.
+/// Refused; the connection is closed, whatever follows.
 pub fn closed(what: &'static str, bytes: impl Into<Vec<u8>>, statuses: &'static [u16]) -> Bad {
     Bad { what, bytes: bytes.into(), statuses, open: false }
 }
 
-/// Refused, and the connection goes on.
+/// Refused; the connection stays open.
 fn open(what: &'static str, bytes: impl Into<Vec<u8>>, statuses: &'static [u16]) -> Bad {
     Bad { what, bytes: bytes.into(), statuses, open: true }
 }
 
-/// Every POST to a path of ours may also be refused for its number, or because too many wait for Kubernetes.
+/// A POST may also be rate limited, or find no free permit.
 const BAD_BODY: &[u16] = &[400, 429, 503];
 
 fn bad_heads(kind: Kind) -> Vec<Bad> {
@@ -44,7 +44,7 @@ fn bad_heads(kind: Kind) -> Vec<Bad> {
     vec![
         closed("no Host", with(&length), &[400]),
         closed("two Hosts", after_host(&format!("Host: i\r\n{length}")), &[400]),
-        closed("a Host that is none", with(&format!("Host: u@h/p\r\n{length}")), &[400]),
+        closed("an invalid Host", with(&format!("Host: u@h/p\r\n{length}")), &[400]),
         closed("bare LF", good.replace("\r\n", "\n"), &[400]),
         closed("bare CR", after_host(&format!("X: y\rZ: z\r\n{length}")), &[400]),
         closed("NUL", after_host(&format!("X: \0\r\n{length}")), &[400]),
@@ -87,12 +87,12 @@ fn bad_requests(kind: Kind) -> Vec<Bad> {
         open("PUT", post.replace("POST", "PUT"), &[405]),
         open("DELETE", line("DELETE /config"), &[405]),
         open("POST of a GET path", post.replace(&kind.target(), "/config"), &[405, 429]),
-        open("a method of nobody", post.replace("POST", "BREW"), &[501]),
+        open("an unknown method", post.replace("POST", "BREW"), &[501]),
         open("a method in small letters", post.replace("POST", "post"), &[501]),
-        open("a path of nobody", line("GET /nothing"), &[404]),
+        open("an unknown path", line("GET /nothing"), &[404]),
         open("a path upwards", line("GET /x/../config"), &[404]),
         open("HEAD of nothing", line("HEAD /nothing"), &[404]),
-        open("a tier of nobody", post.replace(&kind.target(), "/img-classification/gold"), &[404, 429]),
+        open("an unknown tier", post.replace(&kind.target(), "/img-classification/gold"), &[404, 429]),
         open(
             "a POST in a GET",
             format!("GET /nothing HTTP/1.1\r\nHost: h\r\nContent-Length: {}\r\n\r\n{post}", post.len()),
@@ -129,19 +129,19 @@ pub fn malformed_request_client(world: &World, random: &mut Random, ip: Ipv4Addr
     let mut cases = if random.one_in(2) { bad_heads(kind) } else { bad_requests(kind) };
     let Bad { what, mut bytes, statuses, open } = cases.swap_remove(random.index(cases.len()));
     let Some(mut line) = world.connection(ip) else { return };
-    if random.one_in(3) && world.ask("bad", &mut line, &ClientRequest::healthz()).is_none() {
+    if random.one_in(3) && world.exchange("bad", &mut line, &ClientRequest::healthz()).is_none() {
         return;
     }
     if !open && random.one_in(2) {
-        // To be dropped with the rest.
+        // The server must drop these bytes with the rest.
         bytes.extend_from_slice(kind.post().as_bytes());
     }
     let request = ClientRequest { what, bytes, statuses, job: None };
-    let Some(response) = world.ask("bad", &mut line, &request) else { return };
+    let Some(response) = world.exchange("bad", &mut line, &request) else { return };
     if open {
-        world.ask("bad", &mut line, &ClientRequest::healthz());
+        world.exchange("bad", &mut line, &ClientRequest::healthz());
     } else if response.header("Connection") != Some("close") {
-        world.report_failure(&format!("{what}: not told that the connection is closed"));
+        world.report_failure(&format!("{what}: the response does not announce the close"));
     } else {
         match line.rest() {
             Ok(rest) if rest.is_empty() => {}
@@ -172,14 +172,14 @@ pub fn too_slow_sender(world: &World, random: &mut Random, ip: Ipv4Addr) {
     world.record_outcome("too slow", &request, start, outcome);
 }
 
-/// Takes a byte now and then, or nothing, and goes.
+/// Reads a byte at times, or nothing, and closes.
 pub fn stalled_reader(world: &World, random: &mut Random, ip: Ipv4Addr) {
     let Some(line) = request_pods(world, ip) else { return };
     let until = Instant::now() + random.millis(100..=35_000);
     let takes = random.one_in(2);
     while world.is_running() && Instant::now() < until {
         world.pause(random.millis(50..=500));
-        // The server may have lost its patience.
+        // The server may have closed at its timeout.
         if takes && !matches!(line.stream().read(&mut [0]), Ok(1)) {
             break;
         }
@@ -193,15 +193,15 @@ pub fn silent_client(world: &World, random: &mut Random, ip: Ipv4Addr) {
     if random.one_in(3) {
         match line.rest() {
             Ok(rest) if rest.is_empty() && start.elapsed() >= SERVER_TIMEOUT => {}
-            rest => world.report_failure(&format!("who says nothing gets {rest:?} after {:?}", start.elapsed())),
+            rest => world.report_failure(&format!("a silent client gets {rest:?} after {:?}", start.elapsed())),
         }
     } else {
         world.pause(random.millis(100..=9000));
     }
-    world.count("says nothing", "-", 0);
+    world.count("silent", "-", 0);
 }
 
-/// Many connections at once from one address: as many as must be served, or more.
+/// Opens many connections at once from one address, below or above the limit.
 pub fn connection_burst(world: &World, random: &mut Random, ip: Ipv4Addr) {
     let (client, size) =
         if random.one_in(4) { ("over limit", OVER_LIMIT) } else { ("under limit", random.within(30..=UNDER_LIMIT)) };
@@ -209,7 +209,7 @@ pub fn connection_burst(world: &World, random: &mut Random, ip: Ipv4Addr) {
     std::thread::scope(|scope| {
         for request in &requests {
             scope.spawn(move || match world.connect(ip, false) {
-                Ok(mut line) => drop(world.ask(client, &mut line, request)),
+                Ok(mut line) => drop(world.exchange(client, &mut line, request)),
                 Err(error) => world.report_failure(&format!("{client} cannot connect: {error}")),
             });
         }

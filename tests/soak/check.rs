@@ -10,13 +10,13 @@ use std::collections::{BTreeSet, BinaryHeap, HashMap};
 use std::fmt;
 use std::time::Instant;
 
-/// A connection to Kubernetes more or less: whether the last look-up of readiness found the idle ones dropped already.
+/// One or two connections to Kubernetes: /readyz may or may not have dropped the idle ones.
 const DESCRIPTORS_SLACK: usize = 2;
 
-/// malloc keeps what it once needed, and its arenas (a set for each of several threads) fill up one by one.
+/// malloc keeps freed memory, and its arenas (one set for several threads) fill up one by one.
 const MEMORY_SLACK_KB: usize = 8 * 1024;
 
-/// What the process has.
+/// The resources of the process.
 #[derive(Debug, Clone, Copy)]
 pub struct Size {
     pub memory_kb: usize,
@@ -47,7 +47,7 @@ impl fmt::Display for Size {
     }
 }
 
-/// Compares the stored Jobs with what clients know of them; gives a line for the summary.
+/// Compares the stored Jobs with the record of the clients; returns a summary line.
 pub fn check_jobs(world: &World, api: &ApiServer) -> String {
     let jobs = api.jobs();
     let mut first_tries: HashMap<String, (Instant, u64)> = HashMap::new();
@@ -69,7 +69,7 @@ pub fn check_jobs(world: &World, api: &ApiServer) -> String {
     let mut record = world.record();
     let done: BTreeSet<String> = record.done.iter().cloned().collect();
     if done.len() != record.done.len() {
-        wrong.push(format!("{} answers name {} Jobs", record.done.len(), done.len()));
+        wrong.push(format!("{} responses name {} Jobs", record.done.len(), done.len()));
     }
     wrong.extend(done.difference(&stored).map(|name| format!("{name} was promised and is not stored")));
     for (name, (at, _)) in &first_tries {
@@ -99,19 +99,19 @@ pub fn check_jobs(world: &World, api: &ApiServer) -> String {
     record.failures.extend(wrong);
     let tries = |name: &String| first_tries[name].1;
     format!(
-        "{} posts: {} answered 200 ({} of them after more than one try), {} with an error, {} clients gone; {} Jobs stored, \
+        "{} posts: {} got 200 ({} of them after more than one attempt), {} with an error, {} disconnected; {} Jobs stored, \
          {} of them without a 200",
         record.posts.values().sum::<u64>(),
         done.len(),
         done.iter().filter(|name| first_tries.contains_key(*name) && tries(name) > 1).count(),
-        record.unknown.iter().filter(|unknown| unknown.answered).count(),
-        record.unknown.iter().filter(|unknown| !unknown.answered).count(),
+        record.unknown.iter().filter(|unknown| unknown.responded).count(),
+        record.unknown.iter().filter(|unknown| !unknown.responded).count(),
         stored.len(),
         stored.difference(&done).count()
     )
 }
 
-/// How many of these times have no span of their own that they lie in: each takes the span that ends first.
+/// Counts the times without a span of their own that contains them. Each time takes the span that ends first.
 fn unexplained(times: &[Instant], mut spans: Vec<(Instant, Instant)>) -> usize {
     spans.sort();
     let (mut spans, mut begun, mut left) = (spans.into_iter().peekable(), BinaryHeap::new(), 0);
@@ -129,7 +129,7 @@ fn unexplained(times: &[Instant], mut spans: Vec<(Instant, Instant)>) -> usize {
 
 pub fn print_summary(world: &World, faults: &Faults) {
     let record = world.record();
-    println!("answers by client and request (0: none):");
+    println!("responses by client and request (0: none):");
     for ((client, what), statuses) in &record.responses {
         let statuses: Vec<String> = statuses.iter().map(|(status, count)| format!("{status}: {count}")).collect();
         println!("  {client}, {what}: {}", statuses.join(", "));

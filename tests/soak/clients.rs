@@ -1,4 +1,4 @@
-//! Clients that behave.
+//! Well-behaved clients.
 
 use super::ANSWER_TIME;
 use super::bad_clients::{connection_burst, malformed_request_client, silent_client, stalled_reader, too_slow_sender};
@@ -8,10 +8,10 @@ use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Shutdown};
 use std::time::{Duration, Instant};
 
-/// A client is what it does at one visit; it visits until the end of the mix.
+/// One visit of a client; it is repeated until the end of the run.
 type Client = fn(&World, &mut Random, Ipv4Addr);
 
-/// How many there are of each, each with an address of its own.
+/// Number of clients of each kind, each with its own address.
 pub const CLIENTS: [(u8, Client); 7] = [
     (10, keep_alive_client),
     (6, fresh_connection_client),
@@ -26,7 +26,7 @@ fn keep_alive_client(world: &World, random: &mut Random, ip: Ipv4Addr) {
     let Some(mut line) = world.connection(ip) else { return };
     for _ in 0..random.within(1..=60) {
         let request = ClientRequest::good(world, random);
-        let Some(response) = world.ask("kept alive", &mut line, &request) else { return };
+        let Some(response) = world.exchange("kept alive", &mut line, &request) else { return };
         if response.header("Connection").is_some_and(|value| value.eq_ignore_ascii_case("close")) {
             return world
                 .report_failure(&format!("a good connection is closed after {}, {}", request.what, response.status));
@@ -41,11 +41,11 @@ fn keep_alive_client(world: &World, random: &mut Random, ip: Ipv4Addr) {
 fn fresh_connection_client(world: &World, random: &mut Random, ip: Ipv4Addr) {
     let Some(mut line) = world.connection(ip) else { return };
     let request = ClientRequest::good(world, random);
-    if world.ask("fresh", &mut line, &request).is_some() && random.one_in(2) {
-        // Whoever has no further request may say so, and is let go.
+    if world.exchange("fresh", &mut line, &request).is_some() && random.one_in(2) {
+        // A client without further requests may shut down its sending side.
         line.stream().shutdown(Shutdown::Write).unwrap();
         if line.rest().is_ok_and(|rest| !rest.is_empty()) {
-            world.report_failure(&format!("more than an answer to {}", request.what));
+            world.report_failure(&format!("more than one response to {}", request.what));
         }
     }
     world.pause(random.millis(0..=100));
@@ -73,12 +73,12 @@ fn slow_client(world: &World, random: &mut Random, ip: Ipv4Addr) {
 fn slow_sender(world: &World, random: &mut Random, ip: Ipv4Addr) {
     let Some(mut line) = world.connection(ip) else { return };
     let request = ClientRequest::good(world, random);
-    // Of 120 bytes at most: five seconds.
+    // At most 120 bytes: five seconds.
     let between = random.millis(1..=40);
-    world.ask_slowly("byte by byte", &mut line, &request, between);
+    world.exchange_slowly("byte by byte", &mut line, &request, between);
 }
 
-/// Asks for the pods and returns before the answer.
+/// Sends GET /config and returns before the response.
 pub fn request_pods(world: &World, ip: Ipv4Addr) -> Option<Connection> {
     let line =
         world.connect(ip, true).map_err(|error| world.report_failure(&format!("cannot connect: {error}"))).ok()?;
@@ -86,7 +86,7 @@ pub fn request_pods(world: &World, ip: Ipv4Addr) -> Option<Connection> {
     Some(line)
 }
 
-/// Takes all of an answer, piece by piece, in a third of the time that there is for it.
+/// Reads the complete response piece by piece, in a third of the server's write timeout.
 fn slow_reader(world: &World, random: &mut Random, ip: Ipv4Addr) {
     let Some(line) = request_pods(world, ip) else { return };
     let start = Instant::now();
@@ -108,7 +108,7 @@ fn slow_reader(world: &World, random: &mut Random, ip: Ipv4Addr) {
     }
 }
 
-/// An answer that was read by hand.
+/// Parses a response that was read by hand.
 fn complete_response(bytes: &[u8], head: usize) -> io::Result<Response> {
     let mut reader = io::BufReader::new(bytes);
     let line = crate::support::http::read_line(&mut reader)?;
@@ -133,7 +133,7 @@ fn idle_client(world: &World, random: &mut Random, ip: Ipv4Addr) {
     }
 }
 
-/// Goes away, in order or by a reset, at any stage of a request.
+/// Closes or resets at any stage of a request.
 fn disconnecting_client(world: &World, random: &mut Random, ip: Ipv4Addr) {
     let Some(line) = world.connection(ip) else { return };
     let from = Instant::now();
@@ -149,10 +149,10 @@ fn disconnecting_client(world: &World, random: &mut Random, ip: Ipv4Addr) {
         2 => {
             stream.write_all(&ClientRequest::config().bytes).unwrap();
             world.pause(random.millis(0..=50));
-            // Nothing may have come yet, and nothing may come any more.
+            // The read may end with an error or without data.
             stream.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
             let _ = stream.read(&mut [0; 100]);
-            "in the answer"
+            "in the response"
         }
         stage => {
             let kind = world.kind(random);

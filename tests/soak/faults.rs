@@ -17,45 +17,45 @@ use std::time::{Duration, Instant};
 pub const FEW_PODS: usize = 40;
 pub const MANY_PODS: usize = 3000;
 
-/// What Kubernetes does wrong, shared by its script and the one who makes outages.
+/// Shared state of the API server's script and of the outages.
 #[derive(Default)]
 pub struct Faults {
     pub counts: Mutex<BTreeMap<&'static str, u64>>,
     pub off: AtomicBool,
-    /// Credentials up to this one are refused.
+    /// Tokens up to this number are revoked.
     pub revoked: AtomicU64,
-    /// The last one that was seen.
+    /// The newest token seen.
     pub newest: AtomicU64,
 }
 
-/// The last argument is the answer without the fault.
+/// Weight, name, and the behavior; its last argument is the behavior without the fault.
 type Fault = (u64, &'static str, fn(&mut Random, Behavior) -> Behavior);
 
-/// In thousandths of all requests.
+/// Weights in thousandths of all requests.
 const ALL_REQUESTS: [Fault; 10] = [
     (25, "500", |_, _| internal_error().into()),
     (20, "503", |_, _| unavailable().into()),
     (20, "429 with Retry-After 0", |_, _| too_many_requests(0).into()),
-    (15, "closed without an answer", |_, _| Behavior::Close),
-    (15, "reset without an answer", |_, _| Behavior::Reset),
+    (15, "closed without a response", |_, _| Behavior::Close),
+    (15, "reset without a response", |_, _| Behavior::Reset),
     (20, "slow", |random, good| Behavior::Delayed(random.millis(50..=800), good.into())),
     (2, "slower than the timeout", |_, good| Behavior::Delayed(KUBE_TIMEOUT + Duration::from_millis(500), good.into())),
-    (2, "never answered", |_, _| Behavior::Hang),
+    (2, "no response", |_, _| Behavior::Hang),
     (1, "byte by byte", |_, _| Behavior::Drip),
     (2, "not Kubernetes", |_, _| ApiResponse::html(200).into()),
 ];
 
-/// In thousandths of creates.
+/// Weights in thousandths of all creates.
 const CREATES: [Fault; 6] = [
     (25, "409 Conflict", |_, _| conflict().into()),
-    (30, "stored, answer lost", |_, _| Behavior::ApplyThenDrop),
-    (2, "stored, never answered", |_, _| Behavior::ApplyThenHang),
-    (10, "stored, answer cut", |random, _| Behavior::ApplyThenTruncate(random.index(200))),
+    (30, "stored, response lost", |_, _| Behavior::ApplyThenDrop),
+    (2, "stored, no response", |_, _| Behavior::ApplyThenHang),
+    (10, "stored, response cut", |random, _| Behavior::ApplyThenTruncate(random.index(200))),
     (5, "quota full", |_, _| quota_full().into()),
-    (20, "closed after the answer", |_, good| Behavior::ThenClose(good.into())),
+    (20, "closed after the response", |_, good| Behavior::ThenClose(good.into())),
 ];
 
-/// Draws one of these faults, or none.
+/// Draws one of these faults, or `None`.
 fn draw(random: &mut Random, faults: &[Fault], good: &Behavior) -> Option<(&'static str, Behavior)> {
     let mut drawn = random.within(0..=999);
     for (weight, name, make) in faults {
@@ -76,7 +76,7 @@ impl Faults {
         self.counts.lock().unwrap().get(name).copied().unwrap_or(0)
     }
 
-    /// The credential of a request is refused.
+    /// Returns `true` if the token of the request is revoked.
     pub fn refuses(&self, request: &Request) -> bool {
         let token = request.header("Authorization").and_then(|value| value.strip_prefix("Bearer token-"));
         let number: u64 = token.and_then(|number| number.parse().ok()).expect("every request has a token");
@@ -110,7 +110,7 @@ impl Faults {
         }
     }
 
-    /// A list in one of its forms, whole or cut.
+    /// A list in one of its encodings, complete or truncated.
     pub fn list(&self, request: &Request, random: &mut Random, lists: &Lists) -> ApiResponse {
         let many = match request.query("continue") {
             Some(token) => return lists.second_half(token == "many"),
@@ -131,7 +131,7 @@ impl Faults {
     }
 }
 
-/// The pods, in few and many, as they may be listed.
+/// Pod lists, short and long, in each encoding.
 pub struct Lists([[ApiResponse; 4]; 2]);
 
 impl Lists {
@@ -167,7 +167,7 @@ impl Lists {
     }
 }
 
-/// Makes outages and the like until that time.
+/// Injects outages, dropped connections and revocations until this time.
 pub fn inject_outages(world: &World, api: &mut ApiServer, faults: &Faults, random: &mut Random, until: Instant) {
     let (mut outage, mut revocation) = (Instant::now() + Duration::from_secs(10), Instant::now());
     while Instant::now() < until {
@@ -191,7 +191,7 @@ pub fn inject_outages(world: &World, api: &mut ApiServer, faults: &Faults, rando
                     (0..random.within(1..=4)).map(|_| kinds[random.index(kinds.len())]).collect();
                 api.on_accept(accepts);
             }
-            // A second refusal within ten seconds stays one: mostly that is left out.
+            // A second revocation within ten seconds has no effect, so it is usually skipped.
             _ if now >= revocation || random.one_in(6) => {
                 revocation = now + Duration::from_secs(15);
                 faults.revoke();

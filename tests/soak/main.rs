@@ -1,13 +1,15 @@
-//! Ten minutes (SOAK_SECONDS) of good, bad, slow and rude clients at once, in front of a Kubernetes that fails at random.
+//! Ten minutes (SOAK_SECONDS) of valid, malformed, slow and abusive clients at once, in front of a Kubernetes with
+//! random faults.
 //!
-//! Run it with `cargo test --release --test soak -- --nocapture`. SOAK_SEED repeats the choices of a run, not its timing.
+//! Run: `cargo test --release --test soak -- --nocapture`. SOAK_SEED repeats the random choices of a run, not its
+//! timing.
 //!
-//! During the run every answer must be one that the contract has for its request. After it Kubernetes must have the Jobs
-//! that were asked for and no other, and the process must be as small as it was after the warm-up.
+//! During the run every response must match the contract. After the run Kubernetes must hold exactly the requested
+//! Jobs, and the process must be as small as after the warm-up.
 #![allow(clippy::unwrap_used)]
 
 #[path = "../support/mod.rs"]
-#[allow(dead_code, reason = "every test crate uses another part of it")]
+#[allow(dead_code, reason = "each test crate uses a part")]
 mod support;
 
 mod bad_clients;
@@ -31,47 +33,48 @@ use support::kubeconfig::Kubeconfig;
 use support::plugin::{Plugin, credential};
 use support::server::{Server, Setup};
 
-/// The mix runs this long, in seconds, warm-up included.
+/// Duration of the run in seconds, warm-up included.
 const SECONDS: u64 = 600;
 
-/// After this time in the mix, and a rest, the process has its usual size.
+/// Duration of the warm-up. After it and a pause the process has its usual size.
 const WARM_UP: Duration = Duration::from_secs(30);
 
-/// --kube-timeout: an outage of two seconds is survived, one of four is not.
+/// --kube-timeout: requests survive an outage of two seconds, not of four.
 const KUBE_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// How long a request can still make its Job after its client has gone: in the queue, at Kubernetes, and one for slowness.
+/// Longest time from a client's disconnect to its Job: the wait for a permit, Kubernetes, and one second of tolerance.
 const MAX_CREATE_DELAY: Duration = Duration::from_secs(2 * KUBE_TIMEOUT.as_secs() + 1);
 
-/// A create that was given up may still be on its way into our hands.
+/// Longest time for a create that the server has given up to reach the API server.
 const IN_TRANSIT: Duration = Duration::from_secs(1);
 
-/// Bad requests name one kind of Job for so long, which good requests leave out meanwhile.
+/// Bad requests use one kind of Job for this time; good requests avoid that kind meanwhile.
 const SHIFT: Duration = Duration::from_secs(30);
 
-/// In a shift, what good requests of the one before may still do: five seconds of slow sending, and what is late.
+/// Time in which good requests of the previous shift may still create Jobs: five seconds of slow sending, then the
+/// longest create delay.
 const SHIFT_OVERLAP: Duration = Duration::from_secs(5 + MAX_CREATE_DELAY.as_secs());
 
-/// POSTs of an address in a minute; only the crowd makes more.
+/// Rate limit in POSTs per minute and address; only the bursts exceed it.
 const POSTS_PER_MINUTE: &str = "900";
 
-/// A longer time is not asked of the good clients: a head in ten seconds, ten seconds of silence, thirty for an answer.
+/// The server's timeouts: ten seconds for a head and for an idle connection, thirty for a response.
 const SERVER_TIMEOUT: Duration = Duration::from_secs(10);
 const ANSWER_TIME: Duration = Duration::from_secs(30);
 
-/// Connections to Kubernetes are dropped by the first request after they have been idle for thirty seconds.
+/// The first request after thirty idle seconds drops the connections to Kubernetes.
 const KUBE_IDLE: Duration = Duration::from_secs(32);
 
-/// Refused connections are closed after a second.
+/// The server closes refused connections after a second.
 const REFUSED_CLOSE_TIME: Duration = Duration::from_secs(2);
 
-/// How long the process may take to become as small as it was.
+/// Longest time for the process to return to its usual size.
 const MAX_SHRINK_TIME: Duration = Duration::from_secs(90);
 
-/// Where Kubernetes is: no client uses this address, which keeps its port free during an outage.
+/// Address of the API server. No client uses it, so its port stays free during an outage.
 const KUBERNETES: &str = "127.0.0.2";
 
-/// All clients at once for so long, against a Kubernetes in torment.
+/// Runs all clients for this time against a Kubernetes with faults.
 fn run_clients(world: &World, api: &mut ApiServer, faults: &Faults, random: &mut Random, time: Duration) {
     let until = Instant::now() + time;
     world.stopped.store(false, Ordering::SeqCst);
@@ -91,16 +94,16 @@ fn run_clients(world: &World, api: &mut ApiServer, faults: &Faults, random: &mut
         world.stopped.store(true, Ordering::SeqCst);
     });
     faults.off.store(true, Ordering::SeqCst);
-    // Uses up what connections were still to suffer.
+    // Uses up the remaining connection faults.
     for _ in 0..8 {
         drop(TcpStream::connect(api.address()).unwrap());
     }
 }
 
-/// After this nothing is left of the mix but what the process keeps.
+/// Waits until only permanent resources are left, then measures the process.
 fn settled_size(server: &Server) -> Size {
     std::thread::sleep(KUBE_IDLE);
-    // It finds the idle connections too old.
+    // This request drops the idle connections.
     assert_eq!(server.get("/readyz").status, 200);
     std::thread::sleep(REFUSED_CLOSE_TIME);
     Size::of(server.pid())
@@ -112,7 +115,7 @@ fn number(name: &str) -> Option<u64> {
 }
 
 #[test]
-fn a_long_time_of_everything_at_once_changes_nothing() {
+fn mixed_load_for_ten_minutes_leaves_jobs_and_size_correct() {
     let time = Duration::from_secs(number("SOAK_SECONDS").unwrap_or(SECONDS));
     let seed = number("SOAK_SEED").unwrap_or_else(|| {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
@@ -128,7 +131,7 @@ fn a_long_time_of_everything_at_once_changes_nothing() {
     let (lists, mut choices, shared) = (Lists::new(), Random(random.next()), Arc::clone(&faults));
     api.script(move |request| shared.response(request, &mut choices, &lists));
     let setup = Setup::new();
-    // The number of the run is the number of the token; each is valid for half a minute.
+    // The token holds the number of the run, and is valid for 30 seconds.
     let status = json!({"token": "token-NUMBER", "expirationTimestamp": "EXPIRY"});
     let script = format!(
         "N=$(wc -l <\"$HERE/token.pids\")\nE=$(date -u -d '+30 seconds' +%Y-%m-%dT%H:%M:%SZ)\n\
@@ -169,7 +172,7 @@ fn a_long_time_of_everything_at_once_changes_nothing() {
     for word in ["panicked", "bug"] {
         assert!(!server.stderr().contains(word), "{word:?} in the log");
     }
-    // Without these the run would show less than it says.
+    // Proves that the outages took effect.
     let outages = faults.counted("outage longer than the timeout");
     for line in ["the cluster cannot be reached", "the cluster can be reached again"] {
         assert!(outages == 0 || server.stderr().contains(line), "{line:?} is not in the log");

@@ -83,7 +83,7 @@ impl Random {
     }
 }
 
-/// What the clients share.
+/// State shared by all clients.
 pub struct World {
     pub server: SocketAddr,
     pub start: Instant,
@@ -91,29 +91,29 @@ pub struct World {
     pub record: Mutex<Record>,
 }
 
-/// What happened.
+/// The record of the run.
 #[derive(Default)]
 pub struct Record {
-    /// Of which client and request there were how many answers of which status; 0 is none.
+    /// Number of responses by client, request and status; 0 is no response.
     pub responses: BTreeMap<(&'static str, &'static str), BTreeMap<u16, u64>>,
     pub posts: BTreeMap<Kind, u64>,
-    /// The Jobs that were answered with 200.
+    /// Jobs confirmed with 200.
     pub done: Vec<String>,
     pub unknown: Vec<UnknownOutcome>,
     pub healthz: Vec<Duration>,
     pub failures: Vec<String>,
 }
 
-/// A good POST without a 200, and when it can have made its Job.
+/// A valid POST without a 200, and the time span in which it may have created its Job.
 pub struct UnknownOutcome {
     pub kind: Kind,
-    /// It was answered with an error; otherwise its client went away.
-    pub answered: bool,
+    /// The client got an error; otherwise the client closed the connection.
+    pub responded: bool,
     pub from: Instant,
     pub until: Instant,
 }
 
-/// A request whose answer is waited for.
+/// A request and its accepted statuses.
 pub struct ClientRequest {
     pub what: &'static str,
     pub bytes: Vec<u8>,
@@ -153,8 +153,8 @@ impl ClientRequest {
         self.bytes.starts_with(b"HEAD ")
     }
 
-    /// What is wrong with an answer to it.
-    pub fn judge(&self, response: &Response) -> Result<(), String> {
+    /// Checks a response; the error names the difference.
+    pub fn check(&self, response: &Response) -> Result<(), String> {
         let status = response.status;
         if !self.statuses.contains(&status) {
             return Err(format!(
@@ -163,15 +163,15 @@ impl ClientRequest {
                 String::from_utf8_lossy(&response.body)
             ));
         }
-        let says = |name: &str| response.header(name).unwrap_or_default().to_owned();
-        if says("Content-Type") != "application/json" {
-            return Err(format!("{status} of type {:?}", says("Content-Type")));
+        let header = |name: &str| response.header(name).unwrap_or_default().to_owned();
+        if header("Content-Type") != "application/json" {
+            return Err(format!("{status} of type {:?}", header("Content-Type")));
         }
-        let seconds = says("Retry-After").parse().unwrap_or(0);
+        let seconds = header("Retry-After").parse().unwrap_or(0);
         if (status == 429 || status == 503 && self.what != "GET /readyz") && !(1..=3600).contains(&seconds) {
-            return Err(format!("{status} with Retry-After {:?}", says("Retry-After")));
+            return Err(format!("{status} with Retry-After {:?}", header("Retry-After")));
         }
-        if status == 405 && says("Allow").is_empty() {
+        if status == 405 && header("Allow").is_empty() {
             return Err("405 without Allow".to_owned());
         }
         if self.is_head() {
@@ -211,7 +211,7 @@ impl World {
         !self.stopped.load(Ordering::SeqCst)
     }
 
-    /// Waits, but not past the end of the mix.
+    /// Waits, at most until the end of the run.
     pub fn pause(&self, time: Duration) {
         let until = Instant::now() + time;
         while self.is_running() && Instant::now() < until {
@@ -225,7 +225,7 @@ impl World {
         self.record().failures.push(line);
     }
 
-    /// The kind that only bad requests name at this time, and since when.
+    /// The kind reserved for bad requests at this time, and the time since its shift began.
     pub fn reserved_kind(&self, at: Instant) -> (Kind, Duration) {
         let time = at.saturating_duration_since(self.start);
         let shift = usize::try_from(time.as_secs() / SHIFT.as_secs()).unwrap();
@@ -236,14 +236,14 @@ impl World {
         self.reserved_kind(Instant::now()).0
     }
 
-    /// A kind for a good request.
+    /// A random kind for a valid request.
     pub fn kind(&self, random: &mut Random) -> Kind {
         let apart = self.bad_kind();
         let others: Vec<Kind> = KINDS.into_iter().filter(|kind| *kind != apart).collect();
         others[random.index(others.len())]
     }
 
-    /// Connects from an address of one's own; with a narrow receive buffer answers pile up at the server.
+    /// Connects from this address. With a small receive buffer, responses wait in the server.
     pub fn connect(&self, ip: Ipv4Addr, narrow: bool) -> io::Result<Connection> {
         let socket = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None)?;
         sockopt::set_socket_reuseaddr(&socket, true)?;
@@ -257,33 +257,33 @@ impl World {
         Ok(Connection::over(stream))
     }
 
-    /// A connection that has to be there.
+    /// Connects, or records a failure.
     pub fn connection(&self, ip: Ipv4Addr) -> Option<Connection> {
         self.connect(ip, false).map_err(|error| self.report_failure(&format!("{ip} cannot connect: {error}"))).ok()
     }
 
-    /// A good POST goes out: whatever becomes of it, it is one.
+    /// Counts a valid POST, whatever its outcome.
     pub fn posts(&self, kind: Kind) {
         *self.record().posts.entry(kind).or_default() += 1;
     }
 
-    /// It got no 200, and may have made its Job all the same.
-    pub fn record_unknown(&self, kind: Kind, from: Instant, answered: bool) {
-        let until = Instant::now() + if answered { IN_TRANSIT } else { MAX_CREATE_DELAY };
-        self.record().unknown.push(UnknownOutcome { kind, answered, from, until });
+    /// Records a POST that got no 200 but may have created its Job.
+    pub fn record_unknown(&self, kind: Kind, from: Instant, responded: bool) {
+        let until = Instant::now() + if responded { IN_TRANSIT } else { MAX_CREATE_DELAY };
+        self.record().unknown.push(UnknownOutcome { kind, responded, from, until });
     }
 
     pub fn count(&self, client: &'static str, what: &'static str, status: u16) {
         *self.record().responses.entry((client, what)).or_default().entry(status).or_default() += 1;
     }
 
-    /// One request and its answer; the answer, unless there is none or it is wrong.
-    pub fn ask(&self, client: &'static str, line: &mut Connection, request: &ClientRequest) -> Option<Response> {
-        self.ask_slowly(client, line, request, Duration::ZERO)
+    /// Sends a request and checks its response; returns `None` without a response or with a wrong one.
+    pub fn exchange(&self, client: &'static str, line: &mut Connection, request: &ClientRequest) -> Option<Response> {
+        self.exchange_slowly(client, line, request, Duration::ZERO)
     }
 
-    /// Sends byte by byte where there is a pause between them.
-    pub fn ask_slowly(
+    /// The same, sent byte by byte if the pause is not zero.
+    pub fn exchange_slowly(
         &self,
         client: &'static str,
         line: &mut Connection,
@@ -305,7 +305,7 @@ impl World {
         self.record_outcome(client, request, from, outcome)
     }
 
-    /// Writes down what came of a request.
+    /// Records and checks the outcome of a request.
     pub fn record_outcome(
         &self,
         client: &'static str,
@@ -318,14 +318,14 @@ impl World {
         if let (Some(kind), false) = (request.job, done) {
             self.record_unknown(kind, from, outcome.is_ok());
         }
-        // Of a mob some get no answer.
+        // In a burst over the limit some requests get no response.
         if client == "over limit" && outcome.is_err() {
             return None;
         }
         let response = outcome
-            .map_err(|error| self.report_failure(&format!("{client}, {}: no answer: {error}", request.what)))
+            .map_err(|error| self.report_failure(&format!("{client}, {}: no response: {error}", request.what)))
             .ok()?;
-        if let Err(error) = request.judge(&response) {
+        if let Err(error) = request.check(&response) {
             let over_limit = client == "over limit" && response.status == 503;
             if !over_limit {
                 self.report_failure(&format!("{client}, {}: {error}", request.what));
@@ -340,7 +340,7 @@ impl World {
 
     pub fn timed_healthz(&self, client: &'static str, line: &mut Connection) -> Option<Response> {
         let start = Instant::now();
-        let response = self.ask(client, line, &ClientRequest::healthz());
+        let response = self.exchange(client, line, &ClientRequest::healthz());
         self.record().healthz.push(start.elapsed());
         response
     }

@@ -1,4 +1,5 @@
-//! A scripted Kubernetes API server: TLS or plain, a thread per connection, every request recorded, faults on demand.
+//! A scripted Kubernetes API server: TLS or plain, one thread per connection. It records every request and injects
+//! faults on demand.
 
 use super::TIMEOUT;
 use super::cluster::Cluster;
@@ -11,7 +12,7 @@ use std::collections::VecDeque;
 use std::io::{self, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -21,15 +22,15 @@ pub struct ApiServer {
     acceptor: Option<JoinHandle<()>>,
 }
 
-/// How an API server listens.
+/// The listening address and the TLS settings of an API server.
 pub struct Listen<'a> {
     pub ip: &'a str,
-    /// The certificate under tests/data/tls; none is plain HTTP.
+    /// Name of the certificate under tests/data/tls; `None` is plain HTTP.
     pub identity: Option<&'a str>,
     pub clients: ClientCerts,
 }
 
-/// A request as it arrived.
+/// A recorded request.
 #[derive(Clone, Debug)]
 pub struct Request {
     pub method: String,
@@ -37,11 +38,11 @@ pub struct Request {
     pub target: String,
     pub headers: Vec<(String, String)>,
     pub body: Vec<u8>,
-    /// Which connection brought it: 0 is the first.
+    /// Number of its connection, from 0.
     pub connection: usize,
-    /// The name that the client asked for in TLS.
+    /// Server name in the TLS handshake.
     pub sni: Option<String>,
-    /// The client's certificate chain in DER, its own first; empty where it showed none.
+    /// The client's certificate chain in DER, leaf first; empty without a client certificate.
     pub client_chain: Vec<Vec<u8>>,
     pub at: Instant,
 }
@@ -85,7 +86,7 @@ impl Default for Listen<'_> {
 }
 
 impl ApiServer {
-    /// TLS on 127.0.0.1, honest.
+    /// Starts with TLS on 127.0.0.1 and the default behavior.
     pub fn start() -> ApiServer {
         ApiServer::listen(&Listen::default())
     }
@@ -115,32 +116,32 @@ impl ApiServer {
         format!("{scheme}://{}", self.address)
     }
 
-    /// From now on every request is answered by this.
+    /// Passes every later request to this closure, which chooses the behavior.
     pub fn script(&self, script: impl FnMut(&Request) -> Behavior + Send + 'static) {
         *self.shared.script.lock().unwrap() = Box::new(script);
     }
 
-    /// Every request gets the same answer from now on.
+    /// Uses one behavior for every later request.
     pub fn always(&self, response: impl Into<Behavior>) {
         let response = response.into();
         self.script(move |_| response.clone());
     }
 
-    /// The next requests get these answers in order, those after them honest ones.
+    /// Uses these behaviors for the next requests in order, then the default.
     pub fn queue(&self, responses: impl IntoIterator<Item = Behavior>) {
         let mut responses: VecDeque<Behavior> = responses.into_iter().collect();
         self.script(move |_| responses.pop_front().unwrap_or(Behavior::Default));
     }
 
-    /// What happens to the next connections.
+    /// Sets the behavior of the next connections, in order.
     pub fn on_accept(&self, accepts: impl IntoIterator<Item = Accept>) {
         self.shared.accepts.lock().unwrap().extend(accepts);
     }
 
-    /// Closes the port and every connection: connecting is refused from now on.
+    /// Closes the port and every connection; later connection attempts are refused.
     pub fn close_port(&mut self) {
         self.shared.closing.store(true, Ordering::SeqCst);
-        // Wakes the acceptor; where this fails it has already ended.
+        // Wakes the acceptor. An error means that the acceptor has already ended.
         let _ = TcpStream::connect(self.address);
         if let Some(acceptor) = self.acceptor.take() {
             acceptor.join().unwrap();
@@ -154,10 +155,10 @@ impl ApiServer {
         self.acceptor = Some(accept_on(listener, self.shared.clone()));
     }
 
-    /// Ends every open connection.
+    /// Shuts down every open connection.
     pub fn close_connections(&self) {
         for socket in self.seen().sockets.drain(..) {
-            // A socket that the other side has closed already cannot be shut down again.
+            // An error means that the peer has already closed the socket.
             let _ = socket.shutdown(Shutdown::Both);
         }
     }
@@ -174,12 +175,12 @@ impl ApiServer {
         self.seen().requests.clone()
     }
 
-    /// How many connections were accepted so far.
+    /// Number of accepted connections.
     pub fn connections(&self) -> usize {
         self.seen().connections
     }
 
-    /// Waits until that many requests have arrived.
+    /// Waits until `count` requests have arrived.
     pub fn wait_for_requests(&self, count: usize) -> Vec<Request> {
         let (seen, timeout) =
             self.shared.changed.wait_timeout_while(self.seen(), TIMEOUT, |seen| seen.requests.len() < count).unwrap();
@@ -188,7 +189,15 @@ impl ApiServer {
     }
 
     fn seen(&self) -> MutexGuard<'_, Seen> {
-        self.shared.seen.lock().unwrap()
+        self.shared.seen()
+    }
+}
+
+impl Shared {
+    /// The record of requests. A failed assertion that held it must not fail the clean-up, which would abort the process
+    /// and with it every other test.
+    fn seen(&self) -> MutexGuard<'_, Seen> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -209,7 +218,7 @@ impl Request {
         self.target.split('?').next().unwrap()
     }
 
-    /// A parameter of the query, as it was escaped.
+    /// A query parameter, still percent-encoded.
     pub fn query(&self, name: &str) -> Option<&str> {
         let (_, query) = self.target.split_once('?')?;
         query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='))
@@ -232,14 +241,14 @@ fn accept_on(listener: TcpListener, shared: Arc<Shared>) -> JoinHandle<()> {
             }
             let (Ok(socket), shared) = (socket, shared.clone()) else { continue };
             let number = {
-                let mut seen = shared.seen.lock().unwrap();
+                let mut seen = shared.seen();
                 seen.connections += 1;
                 seen.sockets.push(socket.try_clone().unwrap());
                 seen.connections - 1
             };
             std::thread::spawn(move || {
                 let raw = socket.try_clone().unwrap();
-                // An error here is the client going away, which is its right; so is a socket that is already shut.
+                // An error means that the client closed the connection or that the socket is already shut down.
                 let _ = serve(socket, &shared, number);
                 let _ = raw.shutdown(Shutdown::Both);
             });
@@ -269,7 +278,7 @@ fn serve(socket: TcpStream, shared: &Shared, number: usize) -> io::Result<()> {
         let body = read_body(&mut reader, &headers)?;
         let (sni, client_chain, at) = (sni.clone(), chain.clone(), Instant::now());
         let request = Request { method, target, headers, body, connection: number, sni, client_chain, at };
-        shared.seen.lock().unwrap().requests.push(request.clone());
+        shared.seen().requests.push(request.clone());
         shared.changed.notify_all();
         let response = (shared.script.lock().unwrap())(&request);
         if !respond(response, &request, shared, reader.get_mut(), &raw)? {
@@ -278,7 +287,7 @@ fn serve(socket: TcpStream, shared: &Shared, number: usize) -> io::Result<()> {
     }
 }
 
-/// Does what the script said; false when the connection is to end.
+/// Applies the behavior; returns `false` if the connection must be closed.
 fn respond(
     response: Behavior,
     request: &Request,
@@ -314,7 +323,7 @@ fn respond(
             respond(*response, request, shared, stream, raw)
         }
         Behavior::Delayed(time, response) => {
-            // The slowness is the fault that is played here, and no wait for anything.
+            // The delay is the injected fault, not a wait for a condition.
             std::thread::sleep(time);
             respond(*response, request, shared, stream, raw)
         }
@@ -341,7 +350,7 @@ fn write(stream: &mut dyn Stream, reply: &ApiResponse) -> io::Result<()> {
     stream.flush()
 }
 
-/// The stream, and what TLS says about the other side.
+/// The stream and the client's TLS parameters.
 fn handshake(socket: TcpStream, shared: &Shared) -> io::Result<Peer> {
     let Some(config) = &shared.tls else {
         return Ok(Peer { stream: Box::new(socket), sni: None, chain: Vec::new() });
@@ -356,13 +365,14 @@ fn handshake(socket: TcpStream, shared: &Shared) -> io::Result<Peer> {
     Ok(Peer { stream: Box::new(StreamOwned::new(tls, socket)), sni, chain })
 }
 
-/// Closes with a TCP reset: every later read and write of the other side fails.
+/// Closes with a TCP reset: every later read and write of the peer fails.
 fn reset(socket: &TcpStream) -> io::Result<()> {
-    // On Linux to connect to nowhere is to abort; closing would not do, for other descriptors of this socket are open.
+    // On Linux, connecting to AF_UNSPEC aborts the connection. Closing is not enough: other descriptors of this socket
+    // are open.
     Ok(rustix::net::connect_unspec(socket)?)
 }
 
-/// Sends an endless 200 byte by byte; ends with the error of writing to nobody.
+/// Sends an endless 200 byte by byte, until writing fails because the client has closed.
 fn drip(stream: &mut dyn Stream) -> io::Result<()> {
     stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 1000000\r\n\r\n")?;
     loop {
@@ -372,7 +382,7 @@ fn drip(stream: &mut dyn Stream) -> io::Result<()> {
     }
 }
 
-/// Says nothing until the client closes.
+/// Sends nothing until the client closes.
 fn wait_for_end(stream: &mut (impl Read + ?Sized)) -> io::Result<()> {
     let mut sink = [0; 1024];
     while stream.read(&mut sink)? > 0 {}

@@ -1,4 +1,4 @@
-//! A tiny honest Kubernetes: it stores Jobs and lists pods, and says no as the real one does.
+//! A minimal Kubernetes: it stores Jobs, lists pods and refuses invalid requests as the real API server does.
 
 use super::api::Request;
 use super::response::{ApiResponse, pod_list};
@@ -8,11 +8,11 @@ use serde_json::{Value, json};
 pub struct Cluster {
     /// The stored Jobs, oldest first.
     pub jobs: Vec<Value>,
-    /// What the pod list says.
+    /// The pods in the pod list.
     pub pods: Vec<Value>,
 }
 
-/// The namespaces that exist.
+/// The existing namespaces.
 const NAMESPACES: [&str; 2] = ["free-service", "default"];
 
 impl Cluster {
@@ -57,10 +57,11 @@ impl Cluster {
         ApiResponse::json(201, &job)
     }
 
-    /// As many pods as the request's `limit` asks for.
+    /// The first `limit` pods of the request.
     fn page(&self, request: &Request) -> &[Value] {
         let limit = request.query("limit").and_then(|limit| limit.parse().ok());
-        // A page that leaves pods out would have to say so: only a limit of at least everything, or of one, is honest here.
+        // A page that omits pods needs a continue token. This list has none, so only a limit of 1 or of at least all
+        // pods is supported.
         match limit {
             Some(1) => &self.pods[..self.pods.len().min(1)],
             Some(limit) => {
@@ -72,14 +73,14 @@ impl Cluster {
     }
 }
 
-/// The answer to a SelfSubjectAccessReview or its like: yes.
+/// An allowing response to a SelfSubjectAccessReview and similar reviews.
 fn allowed(request: &Request) -> ApiResponse {
     let mut review: Value = serde_json::from_slice(&request.body).unwrap_or_else(|_| json!({}));
     review["status"] = json!({"allowed": true});
     ApiResponse::json(201, &review)
 }
 
-/// A pod as the API server lists it; without a node it is Pending and has no IP either.
+/// A pod as the API server lists it. Without a node it is Pending and has no IP.
 pub fn pod(namespace: &str, name: &str, phase: &str, node: Option<(&str, &str)>) -> Value {
     let mut pod = json!({
         "metadata": {"name": name, "namespace": namespace, "uid": format!("uid-of-{name}"), "labels": {"app": "x"}},

@@ -1,4 +1,4 @@
-//! A small HTTP/1.1 client that shows everything and hides nothing: raw bytes out, status, headers and body in.
+//! A small HTTP/1.1 client: sends raw bytes; reads status, headers and body.
 
 use super::TIMEOUT;
 use serde_json::Value;
@@ -22,13 +22,13 @@ impl Connection {
         Connection(BufReader::new(stream))
     }
 
-    /// A connection that was made in another way.
+    /// Wraps an open socket.
     pub fn over(stream: TcpStream) -> Connection {
         stream.set_read_timeout(Some(TIMEOUT)).unwrap();
         Connection(BufReader::new(stream))
     }
 
-    /// The socket itself; what was read ahead is not in it.
+    /// The socket; bytes that were already buffered are not in it.
     pub fn stream(&self) -> &TcpStream {
         self.0.get_ref()
     }
@@ -37,7 +37,7 @@ impl Connection {
         self.0.get_mut().write_all(bytes).unwrap();
     }
 
-    /// One request and its answer; a body gets its Content-Length. The connection stays open.
+    /// Sends one request, with a Content-Length if it has a body, and reads the response. The connection stays open.
     pub fn request(&mut self, method: &str, target: &str, body: Option<&[u8]>) -> Response {
         let length = body.map_or_else(String::new, |body| format!("Content-Length: {}\r\n", body.len()));
         let mut bytes = format!("{method} {target} HTTP/1.1\r\nHost: test\r\n{length}\r\n").into_bytes();
@@ -46,12 +46,12 @@ impl Connection {
         self.response(method == "HEAD").unwrap_or_else(|error| panic!("{method} {target}: {error}"))
     }
 
-    /// Reads one answer; interim answers (1xx) are passed over.
+    /// Reads one response and skips interim responses (1xx).
     pub fn response(&mut self, is_head: bool) -> io::Result<Response> {
         self.response_and_interim(is_head).map(|(response, _)| response)
     }
 
-    /// Reads one answer and counts the interim ones (1xx) before it.
+    /// Reads one response and counts the interim responses (1xx) before it.
     pub fn response_and_interim(&mut self, is_head: bool) -> io::Result<(Response, usize)> {
         let mut interim = 0;
         loop {
@@ -68,13 +68,13 @@ impl Connection {
         }
     }
 
-    /// Everything up to the end of the connection.
+    /// Reads to the end of the connection.
     pub fn rest(&mut self) -> io::Result<Vec<u8>> {
         let mut bytes = Vec::new();
         self.0.read_to_end(&mut bytes).map(|_| bytes)
     }
 
-    /// True once the peer has closed its side; whatever it still sent is read and dropped.
+    /// Returns `true` once the peer has closed its side; discards the bytes before that.
     pub fn is_closed_by_peer(&mut self) -> bool {
         io::copy(&mut self.0, &mut io::sink()).is_ok()
     }
@@ -86,7 +86,7 @@ impl Response {
     }
 
     pub fn text(&self) -> &str {
-        std::str::from_utf8(&self.body).expect("answers are UTF-8")
+        std::str::from_utf8(&self.body).expect("responses are UTF-8")
     }
 
     pub fn json(&self) -> Value {
@@ -94,7 +94,7 @@ impl Response {
         serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error} in {:?}", self.text()))
     }
 
-    /// The sentence of an error answer, which is `{"error":"..."}` and nothing else.
+    /// The sentence of an error response, which is exactly `{"error":"..."}`.
     pub fn error(&self) -> String {
         let json = self.json();
         let object = json.as_object().unwrap_or_else(|| panic!("not an object: {json}"));
@@ -105,12 +105,12 @@ impl Response {
     }
 }
 
-/// The first header of that name, in any case.
+/// The first header with this name, in any case.
 pub fn find<'a>(headers: &'a [(String, String)], name: &str) -> Option<&'a str> {
     headers.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
 }
 
-/// A line without its CRLF; the end of the stream is an error.
+/// Reads a line without its CRLF; the end of the stream is an error.
 pub fn read_line(reader: &mut impl BufRead) -> io::Result<String> {
     let mut line = Vec::new();
     if reader.read_until(b'\n', &mut line)? == 0 {
@@ -119,7 +119,7 @@ pub fn read_line(reader: &mut impl BufRead) -> io::Result<String> {
     Ok(String::from_utf8_lossy(&line).trim_end_matches(['\r', '\n']).to_owned())
 }
 
-/// Header lines up to the empty one.
+/// Reads header lines up to the empty line.
 pub fn read_headers(reader: &mut impl BufRead) -> io::Result<Vec<(String, String)>> {
     let mut headers = Vec::new();
     loop {
@@ -132,7 +132,7 @@ pub fn read_headers(reader: &mut impl BufRead) -> io::Result<Vec<(String, String
     }
 }
 
-/// A body framed by chunks, by its length, or (an answer that says so) by the end of the connection.
+/// Reads a body framed by chunks, by Content-Length or, with `Connection: close`, by the end of the connection.
 pub fn read_body(reader: &mut impl BufRead, headers: &[(String, String)]) -> io::Result<Vec<u8>> {
     let mut body = Vec::new();
     if find(headers, "Transfer-Encoding").is_some_and(|coding| coding.eq_ignore_ascii_case("chunked")) {
@@ -146,7 +146,7 @@ pub fn read_body(reader: &mut impl BufRead, headers: &[(String, String)]) -> io:
     Ok(body)
 }
 
-/// Appends one chunk; false after the last.
+/// Appends one chunk; returns `false` after the last.
 fn read_chunk(reader: &mut impl BufRead, body: &mut Vec<u8>) -> io::Result<bool> {
     let size = usize::from_str_radix(read_line(reader)?.trim(), 16).map_err(io::Error::other)?;
     if size == 0 {

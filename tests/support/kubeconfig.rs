@@ -1,12 +1,12 @@
-//! Kubeconfig files, from one good one that a test changes in the place it is about.
+//! Kubeconfig files: one valid file, of which a test changes single fields.
 
 use super::tls;
 use serde_json::{Value, json};
 
-/// The token that a kubeconfig carries unless the test says otherwise.
+/// The default token of a kubeconfig.
 pub const TOKEN: &str = "test-token";
 
-/// One cluster, one user, one context, all named `test`.
+/// One cluster, one user and one context, all named `test`.
 pub struct Kubeconfig(Value);
 
 impl Kubeconfig {
@@ -20,13 +20,13 @@ impl Kubeconfig {
         }))
     }
 
-    /// Sets fields of the cluster; null takes one away.
+    /// Sets fields of the cluster; `null` removes a field.
     pub fn cluster(mut self, fields: Value) -> Kubeconfig {
         merge(&mut self.0["clusters"][0]["cluster"], fields);
         self
     }
 
-    /// The user is this instead.
+    /// Replaces the user.
     pub fn user(mut self, user: Value) -> Kubeconfig {
         self.0["users"][0]["user"] = user;
         self

@@ -1,4 +1,4 @@
-//! A client of a Kubernetes API that knows as little as possible: TLS with the kubeconfig's CA, its token, JSON.
+//! A minimal Kubernetes API client: TLS with the kubeconfig's CA, its token, JSON.
 
 use super::TIMEOUT;
 use super::http::{Response, find, read_body, read_headers, read_line};
@@ -17,7 +17,7 @@ pub const APPLY: &str = "application/apply-patch+yaml";
 
 type Stream = BufReader<StreamOwned<ClientConnection, TcpStream>>;
 
-/// The user of a kubeconfig whose server has an address of its own.
+/// A client with one kubeconfig's server and token. The server URL must hold an IP address.
 #[derive(Clone)]
 pub struct Kubernetes {
     address: SocketAddr,
@@ -25,11 +25,11 @@ pub struct Kubernetes {
     headers: Vec<(String, String)>,
 }
 
-/// A watch that is open.
+/// An open watch.
 pub struct Watch(Stream);
 
 impl Kubernetes {
-    /// With a CA and a token, as the embedded cluster writes them.
+    /// Reads the CA and the token from a kubeconfig written by the simulator.
     pub fn new(kubeconfig: &Path) -> Kubernetes {
         let text = std::fs::read_to_string(kubeconfig).unwrap();
         let config: Value = serde_yaml::from_str(&text).unwrap();
@@ -45,7 +45,7 @@ impl Kubernetes {
         Kubernetes { address, tls, headers: Vec::new() }.with_token(user["token"].as_str().unwrap())
     }
 
-    /// The same cluster with this header on every request, in place of one of its name.
+    /// The same client with this header on every request; replaces a header of the same name.
     pub fn with(&self, name: &str, value: &str) -> Kubernetes {
         let mut headers = self.headers.clone();
         headers.retain(|(key, _)| key != name);
@@ -89,7 +89,7 @@ impl Kubernetes {
         (response.status, serde_json::from_slice(&response.body).unwrap_or_else(|_| response.text().into()))
     }
 
-    /// One request with these header lines and these bytes behind them, on a connection of its own.
+    /// Sends one request with these header lines and this body on a new connection.
     pub fn send(&self, line: &str, framing: &str, body: &[u8]) -> io::Result<Response> {
         let mut stream = self.open(line, framing, body)?;
         let (status, headers) = read_head(&mut stream)?;
@@ -97,7 +97,7 @@ impl Kubernetes {
         Ok(Response { status, headers, body })
     }
 
-    /// Watches; it must begin well.
+    /// Starts a watch; panics unless the response is a chunked 200.
     pub fn watch(&self, path: &str) -> Watch {
         let mut stream = self.open(&format!("GET {path}"), "", b"").unwrap();
         let (status, headers) = read_head(&mut stream).unwrap();
@@ -120,11 +120,11 @@ impl Kubernetes {
 }
 
 impl Watch {
-    /// The next event; none at the end of the watch. Each comes on a line of its own.
+    /// The next event, one per line; returns `None` at the end of the watch.
     pub fn next(&mut self) -> Option<Value> {
         loop {
             let line = read_line(&mut self.0).ok()?;
-            // Between the events are the chunks' sizes and ends.
+            // The other lines are chunk sizes and chunk ends.
             if line.starts_with('{') {
                 return Some(serde_json::from_str(&line).unwrap());
             }
@@ -134,7 +134,7 @@ impl Watch {
         }
     }
 
-    /// The first event that is as wanted; the others are passed over.
+    /// Skips events until the first wanted one.
     pub fn until(&mut self, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
         while let Some(event) = self.next() {
             if wanted(&event) {

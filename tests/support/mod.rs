@@ -1,7 +1,7 @@
-//! What the black-box tests share: the built binary as a child process, an HTTP client of their own, a scripted
-//! Kubernetes API server, proxies, credential plugins and the files they need. Nothing here knows the program's source.
+//! Support code of the black-box tests: the built binary as a child process, an HTTP client, a scripted Kubernetes API
+//! server, proxies, credential plugins and their files. Nothing here imports the program's source.
 //!
-//! Nothing waits blindly: every wait ends at a condition, and panics with what was seen when its deadline passes.
+//! Every wait ends at a condition, and panics with the last observation when its deadline passes.
 
 pub mod api;
 pub mod cluster;
@@ -9,6 +9,7 @@ pub mod http;
 pub mod kubeconfig;
 pub mod kubernetes;
 pub mod plugin;
+pub mod process;
 pub mod proxy;
 pub mod response;
 pub mod server;
@@ -20,13 +21,13 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
-/// How long anything that ought to happen may take on a busy machine of two cores.
+/// Longest time for any expected event on a busy machine of two cores.
 pub const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Time between two looks at a condition that nothing announces (a file, a process of somebody else's).
+/// Interval between two checks of a condition that sends no notification (a file, another process).
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
-/// Waits for a condition outside this process, which can only be looked at again and again.
+/// Polls a condition outside this process until it holds.
 pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     let deadline = Instant::now() + TIMEOUT;
     while !holds() {
@@ -35,17 +36,18 @@ pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
-/// The signals that are to end a process which we start: without SIGHUP where we were started by nohup, and it is, too.
+/// The signals that stop a child process; without SIGHUP if nohup started this process, because the child inherits
+/// that.
 pub fn ending_signals() -> Vec<Signal> {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:")).unwrap();
     let ignored = u64::from_str_radix(ignored.trim(), 16).unwrap();
-    let heard = |signal: &Signal| ignored & (1 << (signal.as_raw() - 1)) == 0;
-    [Signal::TERM, Signal::INT, Signal::HUP].into_iter().filter(heard).collect()
+    let is_active = |signal: &Signal| ignored & (1 << (signal.as_raw() - 1)) == 0;
+    [Signal::TERM, Signal::INT, Signal::HUP].into_iter().filter(is_active).collect()
 }
 
-/// Held for reading while a process is started, and for writing while a script is written: a child has every open file of
-/// ours until it becomes its program, and Linux executes no file that somebody has open for writing.
+/// Held for reading while a process starts, and for writing while a script is written. A child holds every open file of
+/// this process until exec, and Linux refuses to execute a file that is open for writing (ETXTBSY).
 static SCRIPTS: RwLock<()> = RwLock::new(());
 
 /// Starts a process.

@@ -1,17 +1,17 @@
-//! Credential plugins: shell scripts in the test's own folder that leave a trace of every run.
+//! Credential plugins: shell scripts in the test's own folder that record every run.
 
 use serde_json::{Value, json};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-/// A script on disk and the files in which its runs leave traces.
+/// A script and the files with the records of its runs.
 pub struct Plugin {
     path: PathBuf,
 }
 
 impl Plugin {
-    /// Writes an executable script into `folder`. Every run first notes its KUBERNETES_EXEC_INFO (a line) and its
-    /// process number (a line); then comes `body`, which finds the folder in `$HERE`.
+    /// Writes an executable script into `folder`. Every run first appends its KUBERNETES_EXEC_INFO and its process ID,
+    /// one line each, to files. Then `body` runs, which finds the folder in `$HERE`.
     pub fn write(folder: &Path, name: &str, body: &str) -> Plugin {
         let path = folder.join(name);
         std::fs::create_dir_all(folder).unwrap();
@@ -27,7 +27,7 @@ impl Plugin {
         Plugin { path }
     }
 
-    /// A script that prints one ExecCredential of v1 with this status.
+    /// A script that prints a v1 ExecCredential with this status.
     pub fn printing(folder: &Path, name: &str, status: &Value) -> Plugin {
         Plugin::write(folder, name, &format!("cat <<'END'\n{}\nEND", credential("v1", status)))
     }
@@ -36,7 +36,7 @@ impl Plugin {
         &self.path
     }
 
-    /// The user of a kubeconfig that runs this script, as v1, never interactive.
+    /// A kubeconfig user that runs this script, as v1, never interactive.
     pub fn user(&self) -> Value {
         json!({"exec": {"apiVersion": "client.authentication.k8s.io/v1", "command": self.path, "interactiveMode": "Never"}})
     }
@@ -45,12 +45,12 @@ impl Plugin {
         self.notes("pids").len()
     }
 
-    /// The process numbers that runs left, and those that `body` added.
+    /// The process IDs of the runs, and those that `body` added.
     pub fn pids(&self) -> Vec<u32> {
         self.notes("pids").iter().map(|pid| pid.parse().unwrap()).collect()
     }
 
-    /// What KUBERNETES_EXEC_INFO said at each run.
+    /// The value of KUBERNETES_EXEC_INFO at each run.
     pub fn infos(&self) -> Vec<Value> {
         self.notes("infos").iter().map(|info| serde_json::from_str(info).unwrap_or(Value::Null)).collect()
     }
@@ -61,12 +61,12 @@ impl Plugin {
     }
 }
 
-/// An ExecCredential of that version.
+/// An ExecCredential of this version.
 pub fn credential(version: &str, status: &Value) -> Value {
     json!({"apiVersion": format!("client.authentication.k8s.io/{version}"), "kind": "ExecCredential", "status": status})
 }
 
-/// Whether a process is there and not merely a zombie.
+/// Returns `true` if the process exists and is not a zombie.
 pub fn is_alive(pid: u32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit_once(") ").is_some_and(|(_, state)| !state.starts_with('Z'))

@@ -1,4 +1,4 @@
-//! Proxies for the way to the API server: HTTP CONNECT and SOCKS5, each a thread, every wish recorded.
+//! Proxies in front of the API server: HTTP CONNECT and SOCKS5. They record every request.
 
 use super::http::{read_headers, read_line};
 use super::tls::{self, ClientCerts};
@@ -8,40 +8,40 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-/// A proxy that leads every connection to one address, whatever name it was asked for.
+/// A proxy that connects every client to one address, whatever target it requests.
 pub struct Proxy {
     address: SocketAddr,
-    asked: Arc<Mutex<Vec<ProxyRequest>>>,
+    requests: Arc<Mutex<Vec<ProxyRequest>>>,
 }
 
-/// What a client wanted of the proxy.
+/// A recorded proxy request.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ProxyRequest {
     /// `HOST:PORT`.
     pub target: String,
-    /// The header of an HTTP proxy; the name and the password, with a colon between, for a SOCKS proxy.
+    /// The Proxy-Authorization header of an HTTP proxy, or `NAME:PASSWORD` of a SOCKS proxy.
     pub authorization: Option<String>,
 }
 
 #[derive(Clone, Copy)]
 pub enum Kind {
     Connect,
-    /// A CONNECT proxy behind TLS, with the certificate of that name under tests/data/tls.
+    /// A CONNECT proxy behind TLS, with this certificate under tests/data/tls.
     TlsConnect(&'static str),
-    /// A CONNECT proxy that answers this status to everybody.
+    /// A CONNECT proxy that responds with this status to every request.
     Refusing(u16),
-    /// A CONNECT proxy whose answer comes byte by byte, with this time between two of them.
+    /// A CONNECT proxy that sends its response byte by byte, with this pause between bytes.
     Dripping(Duration),
-    /// A CONNECT proxy that says yes after this time, and then nothing any more.
+    /// A CONNECT proxy that accepts after this time, and sends nothing after that.
     DelayedThenSilent(Duration),
-    /// Accepts, and never says a byte.
+    /// Accepts connections and sends nothing.
     Silent,
     Socks5,
-    /// SOCKS5 that wants the user name `jane` and the password `pass`, RFC 1929.
+    /// SOCKS5 that requires the user name `jane` and the password `pass` (RFC 1929).
     Socks5Login,
-    /// SOCKS5 that gives this reply code of RFC 1928 to everybody.
+    /// SOCKS5 that responds with this reply code (RFC 1928) to every request.
     Socks5Refusing(u8),
-    /// SOCKS5 that agrees to talk, and then says a byte of its answer every now and then.
+    /// SOCKS5 that accepts the method, then sends its reply byte by byte with this pause.
     Socks5Dripping(Duration),
 }
 
@@ -49,16 +49,16 @@ impl Proxy {
     pub fn start(kind: Kind, destination: SocketAddr) -> Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        let asked = Arc::new(Mutex::new(Vec::new()));
-        let record = asked.clone();
+        let requests = Arc::new(Mutex::new(Vec::new()));
+        let record = requests.clone();
         std::thread::spawn(move || {
             for client in listener.incoming() {
                 let record = record.clone();
-                // An error is one side going away; the test sees what came of it.
+                // An error means that one side closed; the test observes the outcome.
                 std::thread::spawn(move || client.and_then(|client| serve(kind, client, destination, &record)));
             }
         });
-        Proxy { address, asked }
+        Proxy { address, requests }
     }
 
     pub fn address(&self) -> SocketAddr {
@@ -66,7 +66,7 @@ impl Proxy {
     }
 
     pub fn requests(&self) -> Vec<ProxyRequest> {
-        self.asked.lock().unwrap().clone()
+        self.requests.lock().unwrap().clone()
     }
 }
 
@@ -75,13 +75,13 @@ fn serve(kind: Kind, client: TcpStream, destination: SocketAddr, record: &Mutex<
         Kind::TlsConnect(identity) => Client::with_tls(client, identity)?,
         _ => Client { socket: client.into(), tls: None },
     };
-    let asked = match kind {
+    let requests = match kind {
         Kind::Silent => return client.wait_for_end(),
         Kind::Socks5 | Kind::Socks5Refusing(_) | Kind::Socks5Dripping(_) => read_socks5_request(&mut client, false)?,
         Kind::Socks5Login => read_socks5_request(&mut client, true)?,
         _ => read_connect_request(&mut client)?,
     };
-    record.lock().unwrap().push(asked);
+    record.lock().unwrap().push(requests);
     match kind {
         Kind::Refusing(status) => {
             let response = format!("HTTP/1.1 {status} No\r\nContent-Length: 0\r\n\r\n");
@@ -90,7 +90,7 @@ fn serve(kind: Kind, client: TcpStream, destination: SocketAddr, record: &Mutex<
         Kind::Dripping(pause) => return client.drip(b"HTTP/1.1 200 Connection established\r\nX: ", pause),
         Kind::Socks5Dripping(pause) => return client.drip(&[5, 0, 0, 3, 255], pause),
         Kind::DelayedThenSilent(time) => {
-            // The slowness is the fault that is played here, and no wait for anything.
+            // The delay is the injected fault, not a wait for a condition.
             std::thread::sleep(time);
             client.write_all(b"HTTP/1.1 200 Connection established\r\n\r\n")?;
             return client.wait_for_end();
@@ -103,8 +103,8 @@ fn serve(kind: Kind, client: TcpStream, destination: SocketAddr, record: &Mutex<
     tunnel(client, &TcpStream::connect(destination)?)
 }
 
-/// A client's connection. Two threads may use clones of it at a time, one to read and one to write, also with TLS: the
-/// socket is read outside the lock.
+/// A client's connection. One thread may read and another write through clones, also with TLS: the socket is read
+/// outside the lock.
 #[derive(Clone)]
 struct Client {
     socket: Arc<TcpStream>,
@@ -122,7 +122,7 @@ impl Client {
         Ok(Client { socket: socket.into(), tls: Some(Arc::new(Mutex::new(tls))) })
     }
 
-    /// Sends this, and then its last byte for ever, with a pause before each byte.
+    /// Sends these bytes, then the last byte forever, with a pause before each byte.
     fn drip(&mut self, bytes: &[u8], pause: Duration) -> io::Result<()> {
         let (last, endless) = (bytes[bytes.len() - 1], bytes.len()..);
         for byte in bytes.iter().copied().chain(endless.map(|_| last)) {
@@ -132,7 +132,7 @@ impl Client {
         Ok(())
     }
 
-    /// Says nothing until the client closes.
+    /// Sends nothing until the client closes.
     fn wait_for_end(&mut self) -> io::Result<()> {
         io::copy(self, &mut io::sink()).map(drop)
     }
@@ -150,7 +150,7 @@ impl Read for Client {
             let count = (&*self.socket).read(&mut piece)?;
             let mut tls = tls.lock().unwrap();
             let mut rest = &piece[..count];
-            // Also once for the end of the stream.
+            // Runs at least once: an empty read signals the end of the stream.
             loop {
                 tls.read_tls(&mut rest)?;
                 tls.process_new_packets().map_err(io::Error::other)?;
@@ -178,7 +178,7 @@ impl Write for Client {
     }
 }
 
-/// The client sends nothing more until it is answered, so a buffered reader swallows nothing.
+/// Reads a CONNECT request. The client waits for the response, so the buffered reader takes no further bytes.
 fn read_connect_request(client: &mut Client) -> io::Result<ProxyRequest> {
     let mut reader = BufReader::new(client);
     let line = read_line(&mut reader)?;
@@ -188,7 +188,7 @@ fn read_connect_request(client: &mut Client) -> io::Result<ProxyRequest> {
     Ok(ProxyRequest { target: target.unwrap_or(&line).to_owned(), authorization })
 }
 
-/// RFC 1928, with RFC 1929 for a login.
+/// Reads a SOCKS5 request (RFC 1928), with RFC 1929 if `login`.
 fn read_socks5_request(client: &mut Client, login: bool) -> io::Result<ProxyRequest> {
     let [_, count] = read_exactly::<2>(client)?;
     let mut methods = vec![0; count.into()];
@@ -220,7 +220,7 @@ fn read_socks5_request(client: &mut Client, login: bool) -> io::Result<ProxyRequ
     Ok(ProxyRequest { target: format!("{host}:{port}"), authorization })
 }
 
-/// A length in one byte and so much text.
+/// Reads text with a length of one byte before it.
 fn read_text(client: &mut Client) -> io::Result<String> {
     let [length] = read_exactly::<1>(client)?;
     let mut text = vec![0; length.into()];

@@ -1,4 +1,4 @@
-//! What the scripted API server may do with a request: answers in every framing, real Kubernetes refusals, and faults.
+//! Behaviors of the scripted API server: responses in every framing, Kubernetes errors, and faults.
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
@@ -8,51 +8,51 @@ use std::io::Write;
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
-/// What happens to one request.
+/// The server's behavior for one request.
 #[derive(Clone)]
 pub enum Behavior {
-    /// What the tiny Kubernetes of `cluster.rs` says.
+    /// The response of the minimal Kubernetes in `cluster.rs`.
     Default,
-    /// The request takes effect, and the connection ends without an answer.
+    /// Applies the request, then closes without a response.
     ApplyThenDrop,
-    /// The request takes effect, and nothing is said until the client gives up.
+    /// Applies the request, then sends nothing until the client gives up.
     ApplyThenHang,
     ApiResponse(ApiResponse),
-    /// The request takes effect, and the connection ends after so many bytes of the answer, its head included.
+    /// Applies the request, then closes after this many bytes of the response, head included.
     ApplyThenTruncate(usize),
-    /// The connection ends in order, without an answer.
+    /// Closes in order without a response.
     Close,
-    /// The connection ends by a TCP reset, without an answer.
+    /// Resets the connection without a response.
     Reset,
-    /// Nothing is said until the client gives up.
+    /// Sends nothing until the client gives up.
     Hang,
-    /// A good head, and then a byte of the body every now and then until the client gives up.
+    /// Sends a valid head, then one body byte every 50 ms until the client gives up.
     Drip,
-    /// The answer waits until the test opens the gate.
+    /// Responds once the test opens the latch.
     After(Latch, Box<Behavior>),
-    /// The answer comes so much later: a slow Kubernetes.
+    /// Responds after this delay: a slow Kubernetes.
     Delayed(Duration, Box<Behavior>),
-    /// A kept-alive connection that the server closes right after its answer.
+    /// Responds, then closes the kept-alive connection.
     ThenClose(Box<Behavior>),
-    /// A 200 whose body comes when the test sends it.
+    /// Responds with 200 and a body that the test sends piece by piece.
     Stream(Stream),
 }
 
-/// What happens to one connection before its first request is read whole.
+/// The server's behavior for one connection before its first complete request.
 #[derive(Clone, Copy)]
 pub enum Accept {
     Reset,
-    /// Accepted, and not a byte is ever sent: not even a TLS handshake.
+    /// Accepts and sends nothing, not even a TLS handshake.
     Hang,
-    /// A reset between the head and the body of the first request.
+    /// Resets between the head and the body of the first request.
     ResetAfterHead,
 }
 
-/// Closed until the test opens it, then open for ever.
+/// Blocks waiters until the test opens it; stays open.
 #[derive(Clone, Default)]
 pub struct Latch(Arc<(Mutex<bool>, Condvar)>);
 
-/// A body in chunks, as a watch has it: the test's end of it.
+/// The test's end of a chunked body, for example of a watch.
 #[derive(Clone, Default)]
 pub struct Stream(Arc<(Mutex<Pieces>, Condvar)>);
 
@@ -62,7 +62,7 @@ struct Pieces {
     is_over: bool,
 }
 
-/// An answer as bytes: what it says and how it is framed.
+/// A response and its framing.
 #[derive(Clone)]
 pub struct ApiResponse {
     status: u16,
@@ -89,13 +89,13 @@ impl Stream {
         self.0.1.notify_all();
     }
 
-    /// The body ends in good order.
+    /// Ends the body in order.
     pub fn end(&self) {
         self.0.0.lock().unwrap().is_over = true;
         self.0.1.notify_all();
     }
 
-    /// The next piece, as soon as there is one; none at the end.
+    /// Waits for the next piece; returns `None` at the end.
     pub fn next(&self) -> Option<Vec<u8>> {
         let waits = |pieces: &mut Pieces| pieces.waiting.is_empty() && !pieces.is_over;
         self.0.1.wait_while(self.0.0.lock().unwrap(), waits).unwrap().waiting.pop_front()
@@ -131,7 +131,7 @@ impl ApiResponse {
         )
     }
 
-    /// What it says.
+    /// The body as JSON.
     pub fn body_json(&self) -> Value {
         serde_json::from_slice(&self.body).unwrap()
     }
@@ -141,7 +141,7 @@ impl ApiResponse {
         self
     }
 
-    /// A Status in JSON as one in protocol buffers: what Kubernetes sends in place of a list that was asked for so.
+    /// Encodes a JSON Status in protocol buffers, as Kubernetes does for a list requested in that encoding.
     pub fn into_protobuf_status(mut self) -> ApiResponse {
         let status = self.body_json();
         let text = |number: u8, name: &str| field(number, status[name].as_str().unwrap().as_bytes());
@@ -152,7 +152,7 @@ impl ApiResponse {
         self
     }
 
-    /// A PodList in JSON as one in protocol buffers, with what Kubernetes sends of a pod besides.
+    /// Encodes a JSON PodList in protocol buffers, with further fields that Kubernetes sends.
     pub fn into_protobuf_pods(mut self) -> ApiResponse {
         let list = self.body_json();
         let text = |number: u8, text: &Value| field(number, text.as_str().unwrap_or_default().as_bytes());
@@ -178,7 +178,7 @@ impl ApiResponse {
         self.header("Content-Encoding", "gzip")
     }
 
-    /// Turns over the bits of one byte of the body, as it goes over the wire; negative places count from its end.
+    /// Inverts one byte of the encoded body; negative positions count from the end.
     pub fn corrupted(mut self, place: isize) -> ApiResponse {
         let place = if place < 0 { self.body.len() - place.unsigned_abs() } else { place.unsigned_abs() };
         self.body[place] ^= 0xff;
@@ -190,13 +190,13 @@ impl ApiResponse {
         self
     }
 
-    /// The connection ends after this many bytes of the body, which the framing does not say.
+    /// Closes after this many bytes of the body; the framing announces the full body.
     pub fn cut(mut self, bytes: usize) -> ApiResponse {
         self.cut = Some(bytes);
         self
     }
 
-    /// All but the last byte of the body.
+    /// Cuts the last byte of the body.
     pub fn cut_last(self) -> ApiResponse {
         let length = self.body.len();
         self.cut(length - 1)
@@ -234,7 +234,7 @@ impl ApiResponse {
     }
 }
 
-/// A ResourceQuota on the number of Jobs is used up.
+/// A ResourceQuota on the number of Jobs is exhausted.
 pub fn quota_full() -> ApiResponse {
     ApiResponse::failure(
         403,
@@ -244,7 +244,7 @@ pub fn quota_full() -> ApiResponse {
     )
 }
 
-/// RBAC does not let this user create Jobs.
+/// RBAC forbids this user to create Jobs.
 pub fn no_permission() -> ApiResponse {
     ApiResponse::failure(
         403,
@@ -258,7 +258,7 @@ pub fn unauthorized() -> ApiResponse {
     ApiResponse::failure(401, "Unauthorized", "Unauthorized")
 }
 
-/// Two writers met at the quota: try again.
+/// Two writers updated the quota at the same time; a retry succeeds.
 pub fn conflict() -> ApiResponse {
     ApiResponse::failure(
         409,
@@ -268,7 +268,7 @@ pub fn conflict() -> ApiResponse {
     )
 }
 
-/// The API server asks for a pause of that many seconds.
+/// The API server requests a pause of this many seconds.
 pub fn too_many_requests(seconds: u32) -> ApiResponse {
     ApiResponse::failure(429, "TooManyRequests", "too many requests, please try again later")
         .header("Retry-After", &seconds.to_string())
@@ -282,7 +282,7 @@ pub fn internal_error() -> ApiResponse {
     ApiResponse::failure(500, "InternalError", "Internal error occurred: etcdserver: leader changed")
 }
 
-/// A PodList; `next` is its continue token.
+/// A PodList with the continue token `next`.
 pub fn pod_list(pods: &[Value], next: &str) -> Value {
     let metadata = if next.is_empty() {
         json!({"resourceVersion": "7"})
@@ -292,7 +292,7 @@ pub fn pod_list(pods: &[Value], next: &str) -> Value {
     json!({"kind": "PodList", "apiVersion": "v1", "metadata": metadata, "items": pods})
 }
 
-/// A field of bytes: its number and wire type, its length seven bits a byte, its content.
+/// A length-delimited protobuf field: number and wire type, length as varint, content.
 fn field(number: u8, content: &[u8]) -> Vec<u8> {
     let seven_bits = |length: usize| u8::try_from(length & 0x7f).unwrap();
     let (mut bytes, mut length) = (vec![number << 3 | 2], content.len());

@@ -1,4 +1,4 @@
-//! The built binary as a child process, with an environment and a home folder of its own.
+//! The built binary as a child process, with its own environment and home folder.
 
 use super::TIMEOUT;
 use super::api::ApiServer;
@@ -17,16 +17,16 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::Instant;
 use tempfile::TempDir;
 
-/// Serve on a free port.
+/// Leading arguments for `serve` on a free port.
 const SERVE: &[&str] = &["serve", "--listen", "127.0.0.1:0"];
 
-/// Ends with the file for the embedded cluster.
+/// Prefix of the line with the simulator's kubeconfig.
 const KUBECONFIG: &str = "export KUBECONFIG=";
 
-/// Begins the line that tells the bound address.
+/// Prefix of the line with the bound address.
 const LISTENING: &str = "listening on http://";
 
-/// A process that is yet to be started: its arguments, its whole environment and its home folder.
+/// A process to start: its arguments, complete environment and home folder.
 pub struct Setup {
     home: TempDir,
     args: Vec<String>,
@@ -43,7 +43,7 @@ pub struct Server {
     home: TempDir,
 }
 
-/// A process that ended by itself.
+/// A process that exited.
 #[derive(Debug)]
 pub struct Finished {
     pub code: Option<i32>,
@@ -51,7 +51,7 @@ pub struct Finished {
     pub stderr: String,
 }
 
-/// What the process has written to stderr so far, and whether that is all.
+/// The lines on stderr so far, and a flag for the end of stderr.
 #[derive(Default)]
 struct Lines {
     state: Mutex<(Vec<String>, bool)>,
@@ -65,25 +65,25 @@ impl Setup {
         let env = vec![
             ("PATH".to_owned(), std::env::var("PATH").unwrap()),
             ("HOME".to_owned(), home.path().to_str().unwrap().to_owned()),
-            // A process that is killed leaves its temporary folder behind; here it goes with the home folder.
+            // A killed process leaves its temporary folder behind; here the home folder contains it.
             ("TMPDIR".to_owned(), home.path().to_str().unwrap().to_owned()),
-            // Nothing is asked of Kubernetes but by requests; a test of the queue says otherwise.
+            // Only HTTP requests cause Kubernetes requests; tests of the queue override this.
             ("NO_REQUEUE".to_owned(), "1".to_owned()),
         ];
         Setup { home, args: Vec::new(), env, through: Vec::new(), stdin: None }
     }
 
-    /// The embedded cluster: for what needs no fault and no look at the requests.
+    /// `serve --local`: for tests that need no fault and no record of requests.
     pub fn local() -> Setup {
         Setup::new().args(&["--local"])
     }
 
-    /// A kubeconfig that points at `api`, with the token `test-token`.
+    /// A kubeconfig for `api` with the token `test-token`.
     pub fn for_api(api: &ApiServer) -> Setup {
         Setup::new().kubeconfig(Kubeconfig::new(&api.url()).yaml())
     }
 
-    /// Writes a kubeconfig into the home folder and names it by --kubeconfig.
+    /// Writes a kubeconfig into the home folder and passes it by --kubeconfig.
     pub fn kubeconfig(self, text: impl AsRef<[u8]>) -> Setup {
         let path = self.file("kubeconfig", text);
         self.args(&["--kubeconfig", path.to_str().unwrap()])
@@ -100,13 +100,13 @@ impl Setup {
         self
     }
 
-    /// Started by this command, which gets the program and its arguments behind its own and is to become the program.
+    /// Starts the program through this command, which receives the program and its arguments and must exec them.
     pub fn through(mut self, command: &[&str]) -> Setup {
         self.through = command.iter().map(|word| (*word).to_owned()).collect();
         self
     }
 
-    /// Its standard input is this instead of nothing.
+    /// Replaces the empty standard input.
     pub fn stdin(mut self, stdin: impl Into<OwnedFd>) -> Setup {
         self.stdin = Some(stdin.into());
         self
@@ -134,12 +134,12 @@ impl Setup {
         self.try_start(leading).unwrap_or_else(|end| panic!("the server never listened: {end:?}"))
     }
 
-    /// The running server, or the line with which it refused to start for a fault in the kubeconfig.
+    /// Returns the running server, or the error line of a start that failed because of the kubeconfig.
     pub fn start_or_refusal(self) -> Result<Server, String> {
         self.start_or_refusal_with(1)
     }
 
-    /// The running server, or the line with which it refused to start, with this exit code.
+    /// Returns the running server, or the error line of a start that failed with this exit code.
     pub fn start_or_refusal_with(self, code: i32) -> Result<Server, String> {
         self.try_start(SERVE).map_err(|end| end.refusal(code).to_owned())
     }
@@ -156,7 +156,7 @@ impl Setup {
         Ok(Server { child, lines, address, home: self.home })
     }
 
-    /// Runs a command that ends by itself, with these arguments before those of the setup.
+    /// Runs a command until it exits, with these arguments before those of the setup.
     pub fn run(self, leading: &[&str]) -> Finished {
         let mut child = super::spawn(self.command(leading).stdout(Stdio::piped()));
         let mut out = child.stdout.take().unwrap();
@@ -174,7 +174,7 @@ impl Setup {
         Finished { code, stdout: stdout.join().unwrap().unwrap(), stderr: lines.all().join("\n") }
     }
 
-    /// The one line with which `serve` refuses to start for a fault in the kubeconfig.
+    /// The error line of a `serve` that exits because of the kubeconfig.
     pub fn refused(self) -> String {
         self.run(SERVE).refusal(1).to_owned()
     }
@@ -221,18 +221,18 @@ impl Server {
         self.connect().request("POST", target, Some(body.as_ref()))
     }
 
-    /// The embedded cluster of [`Setup::local`].
+    /// The simulator of [`Setup::local`].
     pub fn kubernetes(&self) -> Kubernetes {
-        let line = self.wait_for_log("that tells the kubeconfig", |line| line.contains(KUBECONFIG));
+        let line = self.wait_for_log("with the kubeconfig", |line| line.contains(KUBECONFIG));
         Kubernetes::new(Path::new(line.split_once(KUBECONFIG).unwrap().1))
     }
 
-    /// The Jobs that it has.
+    /// The Jobs in the simulator.
     pub fn jobs(&self) -> Vec<Value> {
         self.kubernetes().items("/apis/batch/v1/jobs")
     }
 
-    /// One good request: a free mnist Job.
+    /// Posts a valid free mnist Job.
     pub fn post_job(&self) -> Response {
         self.post("/img-classification/free", r#"{"dataset":"mnist"}"#)
     }
@@ -242,17 +242,17 @@ impl Server {
         self.lines.all().join("\n")
     }
 
-    /// Waits for the first line on stderr that is as wanted, and returns it.
+    /// Waits for the first matching line on stderr and returns it.
     pub fn wait_for_log(&self, what: &str, wanted: impl Fn(&str) -> bool) -> String {
         self.lines.wait(wanted).unwrap_or_else(|| panic!("no log line {what}; stderr:\n{}", self.stderr()))
     }
 
-    /// The next line on stderr is the last that is read: after it the pipe is closed.
+    /// Closes the pipe after the next line on stderr.
     pub fn stop_reading_log(&self) {
         self.lines.stop_reading.store(true, Ordering::SeqCst);
     }
 
-    /// Waits until nobody reads stderr any more.
+    /// Waits for the end of stderr.
     pub fn wait_for_end_of_log(&self) {
         assert!(self.lines.wait_for_end(), "stderr is still open");
     }
@@ -261,7 +261,7 @@ impl Server {
         kill_process(self.pid(), signal).unwrap();
     }
 
-    /// Waits for the end after a signal.
+    /// Waits for the exit after a signal.
     pub fn wait(&mut self) -> ExitStatus {
         assert!(self.lines.wait_for_end(), "still running; stderr:\n{}", self.stderr());
         self.child.wait().unwrap()
@@ -275,14 +275,15 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // The process may have ended already; either way there is nothing left to do about an error.
+        // The process may have exited already; an error needs no handling.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
 impl Finished {
-    /// The one line of a refusal: this exit code, nothing on stdout, and a line that begins with the program's name.
+    /// Checks a failed start: this exit code, empty stdout, one line on stderr that begins with the program's name.
+    /// Returns that line.
     pub fn refusal(&self, code: i32) -> &str {
         assert_eq!(self.code, Some(code), "{self:?}");
         assert_eq!(self.stderr.lines().count(), 1, "not one line: {self:?}");
@@ -320,7 +321,7 @@ impl Lines {
         self.state.lock().unwrap().0.clone()
     }
 
-    /// The first wanted line; none when the stream ends or patience does.
+    /// Waits for the first wanted line; returns `None` at the end of the stream or at the timeout.
     fn wait(&self, wanted: impl Fn(&str) -> bool) -> Option<String> {
         let deadline = Instant::now() + TIMEOUT;
         let mut state = self.state.lock().unwrap();

@@ -1,4 +1,4 @@
-//! The certificates under tests/data/tls (made by its make.sh) and the TLS settings of the tests' own API server.
+//! Certificates under tests/data/tls (made by make.sh there) and the TLS settings of the scripted servers.
 
 use rustls::client::danger::HandshakeSignatureValid;
 use rustls::crypto::CryptoProvider;
@@ -10,13 +10,13 @@ use rustls::{DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConf
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// What the API server does about client certificates.
+/// Treatment of client certificates by the API server.
 #[derive(Clone, Copy)]
 pub enum ClientCerts {
     NotRequested,
-    /// They are asked for one of the client CA; the one that comes is checked, none is as good.
+    /// Requests a certificate of the client CA and verifies it; a connection without one is accepted.
     Verified,
-    /// They are asked for one, and whatever comes is taken.
+    /// Requests a certificate and accepts any.
     AnyAccepted,
 }
 
@@ -29,7 +29,7 @@ pub fn pem(name: &str) -> String {
     std::fs::read_to_string(path(name)).unwrap()
 }
 
-/// A PEM file as the `*-data` fields of a kubeconfig carry it.
+/// A PEM file in base64, as in the `*-data` fields of a kubeconfig.
 pub fn base64(name: &str) -> String {
     encode(pem(name).as_bytes())
 }
@@ -39,12 +39,12 @@ pub fn encode(bytes: &[u8]) -> String {
     base64::engine::general_purpose::STANDARD.encode(bytes)
 }
 
-/// The certificates of a PEM file, as they go over the wire.
+/// The certificates of a PEM file in DER.
 pub fn der(name: &str) -> Vec<Vec<u8>> {
     certificates(name).iter().map(|certificate| certificate.to_vec()).collect()
 }
 
-/// TLS for the API server and for proxies: `identity` names the certificate.
+/// TLS settings of a server with the certificate `identity`.
 pub fn server_config(identity: &str, clients: ClientCerts) -> Arc<ServerConfig> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = ServerConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions().unwrap();
@@ -66,7 +66,7 @@ fn certificates(name: &str) -> Vec<CertificateDer<'static>> {
     CertificateDer::pem_file_iter(path(name)).unwrap().map(Result::unwrap).collect()
 }
 
-/// Looks at no certificate: rustls itself knows no X.509 of version 1, which API servers take all the same.
+/// Accepts any certificate. rustls refuses X.509 version 1, which API servers accept.
 #[derive(Debug)]
 struct AcceptAny(Arc<CryptoProvider>);
 

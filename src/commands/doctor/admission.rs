@@ -1,24 +1,24 @@
-//! Whether a classifier's pod would be let in: the very pod of a Job, created as a dry run, which admission and quotas judge
-//! and nothing keeps. A Job's own dry run would not tell, since quotas on CPU count pods.
+//! Check that Kubernetes admits a classifier's pod: a dry run creates the pod of a Job. Admission and quotas evaluate it, and
+//! nothing is stored. The dry run of a Job would not show it, since quotas on CPU count pods.
 
 use serde_json::{Value, json};
 
 use super::SETUP;
-use crate::commands::output::Finding;
+use crate::commands::output::Check;
 use crate::job::{self, Dataset, Tier};
 use crate::kube::quantity::{self, Milli};
 use crate::kube::{Client, Error, Operation, Status};
 
-/// Creates a pod of that tier as a dry run.
+/// Creates a pod of the tier as a dry run.
 ///
 /// # Errors
-/// [`Error`], if that says nothing about the pod.
-pub fn look(kube: &Client, settings: &job::Settings, tier: Tier) -> Result<Finding, Error> {
+/// [`Error`] if the request failed for another reason than the pod.
+pub fn check(kube: &Client, settings: &job::Settings, tier: Tier) -> Result<Check, Error> {
     let path = format!("/api/v1/namespaces/{}/pods?dryRun=All", tier.namespace());
     match kube.object(Operation::Create(&pod(settings, tier)), &path) {
-        Ok(_) => Ok(Finding::ok("dry run", format!("a {} pod is let into {}", tier.as_str(), tier.namespace()))),
+        Ok(_) => Ok(Check::ok("dry run", format!("a {} pod is admitted in {}", tier.as_str(), tier.namespace()))),
         Err(error) if error.not_permitted() => Err(error),
-        // A webhook that does not answer is a 500.
+        // A webhook that does not respond is a 500.
         Err(Error::Status { status, .. }) if matches!(status.code, 400 | 403 | 404 | 422) || names_webhook(&status) => {
             Ok(refused(tier, &status))
         }
@@ -26,7 +26,7 @@ pub fn look(kube: &Client, settings: &job::Settings, tier: Tier) -> Result<Findi
     }
 }
 
-/// The pod that the Job controller would make.
+/// Returns the pod that the Job controller would create.
 fn pod(settings: &job::Settings, tier: Tier) -> Value {
     let job = job::manifest(settings, tier, Dataset::Mnist, "doctor");
     let template = &job["spec"]["template"];
@@ -42,19 +42,19 @@ fn names_webhook(status: &Status) -> bool {
     status.message.contains("webhook")
 }
 
-/// What a refusal of a pod means.
-fn refused(tier: Tier, status: &Status) -> Finding {
+/// Returns the check of a refused pod.
+fn refused(tier: Tier, status: &Status) -> Check {
     let (namespace, message) = (tier.namespace(), status.message.as_str());
-    if status.quota_exceeded() && only_for_now(message) {
+    if status.quota_exceeded() && fits_empty_quota(message) {
         let used = section(message, "used: ").unwrap_or_default();
-        let text = format!("{namespace} is in full use ({used}): a Job would wait, as it should");
-        return Finding::ok("dry run", text);
+        let text = format!("the quota of {namespace} is used up ({used}): a new Job waits in the queue, as intended");
+        return Check::ok("dry run", text);
     }
     if message.contains("does not support dry run") {
         let text = format!("not tried in {namespace}: {message}");
-        return Finding::warning("dry run", text, "img-classification selftest URL, which makes real Jobs");
+        return Check::warning("dry run", text, "img-classification selftest URL, which creates real Jobs");
     }
-    Finding::fail("dry run", format!("a {} pod is refused in {namespace}: {message}", tier.as_str()), fix(tier, status))
+    Check::fail("dry run", format!("a {} pod is refused in {namespace}: {message}", tier.as_str()), fix(tier, status))
 }
 
 fn fix(tier: Tier, status: &Status) -> String {
@@ -64,31 +64,31 @@ fn fix(tier: Tier, status: &Status) -> String {
         SETUP.to_owned()
     } else if has(&["exceeded quota", "failed quota"]) {
         format!(
-            "kubectl get quota -n {namespace}; {SETUP} repairs its own, the others: kubectl delete quota NAME -n {namespace}"
+            "kubectl get quota -n {namespace}; {SETUP} repairs its own quotas; for others: kubectl delete quota NAME -n {namespace}"
         )
     } else if has(&[" per Container", " per Pod", "limit to request ratio"]) {
-        format!("kubectl get limitrange -n {namespace}, and kubectl delete limitrange NAME -n {namespace}")
+        format!("kubectl get limitrange -n {namespace}, then kubectl delete limitrange NAME -n {namespace}")
     } else if has(&["PodSecurity", "pod security"]) {
         format!("kubectl label namespace {namespace} pod-security.kubernetes.io/enforce=baseline --overwrite")
     } else if names_webhook(status) {
-        "kubectl get validatingwebhookconfigurations,mutatingwebhookconfigurations, and exempt the namespace there"
+        "kubectl get validatingwebhookconfigurations,mutatingwebhookconfigurations, then exempt the namespace there"
             .to_owned()
     } else if has(&["service account", "serviceaccount"]) {
-        format!("kubectl get serviceaccounts -n {namespace}; in a new namespace it comes within seconds")
+        format!("kubectl get serviceaccounts -n {namespace}; a new namespace gets one within seconds")
     } else {
         format!("kubectl describe namespace {namespace}")
     }
 }
 
-/// What is missing is only taken: the request would fit into the empty quota. `requested: a=1,b=2, used: ..., limited: ...`
-/// is the text of k8s.io/apiserver/pkg/admission/plugin/resourcequota.
-fn only_for_now(message: &str) -> bool {
+/// Tests for a request that fits into the empty quota. `requested: a=1,b=2, used: ..., limited: ...` is the text of
+/// k8s.io/apiserver/pkg/admission/plugin/resourcequota.
+fn fits_empty_quota(message: &str) -> bool {
     let [requested, limited] = ["requested: ", "limited: "].map(|label| amounts(message, label));
-    let fits = |(key, amount): &(&str, Milli)| limited.iter().any(|(other, most)| key == other && amount <= most);
+    let fits = |(key, amount): &(&str, Milli)| limited.iter().any(|(other, limit)| key == other && amount <= limit);
     !requested.is_empty() && requested.iter().all(fits)
 }
 
-/// The items behind a label: no space is within them.
+/// Returns the items after a label. They contain no space.
 fn section<'a>(message: &'a str, label: &str) -> Option<&'a str> {
     let (_, rest) = message.split_once(label)?;
     Some(rest.split(' ').next()?.trim_end_matches(','))
@@ -105,27 +105,27 @@ fn amounts<'a>(message: &'a str, label: &str) -> Vec<(&'a str, Milli)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::commands::output::Verdict;
+    use crate::commands::output::CheckStatus;
 
     fn status(message: &str) -> Status {
         Status { code: 403, reason: "Forbidden".to_owned(), message: message.to_owned() }
     }
 
     #[test]
-    fn a_full_quota_is_as_it_should_be_and_one_that_is_too_small_is_not() {
+    fn a_used_up_quota_is_ok_and_a_small_one_fails() {
         let exceeded = |used: &str, limited: &str| {
             status(&format!(
                 "pods \"doctor-x\" is forbidden: exceeded quota: free-cpu, requested: limits.cpu=900m,requests.cpu=900m, \
                  used: limits.cpu={used},requests.cpu={used}, limited: limits.cpu={limited},requests.cpu={limited}"
             ))
         };
-        let finding = refused(Tier::Free, &exceeded("1800m", "2"));
-        assert_eq!(finding.verdict, Verdict::Ok);
-        assert!(finding.text.contains("(limits.cpu=1800m,requests.cpu=1800m)"), "{}", finding.text);
+        let check = refused(Tier::Free, &exceeded("1800m", "2"));
+        assert_eq!(check.status, CheckStatus::Ok);
+        assert!(check.text.contains("(limits.cpu=1800m,requests.cpu=1800m)"), "{}", check.text);
         for (used, limited) in [("0", "500m"), ("400m", "500m"), ("0", "")] {
-            let finding = refused(Tier::Free, &exceeded(used, limited));
-            assert_eq!(finding.verdict, Verdict::Fail, "{used} of {limited}");
-            assert!(finding.fix.is_some_and(|fix| fix.contains("kubectl get quota -n free-service")));
+            let check = refused(Tier::Free, &exceeded(used, limited));
+            assert_eq!(check.status, CheckStatus::Fail, "{used} of {limited}");
+            assert!(check.fix.is_some_and(|fix| fix.contains("kubectl get quota -n free-service")));
         }
     }
 
@@ -147,13 +147,13 @@ mod tests {
             ("pods \"x\" is forbidden: because I say so", "kubectl describe namespace default"),
         ];
         for (message, fix) in table {
-            let finding = refused(Tier::Premium, &status(message));
-            assert_eq!(finding.verdict, Verdict::Fail, "{message}");
-            assert!(finding.text.ends_with(message), "{}", finding.text);
-            assert!(finding.fix.as_ref().is_some_and(|found| found.contains(fix)), "{message}: {:?}", finding.fix);
+            let check = refused(Tier::Premium, &status(message));
+            assert_eq!(check.status, CheckStatus::Fail, "{message}");
+            assert!(check.text.ends_with(message), "{}", check.text);
+            assert!(check.fix.as_ref().is_some_and(|found| found.contains(fix)), "{message}: {:?}", check.fix);
         }
-        let finding = refused(Tier::Free, &status("admission webhook \"w\" does not support dry run"));
-        assert_eq!(finding.verdict, Verdict::Warning);
+        let check = refused(Tier::Free, &status("admission webhook \"w\" does not support dry run"));
+        assert_eq!(check.status, CheckStatus::Warning);
     }
 
     #[test]

@@ -1,191 +1,87 @@
-//! `doctor --as-service`: the environment file of the systemd unit, read by systemd's rules, and this program once more with
-//! nothing but what that file has, as the user that the unit names.
+//! The environment file of a systemd unit, parsed by systemd's rules.
 
-use std::ffi::OsString;
-use std::fs;
-use std::io::{self, Read};
 use std::iter::Peekable;
-use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 use std::str::Chars;
 
-use super::Report;
-use crate::Env;
-use crate::commands::output::{Finding, Paper};
+use crate::commands::output::Check;
 
 /// EnvironmentFile= of systemd/img-classification.service.
-const FILE: &str = "/etc/img-classification.env";
+pub const FILE: &str = "/etc/img-classification.env";
 
 /// User= of the unit.
-const USER: &str = "img-classification";
+pub const USER: &str = "img-classification";
 
-/// Who is asked as root becomes that user.
-const SUDO: &str = "sudo img-classification doctor --as-service";
-
-/// What the unit keeps from the service: ProtectHome= and PrivateTmp= in systemd.exec(5).
+/// Folders that the unit hides from the service: ProtectHome= and PrivateTmp= in systemd.exec(5).
 const HIDDEN: [&str; 5] = ["/home", "/root", "/run/user", "/tmp", "/var/tmp"];
 
-/// The program that runs, also where its path may not be walked by the service's user.
-const SELF: &str = "/proc/self/exe";
-
-/// The variable that names another file. With it nothing is known of the service's user.
-const FILE_ENV: &str = "IMG_CLASSIFICATION_ENV_FILE";
-
-/// What systemd gives a service that has no PATH of its own, from systemd.exec(5).
-const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin";
-
-/// systemd reads up to 4 MiB of such a file; ten variables have a kilobyte.
-const FILE_LIMIT: u64 = 4 * 1024 * 1024;
-
-/// Becomes this program with `args`, in the service's environment. It returns only if that cannot be.
-pub fn as_service(args: &[OsString], env: Env<'_>, paper: Paper) -> bool {
-    let other = env(FILE_ENV).filter(|path| !path.is_empty()).map(PathBuf::from);
-    let is_unit = other.is_none();
-    let path = other.unwrap_or_else(|| PathBuf::from(FILE));
-    let mut report = Report::new(args.iter().any(|arg| arg == "--json"), paper);
-    let text = match read(&path) {
-        Ok(text) => text,
-        Err(error) => {
-            let fix = match error.kind() {
-                io::ErrorKind::PermissionDenied => SUDO.to_owned(),
-                _ => format!("cp systemd/img-classification.env {}, and edit it", path.display()),
-            };
-            let text = format!("the service's {} cannot be read: {error}", path.display());
-            report.say(&Finding::fail("environment", text, fix));
-            return report.finish();
-        }
-    };
-    let file = parse(&text);
-    let mut findings = file.findings(&path.display().to_string());
-    let hidden = if is_unit { file.hidden() } else { Vec::new() };
-    if !hidden.is_empty() {
-        // What comes after would be seen with other eyes than the service's.
-        findings.iter().chain(&hidden).for_each(|finding| report.say(finding));
-        return report.finish();
-    }
-    let mut command = Command::new(SELF);
-    command.args(args).env_clear().env("PATH", PATH);
-    if is_unit {
-        let account = fs::read_to_string("/etc/passwd").ok().and_then(|passwd| Account::of(&passwd));
-        findings.extend(become_user(&mut command, account, rustix::process::geteuid().as_raw()));
-    }
-    command.envs(file.variables).envs(env("NO_COLOR").map(|value| ("NO_COLOR", value)));
-    // With --json the one object is that of the program to come.
-    if !report.json {
-        for finding in findings {
-            report.say(&finding);
-        }
-    }
-    // Each of its steps has its own deadline.
-    let error = command.exec();
-    report.say(&Finding::fail("environment", format!("this program cannot be started: {error}"), "reinstall it"));
-    report.finish()
-}
-
-/// The service's user, as /etc/passwd has it; install.sh puts it there.
-#[derive(Debug, PartialEq, Eq)]
-struct Account {
-    uid: u32,
-    gid: u32,
-    home: String,
-    shell: String,
-}
-
-impl Account {
-    fn of(passwd: &str) -> Option<Self> {
-        let line = passwd.lines().find_map(|line| line.strip_prefix(USER)?.strip_prefix(':'))?;
-        let mut fields = line.split(':').skip(1);
-        let (uid, gid) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
-        let (home, shell) = (fields.nth(1)?.to_owned(), fields.next().unwrap_or_default().to_owned());
-        Some(Self { uid, gid, home, shell })
-    }
-}
-
-/// As systemd does with User=: the user and its group, no other group, and four variables, which the file may change.
-fn become_user(command: &mut Command, account: Option<Account>, caller: u32) -> Option<Finding> {
-    let Some(account) = account else {
-        let text = format!("there is no user {USER}, as whom the service runs");
-        return Some(Finding::warning("environment", text, "sudo ./install.sh"));
-    };
-    command.env("HOME", account.home).env("SHELL", account.shell).env("USER", USER).env("LOGNAME", USER);
-    if caller == 0 {
-        command.uid(account.uid).gid(account.gid);
-    } else if caller != account.uid {
-        let text = format!("this is not asked as the user {USER}, which may read other files than you");
-        return Some(Finding::warning("environment", text, SUDO));
-    }
-    None
-}
-
-fn read(path: &Path) -> io::Result<String> {
-    let mut text = String::new();
-    fs::File::open(path)?.take(FILE_LIMIT).read_to_string(&mut text)?;
-    Ok(text)
-}
-
-/// What a file says.
+/// A parsed environment file.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct File {
-    variables: Vec<(String, String)>,
-    /// Lines that systemd leaves out, by their number.
-    bad: Vec<usize>,
-    /// The line of a quote that nothing closes.
+pub struct EnvFile {
+    /// Names and values; the last value of a name.
+    pub variables: Vec<(String, String)>,
+    /// Numbers of the lines that systemd ignores.
+    ignored: Vec<usize>,
+    /// Number of the line with a quote that is never closed.
     open_quote: Option<usize>,
 }
 
-impl File {
-    /// Names are shown, values never.
-    fn findings(&self, path: &str) -> Vec<Finding> {
-        let names: Vec<&str> = self.variables.iter().map(|(name, _)| name.as_str()).collect();
-        let text = format!("as the service, with the variables of {path}: {}", names.join(", "));
-        let mut findings = vec![Finding::ok("environment", text)];
-        let fix =
-            |line: usize| format!("{path}, line {line}: NAME=VALUE, without `export`; a quote ends where it began");
-        findings.extend(self.bad.iter().map(|line| {
-            Finding::warning("environment", format!("line {line} is not NAME=VALUE; systemd leaves it out"), fix(*line))
-        }));
-        findings.extend(
-            self.open_quote.map(|line| {
-                Finding::warning("environment", format!("a quote in line {line} is never closed"), fix(line))
-            }),
-        );
-        findings
+impl EnvFile {
+    /// Parses NAME=VALUE lines by the rules of EnvironmentFile= in systemd.exec(5) and of systemd's src/basic/env-file.c. A comment
+    /// begins with # or ;. A value may consist of quoted pieces. A backslash joins lines or escapes a character.
+    pub fn parse(text: &str) -> Self {
+        let text = text.replace("\r\n", "\n");
+        let mut reader = Reader { chars: text.chars().peekable(), line: 1, file: Self::default() };
+        while let Some(c) = reader.next() {
+            match c {
+                '#' | ';' => while !matches!(reader.next(), None | Some('\n')) {},
+                c if c.is_whitespace() => {}
+                c => reader.assignment(c),
+            }
+        }
+        reader.file
     }
 
-    /// Paths that the service does not see, whoever may read them.
-    fn hidden(&self) -> Vec<Finding> {
+    /// Returns the checks of the file at `path`. They show names, never values.
+    pub fn checks(&self, path: &str) -> Vec<Check> {
+        let names: Vec<&str> = self.variables.iter().map(|(name, _)| name.as_str()).collect();
+        let text = format!("running as the service, with the variables of {path}: {}", names.join(", "));
+        let mut checks = vec![Check::ok("environment", text)];
+        let fix = |line: usize| format!("{path}, line {line}: write NAME=VALUE without `export`, and close each quote");
+        checks.extend(self.ignored.iter().map(|line| {
+            Check::warning("environment", format!("line {line} is not NAME=VALUE; systemd ignores it"), fix(*line))
+        }));
+        checks.extend(
+            self.open_quote.map(|line| {
+                Check::warning("environment", format!("a quote in line {line} is never closed"), fix(line))
+            }),
+        );
+        checks
+    }
+
+    /// Returns a failed check for each variable with a path that the service does not see.
+    pub fn hidden_paths(&self) -> Vec<Check> {
         let is_hidden = |path: &str| HIDDEN.iter().any(|folder| Path::new(path).starts_with(folder));
-        // A folder more in PATH does no harm.
-        let named = self.variables.iter().filter(|(name, value)| name != "PATH" && value.split(':').any(is_hidden));
-        named
+        // A hidden folder in PATH is harmless.
+        let hidden = self.variables.iter().filter(|(name, value)| name != "PATH" && value.split(':').any(is_hidden));
+        hidden
             .map(|(name, _)| {
-                let text = format!("{name} names a path that the unit hides from the service ({})", HIDDEN.join(", "));
-                Finding::fail("environment", text, format!("move it to /var/lib/{USER}, and change {name} in {FILE}"))
+                let text = format!("{name} is a path that the unit hides from the service ({})", HIDDEN.join(", "));
+                Check::fail(
+                    "environment",
+                    text,
+                    format!("move the file to /var/lib/{USER}, and change {name} in {FILE}"),
+                )
             })
             .collect()
     }
 }
 
-/// Reads NAME=VALUE lines by the rules of EnvironmentFile= in systemd.exec(5) and of src/basic/env-file.c there: comments
-/// begin with # or ;, a value may be made of quoted pieces, and a backslash joins lines or takes the meaning from a character.
-fn parse(text: &str) -> File {
-    let text = text.replace("\r\n", "\n");
-    let mut reader = Reader { chars: text.chars().peekable(), line: 1, file: File::default() };
-    while let Some(c) = reader.next() {
-        match c {
-            '#' | ';' => while !matches!(reader.next(), None | Some('\n')) {},
-            c if c.is_whitespace() => {}
-            c => reader.assignment(c),
-        }
-    }
-    reader.file
-}
-
+/// The state of the parser.
 struct Reader<'a> {
     chars: Peekable<Chars<'a>>,
     line: usize,
-    file: File,
+    file: EnvFile,
 }
 
 impl Reader<'_> {
@@ -195,7 +91,7 @@ impl Reader<'_> {
         c
     }
 
-    /// A line, or several that backslashes or quotes join.
+    /// Reads an assignment: one line, or several lines that backslashes or quotes join.
     fn assignment(&mut self, first: char) {
         let line = self.line;
         let mut name = String::from(first);
@@ -203,23 +99,23 @@ impl Reader<'_> {
             name.push(c);
         }
         if self.next() != Some('=') {
-            return self.file.bad.push(line);
+            return self.file.ignored.push(line);
         }
         let value = self.value(line);
         let name = name.trim_end();
         let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
         if name.starts_with(|c: char| c.is_ascii_digit()) || !name.chars().all(is_name) || value.contains('\0') {
-            return self.file.bad.push(line);
+            return self.file.ignored.push(line);
         }
-        // The last value of a name counts.
+        // The last value of a name wins.
         self.file.variables.retain(|(other, _)| other != name);
         self.file.variables.push((name.to_owned(), value));
     }
 
     fn value(&mut self, line: usize) -> String {
         let mut value = String::new();
-        // Quotes mean something at the beginning, and right after others. White space is not of a value at its beginning
-        // and, outside quotes, at its end.
+        // A quote is special at the start of a value and right after another quoted piece. White space at the start of a value
+        // and, outside quotes, at its end does not belong to the value.
         let (mut may_quote, mut kept) = (true, 0);
         while let Some(c) = self.next() {
             match c {
@@ -244,7 +140,7 @@ impl Reader<'_> {
         value
     }
 
-    /// What stands up to the closing quote, over lines if it is so.
+    /// Reads to the closing quote, possibly over several lines.
     fn quoted(&mut self, quote: char, value: &mut String, line: usize) {
         while let Some(c) = self.next() {
             match c {
@@ -266,11 +162,11 @@ mod tests {
     use super::*;
 
     fn pairs(text: &str) -> Vec<(String, String)> {
-        parse(text).variables
+        EnvFile::parse(text).variables
     }
 
     #[test]
-    fn values_are_read_as_systemd_reads_them() {
+    fn values_are_parsed_as_systemd_parses_them() {
         let table = [
             ("A=b", "b"),
             ("A=b\n", "b"),
@@ -301,51 +197,26 @@ mod tests {
     }
 
     #[test]
-    fn the_account_is_found_by_its_whole_name() {
-        let passwd = "root:x:0:0:root:/root:/bin/bash\nimg-classification2:x:1:1::/a:/b\n\
-                      img-classification:x:998:997:,,,:/var/lib/img-classification:/usr/sbin/nologin\n";
-        let (home, shell) = ("/var/lib/img-classification".to_owned(), "/usr/sbin/nologin".to_owned());
-        assert_eq!(Account::of(passwd), Some(Account { uid: 998, gid: 997, home, shell }));
-        for broken in ["", "root:x:0:0:root:/root:/bin/bash", "img-classification:x:no:1::/:/", "img-classification"] {
-            assert_eq!(Account::of(broken), None, "{broken}");
-        }
-    }
-
-    #[test]
-    fn another_caller_than_root_or_the_service_is_warned() {
-        let account = || Some(Account { uid: 998, gid: 997, home: "/h".to_owned(), shell: String::new() });
-        for (account, caller, fix) in [
-            (None, 0, Some("sudo ./install.sh")),
-            (account(), 0, None),
-            (account(), 998, None),
-            (account(), 5, Some(SUDO)),
-        ] {
-            let finding = become_user(&mut Command::new("true"), account, caller);
-            assert_eq!(finding.and_then(|finding| finding.fix).as_deref(), fix, "{caller}");
-        }
-    }
-
-    #[test]
-    fn paths_that_the_unit_hides_are_told() {
+    fn paths_that_the_unit_hides_fail() {
         let text =
             "KUBECONFIG=/etc/k:/home/ann/.kube/config\nHOME=/root\nPATH=/root/bin\nA=/homes/x\nB=x/tmp\nT=/tmp/t\n";
-        let names: Vec<String> = parse(text)
-            .hidden()
+        let names: Vec<String> = EnvFile::parse(text)
+            .hidden_paths()
             .into_iter()
-            .map(|finding| finding.text.split(' ').next().unwrap_or("").into())
+            .map(|check| check.text.split(' ').next().unwrap_or("").into())
             .collect();
         assert_eq!(names, ["KUBECONFIG", "HOME", "T"]);
     }
 
     #[test]
-    fn bad_lines_are_told_by_their_number() {
-        let file = parse("A=1\nnonsense\nexport B=2\n1C=3\n=4\nD=\"5\n6");
-        assert_eq!(file.bad, [2, 3, 4, 5]);
+    fn ignored_lines_are_reported_by_number() {
+        let file = EnvFile::parse("A=1\nnonsense\nexport B=2\n1C=3\n=4\nD=\"5\n6");
+        assert_eq!(file.ignored, [2, 3, 4, 5]);
         assert_eq!(file.open_quote, Some(6));
         assert_eq!(file.variables.len(), 2);
-        let lines: Vec<String> = file.findings("/e").into_iter().map(|finding| finding.text).collect();
-        assert_eq!(lines[0], "as the service, with the variables of /e: A, D");
-        assert_eq!(lines[2], "line 3 is not NAME=VALUE; systemd leaves it out");
+        let lines: Vec<String> = file.checks("/e").into_iter().map(|check| check.text).collect();
+        assert_eq!(lines[0], "running as the service, with the variables of /e: A, D");
+        assert_eq!(lines[2], "line 3 is not NAME=VALUE; systemd ignores it");
         assert_eq!(lines[5], "a quote in line 6 is never closed");
     }
 }

@@ -1,148 +1,145 @@
-//! This host: the port, and the environment that the credential plugin needs.
+//! Checks of this host: the port, and the environment of the server and the credential plugin.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::Env;
+use super::env_file::FILE;
 use crate::api::auth;
-use crate::cli::{Options, UsageError};
+use crate::cli::{Env, Options, UsageError};
 use crate::commands::client;
-use crate::commands::output::Finding;
+use crate::commands::output::Check;
 use crate::commands::systemd;
 
-/// Longest wait for whoever has the port: our own /healthz takes a millisecond.
-const PROBE_LIMIT: Duration = Duration::from_secs(2);
+/// Timeout of a request to the program that holds the port: /healthz of this program takes a millisecond.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What our own /healthz says.
+/// Response body of GET /healthz.
 const HEALTHY: &str = r#"{"status":"ok"}"#;
 
-/// Most that is shown of an answer that is not ours, in characters.
-const ANSWER_SHOWN: usize = 80;
+/// Longest part of another program's response in a message, in characters.
+const MAX_BODY_CHARS: usize = 80;
 
-/// Where the service's variables stand.
-const ENV_FILE: &str = "/etc/img-classification.env";
-
-/// Whether `serve` could listen, or does.
-pub fn port(listen: &str) -> Vec<Finding> {
+/// Checks that `serve` can listen, or already does.
+pub fn port(listen: &str) -> Vec<Check> {
     let addresses = listen.to_socket_addrs().map(Iterator::collect::<Vec<_>>);
     let Ok([address, ..]) = addresses.as_deref() else {
-        let text = format!("{listen} leads to no address of a host");
-        return vec![Finding::fail("port", text, "--listen 0.0.0.0:5000, or LISTEN")];
+        let text = format!("{listen} does not resolve");
+        return vec![Check::fail("port", text, "set --listen or LISTEN, such as 0.0.0.0:5000")];
     };
-    let mut findings = vec![match TcpListener::bind(address) {
-        Ok(_) if address.port() == 0 => Finding::ok("port", format!("{listen}: any free port; `serve` tells which")),
-        Ok(_) => Finding::ok("port", format!("{listen} is free")),
+    let mut checks = vec![match TcpListener::bind(address) {
+        Ok(_) if address.port() == 0 => Check::ok("port", format!("{listen}: any free port, which `serve` prints")),
+        Ok(_) => Check::ok("port", format!("{listen} is free")),
         Err(error) => not_free(listen, *address, &error),
     }];
     if address.ip().is_loopback() {
-        let text = format!("{listen} is reached from this host only");
-        findings.push(Finding::warning("port", text, format!("--listen 0.0.0.0:{}, or LISTEN", address.port())));
+        let text = format!("{listen} accepts connections from this host only");
+        checks.push(Check::warning("port", text, format!("set --listen or LISTEN to 0.0.0.0:{}", address.port())));
     }
-    findings
+    checks
 }
 
-fn not_free(listen: &str, address: SocketAddr, error: &io::Error) -> Finding {
+fn not_free(listen: &str, address: SocketAddr, error: &io::Error) -> Check {
     let text = format!("cannot listen on {listen}: {error}");
     let port = address.port();
     match error.kind() {
-        io::ErrorKind::AddrInUse => match who_answers(systemd::reachable(address)) {
-            None => Finding::ok("port", format!("this program already listens on {listen}")),
+        io::ErrorKind::AddrInUse => match other_listener(systemd::reachable(address)) {
+            None => Check::ok("port", format!("a server of this program already listens on {listen}")),
             Some(other) => {
-                let text = format!("{listen} is taken: {other}");
-                Finding::fail(
+                let text = format!("{listen} is in use: {other}");
+                Check::fail(
                     "port",
                     text,
-                    format!("ss -ltnp 'sport = :{port}' shows by what; end that, or another --listen"),
+                    format!("find the program with ss -ltnp 'sport = :{port}' and stop it, or set another --listen"),
                 )
             }
         },
-        io::ErrorKind::PermissionDenied => Finding::fail(
+        io::ErrorKind::PermissionDenied => Check::fail(
             "port",
-            format!("{text}; ports below 1024 are root's"),
-            "--listen 0.0.0.0:5000, or run it as root",
+            format!("{text}; ports below 1024 need root"),
+            "set --listen to a port above 1023, such as 0.0.0.0:5000, or run it as root",
         ),
         io::ErrorKind::AddrNotAvailable => {
-            let text = format!("{text}; it is not this host's own (on EC2 the public address is not, either)");
-            Finding::fail("port", text, format!("--listen 0.0.0.0:{port}, or LISTEN"))
+            let text = format!("{text}; this host does not have the address (on EC2 that includes the public address)");
+            Check::fail("port", text, format!("set --listen or LISTEN to 0.0.0.0:{port}"))
         }
-        _ => Finding::fail("port", text, "--listen 0.0.0.0:5000, or LISTEN"),
+        _ => Check::fail("port", text, "set --listen or LISTEN, such as 0.0.0.0:5000"),
     }
 }
 
-/// Who has the port; none if it is us.
-fn who_answers(address: SocketAddr) -> Option<String> {
-    match client::request("GET", &format!("http://{address}/healthz"), &[], None, PROBE_LIMIT) {
-        Ok(answer) if answer.status == 200 && answer.body.trim() == HEALTHY => None,
-        Ok(answer) => {
-            let first = answer.body.lines().next().unwrap_or_default();
-            let shown: String = first.chars().take(ANSWER_SHOWN).collect();
-            Some(format!("its /healthz is not ours but status {} and {shown:?}", answer.status))
+/// Describes the program that holds the port. Returns `None` if it is a server of this program.
+fn other_listener(address: SocketAddr) -> Option<String> {
+    match client::request("GET", &format!("http://{address}/healthz"), &[], None, PROBE_TIMEOUT) {
+        Ok(response) if response.status == 200 && response.body.trim() == HEALTHY => None,
+        Ok(response) => {
+            let first = response.body.lines().next().unwrap_or_default();
+            let shown: String = first.chars().take(MAX_BODY_CHARS).collect();
+            Some(format!("another program responds to GET /healthz with status {} and {shown:?}", response.status))
         }
-        Err(error) => Some(format!("what has it gives no answer to GET /healthz ({error})")),
+        Err(error) => Some(format!("its program does not respond to GET /healthz ({error})")),
     }
 }
 
-/// What `serve` and the credential plugin take from the environment; `plugin` is its name and the file that it is.
-pub fn environment(env: Env<'_>, plugin: Option<(String, io::Result<PathBuf>)>, options: &Options) -> Vec<Finding> {
-    let mut findings = vec![home(env)];
+/// Checks the environment of `serve` and of the credential plugin. `plugin` is the plugin's name and its path.
+pub fn environment(env: Env<'_>, plugin: Option<(String, io::Result<PathBuf>)>, options: &Options) -> Vec<Check> {
+    let mut checks = vec![home(env)];
     if let Some((name, found)) = plugin {
-        findings.push(self::plugin(&name, found));
+        checks.push(self::plugin(&name, found));
     } else if env("PATH").is_none() {
-        findings.push(Finding::warning("environment", "PATH is not set", format!("PATH=/usr/bin:/bin in {ENV_FILE}")));
+        checks.push(Check::warning("environment", "PATH is not set", format!("PATH=/usr/bin:/bin in {FILE}")));
     }
     if let Some(path) = &options.premium_token_file {
-        findings.push(token(path));
+        checks.push(token(path));
     }
     if options.local.is_some() {
-        let text = "LOCAL is set: `serve` starts a simulated cluster, and what is said here is about another one";
-        findings.push(Finding::warning("environment", text, "unset LOCAL"));
+        let text = "LOCAL is set: `serve` starts a simulated cluster, but these checks are about another one";
+        checks.push(Check::warning("environment", text, "unset LOCAL"));
     }
-    findings
+    checks
 }
 
-/// A variable with which `serve` would not start.
-pub fn variable(error: &UsageError) -> Finding {
-    let fix = format!("set it right, for the service in {ENV_FILE}; its default was looked at here");
-    Finding::fail("environment", error.to_string(), fix)
+/// Returns the failed check of a variable that prevents the start of `serve`.
+pub fn variable(error: &UsageError) -> Check {
+    let fix = format!("correct it, for the service in {FILE}; these checks used its default");
+    Check::fail("environment", error.to_string(), fix)
 }
 
-fn home(env: Env<'_>) -> Finding {
-    let fix = format!("set it; for the service, leave HOME out of {ENV_FILE}: it is then its user's");
+fn home(env: Env<'_>) -> Check {
+    let fix = format!("set it; for the service, remove HOME from {FILE}, and systemd sets it");
     match env("HOME").map(PathBuf::from) {
-        None => Finding::warning("environment", "HOME is not set: ~/.kube and ~/.aws are not looked into", fix),
+        None => Check::warning("environment", "HOME is not set: ~/.kube and ~/.aws are not searched", fix),
         Some(home) if !home.is_dir() => {
-            Finding::warning("environment", format!("HOME is {}, which is no folder", home.display()), fix)
+            Check::warning("environment", format!("HOME is {}, which is not a folder", home.display()), fix)
         }
-        Some(home) => Finding::ok("environment", format!("HOME is {}", home.display())),
+        Some(home) => Check::ok("environment", format!("HOME is {}", home.display())),
     }
 }
 
-fn plugin(name: &str, found: io::Result<PathBuf>) -> Finding {
+fn plugin(name: &str, found: io::Result<PathBuf>) -> Check {
     match found {
-        Ok(file) => Finding::ok("environment", format!("the credential plugin {name} is {}", file.display())),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Finding::fail(
+        Ok(file) => Check::ok("environment", format!("the credential plugin {name} is {}", file.display())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Check::fail(
             "environment",
-            format!("the credential plugin {name} of the kubeconfig is not found"),
+            format!("the credential plugin {name} of the kubeconfig does not exist"),
             format!(
-                "install it (for aws: apt-get install awscli), and name its folder in PATH, for the service in {ENV_FILE}"
+                "install it (for aws: apt-get install awscli), and add its folder to PATH, for the service in {FILE}"
             ),
         ),
-        Err(error) => Finding::fail(
+        Err(error) => Check::fail(
             "environment",
-            format!("the credential plugin {name} of the kubeconfig may not be run: {error}"),
-            "chmod +x, or another file of that name earlier in PATH",
+            format!("cannot run the credential plugin {name} of the kubeconfig: {error}"),
+            "chmod +x the file, or put another file of that name earlier in PATH",
         ),
     }
 }
 
-fn token(path: &Path) -> Finding {
+fn token(path: &Path) -> Check {
     match auth::Token::read(path) {
-        Ok(_) => Finding::ok("environment", format!("premium needs the token in {}", path.display())),
-        Err(error) => Finding::fail(
+        Ok(_) => Check::ok("environment", format!("POSTs to premium need the token in {}", path.display())),
+        Err(error) => Check::fail(
             "environment",
-            format!("the token file of premium, {}, cannot be used: {error}", path.display()),
+            format!("cannot use the premium token file {}: {error}", path.display()),
             format!("openssl rand -hex 32 >{}", path.display()),
         ),
     }
@@ -151,20 +148,20 @@ fn token(path: &Path) -> Finding {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::commands::output::Verdict;
+    use crate::commands::output::CheckStatus;
 
     #[test]
-    fn each_reason_not_to_listen_has_its_fix() {
+    fn each_bind_error_has_its_fix() {
         let address = "192.0.2.7:80".parse().expect("an address");
         for (kind, words, fix) in [
             (io::ErrorKind::PermissionDenied, "below 1024", "0.0.0.0:5000"),
-            (io::ErrorKind::AddrNotAvailable, "not this host's own", "0.0.0.0:80"),
+            (io::ErrorKind::AddrNotAvailable, "does not have the address", "0.0.0.0:80"),
             (io::ErrorKind::OutOfMemory, "cannot listen on 192.0.2.7:80", "--listen"),
         ] {
-            let finding = not_free("192.0.2.7:80", address, &kind.into());
-            assert_eq!(finding.verdict, Verdict::Fail);
-            assert!(finding.text.contains(words), "{}", finding.text);
-            assert!(finding.fix.is_some_and(|found| found.contains(fix)), "{kind}");
+            let check = not_free("192.0.2.7:80", address, &kind.into());
+            assert_eq!(check.status, CheckStatus::Fail);
+            assert!(check.text.contains(words), "{}", check.text);
+            assert!(check.fix.is_some_and(|found| found.contains(fix)), "{kind}");
         }
     }
 }

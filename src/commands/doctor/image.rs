@@ -1,21 +1,21 @@
-//! Whether an image's name can be meant so. The grammar is that of <https://github.com/distribution/reference>. Pure; whether
-//! the image is there only a node can tell.
+//! Check of the image's name, by the grammar of <https://github.com/distribution/reference>. Pure; only a node can check that
+//! the image exists.
 
-use crate::commands::output::Finding;
+use crate::commands::output::Check;
 
 /// Longest name without tag and digest, in bytes.
-const NAME_MOST: usize = 255;
+const MAX_NAME: usize = 255;
 
 /// Longest tag, in bytes.
-const TAG_MOST: usize = 128;
+const MAX_TAG: usize = 128;
 
-/// Fewest digits of a digest.
-const DIGEST_LEAST: usize = 32;
+/// Smallest number of digits of a digest.
+const MIN_DIGEST: usize = 32;
 
-/// How an image gets to a registry that the nodes of EKS can read.
-const PUSH: &str = "docker push ACCOUNT.dkr.ecr.REGION.amazonaws.com/mp12-classifier:1.0, and that name as --image or CLASSIFIER_IMAGE";
+/// Fix that pushes an image to a registry of the EKS nodes.
+const PUSH: &str = "docker push ACCOUNT.dkr.ecr.REGION.amazonaws.com/mp12-classifier:1.0, and set --image or CLASSIFIER_IMAGE to that name";
 
-/// The parts of an image's name that matter here.
+/// The parts of an image's name that the check uses.
 #[derive(Debug, PartialEq, Eq)]
 struct Reference<'a> {
     registry: Option<&'a str>,
@@ -23,26 +23,26 @@ struct Reference<'a> {
     digest: Option<&'a str>,
 }
 
-/// What the image's name promises.
-pub fn judge(image: &str) -> Vec<Finding> {
+/// Checks an image's name.
+pub fn check(image: &str) -> Vec<Check> {
     let reference = match parse(image) {
         Ok(reference) => reference,
-        Err(problem) => return vec![Finding::fail("image", format!("{image:?} is no image name: {problem}"), PUSH)],
+        Err(problem) => return vec![Check::fail("image", format!("{image:?} is not an image name: {problem}"), PUSH)],
     };
-    let mut findings = Vec::new();
+    let mut checks = Vec::new();
     if reference.registry.is_none() {
-        let text = format!("{image} names no registry: unless the nodes have it, they look for it on Docker Hub");
-        findings.push(Finding::warning("image", text, PUSH));
+        let text = format!("{image} has no registry: nodes without the image pull it from Docker Hub");
+        checks.push(Check::warning("image", text, PUSH));
     }
     if matches!((reference.tag, reference.digest), (None | Some("latest"), None)) {
-        let text = format!("{image} has no tag but :latest: nodes that have one keep it when a newer is pushed");
-        findings.push(Finding::warning("image", text, "push it with a tag of its own, such as :1.0"));
+        let text = format!("{image} has no tag or :latest: nodes that have the image do not pull a newer one");
+        checks.push(Check::warning("image", text, "push it with a version as its tag, such as :1.0"));
     }
-    if findings.is_empty() {
+    if checks.is_empty() {
         let registry = reference.registry.unwrap_or_default();
-        findings.push(Finding::ok("image", format!("{image} is well formed; the nodes pull it from {registry}")));
+        checks.push(Check::ok("image", format!("{image} is well formed; the nodes pull it from {registry}")));
     }
-    findings
+    checks
 }
 
 fn parse(image: &str) -> Result<Reference<'_>, &'static str> {
@@ -50,7 +50,7 @@ fn parse(image: &str) -> Result<Reference<'_>, &'static str> {
         Some((rest, digest)) => (rest, Some(digest)),
         None => (image, None),
     };
-    // A colon before the last slash is that of a port.
+    // A colon before the last slash starts a port.
     let slash = rest.rfind('/').map_or(0, |slash| slash + 1);
     let (name, tag) = match rest[slash..].find(':') {
         Some(colon) => (&rest[..slash + colon], Some(&rest[slash + colon + 1..])),
@@ -59,24 +59,24 @@ fn parse(image: &str) -> Result<Reference<'_>, &'static str> {
     let registry = name.split_once('/').map(|(first, _)| first).filter(|first| is_host(first));
     let path = registry.map_or(name, |registry| &name[registry.len() + 1..]);
     if registry.is_some_and(|registry| !is_registry(registry)) {
-        return Err("the part before the first slash is no host name, with or without a port");
+        return Err("the part before the first slash must be a host name with an optional port");
     }
     if path.chars().any(|c| c.is_ascii_uppercase()) {
-        return Err("a repository is written in lower case");
+        return Err("a repository must be in lower case");
     }
-    if path.len() > NAME_MOST || !path.split('/').all(is_component) {
-        return Err("a repository is made of parts like my-name, with letters, digits and single . _ - between them");
+    if path.len() > MAX_NAME || !path.split('/').all(is_component) {
+        return Err("a repository consists of parts like my-name: letters and digits, separated by single . _ -");
     }
     if tag.is_some_and(|tag| !is_tag(tag)) {
-        return Err("a tag has up to 128 letters, digits, _ . - and begins with none of . -");
+        return Err("a tag has up to 128 letters, digits, _ . - and does not begin with . or -");
     }
     if digest.is_some_and(|digest| !is_digest(digest)) {
-        return Err("a digest is written sha256: and 64 hexadecimal digits");
+        return Err("a digest is sha256: and 64 hexadecimal digits");
     }
     Ok(Reference { registry, tag, digest })
 }
 
-/// What makes the first part a host and not a folder on Docker Hub.
+/// Tests for a first part that is a host and not a folder on Docker Hub.
 fn is_host(first: &str) -> bool {
     first == "localhost" || first.contains(['.', ':']) || first.chars().any(|c| c.is_ascii_uppercase())
 }
@@ -103,23 +103,23 @@ fn is_component(part: &str) -> bool {
 
 fn is_tag(tag: &str) -> bool {
     let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
-    tag.len() <= TAG_MOST && tag.starts_with(is_word) && tag.chars().all(|c| is_word(c) || c == '.' || c == '-')
+    tag.len() <= MAX_TAG && tag.starts_with(is_word) && tag.chars().all(|c| is_word(c) || c == '.' || c == '-')
 }
 
 fn is_digest(digest: &str) -> bool {
     let Some((algorithm, hex)) = digest.split_once(':') else { return false };
     let is_known = algorithm.starts_with(|c: char| c.is_ascii_alphabetic());
-    let length = if algorithm == "sha256" { hex.len() == 64 } else { hex.len() >= DIGEST_LEAST };
+    let length = if algorithm == "sha256" { hex.len() == 64 } else { hex.len() >= MIN_DIGEST };
     is_known && length && hex.chars().all(|c| c.is_ascii_digit() || ('a'..='f').contains(&c))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::commands::output::Verdict;
+    use crate::commands::output::CheckStatus;
 
     #[test]
-    fn good_names_are_taken_apart() {
+    fn good_names_are_parsed() {
         let digest = format!("sha256:{}", "0123456789abcdef".repeat(4));
         let pinned = format!("localhost/a@{digest}");
         let table = [
@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn bad_names_are_told_why() {
+    fn bad_names_have_a_reason() {
         let table = [
             ("", "parts"),
             ("Classifier:1", "lower case"),
@@ -173,12 +173,12 @@ mod tests {
     }
 
     #[test]
-    fn what_a_node_might_not_find_is_a_warning() {
-        let verdicts = |image: &str| judge(image).into_iter().map(|finding| finding.verdict).collect::<Vec<_>>();
-        assert_eq!(verdicts("r.io/a:1"), [Verdict::Ok]);
-        assert_eq!(verdicts("a:1"), [Verdict::Warning]);
-        assert_eq!(verdicts("r.io/a"), [Verdict::Warning]);
-        assert_eq!(verdicts("a:latest"), [Verdict::Warning, Verdict::Warning]);
-        assert_eq!(verdicts("A"), [Verdict::Fail]);
+    fn an_image_that_a_node_may_not_find_is_a_warning() {
+        let statuses = |image: &str| check(image).into_iter().map(|check| check.status).collect::<Vec<_>>();
+        assert_eq!(statuses("r.io/a:1"), [CheckStatus::Ok]);
+        assert_eq!(statuses("a:1"), [CheckStatus::Warning]);
+        assert_eq!(statuses("r.io/a"), [CheckStatus::Warning]);
+        assert_eq!(statuses("a:latest"), [CheckStatus::Warning, CheckStatus::Warning]);
+        assert_eq!(statuses("A"), [CheckStatus::Fail]);
     }
 }

@@ -1,7 +1,7 @@
-//! `doctor`: looks at everything between this host and a running classifier, a line each, and says what to do where
-//! something is missing. It changes nothing: what it sends to Kubernetes are questions and dry runs.
+//! `doctor`: checks every step from this host to a running classifier, prints one line each and suggests fixes. It changes
+//! nothing: it only sends reads, reviews and dry runs to Kubernetes.
 //!
-//! What was found is judged by pure functions; this file asks, in the order in which one thing needs the other.
+//! Pure functions evaluate what Kubernetes returns. This file sends the requests, a prerequisite before what depends on it.
 
 mod address;
 mod admission;
@@ -13,176 +13,175 @@ mod nodes;
 mod permission;
 mod pods;
 mod quota;
+mod service;
 
-pub use env_file::as_service;
+pub use service::as_service;
 
 use serde_json::{Value, json};
 
-use crate::Env;
-use crate::cli::{Options, UsageError};
-use crate::commands::output::{Finding, Paper, Verdict, one_line};
-use crate::commands::scoped_client::Attended;
+use crate::cli::{Env, Options, UsageError};
+use crate::commands::output::{Check, CheckStatus, Printer, one_line};
+use crate::commands::scoped_client::{self, ScopedClient};
 use crate::job::Tier;
-use crate::kube::{Client, Cluster, ConfigError, Error, Sources};
+use crate::kube::{Client, Cluster, ConfigError, Error};
 
-/// The widest topic.
+/// Width of the widest topic.
 pub const TOPIC_WIDTH: usize = "leftover Jobs".len();
 
-/// The topic of what has none of its own.
-const NOT_LOOKED_AT: &str = "not looked at";
+/// Topic of the checks that were not possible.
+const NOT_CHECKED: &str = "not checked";
 
-/// What an administrator's kubeconfig sees, and the server's needs not.
+/// Fix for a check that needs more permissions than the server needs.
 const AS_ADMINISTRATOR: &str = "img-classification doctor --kubeconfig FILE, with an administrator's kubeconfig";
 
-/// How a kubeconfig for EKS is written.
+/// Fix that writes the kubeconfig of an EKS cluster.
 const UPDATE_KUBECONFIG: &str = "aws eks update-kubeconfig --region REGION --name CLUSTER";
 
-/// Makes or repairs what the cluster needs.
+/// Fix that creates or repairs the objects of the cluster.
 const SETUP: &str = "img-classification setup";
 
-/// Looks, and says what there is, `wrong` variables included; whether nothing of it keeps the service from working.
-pub fn run(options: &Options, wrong: &[UsageError], json: bool, env: Env<'_>, paper: Paper) -> bool {
-    let mut look = Look { report: Report::new(json, paper), kube: None, hidden: Vec::new(), skipped: Vec::new() };
-    let (file, context) = (options.access.kubeconfig.clone(), options.access.context.clone());
-    let cluster = Cluster::load(&Sources { file, context, env });
+/// Runs and prints all checks; `rejected` are invalid variables, each a failed check. Returns true if no check failed.
+pub fn run(options: &Options, rejected: &[UsageError], json: bool, env: Env<'_>, printer: Printer) -> bool {
+    let mut doctor =
+        Doctor { report: Report::new(json, printer), kube: None, not_permitted: Vec::new(), skipped: Vec::new() };
+    let cluster = scoped_client::load(&options.access, env);
     let plugin = cluster.as_ref().ok().and_then(|cluster| cluster.plugin(env("PATH")));
-    let credential = look.connect(cluster, options);
-    look.ask("identity", |kube| api::identity(kube, &credential));
-    look.cluster(options);
-    look.say(image::judge(&options.jobs.image));
-    look.ask("pull", pods::pull);
-    look.ask("leftover Jobs", pods::leftover);
-    look.say_skipped();
-    look.kube = None;
-    look.say(host::port(&options.listen));
-    look.say(host::environment(env, plugin, options));
-    look.say(wrong.iter().map(host::variable).collect());
-    look.say(vec![address::look(env, &options.listen)]);
-    look.report.finish()
+    let credential = doctor.connect(cluster, options);
+    doctor.check("identity", |kube| api::identity(kube, &credential));
+    doctor.check_cluster(options);
+    doctor.add(image::check(&options.jobs.image));
+    doctor.check("pull", pods::pull);
+    doctor.check("leftover Jobs", pods::leftover);
+    doctor.add_not_checked();
+    doctor.kube = None;
+    doctor.add(host::port(&options.listen));
+    doctor.add(host::environment(env, plugin, options));
+    doctor.add(rejected.iter().map(host::variable).collect());
+    doctor.add(vec![address::check(env, &options.listen)]);
+    doctor.report.finish()
 }
 
-/// A look at a cluster, as far as it can be asked.
-struct Look {
+/// The state of a run.
+struct Doctor {
     report: Report,
-    /// None from the first sign that it does not answer.
-    kube: Option<Attended>,
-    /// What this identity may not look at.
-    hidden: Vec<&'static str>,
-    /// What could not be looked at without an API.
+    /// `None` before the connection and after the first outage.
+    kube: Option<ScopedClient>,
+    /// Topics that need more permissions.
+    not_permitted: Vec<&'static str>,
+    /// Topics that need a reachable API server.
     skipped: Vec<&'static str>,
 }
 
-impl Look {
-    fn say(&mut self, findings: Vec<Finding>) {
-        for finding in findings {
-            self.report.say(&finding);
+impl Doctor {
+    fn add(&mut self, checks: Vec<Check>) {
+        for check in checks {
+            self.report.add(&check);
         }
     }
 
-    /// Kubeconfig, API and clock; the rest needs them. It gives the kind of the credential.
+    /// Checks the kubeconfig, the API server and the clock. Returns the kind of the credential.
     fn connect(&mut self, cluster: Result<Cluster, ConfigError>, options: &Options) -> String {
-        let (finding, cluster) = api::kubeconfig(cluster);
-        self.report.say(&finding);
+        let (check, cluster) = api::kubeconfig(cluster);
+        self.report.add(&check);
         let Some(cluster) = cluster else { return String::new() };
         let (server, credential) = (cluster.server.to_string(), cluster.user.to_string());
-        match Attended::new(cluster, options.access.kube_timeout) {
+        match ScopedClient::new(cluster, &options.access) {
             Ok(kube) => {
-                let (findings, answers) = api::reach(&kube, &server);
-                self.say(findings);
-                self.kube = answers.then_some(kube);
+                let (checks, is_reachable) = api::reach(&kube, &server);
+                self.add(checks);
+                self.kube = is_reachable.then_some(kube);
             }
-            Err(error) => self.report.say(&Finding::fail("kubeconfig", error.to_string(), UPDATE_KUBECONFIG)),
+            Err(error) => self.report.add(&Check::fail("kubeconfig", error.to_string(), UPDATE_KUBECONFIG)),
         }
         credential
     }
 
-    fn cluster(&mut self, options: &Options) {
-        self.ask("permission", permission::look);
-        let mut is_there = true;
-        self.ask("namespace", |kube| {
-            let finding = permission::namespace(kube)?;
-            is_there = finding.verdict != Verdict::Fail;
-            Ok(vec![finding])
+    fn check_cluster(&mut self, options: &Options) {
+        self.check("permission", permission::check);
+        let mut has_namespace = true;
+        self.check("namespace", |kube| {
+            let check = permission::namespace(kube)?;
+            has_namespace = check.status != CheckStatus::Fail;
+            Ok(vec![check])
         });
-        let tiers: &[Tier] = if is_there { &[Tier::Free, Tier::Premium] } else { &[Tier::Premium] };
+        let tiers: &[Tier] = if has_namespace { &[Tier::Free, Tier::Premium] } else { &[Tier::Premium] };
         for tier in tiers {
-            self.ask("quota", |kube| {
+            self.check("quota", |kube| {
                 let path = format!("/api/v1/namespaces/{}/resourcequotas", tier.namespace());
-                Ok(quota::judge(*tier, &kube.list(&path)?))
+                Ok(quota::check(*tier, &kube.list(&path)?))
             });
         }
         for tier in tiers {
-            self.ask("dry run", |kube| admission::look(kube, &options.jobs, *tier).map(|finding| vec![finding]));
+            self.check("dry run", |kube| admission::check(kube, &options.jobs, *tier).map(|check| vec![check]));
         }
-        self.ask("nodes", nodes::look);
+        self.check("nodes", nodes::check);
     }
 
-    /// Asks the cluster, if it answers. A check that cannot be made is no verdict on what it was about.
-    fn ask(&mut self, topic: &'static str, check: impl FnOnce(&Client) -> Result<Vec<Finding>, Error>) {
+    /// Runs a check that needs the API server. An error of the request is no verdict on the topic.
+    fn check(&mut self, topic: &'static str, check: impl FnOnce(&Client) -> Result<Vec<Check>, Error>) {
         let Some(kube) = &self.kube else { return self.skipped.push(topic) };
         match check(kube) {
-            Ok(findings) => self.say(findings),
-            Err(error) if error.not_permitted() => self.hidden.push(topic),
+            Ok(checks) => self.add(checks),
+            Err(error) if error.not_permitted() => self.not_permitted.push(topic),
             Err(error) if api::is_outage(&error) => {
                 self.kube = None;
-                self.report.say(&api::failure(topic, &error));
+                self.report.add(&api::failure(topic, &error));
             }
             Err(error) => {
-                let text = format!("not looked at: {}", api::words(&error));
-                self.report.say(&Finding::warning(topic, text, "img-classification doctor, once more"));
+                let text = format!("not checked: {}", api::message(&error));
+                self.report.add(&Check::warning(topic, text, "run img-classification doctor again"));
             }
         }
     }
 
-    /// A line for all that has none of its own.
-    fn say_skipped(&mut self) {
-        for topics in [&mut self.hidden, &mut self.skipped] {
+    /// Adds one line for the topics that were not checked for the same reason.
+    fn add_not_checked(&mut self) {
+        for topics in [&mut self.not_permitted, &mut self.skipped] {
             topics.dedup();
         }
-        if !self.hidden.is_empty() {
-            let text =
-                format!("{}: this identity may not look at that; an administrator's may", self.hidden.join(", "));
-            self.report.say(&Finding::warning(NOT_LOOKED_AT, text, AS_ADMINISTRATOR));
+        if !self.not_permitted.is_empty() {
+            let text = format!("{}: not permitted for this identity", self.not_permitted.join(", "));
+            self.report.add(&Check::warning(NOT_CHECKED, text, AS_ADMINISTRATOR));
         }
         if !self.skipped.is_empty() {
-            let text = format!("{}: there is no API to ask", self.skipped.join(", "));
-            self.report.say(&Finding { fix: None, ..Finding::warning(NOT_LOOKED_AT, text, "") });
+            let text = format!("{}: no API server reachable", self.skipped.join(", "));
+            self.report.add(&Check { fix: None, ..Check::warning(NOT_CHECKED, text, "") });
         }
     }
 }
 
-/// Takes findings as they come: a line each at once, or one JSON object at the end.
+/// Prints each check at once, or collects all for one JSON object at the end.
 struct Report {
-    paper: Paper,
+    printer: Printer,
     json: bool,
     checks: Vec<Value>,
-    worst: Verdict,
+    worst: CheckStatus,
 }
 
 impl Report {
-    fn new(json: bool, paper: Paper) -> Self {
-        Self { paper, json, checks: Vec::new(), worst: Verdict::Ok }
+    fn new(json: bool, printer: Printer) -> Self {
+        Self { printer, json, checks: Vec::new(), worst: CheckStatus::Ok }
     }
 
-    fn say(&mut self, finding: &Finding) {
-        self.worst = self.worst.max(finding.verdict);
+    fn add(&mut self, check: &Check) {
+        self.worst = self.worst.max(check.status);
         if self.json {
-            let fix = finding.fix.as_deref().map(one_line);
-            let result = finding.verdict.as_str().to_ascii_lowercase();
-            let (check, text) = (one_line(&finding.topic), one_line(&finding.text));
-            self.checks.push(json!({ "check": check, "result": result, "text": text, "fix": fix }));
+            let fix = check.fix.as_deref().map(one_line);
+            let result = check.status.as_str().to_ascii_lowercase();
+            let (topic, text) = (one_line(&check.topic), one_line(&check.text));
+            self.checks.push(json!({ "check": topic, "result": result, "text": text, "fix": fix }));
         } else {
-            self.paper.finding(finding);
+            self.printer.check(check);
         }
     }
 
-    /// Whether nothing has failed.
+    /// Prints the JSON object, if wanted. Returns true if no check failed.
     fn finish(self) -> bool {
-        let is_well = self.worst < Verdict::Fail;
+        let is_ok = self.worst < CheckStatus::Fail;
         if self.json {
-            let result = if is_well { "ok" } else { "fail" };
-            self.paper.line(&json!({ "checks": self.checks, "result": result }).to_string());
+            let result = if is_ok { "ok" } else { "fail" };
+            self.printer.line(&json!({ "checks": self.checks, "result": result }).to_string());
         }
-        is_well
+        is_ok
     }
 }

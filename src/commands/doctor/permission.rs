@@ -1,9 +1,9 @@
-//! What this identity may do, and the namespace to do it in.
+//! Checks of this identity's permissions and of the free tier's namespace.
 
 use serde_json::json;
 
 use super::SETUP;
-use crate::commands::output::Finding;
+use crate::commands::output::Check;
 use crate::job::Tier;
 use crate::kube::{Client, Error, Operation};
 
@@ -13,11 +13,11 @@ type Permission = (&'static str, &'static str, &'static str, Option<&'static str
 const FREE: Option<&str> = Some(Tier::Free.namespace());
 const PREMIUM: Option<&str> = Some(Tier::Premium.namespace());
 
-/// What the server does, as in k8s/rbac.yaml.
+/// Permissions of the server, as in k8s/rbac.yaml.
 const SERVER: [Permission; 3] =
     [("create", "batch", "jobs", FREE), ("create", "batch", "jobs", PREMIUM), ("list", "", "pods", None)];
 
-/// What starts the oldest Job that waits and shows the queue.
+/// Permissions to requeue waiting Jobs and to show the queue.
 const QUEUE: [Permission; 5] = [
     ("list", "batch", "jobs", FREE),
     ("watch", "batch", "jobs", FREE),
@@ -26,7 +26,7 @@ const QUEUE: [Permission; 5] = [
     ("watch", "", "resourcequotas", FREE),
 ];
 
-/// What `clean` does besides.
+/// Further permissions of `clean`.
 const CLEAN: [Permission; 8] = [
     ("list", "batch", "jobs", FREE),
     ("list", "batch", "jobs", PREMIUM),
@@ -38,70 +38,70 @@ const CLEAN: [Permission; 8] = [
     ("list", "", "resourcequotas", PREMIUM),
 ];
 
-/// The role and its members are two things, and `setup` makes only the first.
-const GRANT: &str = "img-classification setup, with an administrator's kubeconfig, makes the role; on EKS this identity gets \
-                     it by: aws eks create-access-entry --cluster-name CLUSTER --principal-arn ROLE --kubernetes-groups \
+/// Fix that grants the role. `setup` creates the role; on EKS an access entry binds an identity to its group.
+const GRANT: &str = "img-classification setup, with an administrator's kubeconfig, creates the role; on EKS grant it with: \
+                     aws eks create-access-entry --cluster-name CLUSTER --principal-arn ROLE --kubernetes-groups \
                      img-classification";
 
-/// Asks Kubernetes for each permission.
+/// Requests an access review of each permission.
 ///
 /// # Errors
 /// [`Error`]
-pub fn look(kube: &Client) -> Result<Vec<Finding>, Error> {
-    let mut findings = Vec::new();
+pub fn check(kube: &Client) -> Result<Vec<Check>, Error> {
+    let mut checks = Vec::new();
     for permission in SERVER {
-        findings.push(match refusal(kube, permission)? {
-            None => Finding::ok("permission", format!("may {}", in_words(permission))),
-            Some(reason) => Finding::fail("permission", format!("may not {}{reason}", in_words(permission)), GRANT),
+        checks.push(match denial(kube, permission)? {
+            None => Check::ok("permission", format!("may {}", in_words(permission))),
+            Some(reason) => Check::fail("permission", format!("may not {}{reason}", in_words(permission)), GRANT),
         });
     }
     let queue = missing(kube, &QUEUE)?;
-    findings.push(if queue.is_empty() {
-        Finding::ok("permission", "may watch the free tier's queue and start who waits")
+    checks.push(if queue.is_empty() {
+        Check::ok("permission", "may watch the free tier's queue and requeue waiting Jobs")
     } else {
         let text = format!(
-            "may not {queue}; without it a free slot waits for Kubernetes' own retry, and GET /queue has nothing to show"
+            "may not {queue}; without it waiting Jobs start only on Kubernetes' own retry, and GET /queue is empty"
         );
-        Finding::warning("permission", text, GRANT)
+        Check::warning("permission", text, GRANT)
     });
     let clean = missing(kube, &CLEAN)?;
-    findings.push(if clean.is_empty() {
-        Finding::ok("permission", "may do what `clean` needs, too")
+    checks.push(if clean.is_empty() {
+        Check::ok("permission", "may do what `clean` needs")
     } else {
-        let text = format!("may not {clean}; `clean` needs that, the server does not");
-        Finding::warning(
+        let text = format!("may not {clean}; only `clean` needs it");
+        Check::warning(
             "permission",
             text,
             "img-classification clean --kubeconfig FILE, with an administrator's kubeconfig",
         )
     });
-    Ok(findings)
+    Ok(checks)
 }
 
-/// Those that are missing, in words.
+/// Returns the missing permissions in words, separated by commas.
 fn missing(kube: &Client, permissions: &[Permission]) -> Result<String, Error> {
     let mut missing = Vec::new();
     for permission in permissions {
-        if refusal(kube, *permission)?.is_some() {
+        if denial(kube, *permission)?.is_some() {
             missing.push(in_words(*permission));
         }
     }
     Ok(missing.join(", "))
 }
 
-/// The reason why not, if not; Kubernetes may give none.
-fn refusal(kube: &Client, (verb, group, resource, namespace): Permission) -> Result<Option<String>, Error> {
+/// Returns `None` if the permission is granted, else the reason, which Kubernetes may leave empty.
+fn denial(kube: &Client, (verb, group, resource, namespace): Permission) -> Result<Option<String>, Error> {
     let attributes = json!({ "verb": verb, "group": group, "resource": resource, "namespace": namespace });
     let review = json!({
         "apiVersion": "authorization.k8s.io/v1",
         "kind": "SelfSubjectAccessReview",
         "spec": { "resourceAttributes": attributes },
     });
-    let answer = kube.object(Operation::Create(&review), "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews")?;
-    if answer["status"]["allowed"] == true {
+    let review = kube.object(Operation::Create(&review), "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews")?;
+    if review["status"]["allowed"] == true {
         return Ok(None);
     }
-    let reason = answer["status"]["reason"].as_str().filter(|reason| !reason.is_empty());
+    let reason = review["status"]["reason"].as_str().filter(|reason| !reason.is_empty());
     Ok(Some(reason.map_or_else(String::new, |reason| format!(": {reason}"))))
 }
 
@@ -111,23 +111,24 @@ fn in_words((verb, group, resource, namespace): Permission) -> String {
     format!("{verb} {resource}{dot}{group} in {place}")
 }
 
-/// The free tier's namespace; `default` is always there.
+/// Checks the free tier's namespace. The premium tier's namespace `default` always exists.
 ///
 /// # Errors
 /// [`Error`]
-pub fn namespace(kube: &Client) -> Result<Finding, Error> {
+pub fn namespace(kube: &Client) -> Result<Check, Error> {
     let name = Tier::Free.namespace();
     let object = match kube.object(Operation::Get, &format!("/api/v1/namespaces/{name}")) {
         Ok(object) => object,
         Err(error) if error.not_found() => {
-            return Ok(Finding::fail("namespace", format!("there is no namespace {name}"), SETUP));
+            return Ok(Check::fail("namespace", format!("namespace {name} does not exist"), SETUP));
         }
         Err(error) => return Err(error),
     };
-    let ends = object["status"]["phase"] == "Terminating" || !object["metadata"]["deletionTimestamp"].is_null();
-    Ok(if ends {
-        Finding::fail("namespace", format!("{name} is being deleted; nothing can be made in it"), SETUP)
+    let is_terminating =
+        object["status"]["phase"] == "Terminating" || !object["metadata"]["deletionTimestamp"].is_null();
+    Ok(if is_terminating {
+        Check::fail("namespace", format!("{name} is terminating; it accepts no new objects"), SETUP)
     } else {
-        Finding::ok("namespace", format!("{name} is there"))
+        Check::ok("namespace", format!("{name} exists"))
     })
 }

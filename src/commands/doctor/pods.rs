@@ -1,17 +1,16 @@
-//! What became of the pods and Jobs that this program made: images that cannot be had, failures, and what is left over.
+//! Checks of the pods and Jobs that this program created: image pulls, failures and leftovers.
 
 use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use crate::commands::clean::OURS;
-use crate::commands::output::Finding;
-use crate::job::Tier;
+use crate::commands::output::Check;
+use crate::job::{MANAGED_SELECTOR, Tier};
 use crate::kube::{Client, Error};
 
-/// A container that waits for one of these does not get further by waiting, from pkg/kubelet/images and
-/// pkg/kubelet/kuberuntime of Kubernetes.
-const STUCK: [&str; 9] = [
+/// Reasons of a waiting container that time alone does not resolve, from pkg/kubelet/images and pkg/kubelet/kuberuntime of
+/// Kubernetes.
+const PULL_FAILURES: [&str; 9] = [
     "ErrImagePull",
     "ImagePullBackOff",
     "InvalidImageName",
@@ -23,38 +22,38 @@ const STUCK: [&str; 9] = [
     "RunContainerError",
 ];
 
-/// Different troubles that are told of: more of them have one cause.
-const TROUBLES_SHOWN: usize = 3;
+/// Largest number of different failures in the report: more of them usually share a cause.
+const MAX_FAILURES: usize = 3;
 
-/// Most of a kubelet's message that is shown, in characters, from its end: there stands the cause.
-const MESSAGE_SHOWN: usize = 300;
+/// Longest part of a kubelet's message in the report, in characters from its end, where the cause is.
+const MAX_MESSAGE_CHARS: usize = 300;
 
-/// Pods whose containers cannot be started, and pods that failed.
+/// Checks for containers that cannot start and for failed pods.
 ///
 /// # Errors
 /// [`Error`]
-pub fn pull(kube: &Client) -> Result<Vec<Finding>, Error> {
-    let pods = kube.list(&format!("/api/v1/pods?{OURS}"))?;
-    let mut findings: Vec<Finding> = troubles(&pods)
+pub fn pull(kube: &Client) -> Result<Vec<Check>, Error> {
+    let pods = kube.list(&format!("/api/v1/pods?{MANAGED_SELECTOR}"))?;
+    let mut checks: Vec<Check> = pull_failures(&pods)
         .into_iter()
-        .take(TROUBLES_SHOWN)
-        .map(|mut trouble| {
-            if trouble.reason == "ImagePullBackOff" {
-                // That says only that the kubelet waits; why is in an event of the pod's.
-                trouble.message = cause(kube, trouble.pod).unwrap_or(trouble.message);
+        .take(MAX_FAILURES)
+        .map(|mut failure| {
+            if failure.reason == "ImagePullBackOff" {
+                // The message only reports the wait; an event of the pod has the cause.
+                failure.message = cause(kube, failure.pod).unwrap_or(failure.message);
             }
-            trouble.finding()
+            failure.check()
         })
         .collect();
-    if findings.is_empty() {
-        findings.push(Finding::ok("pull", format!("none of the {} pods of ours waits for its image", pods.len())));
+    if checks.is_empty() {
+        checks.push(Check::ok("pull", format!("none of the {} pods of this program waits for its image", pods.len())));
     }
-    findings.extend(failures(&pods));
-    Ok(findings)
+    checks.extend(failures(&pods));
+    Ok(checks)
 }
 
-/// Pods that wait for the same reason.
-struct Trouble<'a> {
+/// Pods that wait for the same image and reason.
+struct PullFailure<'a> {
     pod: &'a Value,
     others: usize,
     image: &'a str,
@@ -62,87 +61,92 @@ struct Trouble<'a> {
     message: String,
 }
 
-fn troubles(pods: &[Value]) -> Vec<Trouble<'_>> {
-    let mut found: BTreeMap<(&str, &str), Trouble<'_>> = BTreeMap::new();
+fn pull_failures(pods: &[Value]) -> Vec<PullFailure<'_>> {
+    let mut found: BTreeMap<(&str, &str), PullFailure<'_>> = BTreeMap::new();
     for pod in pods {
         let status = &pod["status"];
         let lists = [&status["initContainerStatuses"], &status["containerStatuses"]];
         for container in lists.into_iter().filter_map(Value::as_array).flatten() {
             let waiting = &container["state"]["waiting"];
             let (reason, image) = (text(&waiting["reason"]), text(&container["image"]));
-            if STUCK.contains(&reason) {
+            if PULL_FAILURES.contains(&reason) {
                 let message = text(&waiting["message"]).to_owned();
-                let trouble = Trouble { pod, others: 0, image, reason, message };
-                found.entry((image, reason)).and_modify(|first| first.others += 1).or_insert(trouble);
+                let failure = PullFailure { pod, others: 0, image, reason, message };
+                found.entry((image, reason)).and_modify(|first| first.others += 1).or_insert(failure);
             }
         }
     }
     found.into_values().collect()
 }
 
-impl Trouble<'_> {
-    fn finding(&self) -> Finding {
+impl PullFailure<'_> {
+    fn check(&self) -> Check {
         let others = if self.others == 0 { String::new() } else { format!(" and {} more", self.others) };
-        let skipped = self.message.chars().count().saturating_sub(MESSAGE_SHOWN);
+        let skipped = self.message.chars().count().saturating_sub(MAX_MESSAGE_CHARS);
         let message: String = self.message.chars().skip(skipped).collect();
         let (meaning, fix) = meaning(self.reason, &self.message);
         let (pod, image, reason) = (name(self.pod), self.image, self.reason);
-        Finding::fail(
+        Check::fail(
             "pull",
-            format!("{pod}{others}: {reason} for {image}: {meaning}; the kubelet says: {message}"),
+            format!("{pod}{others}: {reason} for {image}: {meaning}; message of the kubelet: {message}"),
             fix,
         )
     }
 }
 
-/// Words of container runtimes and registries, what they mean, and what is to be done; the first that fit count.
+/// Words of container runtimes and registries, their meaning and the fix. The first match wins.
 const MEANINGS: [(&[&str], &str, &str); 6] = [
     (
         &["no match for platform", "exec format error", "does not match the specified platform"],
-        "the image is for another kind of processor",
-        "docker build --platform linux/amd64, and push it again",
+        "the image is for another CPU architecture",
+        "docker build --platform linux/amd64, then push it again",
     ),
     (
         &["toomanyrequests", "rate limit"],
-        "Docker Hub gives no more to this address for now",
-        "push it to ECR, and name it there by --image",
+        "the pull limit of Docker Hub for this address is reached",
+        "push it to ECR, and set --image to the name there",
     ),
     (
         &["denied", "unauthorized", "authorization failed", "no basic auth", "401", "403"],
-        "it is not there, or the nodes may not pull it",
+        "the image does not exist, or the nodes may not pull it",
         "aws ecr describe-images --repository-name NAME; the nodes' role needs AmazonEC2ContainerRegistryPullOnly: aws iam \
          attach-role-policy",
     ),
     (
         &["not found", "notfound", "manifest unknown"],
-        "there is no such image or tag",
-        "docker push IMAGE, or another --image; aws ecr describe-images shows what is there",
+        "the image or tag does not exist",
+        "docker push IMAGE, or set another --image; aws ecr describe-images lists the existing ones",
     ),
     (
         &["no such host", "dial tcp", "timeout", "connection refused", "server misbehaving"],
-        "the nodes do not reach the registry",
-        "look at its name, and at the nodes' way out: a NAT gateway or a VPC endpoint",
+        "the nodes cannot reach the registry",
+        "check its name, and the outbound route of the nodes: a NAT gateway or a VPC endpoint",
     ),
     (&[], "the node cannot start it", "kubectl describe pod, with that name and namespace"),
 ];
 
-/// What a kubelet's message means, and what is to be done.
+/// Returns the meaning of a kubelet's message and the fix.
 fn meaning(reason: &str, message: &str) -> (&'static str, &'static str) {
     match reason {
-        "InvalidImageName" => return ("that is no image name", "--image REGISTRY/NAME:TAG, or CLASSIFIER_IMAGE"),
+        "InvalidImageName" => {
+            return ("the image name is invalid", "set --image or CLASSIFIER_IMAGE to REGISTRY/NAME:TAG");
+        }
         "ErrImageNeverPull" => {
-            return ("the node does not have it and may not pull it", "imagePullPolicy: IfNotPresent in its template");
+            return (
+                "the node does not have the image and may not pull it",
+                "set imagePullPolicy: IfNotPresent in its template",
+            );
         }
         _ => {}
     }
     let message = message.to_ascii_lowercase();
     let fits = |words: &[&str]| words.is_empty() || words.iter().any(|word| message.contains(word));
     let found = MEANINGS.iter().find(|(words, ..)| fits(words));
-    let (_, meaning, fix) = found.expect("the last fits always");
+    let (_, meaning, fix) = found.expect("the last entry matches everything");
     (meaning, fix)
 }
 
-/// What the kubelet said when it last tried to pull; none if nobody may see that, or it is forgotten.
+/// Returns the kubelet's message about its last pull. Returns `None` if the events are not permitted or have expired.
 fn cause(kube: &Client, pod: &Value) -> Option<String> {
     let namespace = text(&pod["metadata"]["namespace"]);
     let selector = format!("involvedObject.name%3D{}%2Creason%3DFailed", text(&pod["metadata"]["name"]));
@@ -151,54 +155,54 @@ fn cause(kube: &Client, pod: &Value) -> Option<String> {
     messages.rfind(|message| message.starts_with("Failed to pull")).map(str::to_owned)
 }
 
-/// How the failed pods ended.
-fn failures(pods: &[Value]) -> Option<Finding> {
+/// Reports the number of failed pods and the end of the last one.
+fn failures(pods: &[Value]) -> Option<Check> {
     let failed: Vec<&Value> = pods.iter().filter(|pod| pod["status"]["phase"] == "Failed").collect();
     let last = failed.iter().max_by_key(|pod| text(&pod["metadata"]["creationTimestamp"]))?;
     let statuses = last["status"]["containerStatuses"].as_array().into_iter().flatten();
     let ended = statuses.map(|container| &container["state"]["terminated"]).find(|ended| ended["exitCode"].is_i64());
     let how = match ended {
         Some(ended) => format!("ended with exit code {} ({})", ended["exitCode"], text(&ended["reason"])),
-        None => format!("was ended: {}", text(&last["status"]["reason"])),
+        None => format!("was ended by Kubernetes: {}", text(&last["status"]["reason"])),
     };
     let meaning = match ended.and_then(|ended| ended["exitCode"].as_i64()) {
-        Some(126..=128) => "; its command cannot be run: is it in the image, and for this processor?",
-        Some(137) => "; it was killed: the node had no memory left, or somebody deleted it",
+        Some(126..=128) => "; its command cannot run: it is missing in the image or for another CPU architecture",
+        Some(137) => "; it was killed: the node was out of memory, or the pod was deleted",
         _ => "",
     };
-    let text = format!("pods of ours that failed: {}; the last, {}, {how}{meaning}", failed.len(), name(last));
+    let text = format!("failed pods of this program: {}; the last, {}, {how}{meaning}", failed.len(), name(last));
     let (namespace, pod) = (self::text(&last["metadata"]["namespace"]), self::text(&last["metadata"]["name"]));
-    Some(Finding::warning("failed pods", text, format!("kubectl logs {pod} -n {namespace}")))
+    Some(Check::warning("failed pods", text, format!("kubectl logs {pod} -n {namespace}")))
 }
 
-/// The Jobs that are there already: an autograder counts pods.
+/// Checks for Jobs that already exist, since the autograder counts their pods.
 ///
 /// # Errors
 /// [`Error`]
-pub fn leftover(kube: &Client) -> Result<Vec<Finding>, Error> {
+pub fn leftover(kube: &Client) -> Result<Vec<Check>, Error> {
     let mut found = Vec::new();
     for namespace in [Tier::Free, Tier::Premium].map(Tier::namespace) {
-        let jobs = kube.list(&format!("/apis/batch/v1/namespaces/{namespace}/jobs?{OURS}"))?;
+        let jobs = kube.list(&format!("/apis/batch/v1/namespaces/{namespace}/jobs?{MANAGED_SELECTOR}"))?;
         found.extend(count(&jobs).map(|counts| format!("{counts} in {namespace}")));
     }
     Ok(vec![match found.as_slice() {
-        [] => Finding::ok("leftover Jobs", "none of ours is there"),
+        [] => Check::ok("leftover Jobs", "no Jobs of this program exist"),
         found => {
-            let text = format!("{}; an autograder counts their pods, too", found.join("; "));
-            Finding::warning("leftover Jobs", text, "img-classification clean")
+            let text = format!("{}; the autograder counts their pods as well", found.join("; "));
+            Check::warning("leftover Jobs", text, "img-classification clean")
         }
     }])
 }
 
-/// None if there are none.
+/// Counts Jobs by state. Returns `None` if `jobs` is empty.
 fn count(jobs: &[Value]) -> Option<String> {
     let (mut finished, mut running, mut waiting) = (0, 0, 0);
     for job in jobs {
         let mut conditions = job["status"]["conditions"].as_array().into_iter().flatten();
-        let is_over = |condition: &Value| {
+        let is_finished = |condition: &Value| {
             matches!(condition["type"].as_str(), Some("Complete" | "Failed")) && condition["status"] == "True"
         };
-        if conditions.any(is_over) {
+        if conditions.any(is_finished) {
             finished += 1;
         } else if job["status"]["active"].as_u64().unwrap_or_default() > 0 {
             running += 1;
@@ -230,69 +234,69 @@ mod tests {
     }
 
     #[test]
-    fn each_trouble_has_plain_words_and_a_fix() {
+    fn each_pull_failure_has_a_meaning_and_a_fix() {
         let table = [
             (
                 "ErrImagePull",
                 "rpc error: code = NotFound desc = r/a:1: not found",
-                "no such image or tag",
+                "image or tag does not exist",
                 "docker push",
             ),
             (
                 "ErrImagePull",
                 "pull access denied, repository does not exist",
-                "not there, or the nodes",
+                "not exist, or the nodes",
                 "attach-role-policy",
             ),
             ("ErrImagePull", "unexpected status: 403 Forbidden", "the nodes may not pull it", "PullOnly"),
-            ("ErrImagePull", "no match for platform in manifest: not found", "another kind of processor", "--platform"),
-            ("ErrImagePull", "dial tcp: lookup r: no such host", "do not reach the registry", "way out"),
+            ("ErrImagePull", "no match for platform in manifest: not found", "another CPU architecture", "--platform"),
+            ("ErrImagePull", "dial tcp: lookup r: no such host", "cannot reach the registry", "outbound route"),
             ("ErrImagePull", "toomanyrequests: You have reached", "Docker Hub", "ECR"),
             ("ErrImagePull", "", "cannot start it", "kubectl describe pod"),
-            ("InvalidImageName", "couldn't parse", "no image name", "--image"),
+            ("InvalidImageName", "couldn't parse", "image name is invalid", "--image"),
             ("ErrImageNeverPull", "", "may not pull it", "IfNotPresent"),
             ("CreateContainerConfigError", "secret \"x\" missing", "cannot start it", "kubectl describe pod"),
-            ("RunContainerError", "exec format error", "another kind of processor", "--platform"),
+            ("RunContainerError", "exec format error", "another CPU architecture", "--platform"),
         ];
         for (reason, message, words, fix) in table {
             let pods = [waiting("p", reason, message), waiting("q", reason, message)];
-            let found = troubles(&pods);
+            let found = pull_failures(&pods);
             assert_eq!(found.len(), 1, "{reason}");
-            let finding = found[0].finding();
+            let check = found[0].check();
             let start = format!("default/p and 1 more: {reason} for r/a:1: ");
-            assert!(finding.text.starts_with(&start) && finding.text.contains(words), "{}", finding.text);
-            assert!(finding.fix.as_ref().is_some_and(|found| found.contains(fix)), "{:?}", finding.fix);
+            assert!(check.text.starts_with(&start) && check.text.contains(words), "{}", check.text);
+            assert!(check.fix.as_ref().is_some_and(|found| found.contains(fix)), "{:?}", check.fix);
         }
         for harmless in ["ContainerCreating", "PodInitializing", ""] {
-            assert!(troubles(&[waiting("p", harmless, "")]).is_empty(), "{harmless}");
+            assert!(pull_failures(&[waiting("p", harmless, "")]).is_empty(), "{harmless}");
         }
     }
 
     #[test]
-    fn the_last_failure_is_told_with_its_exit_code() {
+    fn the_last_failure_is_reported_with_its_exit_code() {
         let failed = |name: &str, time: &str, code: i64| {
             json!({"metadata": {"name": name, "namespace": "default", "creationTimestamp": time},
                    "status": {"phase": "Failed", "containerStatuses": [{"state": {"terminated": {"exitCode": code, "reason": "Error"}}}]}})
         };
         let pods = [failed("new", "2026-01-02T00:00:00Z", 127), failed("old", "2026-01-01T00:00:00Z", 1)];
-        let finding = failures(&pods).expect("two failed");
+        let check = failures(&pods).expect("two failed");
         assert!(
-            finding.text.starts_with(
-                "pods of ours that failed: 2; the last, default/new, ended with exit code 127 (Error); its"
+            check.text.starts_with(
+                "failed pods of this program: 2; the last, default/new, ended with exit code 127 (Error); its"
             ),
             "{}",
-            finding.text
+            check.text
         );
-        assert_eq!(finding.fix.as_deref(), Some("kubectl logs new -n default"));
+        assert_eq!(check.fix.as_deref(), Some("kubectl logs new -n default"));
         let evicted = json!({"metadata": {"name": "e", "namespace": "default"}, "status": {"phase": "Failed", "reason": "Evicted"}});
-        assert!(failures(&[evicted]).is_some_and(|finding| finding.text.ends_with("was ended: Evicted")));
+        assert!(failures(&[evicted]).is_some_and(|check| check.text.ends_with("was ended by Kubernetes: Evicted")));
         assert!(failures(&[]).is_none());
     }
 
     #[test]
-    fn jobs_are_counted_by_how_far_they_are() {
-        let over = json!({"status": {"conditions": [{"type": "Complete", "status": "True"}]}});
-        let jobs = [over, json!({"status": {"active": 1}}), json!({"status": {}}), json!({})];
+    fn jobs_are_counted_by_state() {
+        let finished = json!({"status": {"conditions": [{"type": "Complete", "status": "True"}]}});
+        let jobs = [finished, json!({"status": {"active": 1}}), json!({"status": {}}), json!({})];
         assert_eq!(count(&jobs).as_deref(), Some("1 finished, 1 running, 2 waiting"));
         assert_eq!(count(&[]), None);
     }

@@ -1,24 +1,24 @@
 # shellcheck shell=bash disable=SC2034  # the scripts that source this use the variables
 # Shared by the scripts that build images from this repository's Dockerfiles without a registry: buildah, a work folder, and
-# the base that the Dockerfiles ask for, made of Debian's packages. Needs root of a Debian 12 machine.
-# The script that sources it may name more packages in the array needs.
+# the base image of the Dockerfiles, made from Debian packages. Needs root on Debian 12.
+# A script that sources this may add packages to the array needs.
 
 repository=$(readlink -f "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/../../..")
 cache=${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/img-classification
-# What the Dockerfiles ask for, in the name that containerd gives it.
+# The base image of the Dockerfiles, by its full name in containerd.
 base=docker.io/library/debian:bookworm-slim
 export LC_ALL=C DEBIAN_FRONTEND=noninteractive
 
 say() { echo "image: $*" >&2; }
 die() { say "$*"; exit 1; }
-[ "$(id -u)" = 0 ] || die "root is needed"
+[ "$(id -u)" = 0 ] || die "must run as root"
 
 missing=("${needs[@]}")
 for name in buildah debootstrap flock; do command -v "$name" >/dev/null || missing+=("${name/flock/util-linux}"); done
-apt-get update -qq >&2 # of which release the base is
+apt-get update -qq >&2 # the release of the base
 [ "${#missing[@]}" = 0 ] || apt-get install -y -qq --no-install-recommends --no-remove "${missing[@]}" </dev/null >&2
 
-# The archive that this machine uses, and its point release, by which the base is kept.
+# The archive that this machine uses, and its point release: the cache key of the base.
 target() { apt-get indextargets --format "$1" 'Created-By: Packages' 'Origin: Debian' 'Codename: bookworm' 'Component: main'; }
 archive=$(target "\$(REPO_URI)" | head -n 1)
 [ -n "$archive" ] || die "Debian 12 (bookworm) is not among this machine's package sources"
@@ -33,7 +33,7 @@ export BUILDAH_ISOLATION=chroot STORAGE_DRIVER=overlay
 finish() {
   local status=$?
   buildah "${store[@]}" umount --all >/dev/null 2>&1 || true
-  # What buildah mounts for itself, or the folder could not be removed.
+  # The mounts of buildah, which would keep the folder from being removed.
   if mountpoint -q "$work/store/overlay"; then umount "$work/store/overlay"; fi
   rm -rf --one-file-system "$work"
   exit "$status"
@@ -42,17 +42,17 @@ trap finish EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
 
-# Like debian:bookworm-slim: the smallest system, and dpkg and apt keep neither manuals nor what they have downloaded.
+# Like debian:bookworm-slim: the smallest system; dpkg and apt keep neither manuals nor downloads.
 kept=$cache/debian-${release:-12}/base.tar.gz
 if ! gzip -t "$kept" 2>/dev/null; then
   say "making the base, Debian ${release:-12}"
-  debootstrap --variant=minbase bookworm "$work/base" "$archive" >"$work/log" 2>&1 || { tail -n 20 "$work/log" >&2; die "debootstrap has failed"; }
+  debootstrap --variant=minbase bookworm "$work/base" "$archive" >"$work/log" 2>&1 || { tail -n 20 "$work/log" >&2; die "debootstrap failed"; }
   rm -rf "$work"/base/usr/share/{doc,locale,man,info}/* "$work"/base/var/{lib/apt/lists,cache/apt,log}/*
   printf 'path-exclude /usr/share/%s/*\n' doc locale man info >"$work/base/etc/dpkg/dpkg.cfg.d/slim"
   printf 'Dir::Cache::pkgcache "";\nDir::Cache::srcpkgcache "";\n' >"$work/base/etc/apt/apt.conf.d/slim"
   mkdir -p "$work/base/var/cache/apt/archives/partial" "${kept%/*}"
   tar -C "$work/base" -cz . >"$kept.new"
-  mv "$kept.new" "$kept" # at once: a file of that name is complete
+  mv "$kept.new" "$kept" # atomic: a file of this name is complete
   rm -rf "$work/base"
 fi
 container=$(buildah "${store[@]}" from scratch)

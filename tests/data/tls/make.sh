@@ -1,5 +1,5 @@
 #!/bin/sh
-# Makes the certificates and keys beside it, valid for 100 years. TEST KEYS: public, worthless, never trust them.
+# Creates the certificates and keys in this folder, valid for 100 years. TEST KEYS: public, worthless, never trust them.
 # Run once by hand; the files are committed so that the tests need no openssl.
 set -eu
 cd "$(dirname "$0")"
@@ -47,7 +47,7 @@ openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out client-chain
 client client-chain intermediate
 cat intermediate.pem >>client-chain.pem
 
-# Without extensions openssl makes X.509 of version 1, which rustls cannot look into.
+# Without extensions openssl creates X.509 version 1, which rustls cannot parse.
 openssl ecparam -genkey -noout -name prime256v1 -out client-v1.key.pem
 openssl req -new -key client-v1.key.pem -subj '/CN=client-v1/O=testers' -out request.tmp
 openssl x509 -req -in request.tmp -signkey client-v1.key.pem -days $days -out client-v1.pem 2>/dev/null

@@ -1,4 +1,4 @@
-//! Errors, help and interruption, the same for `setup`, `clean` and `selftest`.
+//! Errors, help and interruption common to `setup`, `clean` and `selftest`.
 
 use super::failure;
 use crate::support::api::ApiServer;
@@ -11,12 +11,12 @@ use rustix::process::{Pid, Signal, kill_process};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Stdio};
 
-/// The commands that ask a cluster.
+/// The commands that need a cluster.
 const COMMANDS: [&[&str]; 3] =
     [&["setup"], &["clean"], &["selftest", "http://127.0.0.1:9", "--clean-first", "--timeout", "5"]];
 
 #[test]
-fn a_cluster_that_cannot_be_asked_is_one_line_that_says_why() {
+fn unreachable_cluster_is_one_line_with_the_reason() {
     let mut gone = ApiServer::start();
     gone.close_port();
     let refused = ApiServer::start();
@@ -24,8 +24,8 @@ fn a_cluster_that_cannot_be_asked_is_one_line_that_says_why() {
     let html = ApiServer::start();
     html.always(ApiResponse::html(200));
     let forbidden = ApiServer::start();
-    let said = r#"x is forbidden: User "ann" cannot get resource "x" in API group "" at the cluster scope"#;
-    forbidden.always(ApiResponse::failure(403, "Forbidden", said));
+    let message = r#"x is forbidden: User "ann" cannot get resource "x" in API group "" at the cluster scope"#;
+    forbidden.always(ApiResponse::failure(403, "Forbidden", message));
     let hung = ApiServer::start();
     hung.always(Behavior::Hang);
     for args in COMMANDS {
@@ -33,7 +33,7 @@ fn a_cluster_that_cannot_be_asked_is_one_line_that_says_why() {
             (&gone, "cannot reach https://"),
             (&refused, "answered 401 Unauthorized"),
             (&html, "is not a Kubernetes answer"),
-            (&forbidden, "this takes an administrator's kubeconfig"),
+            (&forbidden, "use an administrator's kubeconfig"),
             (&hung, "no answer in time"),
         ] {
             let end = Setup::for_api(api).args(&["--kube-timeout", "1"]).run(args);
@@ -45,7 +45,7 @@ fn a_cluster_that_cannot_be_asked_is_one_line_that_says_why() {
 }
 
 #[test]
-fn wrong_usage_names_the_command_and_exits_with_2() {
+fn usage_error_names_the_command_and_exits_with_2() {
     for (args, words) in [
         (&["selftest"][..], "selftest needs URL"),
         (&["selftest", "a", "b"], "unexpected argument \"b\""),
@@ -54,7 +54,7 @@ fn wrong_usage_names_the_command_and_exits_with_2() {
         (&["--print"], "serve does not take --print"),
         (&["clean", "--timeout", "0"], "--timeout is \"0\""),
         (&["setup", "--print=yes"], "--print"),
-        (&["serve", "--local", "--kubeconfig", "x"], "--local and --kubeconfig exclude each other"),
+        (&["serve", "--local", "--kubeconfig", "x"], "--local and --kubeconfig cannot be used together"),
         (&["--local", "--local-nodes", "0"], "--local-nodes is \"0\""),
         (&["--local", "--local-job-seconds", "0.5"], "--local-job-seconds is \"0.5\""),
     ] {
@@ -67,7 +67,7 @@ fn wrong_usage_names_the_command_and_exits_with_2() {
 }
 
 #[test]
-fn every_command_has_help_of_its_own() {
+fn every_command_has_its_own_help() {
     for (command, option) in [("setup", "--print"), ("doctor", "--as-service"), ("clean", "--all"), ("selftest", "URL")]
     {
         let end = Setup::new().run(&[command, "--help"]);
@@ -78,12 +78,12 @@ fn every_command_has_help_of_its_own() {
 }
 
 #[test]
-fn a_command_that_is_interrupted_takes_its_credential_plugin_along() {
+fn interrupted_command_kills_its_credential_plugin() {
     let api = ApiServer::start();
     for signal in crate::support::ending_signals() {
         for args in [&["doctor"][..], &["setup"], &["clean"]] {
             let folder = tempfile::TempDir::new().unwrap();
-            // Two processes: the plugin, and what it waits for.
+            // Two processes: the plugin and its child.
             let plugin = Plugin::write(folder.path(), "plugin", "sleep 600 & echo $! >>\"$HERE/plugin.pids\"\nwait");
             let kubeconfig = folder.path().join("kubeconfig");
             std::fs::write(&kubeconfig, Kubeconfig::new(&api.url()).user(plugin.user()).yaml()).unwrap();
@@ -103,11 +103,11 @@ fn a_command_that_is_interrupted_takes_its_credential_plugin_along() {
         .args(&["--kube-timeout", "1"])
         .run(&["setup"]);
     assert_eq!(end.code, Some(1), "{end:?}");
-    eventually("what gave up takes it along, too", || !plugin.pids().into_iter().any(is_alive));
+    eventually("the interrupted command kills the plugin", || !plugin.pids().into_iter().any(is_alive));
 }
 
 #[test]
-fn a_command_that_nohup_started_outlives_its_terminal() {
+fn nohup_command_survives_the_end_of_its_terminal() {
     let api = ApiServer::start();
     api.always(Behavior::Hang);
     let folder = tempfile::TempDir::new().unwrap();
@@ -118,6 +118,6 @@ fn a_command_that_nohup_started_outlives_its_terminal() {
     let mut child = crate::support::spawn(command.arg(&kubeconfig).stdout(Stdio::null()).stderr(Stdio::null()));
     api.wait_for_requests(1);
     kill_process(Pid::from_child(&child), Signal::HUP).unwrap();
-    // It says that nobody answered.
+    // The error reports that nothing responds at this address.
     assert_eq!(child.wait().unwrap().code(), Some(1));
 }

@@ -15,7 +15,7 @@ fn named(name: &str) -> Value {
 }
 
 #[test]
-fn clean_that_cannot_finish_says_what_is_left() {
+fn unfinished_clean_names_the_remaining_objects() {
     let api = ApiServer::start();
     let (jobs, pod) = ([named("free-mnist-a")], named("free-mnist-a-x"));
     let mut pod = [pod];
@@ -35,14 +35,14 @@ fn clean_that_cannot_finish_says_what_is_left() {
     assert_eq!(
         lines.last(),
         Some(
-            &"FAIL free-service: still there when the time was up: pod free-mnist-a-x; \
-               to do: kubectl describe jobs,pods,resourcequotas -n free-service"
+            &"FAIL free-service: not gone before the timeout: pod free-mnist-a-x; \
+               fix: kubectl describe jobs,pods,resourcequotas -n free-service"
         )
     );
 }
 
 #[test]
-fn clean_is_not_ready_while_a_finalizer_keeps_a_job() {
+fn clean_waits_for_a_job_with_a_finalizer() {
     let api = ApiServer::start();
     let mut job = named("free-mnist-a");
     api.script(move |request| match (request.method.as_str(), request.path().rsplit('/').next().unwrap()) {
@@ -55,13 +55,13 @@ fn clean_is_not_ready_while_a_finalizer_keeps_a_job() {
     });
     let end = run(&api, &["clean", "--timeout", "1"]);
     assert_eq!((end.code, end.stderr.as_str()), (Some(1), ""), "{end:?}");
-    let last = "FAIL free-service: still there when the time was up: job free-mnist-a, which finalizers keep; \
-                to do: kubectl describe jobs,pods,resourcequotas -n free-service";
+    let last = "FAIL free-service: not gone before the timeout: job free-mnist-a, kept by finalizers; \
+                fix: kubectl describe jobs,pods,resourcequotas -n free-service";
     assert_eq!(end.stdout.lines().last(), Some(last));
 }
 
 #[test]
-fn clean_asks_for_every_page_and_takes_what_is_gone_as_done() {
+fn clean_follows_every_page_and_accepts_objects_already_deleted() {
     let api = ApiServer::start();
     let mut left: HashMap<String, Value> = ["a", "b"].iter().map(|name| ((*name).to_owned(), named(name))).collect();
     api.script(move |request| {
@@ -75,7 +75,7 @@ fn clean_asks_for_every_page_and_takes_what_is_gone_as_done() {
                 ApiResponse::json(200, &json!({"kind": "JobList", "metadata": {"continue": next}, "items": items}))
                     .into()
             }
-            // Somebody else was quicker.
+            // Another client has deleted it already.
             ("DELETE", "a") => {
                 left.remove("a");
                 ApiResponse::failure(404, "NotFound", "jobs.batch \"a\" not found").into()
@@ -93,7 +93,7 @@ fn clean_asks_for_every_page_and_takes_what_is_gone_as_done() {
     let (a, b) = ("ok free-service: deleted job a\n", "ok free-service: deleted job b\n");
     assert!(end.stdout.contains(a) && end.stdout.contains(b) && end.stdout.ends_with("ready\n"), "{}", end.stdout);
     let pages = api.requests().iter().filter(|request| request.query("continue") == Some("t%2F2")).count();
-    assert!(pages >= 1, "the second page was asked for, its token escaped");
+    assert!(pages >= 1, "the second page is requested with an escaped token");
     for request in api.requests().iter().filter(|request| request.method == "DELETE") {
         assert_eq!(request.json()["propagationPolicy"], "Background");
     }

@@ -1,4 +1,4 @@
-//! The command line: help, errors of usage, what is said at start, and how it ends.
+//! The command line: help, usage errors, start and exit.
 
 use crate::support::api::ApiServer;
 use crate::support::kubeconfig::TOKEN;
@@ -8,7 +8,7 @@ use rustix::process::Signal;
 use std::net::TcpListener;
 use std::process::Command;
 
-/// Every option with its variable and what --help shows of its default.
+/// Each option with its variable and its default as shown by --help.
 const OPTIONS: [(&str, &str, &str); 12] = [
     ("--listen", "LISTEN", "0.0.0.0:5000"),
     ("--image", "CLASSIFIER_IMAGE", "mp12-classifier:1.0"),
@@ -45,14 +45,14 @@ fn help_shows_every_option_with_its_variable_default_and_unit() {
 }
 
 #[test]
-fn version_is_the_name_and_the_number() {
+fn version_prints_name_and_number() {
     let end = run(&["--version"]);
     assert_eq!((end.code, end.stderr.as_str()), (Some(0), ""));
     assert_eq!(end.stdout, format!("img-classification {}\n", env!("CARGO_PKG_VERSION")));
 }
 
 #[test]
-fn wrong_usage_is_one_line_and_exit_2() {
+fn usage_error_is_one_line_and_exit_2() {
     let cases: [&[&str]; 23] = [
         &["--nonsense"],
         &["nonsense"],
@@ -69,7 +69,7 @@ fn wrong_usage_is_one_line_and_exit_2() {
         &["serve", "--job-ttl", "-1"],
         &["serve", "--job-ttl", "99999999999999999999"],
         &["serve", "--job-ttl=1.5"],
-        // Kubernetes takes 31 bits.
+        // Kubernetes accepts 31 bits.
         &["serve", "--job-ttl", "2147483648"],
         &["serve", "--kube-timeout", "0"],
         &["serve", "--kube-timeout", "10s"],
@@ -87,7 +87,7 @@ fn wrong_usage_is_one_line_and_exit_2() {
 }
 
 #[test]
-fn a_bad_variable_is_named_like_a_bad_option() {
+fn invalid_variable_is_named_like_an_invalid_option() {
     for (name, value) in [("LISTEN", "nonsense"), ("JOB_TTL", "soon"), ("KUBE_TIMEOUT", "-1")] {
         let end = Setup::new().env(name, value).run(&["serve"]);
         let line = end.refusal(2);
@@ -96,13 +96,13 @@ fn a_bad_variable_is_named_like_a_bad_option() {
 }
 
 #[test]
-fn a_bad_variable_does_not_matter_where_a_flag_overrules_it() {
+fn invalid_variable_is_ignored_if_the_option_is_given() {
     let api = ApiServer::start();
     Setup::for_api(&api).env("JOB_TTL", "soon").args(&["--job-ttl", "5"]).start();
 }
 
 #[test]
-fn an_absurd_timeout_is_refused_or_works() {
+fn extreme_timeout_is_refused_or_works() {
     let api = ApiServer::start();
     let end = Setup::for_api(&api).args(&["--kube-timeout", "18446744073709551615"]).start_or_refusal_with(2);
     if let Ok(server) = end {
@@ -111,21 +111,21 @@ fn an_absurd_timeout_is_refused_or_works() {
 }
 
 #[test]
-fn arguments_of_strange_bytes_are_one_clean_line() {
+fn arguments_with_unprintable_bytes_give_one_clean_line() {
     let line = run(&["serve", "--listen", "a\nb\u{1b}[2Jc"]);
     let line = line.refusal(2);
     assert!(!line.contains(|c: char| c.is_control()), "{line:?}");
 }
 
 #[test]
-fn serve_is_what_happens_without_a_command() {
+fn serve_is_the_default_command() {
     let api = ApiServer::start();
     let server = Setup::for_api(&api).start_with(&["--listen", "127.0.0.1:0"]);
     assert_eq!(server.get("/healthz").status, 200);
 }
 
 #[test]
-fn values_may_follow_an_equals_sign() {
+fn option_values_may_follow_an_equals_sign() {
     let api = ApiServer::start();
     let server =
         Setup::for_api(&api).args(&["--job-ttl=77", "--image=a/b:c"]).start_with(&["serve", "--listen=127.0.0.1:0"]);
@@ -134,7 +134,7 @@ fn values_may_follow_an_equals_sign() {
 }
 
 #[test]
-fn the_effective_configuration_comes_before_the_address() {
+fn effective_configuration_is_printed_before_the_address() {
     let api = ApiServer::start();
     let setup = Setup::for_api(&api).env("CLASSIFIER_IMAGE", "of-environment:1").args(&["--job-ttl", "123"]);
     let server = setup.start();
@@ -148,7 +148,7 @@ fn the_effective_configuration_comes_before_the_address() {
 }
 
 #[test]
-fn a_flag_beats_its_variable() {
+fn option_overrides_its_variable() {
     let api = ApiServer::start();
     let setup = Setup::for_api(&api)
         .env("LISTEN", "127.0.0.1:1")
@@ -163,7 +163,7 @@ fn a_flag_beats_its_variable() {
 }
 
 #[test]
-fn variables_are_taken_where_there_is_no_flag() {
+fn variables_apply_without_options() {
     let api = ApiServer::start();
     let server = Setup::for_api(&api).env("LISTEN", "127.0.0.2:0").start_with(&["serve"]);
     assert_eq!(server.address().ip().to_string(), "127.0.0.2");
@@ -171,7 +171,7 @@ fn variables_are_taken_where_there_is_no_flag() {
 }
 
 #[test]
-fn it_listens_on_ipv6_too() {
+fn server_listens_on_ipv6() {
     let api = ApiServer::start();
     let server = Setup::for_api(&api).start_with(&["serve", "--listen", "[::1]:0"]);
     assert!(server.address().is_ipv6());
@@ -179,7 +179,7 @@ fn it_listens_on_ipv6_too() {
 }
 
 #[test]
-fn a_port_that_is_taken_is_one_line_and_exit_1() {
+fn occupied_port_is_one_line_and_exit_1() {
     let api = ApiServer::start();
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
@@ -191,7 +191,7 @@ fn a_port_that_is_taken_is_one_line_and_exit_1() {
 }
 
 #[test]
-fn a_broken_kubeconfig_ends_it_before_the_port_is_bound() {
+fn invalid_kubeconfig_ends_the_start_before_the_port_is_bound() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
     let line = Setup::new().kubeconfig("current-context: nowhere\n").run(&["serve", "--listen", &address]);
@@ -199,7 +199,7 @@ fn a_broken_kubeconfig_ends_it_before_the_port_is_bound() {
 }
 
 #[test]
-fn both_signals_finish_what_is_in_flight_and_exit_0() {
+fn sigterm_and_sigint_finish_requests_in_flight_and_exit_0() {
     for signal in [Signal::TERM, Signal::INT] {
         let api = ApiServer::start();
         let mut server = Setup::for_api(&api).start();
@@ -215,7 +215,9 @@ fn both_signals_finish_what_is_in_flight_and_exit_0() {
         connection.send(body);
         api.wait_for_requests(1);
         server.signal(signal);
-        crate::support::eventually("nobody new is let in", || std::net::TcpStream::connect(server.address()).is_err());
+        crate::support::eventually("new connections are refused", || {
+            std::net::TcpStream::connect(server.address()).is_err()
+        });
         latch.open();
         assert_eq!(connection.response(false).unwrap().status, 200);
         assert_eq!(server.wait().code(), Some(0), "{}", server.stderr());
@@ -224,7 +226,7 @@ fn both_signals_finish_what_is_in_flight_and_exit_0() {
 }
 
 #[test]
-fn an_idle_server_ends_at_once_even_with_connections_open() {
+fn idle_server_stops_at_once_with_connections_open() {
     let api = ApiServer::start();
     let server = Setup::for_api(&api).start();
     let mut used = server.connect();
@@ -236,7 +238,7 @@ fn an_idle_server_ends_at_once_even_with_connections_open() {
 }
 
 #[test]
-fn what_is_in_flight_for_too_long_does_not_keep_it_from_ending() {
+fn request_without_end_does_not_prevent_the_stop() {
     let api = ApiServer::start();
     let mut server = Setup::for_api(&api).args(&["--kube-timeout", "60"]).start();
     api.always(Behavior::Hang);
@@ -250,7 +252,7 @@ fn what_is_in_flight_for_too_long_does_not_keep_it_from_ending() {
 }
 
 #[test]
-fn it_goes_on_when_nobody_reads_its_log() {
+fn server_survives_a_closed_log_pipe() {
     let api = ApiServer::start();
     let server = Setup::for_api(&api).start();
     server.stop_reading_log();
@@ -264,7 +266,7 @@ fn it_goes_on_when_nobody_reads_its_log() {
 }
 
 #[test]
-fn help_that_cannot_be_written_is_no_panic() {
+fn help_on_a_full_disk_is_no_panic() {
     for option in ["--help", "--version"] {
         let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
         let end = Command::new(env!("CARGO_BIN_EXE_img-classification")).arg(option).stdout(full).output().unwrap();
@@ -275,7 +277,7 @@ fn help_that_cannot_be_written_is_no_panic() {
 }
 
 #[test]
-fn nothing_of_a_panic_and_no_secret_is_in_a_log_of_everything() {
+fn trace_log_holds_no_panic_and_no_secret() {
     let api = ApiServer::start();
     let server = Setup::for_api(&api).start();
     server.post_job();

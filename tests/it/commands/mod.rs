@@ -1,5 +1,5 @@
-//! setup, clean and selftest where something is wrong: with the cluster, with the server that is asked, with the command
-//! line. What they do where all is well is shown by tests/cluster.
+//! Tests of the commands. The error cases of setup, clean and selftest run against scripted servers; tests/cluster runs
+//! them against real clusters.
 
 mod all_commands;
 mod clean;
@@ -12,12 +12,12 @@ mod systemd;
 use crate::support::api::ApiServer;
 use crate::support::server::{Finished, Setup};
 
-/// Runs a command for this API server.
+/// Runs a command against this API server.
 fn run(api: &ApiServer, args: &[&str]) -> Finished {
     Setup::for_api(api).run(args)
 }
 
-/// The last line on stderr, of a command that failed with 1.
+/// The last line on stderr of a command that failed with exit code 1.
 fn failure(end: &Finished) -> &str {
     assert_eq!(end.code, Some(1), "{end:?}");
     end.stderr.lines().last().unwrap_or_else(|| panic!("nothing on stderr: {end:?}"))

@@ -5,7 +5,7 @@ use crate::support::response::{ApiResponse, Behavior};
 use crate::support::server::{Finished, Setup};
 use serde_json::{Value, json};
 
-/// An implementation of the contract that does all at once.
+/// A fake server that implements the HTTP contract; its Jobs finish at once.
 #[derive(Default)]
 struct Fake {
     pods: Vec<Value>,
@@ -34,13 +34,13 @@ pub fn pod(node: &str, namespace: &str, name: &str) -> Value {
     json!({"node": node, "ip": "10.0.0.1", "namespace": namespace, "name": name, "status": "Running"})
 }
 
-/// selftest against the fake, of which `change` spoils answers.
+/// Runs selftest against the fake; `change` replaces responses.
 pub fn selftest(change: impl Fn(&Request, usize, Value) -> Behavior + Send + 'static) -> Finished {
     let plain = ApiServer::listen(&Listen { identity: None, ..Listen::default() });
     let mut fake = Fake::default();
     plain.script(move |request| {
-        let honest = fake.response(request);
-        change(request, fake.posts, honest.body_json())
+        let default = fake.response(request);
+        change(request, fake.posts, default.body_json())
     });
     Setup::new().run(&["selftest", &plain.url()])
 }
@@ -50,11 +50,11 @@ fn good(response: &Value) -> Behavior {
 }
 
 #[test]
-fn selftest_needs_the_contract_only() {
+fn selftest_accepts_a_server_that_only_follows_the_contract() {
     let end = selftest(|_, _, response| good(&response));
     assert_eq!((end.code, end.stderr.as_str()), (Some(0), ""), "{end:?}");
     assert!(end.stdout.lines().last().unwrap().starts_with("passed in "), "{}", end.stdout);
-    // Not every implementation names its Jobs.
+    // Job names are optional in the contract.
     let end =
         selftest(|request, _, response| if request.method == "POST" { good(&json!({})) } else { good(&response) });
     assert_eq!(end.code, Some(0), "{end:?}");
@@ -63,7 +63,7 @@ fn selftest_needs_the_contract_only() {
 type Change = Box<dyn Fn(&Request, usize, Value) -> Behavior + Send>;
 
 #[test]
-fn selftest_finds_each_fault_of_a_server() {
+fn selftest_finds_each_contract_violation() {
     fn lists(change: impl Fn(usize, &mut Value) + Send + 'static) -> Change {
         Box::new(move |request, posts, mut response| {
             if request.method == "GET" {
@@ -81,23 +81,23 @@ fn selftest_finds_each_fault_of_a_server() {
     let premium = |path: &str| path.ends_with("/premium");
     let cases: Vec<(&str, Change)> = vec![
         (
-            "FAIL 3 x POST free: POST /img-classification/free was answered with 500: oh",
+            "FAIL 3 x POST free: POST /img-classification/free returned 500: oh",
             posts(|path, _| path.ends_with("free").then(|| ApiResponse::new(500, "text/plain", "oh"))),
         ),
         (
-            "FAIL 1 x POST premium: POST /img-classification/premium was answered with 503",
+            "FAIL 1 x POST premium: POST /img-classification/premium returned 503",
             posts(move |path, count| {
                 (premium(path) && count == 7).then(|| ApiResponse::json(503, &json!({"error": "later"})))
             }),
         ),
         (
-            "FAIL 3 x POST premium: two requests made the Job same",
+            "FAIL 3 x POST premium: two requests created the Job same",
             posts(move |path, _| premium(path).then(|| ApiResponse::json(200, &json!({"job": "same"})))),
         ),
-        ("FAIL GET /config: GET /config gave no JSON", Box::new(|_, _, _| ApiResponse::html(200).into())),
-        ("FAIL GET /config: GET /config gave another list of pods", lists(|_, response| *response = json!([]))),
+        ("FAIL GET /config: GET /config returned no JSON", Box::new(|_, _, _| ApiResponse::html(200).into())),
+        ("FAIL GET /config: GET /config returned another structure", lists(|_, response| *response = json!([]))),
         (
-            "FAIL free pods: GET /config gave another list of pods: missing field `ip`",
+            "FAIL free pods: GET /config returned another structure: missing field `ip`",
             lists(|_, response| {
                 for pod in response["pods"].as_array_mut().unwrap() {
                     pod.as_object_mut().unwrap().remove("ip");
@@ -105,7 +105,7 @@ fn selftest_finds_each_fault_of_a_server() {
             }),
         ),
         (
-            "FAIL free pods: GET /config has the pod free-service/job-1-x twice",
+            "FAIL free pods: GET /config lists the pod free-service/job-1-x twice",
             lists(|count, response| {
                 if count > 0 {
                     let first = response["pods"][0].clone();
@@ -114,7 +114,7 @@ fn selftest_finds_each_fault_of_a_server() {
             }),
         ),
         (
-            "FAIL free pods: 3 free pods live at a time",
+            "FAIL free pods: 3 free pods run at the same time",
             lists(|count, response| {
                 if count > 0 {
                     response["pods"].as_array_mut().unwrap().push(pod("node-1", "free-service", "one-more"));
@@ -122,13 +122,13 @@ fn selftest_finds_each_fault_of_a_server() {
             }),
         ),
         (
-            "FAIL premium pods: 3 new pods in default in place of 4, after 5.00 s",
+            "FAIL premium pods: 3 new pods in default after 5.00 s, expected 4",
             lists(|_, response| {
                 response["pods"].as_array_mut().unwrap().retain(|pod| pod["name"] != "job-7-x");
             }),
         ),
         (
-            "FAIL nodes: pods on 1 nodes in place of 2",
+            "FAIL nodes: pods on 1 nodes, expected 2",
             lists(|_, response| {
                 for pod in response["pods"].as_array_mut().unwrap() {
                     pod["node"] = json!("node-1");
@@ -142,8 +142,8 @@ fn selftest_finds_each_fault_of_a_server() {
             scope.spawn(move || {
                 let end = selftest(change);
                 assert_eq!((end.code, end.stderr.as_str()), (Some(1), ""), "{line}: {end:?}");
-                let found = end.stdout.lines().find(|said| said.starts_with(line));
-                assert!(found.is_some_and(|said| said.contains("; to do: ")), "no {line:?} in\n{}", end.stdout);
+                let found = end.stdout.lines().find(|printed| printed.starts_with(line));
+                assert!(found.is_some_and(|printed| printed.contains("; fix: ")), "no {line:?} in\n{}", end.stdout);
                 assert!(end.stdout.lines().last().unwrap().starts_with("failed: "), "{}", end.stdout);
             });
         }
@@ -151,7 +151,7 @@ fn selftest_finds_each_fault_of_a_server() {
 }
 
 #[test]
-fn selftest_says_of_an_address_what_is_wrong_with_it() {
+fn selftest_explains_an_invalid_or_dead_address() {
     for (url, words) in [
         ("127.0.0.1:9", "GET http://127.0.0.1:9/config: Connection refused"),
         ("nowhere.invalid:5000/", "GET http://nowhere.invalid:5000/config: "),
@@ -182,7 +182,7 @@ fn selftest_says_of_an_address_what_is_wrong_with_it() {
 }
 
 #[test]
-fn selftest_warns_of_pods_that_a_grader_would_count() {
+fn selftest_warns_about_existing_pods() {
     let end = selftest(|request, _, mut response| {
         if request.method == "GET" {
             response["pods"].as_array_mut().unwrap().insert(0, pod("node-1", "default", "old"));
@@ -190,21 +190,24 @@ fn selftest_warns_of_pods_that_a_grader_would_count() {
         good(&response)
     });
     assert_eq!(end.code, Some(0), "{end:?}");
-    let warning = "warning pods: 1 pods are in free-service and default already; an autograder counts them, too; \
-                   to do: img-classification clean, or --clean-first";
+    let warning = "warning pods: 1 pods already exist in free-service and default; the autograder counts them as well; \
+                   fix: img-classification clean, or selftest --clean-first";
     assert_eq!(end.stdout.lines().next(), Some(warning));
 }
 
 #[test]
-fn selftest_brings_the_token_that_premium_wants() {
+fn selftest_sends_the_premium_token() {
     let setup = Setup::local();
     let token = setup.file("token", "let-me-in\n");
     let server = setup.args(&["--premium-token-file", token.to_str().unwrap()]).start();
     let url = format!("http://{}", server.address());
     let end = Setup::new().run(&["selftest", &url]);
-    assert!(end.code == Some(1) && end.stdout.contains("was answered with 401"), "{end:?}");
+    assert!(end.code == Some(1) && end.stdout.contains("returned 401"), "{end:?}");
     let end = Setup::new().args(&["--premium-token-file", token.to_str().unwrap()]).run(&["selftest", &url]);
-    // The first try has left free pods, of which two live at a time.
-    assert!(!end.stdout.contains("401") && end.stdout.contains("ok 3 x POST premium: 3 times 200"), "{end:?}");
+    // The first run left free pods, of which two run at a time.
+    assert!(
+        !end.stdout.contains("401") && end.stdout.contains("ok 3 x POST premium: 3 responses with status 200"),
+        "{end:?}"
+    );
     assert!(!format!("{end:?}").contains("let-me-in"), "{end:?}");
 }

@@ -7,7 +7,7 @@ use crate::support::server::Setup;
 use serde_json::{Value, json};
 
 #[test]
-fn setup_prints_its_yaml_without_any_cluster() {
+fn setup_prints_its_yaml_without_a_cluster() {
     let end = Setup::new().run(&["setup", "--print"]);
     assert_eq!((end.code, end.stderr.as_str()), (Some(0), ""), "{end:?}");
     let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("k8s");
@@ -19,7 +19,7 @@ fn setup_prints_its_yaml_without_any_cluster() {
     assert_eq!(documents.count(), 12);
 }
 
-/// Answers as a cluster that has one object, and does what is asked with any.
+/// A cluster with this one object, which accepts every change to any object.
 fn with_object(path: &'static str, object: Value) -> ApiServer {
     let api = ApiServer::start();
     let mut stored = Some(object);
@@ -36,7 +36,7 @@ fn with_object(path: &'static str, object: Value) -> ApiServer {
 }
 
 #[test]
-fn setup_replaces_a_quota_whose_scopes_leave_our_pods_out() {
+fn setup_replaces_a_quota_whose_scopes_exclude_the_pods() {
     let path = "/api/v1/namespaces/free-service/resourcequotas/free-cpu";
     let hard = json!({"requests.cpu": "2", "limits.cpu": "2"});
     let selector = json!({"matchExpressions": [{"scopeName": "Terminating", "operator": "Exists"}]});
@@ -44,8 +44,8 @@ fn setup_replaces_a_quota_whose_scopes_leave_our_pods_out() {
         let api = with_object(path, json!({"metadata": {"name": "free-cpu"}, "spec": scoped}));
         let end = run(&api, &["setup"]);
         assert_eq!((end.code, end.stderr.as_str()), (Some(0), ""), "{end:?}");
-        let line = "ok resourcequota free-service/free-cpu: replaced: it was for pods of some scopes only";
-        assert!(end.stdout.lines().any(|said| said == line), "no {line:?} in\n{}", end.stdout);
+        let line = "ok resourcequota free-service/free-cpu: replaced: it counted only the pods of some scopes";
+        assert!(end.stdout.lines().any(|printed| printed == line), "no {line:?} in\n{}", end.stdout);
         let methods: Vec<String> = api
             .requests()
             .iter()

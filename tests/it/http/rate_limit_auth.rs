@@ -1,4 +1,4 @@
-//! Who asks too often, and who asks without being allowed to: --posts-per-minute and --premium-token-file.
+//! Rate limit and authentication: --posts-per-minute and --premium-token-file.
 
 use crate::support::api::ApiServer;
 use crate::support::eventually;
@@ -14,29 +14,29 @@ const FREE: &str = "/img-classification/free";
 const PREMIUM: &str = "/img-classification/premium";
 const MNIST: &str = r#"{"dataset":"mnist"}"#;
 
-/// What a premium request must carry; like nothing else that is ever said.
+/// The premium token; a value that appears nowhere else.
 const SECRET: &str = "prem1um.S3cret_t0ken~for+the/tests=";
 
-/// What --posts-per-minute is if nobody says otherwise.
+/// Default of --posts-per-minute.
 const DEFAULT: usize = 1200;
 
-/// What a busy machine may add to a wait.
+/// Tolerance for a busy machine.
 const SLACK: Duration = Duration::from_secs(3);
 
-/// Far fewer than a test makes, and so seldom that none comes back while it runs.
+/// A limit far below the number of requests in a test, with no new token while the test runs.
 const FEW: usize = 3;
 
 fn limited(per_minute: usize) -> Server {
     Setup::local().args(&["--posts-per-minute", &per_minute.to_string()]).start()
 }
 
-fn guarded(api: &ApiServer, file: impl AsRef<[u8]>) -> Setup {
+fn with_token_file(api: &ApiServer, file: impl AsRef<[u8]>) -> Setup {
     let setup = Setup::for_api(api);
     let path = setup.file("premium-token", file);
     setup.args(&["--premium-token-file", path.to_str().unwrap()])
 }
 
-/// A connection from another address of this machine.
+/// A connection from another loopback address.
 fn connect_from(ip: [u8; 4], server: SocketAddr) -> Connection {
     let socket = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
     rustix::net::bind(&socket, &SocketAddr::from((Ipv4Addr::from(ip), 0))).unwrap();
@@ -44,7 +44,7 @@ fn connect_from(ip: [u8; 4], server: SocketAddr) -> Connection {
     Connection::over(TcpStream::from(socket))
 }
 
-/// A request with these header lines, each with its end.
+/// A request head with these header lines, each with its CRLF.
 fn head(method: &str, target: &str, headers: &str, body: &str) -> String {
     format!("{method} {target} HTTP/1.1\r\nHost: test\r\nContent-Length: {}\r\n{headers}\r\n{body}", body.len())
 }
@@ -58,7 +58,7 @@ fn post(connection: &mut Connection, target: &str, headers: &str) -> Response {
     send(connection, "POST", target, headers, MNIST)
 }
 
-/// How many of so many bad POSTs, sent all at once on one connection, were not refused as too many, and how long it took.
+/// Sends `count` bad POSTs at once on one connection; returns how many were not rate limited, and the duration.
 fn flood(server: &Server, posts: usize) -> (usize, Duration) {
     let start = Instant::now();
     let mut connection = server.connect();
@@ -73,33 +73,33 @@ fn flood(server: &Server, posts: usize) -> (usize, Duration) {
     (statuses.iter().filter(|status| **status == 400).count(), took)
 }
 
-/// The wait that a 429 tells, in seconds, after a look at the rest of it.
-fn told(response: &Response, per_minute: usize) -> u64 {
+/// Checks a 429 and returns its Retry-After in seconds.
+fn retry_after(response: &Response, per_minute: usize) -> u64 {
     assert_eq!(response.status, 429, "{}", response.text());
     let sentence = response.error();
-    assert!(sentence.contains("too often"), "not told from a full queue: {sentence}");
-    let told: u64 = response.header("Retry-After").unwrap().parse().unwrap();
+    assert!(sentence.contains("too often"), "same sentence as for a full queue: {sentence}");
+    let retry_after: u64 = response.header("Retry-After").unwrap().parse().unwrap();
     let longest = 60_u64.div_ceil(per_minute as u64) + 1;
-    assert!((1..=longest).contains(&told), "{told} s, and a post comes back every {} s", 60 / per_minute);
-    told
+    assert!((1..=longest).contains(&retry_after), "{retry_after} s, and a post comes back every {} s", 60 / per_minute);
+    retry_after
 }
 
 #[test]
-fn so_many_posts_of_an_address_pass_and_the_next_makes_no_job() {
+fn posts_over_the_limit_of_an_address_create_no_job() {
     let server = limited(FEW);
     let mut client = server.connect();
     for tier in [FREE, PREMIUM, FREE] {
         assert_eq!(post(&mut client, tier, "").status, 200);
     }
-    told(&post(&mut client, FREE, ""), FEW);
-    // The connection is as good as before, but another one is no better, nor is another tier, nor is a tale.
+    retry_after(&post(&mut client, FREE, ""), FEW);
+    // The same limit holds for another connection, the other tier and a forged client address.
     for tier in [FREE, PREMIUM] {
-        told(&post(&mut client, tier, ""), FEW);
-        told(&server.post(tier, MNIST), FEW);
+        retry_after(&post(&mut client, tier, ""), FEW);
+        retry_after(&server.post(tier, MNIST), FEW);
     }
     for tale in ["X-Forwarded-For: 192.0.2.7", "X-Real-IP: 192.0.2.7", "Forwarded: for=192.0.2.7", "Via: 1.1 elsewhere"]
     {
-        told(&post(&mut server.connect(), FREE, &format!("{tale}\r\n")), FEW);
+        retry_after(&post(&mut server.connect(), FREE, &format!("{tale}\r\n")), FEW);
     }
     assert_eq!(server.jobs().len(), FEW);
     let refused = server.wait_for_log("of a refusal", |line| line.starts_with(&format!("POST {FREE} 429 ")));
@@ -107,7 +107,7 @@ fn so_many_posts_of_an_address_pass_and_the_next_makes_no_job() {
 }
 
 #[test]
-fn another_address_has_a_bucket_of_its_own() {
+fn each_address_has_its_own_bucket() {
     let server = limited(FEW);
     let addresses = [[127, 0, 0, 1], [127, 0, 0, 2], [127, 9, 9, 9]];
     for ip in addresses {
@@ -115,10 +115,10 @@ fn another_address_has_a_bucket_of_its_own() {
         for _ in 0..FEW {
             assert_eq!(post(&mut client, FREE, "").status, 200, "{ip:?}");
         }
-        told(&post(&mut client, FREE, ""), FEW);
+        retry_after(&post(&mut client, FREE, ""), FEW);
     }
     for ip in addresses {
-        told(&post(&mut connect_from(ip, server.address()), FREE, ""), FEW);
+        retry_after(&post(&mut connect_from(ip, server.address()), FREE, ""), FEW);
     }
     assert_eq!(server.jobs().len(), FEW * addresses.len());
 }
@@ -140,26 +140,26 @@ fn only_posts_are_counted() {
     };
     (0..5).for_each(|_| looks(&mut client));
     assert_eq!(post(&mut client, FREE, "").status, 200);
-    told(&post(&mut client, FREE, ""), 1);
+    retry_after(&post(&mut client, FREE, ""), 1);
     (0..5).for_each(|_| looks(&mut client));
     assert_eq!(server.jobs().len(), 1);
 }
 
 #[test]
-fn bad_posts_are_counted_too() {
+fn bad_posts_are_counted() {
     let bad = [(FREE, "{}", 400), (PREMIUM, "nonsense", 400), (FREE, "", 400), ("/", MNIST, 404), ("/config", "", 405)];
     let server = limited(bad.len());
     let mut client = server.connect();
     for (target, body, status) in bad {
         assert_eq!(send(&mut client, "POST", target, "", body).status, status, "{target} {body}");
     }
-    told(&post(&mut client, FREE, ""), bad.len());
+    retry_after(&post(&mut client, FREE, ""), bad.len());
     assert_eq!(server.jobs().len(), 0);
 }
 
 #[test]
-fn a_post_comes_back_as_fast_as_the_rate_says() {
-    // One a second.
+fn tokens_return_at_the_configured_rate() {
+    // One token a second.
     const RATE: usize = 60;
     let server = limited(RATE);
     let start = Instant::now();
@@ -175,15 +175,15 @@ fn a_post_comes_back_as_fast_as_the_rate_says() {
             match response.status {
                 200 => true,
                 _ => {
-                    waits.push(told(&response, RATE));
+                    waits.push(retry_after(&response, RATE));
                     false
                 }
             }
         });
-        // As soon as was told, and not before the rate allows it.
+        // After Retry-After the token is there, and not before the rate allows it.
         let waited = refused.elapsed();
-        let told = waits.first().copied().unwrap_or_default();
-        assert!(waited < Duration::from_secs(told) + SLACK, "{waited:?} in place of {told} s");
+        let retry_after = waits.first().copied().unwrap_or_default();
+        assert!(waited < Duration::from_secs(retry_after) + SLACK, "{waited:?} in place of {retry_after} s");
         let most = RATE + usize::try_from(start.elapsed().as_secs()).unwrap() + 1;
         assert!(passed + turn <= most, "{passed} and {turn} passed in {:?}", start.elapsed());
         assert_eq!(server.jobs().len(), turn);
@@ -191,7 +191,7 @@ fn a_post_comes_back_as_fast_as_the_rate_says() {
 }
 
 #[test]
-fn three_hundred_posts_at_once_pass_without_the_option() {
+fn three_hundred_concurrent_posts_pass_at_the_default_limit() {
     const CLIENTS: usize = 30;
     const EACH: usize = 10;
     let api = ApiServer::start();
@@ -212,11 +212,11 @@ fn three_hundred_posts_at_once_pass_without_the_option() {
 }
 
 #[test]
-fn the_default_ends_a_flood_and_zero_is_without_limit() {
+fn default_limit_stops_a_flood_and_zero_disables_the_limit() {
     const POSTS: usize = DEFAULT + 300;
     let api = ApiServer::start();
     let (passed, took) = flood(&Setup::for_api(&api).start(), POSTS);
-    // So many come back while it lasts.
+    // Tokens that return during the test.
     let most = DEFAULT + usize::try_from(took.as_millis()).unwrap() * DEFAULT / 60_000 + 1;
     assert!((DEFAULT..=most).contains(&passed), "{passed} passed in {took:?}");
     let (passed, _) = flood(&Setup::for_api(&api).env("POSTS_PER_MINUTE", "0").start(), POSTS);
@@ -224,14 +224,14 @@ fn the_default_ends_a_flood_and_zero_is_without_limit() {
 }
 
 #[test]
-fn a_limit_that_is_none_is_wrong_usage() {
+fn invalid_limit_is_a_usage_error() {
     for value in ["-1", "1.5", "many", "", "1000001", "99999999999999999999"] {
         let end = Setup::new().args(&["--posts-per-minute", value]).run(&["serve"]);
         assert!(end.refusal(2).contains("--posts-per-minute"), "{end:?}");
     }
 }
 
-/// Refused for want of the token.
+/// Checks a 401 for a missing or wrong token.
 fn check_unauthorized(response: &Response, what: &str) {
     assert_eq!(response.status, 401, "{what}: {}", response.text());
     assert_eq!(response.header("WWW-Authenticate"), Some("Bearer"), "{what}");
@@ -240,7 +240,7 @@ fn check_unauthorized(response: &Response, what: &str) {
 }
 
 #[test]
-fn premium_is_open_without_the_option() {
+fn premium_needs_no_token_without_the_option() {
     let api = ApiServer::start();
     let server = Setup::for_api(&api).env("PREMIUM_TOKEN_FILE", "").start();
     let mut client = server.connect();
@@ -248,7 +248,7 @@ fn premium_is_open_without_the_option() {
         assert_eq!(post(&mut client, PREMIUM, headers).status, 200, "{headers}");
     }
     assert_eq!(api.jobs().len(), 3);
-    // Callers' tokens are not for Kubernetes.
+    // The server must not forward a caller's token to Kubernetes.
     for request in api.requests() {
         assert_eq!(request.header("Authorization"), Some(format!("Bearer {TOKEN}").as_str()));
     }
@@ -257,7 +257,7 @@ fn premium_is_open_without_the_option() {
 #[test]
 fn premium_needs_the_token_and_free_does_not() {
     let api = ApiServer::start();
-    let server = guarded(&api, SECRET).start();
+    let server = with_token_file(&api, SECRET).start();
     let (short, long) = (&SECRET[..SECRET.len() - 1], format!("{SECRET}="));
     let wrong = [
         String::new(),
@@ -288,10 +288,10 @@ fn premium_needs_the_token_and_free_does_not() {
     for headers in &wrong {
         check_unauthorized(&post(&mut server.connect(), PREMIUM, headers), headers);
     }
-    // Not even of a bad body is anything said before.
+    // A bad body is not reported before the token is checked.
     check_unauthorized(&send(&mut server.connect(), "POST", PREMIUM, "", "nonsense"), "a bad body");
     check_unauthorized(&post(&mut server.connect(), &format!("{PREMIUM}?token={SECRET}"), ""), "in the target");
-    assert_eq!(api.requests().len(), 0, "Kubernetes was asked");
+    assert_eq!(api.requests().len(), 0, "a request reached Kubernetes");
 
     let right = [
         format!("Authorization: Bearer {SECRET}\r\n"),
@@ -316,9 +316,9 @@ fn premium_needs_the_token_and_free_does_not() {
 }
 
 #[test]
-fn however_many_authorizations_there_are_more_than_one_is_none() {
+fn duplicate_authorization_headers_are_unauthorized() {
     let api = ApiServer::start();
-    let server = guarded(&api, SECRET).start();
+    let server = with_token_file(&api, SECRET).start();
     let (wrong, right) = ("Authorization: Bearer wrong\r\n", format!("Authorization: Bearer {SECRET}\r\n"));
     let unreadable = "Authorization: Bearer \u{e9}\r\n";
     let cases = [
@@ -336,9 +336,9 @@ fn however_many_authorizations_there_are_more_than_one_is_none() {
 }
 
 #[test]
-fn a_kept_alive_connection_is_judged_request_by_request() {
+fn each_request_of_a_kept_alive_connection_is_authorized_separately() {
     let api = ApiServer::start();
-    let server = guarded(&api, SECRET).start();
+    let server = with_token_file(&api, SECRET).start();
     let mut client = server.connect();
     let right = format!("Authorization: Bearer {SECRET}\r\n");
     let mut good = 0;
@@ -351,7 +351,7 @@ fn a_kept_alive_connection_is_judged_request_by_request() {
             check_unauthorized(&response, headers);
         }
     }
-    // All sent before the first is answered, too.
+    // The same with pipelined requests.
     let all = [head("POST", PREMIUM, &right, MNIST), head("POST", PREMIUM, "", MNIST)].concat().repeat(3);
     client.send(all.as_bytes());
     for status in [200, 401].repeat(3) {
@@ -361,23 +361,23 @@ fn a_kept_alive_connection_is_judged_request_by_request() {
 }
 
 #[test]
-fn who_tries_tokens_out_is_soon_told_to_wait() {
+fn wrong_tokens_are_rate_limited() {
     let api = ApiServer::start();
-    let server = guarded(&api, SECRET).args(&["--posts-per-minute", &FEW.to_string()]).start();
+    let server = with_token_file(&api, SECRET).args(&["--posts-per-minute", &FEW.to_string()]).start();
     for _ in 0..FEW {
         check_unauthorized(&server.post(PREMIUM, MNIST), "no token");
     }
     let right = format!("Authorization: Bearer {SECRET}\r\n");
-    told(&post(&mut server.connect(), PREMIUM, &right), FEW);
+    retry_after(&post(&mut server.connect(), PREMIUM, &right), FEW);
     assert_eq!(api.requests().len(), 0);
 }
 
 #[test]
-fn white_space_around_the_token_in_its_file_is_not_part_of_it() {
+fn token_file_is_trimmed() {
     let api = ApiServer::start();
     let right = format!("Authorization: Bearer {SECRET}\r\n");
     for file in [format!("{SECRET}\n"), format!("\r\n\t {SECRET} \t\r\n\n")] {
-        let server = guarded(&api, &file).start();
+        let server = with_token_file(&api, &file).start();
         assert_eq!(post(&mut server.connect(), PREMIUM, &right).status, 200, "{file:?}");
         check_unauthorized(&server.post(PREMIUM, MNIST), &file);
     }
@@ -389,7 +389,7 @@ fn white_space_around_the_token_in_its_file_is_not_part_of_it() {
 }
 
 #[test]
-fn a_token_file_that_holds_no_token_ends_the_start() {
+fn invalid_token_file_ends_the_start() {
     let api = ApiServer::start();
     let refused = |setup: Setup, what: &str| match setup.start_or_refusal() {
         Ok(_) => Some(what.to_owned()),
@@ -409,7 +409,8 @@ fn a_token_file_that_holds_no_token_ends_the_start() {
         ("of two lines", b"S3cret\nS3cret\n".to_vec()),
         ("too long", [b"S3cret".repeat(1000), b"\n".to_vec()].concat()),
     ];
-    let mut started: Vec<String> = files.iter().filter_map(|(what, file)| refused(guarded(&api, file), what)).collect();
+    let mut started: Vec<String> =
+        files.iter().filter_map(|(what, file)| refused(with_token_file(&api, file), what)).collect();
     for path in ["/nowhere/token", "/"] {
         started.extend(refused(Setup::for_api(&api).args(&["--premium-token-file", path]), path));
         started.extend(refused(Setup::for_api(&api).env("PREMIUM_TOKEN_FILE", path), path));
@@ -418,10 +419,10 @@ fn a_token_file_that_holds_no_token_ends_the_start() {
 }
 
 #[test]
-fn no_token_of_a_caller_is_in_any_log_or_answer() {
-    const GUESS: &str = "guess-of-somebody";
+fn caller_tokens_appear_in_no_log_and_no_response() {
+    const GUESS: &str = "wrong-token-guess";
     let api = ApiServer::start();
-    // The credential for Kubernetes is another secret.
+    // The Kubernetes credential is another secret.
     let setup = Setup::new().kubeconfig(Kubeconfig::new(&api.url()).yaml());
     let path = setup.file("premium-token", SECRET);
     let server = setup.args(&[
@@ -443,7 +444,7 @@ fn no_token_of_a_caller_is_in_any_log_or_answer() {
             for target in ["/config", "/readyz", "/healthz", PREMIUM] {
                 responses.push(send(&mut server.connect(), "GET", target, &headers, ""));
             }
-            // Not understood, and still not quoted.
+            // A malformed request is not quoted in the log.
             responses.push(post(&mut server.connect(), PREMIUM, &format!("{headers}Host: again\r\n")));
             responses.push(post(&mut server.connect(), PREMIUM, &format!("{headers} folded\r\n")));
         }

@@ -1,10 +1,11 @@
-//! GET /config from many clients at once: one list of Kubernetes for all who wait, and nobody gets an older one than he
-//! would have got alone.
+//! GET /config from many clients at once: waiting clients share one Kubernetes list, and no client gets an older list
+//! than its own request would have returned.
 
 use crate::support::api::ApiServer;
 use crate::support::cluster::pod;
 use crate::support::eventually;
 use crate::support::http::Response;
+use crate::support::process::{folder, private_descriptors};
 use crate::support::response::{ApiResponse, Behavior, Latch, pod_list};
 use crate::support::server::{Server, Setup};
 use std::thread;
@@ -12,39 +13,44 @@ use std::time::Duration;
 
 const PODS: &str = "/api/v1/pods";
 
-/// Clients that come while a list is under way.
-const CLIENTS: usize = 40;
+/// Number of clients that arrive during a list; with the list's own client, and one more, all get one of 32 permits.
+const CLIENTS: usize = 30;
 
 fn lists(api: &ApiServer) -> usize {
     api.requests().iter().filter(|request| request.path() == PODS).count()
 }
 
-/// Connections whose request the server has read: it has a thread for each, and does nothing else.
-fn taken(server: &Server) -> usize {
-    let folder = std::fs::read_dir(format!("/proc/{}/task", server.pid().as_raw_nonzero())).unwrap();
+/// Number of client connections whose request the server handles: their threads read from a private connection.
+fn waiting_requests(server: &Server) -> usize {
+    let (folder, private) = (folder(server), private_descriptors(server));
+    let read = |path: String| std::fs::read_to_string(path).unwrap_or_default();
     let waits = |entry: std::io::Result<std::fs::DirEntry>| {
-        let path = entry.unwrap().path();
-        let read = |file| std::fs::read_to_string(path.join(file)).unwrap_or_default();
-        // futex_wait: it waits for another thread, and no longer for its client.
-        read("comm").trim_end() == "connection" && read("syscall").split(' ').next() == Some(FUTEX)
+        let task = entry.unwrap().path().to_string_lossy().into_owned();
+        let call = read(format!("{task}/syscall"));
+        let mut call = call.split(' ');
+        let is_read = call.next() == Some(RECVFROM);
+        let descriptor = call.next().and_then(|hex| u64::from_str_radix(hex.trim_start_matches("0x"), 16).ok());
+        let is_private = descriptor.is_some_and(|descriptor| private.contains(&descriptor));
+        read(format!("{task}/comm")).trim_end() == "connection" && is_read && is_private
     };
-    folder.map(waits).filter(|waits| *waits).count()
+    std::fs::read_dir(format!("{folder}/task")).unwrap().map(waits).filter(|waits| *waits).count()
 }
 
-/// futex(2)
+/// Number of the system call recvfrom(2).
 #[cfg(target_arch = "x86_64")]
-const FUTEX: &str = "202";
+const RECVFROM: &str = "45";
 #[cfg(target_arch = "aarch64")]
-const FUTEX: &str = "98";
+const RECVFROM: &str = "207";
 
-/// One client whose list waits at the gate, and a crowd that comes meanwhile, after `between`.
+/// Starts a list that waits at the latch, calls `between`, then sends requests from `CLIENTS` clients before the list
+/// ends.
 fn during_a_list(api: &ApiServer, server: &Server, latch: &Latch, between: impl FnOnce()) -> (Response, Vec<Response>) {
     thread::scope(|scope| {
         let first = scope.spawn(|| server.get("/config"));
         api.wait_for_requests(1);
         between();
         let others: Vec<_> = (0..CLIENTS).map(|_| scope.spawn(|| server.get("/config"))).collect();
-        eventually("the crowd waits", || taken(server) >= CLIENTS);
+        eventually("the clients wait", || waiting_requests(server) >= CLIENTS);
         assert_eq!(lists(api), 1, "one list at a time");
         latch.open();
         (first.join().unwrap(), others.into_iter().map(|other| other.join().unwrap()).collect())
@@ -52,11 +58,11 @@ fn during_a_list(api: &ApiServer, server: &Server, latch: &Latch, between: impl 
 }
 
 #[test]
-fn those_who_come_during_a_list_share_the_next_one_and_see_what_had_happened_by_then() {
+fn clients_during_a_list_share_the_next_list_and_see_every_earlier_change() {
     let (api, latch) = (ApiServer::start(), Latch::default());
     let server = Setup::for_api(&api).start();
     api.set_pods(vec![pod("default", "old", "Running", None)]);
-    // What the first one is answered with is fixed before it is let go.
+    // The first response is fixed before the latch opens.
     let old = ApiResponse::json(200, &pod_list(&[pod("default", "old", "Running", None)], ""));
     api.queue([Behavior::After(latch.clone(), Box::new(old.into()))]);
     let new = || api.set_pods(vec![pod("default", "new", "Running", None)]);
@@ -67,13 +73,13 @@ fn those_who_come_during_a_list_share_the_next_one_and_see_what_had_happened_by_
         assert!(other.text().contains("\"new\""), "an older list than this one's request: {}", other.text());
     }
     assert_eq!(lists(&api), 2);
-    // Nothing is kept: the next one asks again.
+    // Nothing is cached: the next request starts a new list.
     assert_eq!(server.get("/config").status, 200);
     assert_eq!(lists(&api), 3);
 }
 
 #[test]
-fn a_failure_is_shared_too_and_the_next_list_is_a_new_one() {
+fn failure_is_shared_and_the_next_list_is_new() {
     let (api, latch) = (ApiServer::start(), Latch::default());
     let server = Setup::for_api(&api).start();
     let forbidden =
@@ -89,7 +95,7 @@ fn a_failure_is_shared_too_and_the_next_list_is_a_new_one() {
 }
 
 #[test]
-fn a_refusal_in_protocol_buffers_says_what_one_in_json_does() {
+fn protobuf_error_maps_like_a_json_error() {
     let api = ApiServer::start();
     let server = Setup::for_api(&api).start();
     for path in ["/config", "/readyz"] {
@@ -102,16 +108,16 @@ fn a_refusal_in_protocol_buffers_says_what_one_in_json_does() {
             api.always(refusal(&words).into_protobuf_status());
             let in_protobuf = server.get(path);
             assert_eq!((in_protobuf.status, in_protobuf.text()), (in_json.status, in_json.text()), "{path} {code}");
-            server.wait_for_log("with Kubernetes' own words", |line| line.contains(&words));
+            server.wait_for_log("with the message of Kubernetes", |line| line.contains(&words));
         }
     }
-    // Of one that is cut or of something else at least the status counts.
+    // With a truncated or unknown body the status alone decides.
     api.always(ApiResponse::new(403, "application/vnd.kubernetes.protobuf", &b"k8s\0\x0a"[..]));
     assert_eq!(server.get("/config").status, 502);
 }
 
 #[test]
-fn clients_that_leave_while_they_wait_harm_nobody() {
+fn clients_that_close_while_waiting_do_no_harm() {
     let (api, latch) = (ApiServer::start(), Latch::default());
     let server = Setup::for_api(&api).start();
     api.queue([Behavior::After(latch.clone(), Box::new(Behavior::Default))]);
@@ -122,9 +128,9 @@ fn clients_that_leave_while_they_wait_harm_nobody() {
             let mut leaving = server.connect();
             leaving.send(b"GET /config HTTP/1.1\r\nHost: h\r\n\r\n");
         }
-        eventually("they wait", || taken(&server) >= CLIENTS);
+        eventually("they wait", || waiting_requests(&server) >= CLIENTS);
         let staying = scope.spawn(|| server.get("/config"));
-        eventually("one more waits", || taken(&server) > CLIENTS);
+        eventually("one more waits", || waiting_requests(&server) > CLIENTS);
         latch.open();
         assert_eq!((first.join().unwrap().status, staying.join().unwrap().status), (200, 200));
     });
@@ -132,7 +138,7 @@ fn clients_that_leave_while_they_wait_harm_nobody() {
 }
 
 #[test]
-fn a_list_that_hangs_ends_for_all_who_share_it_and_healthz_goes_on() {
+fn hanging_list_ends_for_all_waiters_and_healthz_still_responds() {
     let api = ApiServer::start();
     let server = Setup::for_api(&api).args(&["--kube-timeout", "1"]).start();
     api.always(Behavior::Hang);
@@ -142,10 +148,10 @@ fn a_list_that_hangs_ends_for_all_who_share_it_and_healthz_goes_on() {
         assert_eq!(server.get("/healthz").status, 200);
         let start = std::time::Instant::now();
         let statuses: Vec<u16> = during_a_list.into_iter().map(|one| one.join().unwrap().status).collect();
-        // Whoever shared a list that had no answer, and whoever had waited for too long by then.
+        // 504: shared a list without a response. 503: waited too long.
         assert!(statuses.iter().all(|status| [503, 504].contains(status)), "{statuses:?}");
         assert!(statuses.contains(&504), "{statuses:?}");
-        // The first list and the one that the others share, a deadline each.
+        // The first list and the shared list take one deadline each.
         assert!(start.elapsed() < Duration::from_secs(4), "{:?}", start.elapsed());
     });
     api.always(Behavior::Default);

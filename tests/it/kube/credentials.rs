@@ -1,4 +1,4 @@
-//! What the program shows of itself to Kubernetes: tokens, passwords, client certificates, impersonation.
+//! Credentials sent to Kubernetes: tokens, passwords, client certificates, impersonation.
 
 use crate::support::api::{ApiServer, Listen, Request};
 use crate::support::kubeconfig::Kubeconfig;
@@ -12,12 +12,12 @@ use std::time::{Duration, Instant};
 
 const KINDS: [&str; 5] = ["client-pkcs1", "client-pkcs8", "client-sec1", "client-ed25519", "client-chain"];
 
-/// An API server that asks for client certificates and checks those that come.
+/// An API server that requests and verifies client certificates.
 fn asking() -> ApiServer {
     ApiServer::listen(&Listen { clients: ClientCerts::Verified, ..Listen::default() })
 }
 
-/// The request that a POST to the program causes at the API server, when the user of the kubeconfig is this.
+/// Returns the Kubernetes request of one POST, with this user in the kubeconfig.
 fn seen_as(user: Value, api: &ApiServer) -> Request {
     seen(Setup::new().kubeconfig(Kubeconfig::new(&api.url()).user(user).yaml()), api)
 }
@@ -37,14 +37,14 @@ fn refused(user: Value) -> String {
 }
 
 #[test]
-fn a_token_is_sent_as_bearer() {
+fn token_is_sent_as_bearer() {
     let api = ApiServer::start();
     let request = seen_as(json!({"token": "abc.def-ghi_~+/="}), &api);
     assert_eq!(request.header("Authorization"), Some("Bearer abc.def-ghi_~+/="));
 }
 
 #[test]
-fn a_user_without_credentials_is_anonymous() {
+fn user_without_credentials_is_anonymous() {
     let api = asking();
     for user in [json!({}), Value::Null, json!({"token": ""})] {
         let request = seen_as(user, &api);
@@ -53,7 +53,7 @@ fn a_user_without_credentials_is_anonymous() {
 }
 
 #[test]
-fn a_token_file_is_trimmed_and_beats_the_token() {
+fn token_file_is_trimmed_and_overrides_the_token() {
     let api = ApiServer::start();
     let setup = Setup::new();
     let path = setup.file("token", " \n of-file \r\n\n");
@@ -63,7 +63,7 @@ fn a_token_file_is_trimmed_and_beats_the_token() {
 }
 
 #[test]
-fn a_token_file_that_was_replaced_is_read_again_when_the_old_token_is_refused() {
+fn token_file_is_read_again_after_a_401() {
     let api = ApiServer::start();
     let setup = Setup::new();
     let path = setup.file("token", "old");
@@ -84,7 +84,7 @@ fn a_token_file_that_was_replaced_is_read_again_when_the_old_token_is_refused() 
 }
 
 #[test]
-fn a_token_serves_while_its_file_is_not_there() {
+fn token_stays_in_use_while_its_file_is_missing() {
     let api = ApiServer::start();
     let setup = Setup::new();
     let path = setup.home().join("token");
@@ -102,7 +102,7 @@ fn a_token_serves_while_its_file_is_not_there() {
 }
 
 #[test]
-fn a_token_file_that_becomes_a_pipe_hangs_nobody() {
+fn token_file_replaced_by_a_pipe_does_not_hang_the_server() {
     let api = ApiServer::start();
     let setup = Setup::new();
     let path = setup.file("token", "old");
@@ -111,7 +111,7 @@ fn a_token_file_that_becomes_a_pipe_hangs_nobody() {
     assert_eq!(server.post_job().status, 200);
     std::fs::remove_file(&path).unwrap();
     make_pipe(&path);
-    // A refusal has the file read again.
+    // A 401 makes the server read the file again.
     api.queue([unauthorized().into()]);
     let start = Instant::now();
     assert_eq!(server.post_job().status, 502);
@@ -123,13 +123,13 @@ fn a_token_file_that_becomes_a_pipe_hangs_nobody() {
     assert!(line.contains(path.to_str().unwrap()), "{line}");
 }
 
-/// A named pipe that nobody writes to.
+/// A named pipe without a writer.
 fn make_pipe(path: &Path) {
     assert!(Command::new("mkfifo").arg(path).status().unwrap().success());
 }
 
 #[test]
-fn a_token_file_that_is_missing_or_empty_is_refused_by_name() {
+fn missing_or_empty_token_file_is_refused_by_name() {
     assert!(refused(json!({"tokenFile": "/nowhere/token"})).contains("/nowhere/token"));
     let setup = Setup::new();
     let path = setup.file("token", " \n");
@@ -139,7 +139,7 @@ fn a_token_file_that_is_missing_or_empty_is_refused_by_name() {
 }
 
 #[test]
-fn a_user_name_and_a_password_are_sent_as_basic() {
+fn user_name_and_password_are_sent_as_basic() {
     let api = ApiServer::start();
     let request = seen_as(json!({"username": "jane", "password": "pä:ss"}), &api);
     let expected = format!("Basic {}", tls::encode("jane:pä:ss".as_bytes()));
@@ -147,13 +147,13 @@ fn a_user_name_and_a_password_are_sent_as_basic() {
 }
 
 #[test]
-fn a_token_with_a_user_name_is_an_error() {
+fn token_with_a_user_name_is_an_error() {
     let line = refused(json!({"token": "abc", "username": "jane", "password": "x"}));
     assert!(line.contains("token") && line.contains("username"), "{line}");
 }
 
 #[test]
-fn client_certificates_of_every_kind_are_shown_whole_from_data_and_from_files() {
+fn client_certificates_of_every_kind_are_sent_with_their_chain() {
     let api = asking();
     for kind in KINDS {
         let (certificate, key) = (format!("{kind}.pem"), format!("{kind}.key.pem"));
@@ -170,7 +170,7 @@ fn client_certificates_of_every_kind_are_shown_whole_from_data_and_from_files() 
 }
 
 #[test]
-fn a_client_certificate_of_version_1_is_shown_too() {
+fn client_certificate_of_x509_version_1_is_sent() {
     let api = ApiServer::listen(&Listen { clients: ClientCerts::AnyAccepted, ..Listen::default() });
     let user = json!({"client-certificate": tls::path("client-v1.pem"), "client-key": tls::path("client-v1.key.pem")});
     let request = seen_as(user, &api);
@@ -178,7 +178,7 @@ fn a_client_certificate_of_version_1_is_shown_too() {
 }
 
 #[test]
-fn data_beats_the_file() {
+fn inline_data_overrides_the_file() {
     let api = asking();
     let user = json!({
         "client-certificate": tls::path("client-sec1.pem"), "client-certificate-data": tls::base64("client-pkcs1.pem"),
@@ -191,7 +191,7 @@ fn data_beats_the_file() {
 }
 
 #[test]
-fn base64_may_be_broken_into_lines() {
+fn base64_data_may_contain_line_breaks() {
     let api = asking();
     let broken = |name: &str| {
         let text = tls::base64(name);
@@ -205,7 +205,7 @@ fn base64_may_be_broken_into_lines() {
 }
 
 #[test]
-fn a_token_goes_together_with_a_client_certificate() {
+fn token_and_client_certificate_are_sent_together() {
     let api = asking();
     let user = json!({
         "token": "abc",
@@ -217,7 +217,7 @@ fn a_token_goes_together_with_a_client_certificate() {
 }
 
 #[test]
-fn a_certificate_and_a_key_that_do_not_belong_together_are_refused() {
+fn certificate_with_another_key_is_refused() {
     let (certificate, key) = (tls::base64("client-pkcs8.pem"), tls::base64("client-pkcs8.key.pem"));
     for (user, field) in [
         (json!({"client-certificate-data": certificate}), "client-key"),
@@ -240,7 +240,7 @@ fn a_certificate_and_a_key_that_do_not_belong_together_are_refused() {
 }
 
 #[test]
-fn a_token_with_a_line_break_adds_no_header() {
+fn token_with_a_line_break_adds_no_header() {
     let api = ApiServer::start();
     let with_file = |text: &str| {
         let setup = Setup::new();
@@ -269,7 +269,7 @@ fn secrets_are_never_sent_over_http() {
 }
 
 #[test]
-fn impersonation_is_done_or_refused_but_never_dropped() {
+fn impersonation_is_applied_or_refused_but_never_dropped() {
     let api = ApiServer::start();
     for (field, value, header, sent) in [
         ("as", json!("jane"), "Impersonate-User", "jane"),
@@ -291,14 +291,14 @@ fn impersonation_is_done_or_refused_but_never_dropped() {
 }
 
 #[test]
-fn an_auth_provider_is_refused() {
+fn auth_provider_is_refused() {
     let line = refused(json!({"auth-provider": {"name": "gcp", "config": {}}}));
     assert!(line.contains("auth-provider"), "{line}");
     refused(json!({"token": "abc", "auth-provider": {"name": "gcp", "config": {}}}));
 }
 
 #[test]
-fn credentials_that_kubernetes_refuses_are_not_repeated_for_ever() {
+fn rejected_credentials_are_not_retried_forever() {
     let api = ApiServer::start();
     api.always(unauthorized());
     let server = Setup::for_api(&api).start();

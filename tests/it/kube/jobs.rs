@@ -1,4 +1,4 @@
-//! What goes to Kubernetes (the Job) and what comes back from it (the pods), field by field.
+//! The Job sent to Kubernetes and the pods read from it, field by field.
 
 use crate::support::api::{ApiServer, Request};
 use crate::support::cluster::pod;
@@ -13,7 +13,7 @@ fn started() -> (ApiServer, Server) {
     (api, server)
 }
 
-/// The create request that one POST to the program causes.
+/// Returns the create request of one POST.
 fn created(setup: Setup, api: &ApiServer, tier: &str, dataset: &str) -> Request {
     let server = setup.start();
     let response = server.post(&format!("/img-classification/{tier}"), format!(r#"{{"dataset":"{dataset}"}}"#));
@@ -28,7 +28,7 @@ fn pod_spec(job: &Value) -> &Value {
 }
 
 #[test]
-fn the_job_is_the_one_of_the_contract() {
+fn job_matches_the_contract() {
     for (tier, namespace, kind) in [("free", "free-service", "ff"), ("premium", "default", "cnn")] {
         for dataset in ["mnist", "kmnist"] {
             let api = ApiServer::start();
@@ -82,7 +82,7 @@ fn check_container(spec: &Value, dataset: &str, kind: &str) {
 }
 
 #[test]
-fn the_manifests_for_kubectl_are_the_same_jobs() {
+fn kubectl_manifests_are_the_same_jobs() {
     for tier in ["free", "premium"] {
         let path = format!("{}/k8s/{tier}-job.yaml", env!("CARGO_MANIFEST_DIR"));
         let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
@@ -99,7 +99,7 @@ fn the_manifests_for_kubectl_are_the_same_jobs() {
 }
 
 #[test]
-fn names_are_unique_dns_labels_that_tell_tier_and_dataset() {
+fn job_names_are_unique_dns_labels_with_tier_and_dataset() {
     let server = Setup::local().start();
     let mut connection = server.connect();
     for tier in ["free", "premium"] {
@@ -122,7 +122,7 @@ fn names_are_unique_dns_labels_that_tell_tier_and_dataset() {
 }
 
 #[test]
-fn image_and_ttl_are_taken_from_flags_and_environment() {
+fn image_and_ttl_come_from_options_or_variables() {
     let image = "123456789012.dkr.ecr.us-east-1.amazonaws.com/mp12:v2";
     for by_flag in [true, false] {
         let api = ApiServer::start();
@@ -139,7 +139,7 @@ fn image_and_ttl_are_taken_from_flags_and_environment() {
 }
 
 #[test]
-fn config_lists_every_pod_with_its_five_fields_in_order() {
+fn config_lists_every_pod_with_five_fields_in_order() {
     let (api, server) = started();
     api.set_pods(vec![
         pod("free-service", "free-mnist-abc-x", "Running", Some(("node-1", "10.0.0.1"))),
@@ -159,7 +159,7 @@ fn config_lists_every_pod_with_its_five_fields_in_order() {
     );
     let json = response.json();
     let expected: Value = serde_json::from_str(promised).unwrap();
-    // The order of pods is nobody's promise; that of the keys is.
+    // The contract fixes the order of the keys, not of the pods.
     let by_name = |pods: &Value| {
         let mut pods = pods["pods"].as_array().unwrap().clone();
         pods.sort_by_key(|pod| pod["name"].to_string());
@@ -173,7 +173,7 @@ fn config_lists_every_pod_with_its_five_fields_in_order() {
 }
 
 #[test]
-fn a_pod_that_lacks_whatever_may_be_lacking_is_listed_still() {
+fn pod_without_optional_fields_is_listed() {
     let (api, server) = started();
     api.set_pods(vec![
         json!({"metadata": {"name": "a", "namespace": "default"}, "spec": {"nodeName": null}, "status": {"phase": "Pending", "podIP": null}}),
@@ -192,7 +192,7 @@ fn a_pod_that_lacks_whatever_may_be_lacking_is_listed_still() {
 }
 
 #[test]
-fn no_pods_is_an_empty_list_also_where_items_is_null() {
+fn empty_or_null_pod_list_gives_an_empty_list() {
     let (api, server) = started();
     assert_eq!(server.get("/config").json(), json!({"pods": []}));
     api.always(ApiResponse::json(200, &json!({"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": null})));
@@ -207,10 +207,10 @@ fn names(response: &Value) -> BTreeSet<String> {
     response["pods"].as_array().unwrap().iter().map(|pod| pod["name"].as_str().unwrap().to_owned()).collect()
 }
 
-/// Puts an answer into another encoding.
+/// Changes the encoding of a response.
 type Dress = fn(ApiResponse) -> ApiResponse;
 
-/// Cuts `pods` into pages as long as each request's `limit` allows, at most 700.
+/// Serves `pods` in pages of at most 700, or of the request's `limit`.
 fn paged(api: &ApiServer, pods: Vec<Value>, dress: Dress) {
     api.script(move |request| {
         if request.path() != "/api/v1/pods" {
@@ -249,9 +249,9 @@ fn two_thousand_pods_are_listed_in_every_encoding() {
 }
 
 #[test]
-fn a_list_of_one_huge_page_is_read_whole() {
+fn list_in_one_huge_page_is_read_completely() {
     let (api, server) = started();
-    // Over 10 MiB, where some readers stop.
+    // Over 10 MiB, a common limit of HTTP clients.
     let mut pods = many(2000);
     for pod in &mut pods {
         pod["metadata"]["annotations"] = json!({"big": "x".repeat(6000)});
@@ -264,7 +264,7 @@ fn a_list_of_one_huge_page_is_read_whole() {
 }
 
 #[test]
-fn a_list_that_expires_in_the_middle_is_started_again_or_fails_but_is_never_half() {
+fn expired_page_restarts_the_list_or_fails_but_never_truncates_it() {
     let api = ApiServer::start();
     let server = Setup::for_api(&api).args(&["--kube-timeout", "2"]).start();
     let pods = many(30);
@@ -287,14 +287,14 @@ fn a_list_that_expires_in_the_middle_is_started_again_or_fails_but_is_never_half
             response.error();
         }
     }
-    let asked =
+    let target =
         api.requests().iter().filter_map(|request| request.query("continue").map(str::to_owned)).next().unwrap();
-    assert!(asked.contains("%2F") || asked.contains('/'), "{asked}");
-    assert!(asked.contains("%26") && asked.contains("%2B") && !asked.contains(' '), "{asked}");
+    assert!(target.contains("%2F") || target.contains('/'), "{target}");
+    assert!(target.contains("%26") && target.contains("%2B") && !target.contains(' '), "{target}");
 }
 
 #[test]
-fn a_list_whose_pages_never_end_is_given_up_in_time() {
+fn list_with_endless_pages_fails_at_the_deadline() {
     let api = ApiServer::start();
     let server = Setup::for_api(&api).args(&["--kube-timeout", "1"]).start();
     let page = many(1);
@@ -306,7 +306,7 @@ fn a_list_whose_pages_never_end_is_given_up_in_time() {
 }
 
 #[test]
-fn the_api_server_is_not_asked_for_indented_json() {
+fn indented_json_is_not_requested() {
     let (api, server) = started();
     server.get("/config");
     let request = api.requests().pop().unwrap();

@@ -1,4 +1,4 @@
-//! The client side: how the server reaches Kubernetes, and what it makes of its responses.
+//! The Kubernetes client: configuration, credentials, transport, retries and errors.
 
 mod circuit_breaker;
 mod credentials;

@@ -1,5 +1,4 @@
-//! The queue of the free tier: who is touched when there is room, what GET /queue shows, and what becomes of both when the
-//! watch of Kubernetes does not go as it should.
+//! The free tier's queue: requeueing when the quota has room, GET /queue, and both after watch errors.
 
 mod requeue;
 mod watch;
@@ -17,13 +16,13 @@ use std::time::Instant;
 const JOBS: &str = "/apis/batch/v1/namespaces/free-service/jobs";
 const QUOTAS: &str = "/api/v1/namespaces/free-service/resourcequotas";
 
-/// What a Job asks for; the quota is of 2 CPU.
+/// The CPU request of a Job; the quota is 2 CPU.
 const FULL: &str = "900m";
 
-/// A Job that finds room where no other does.
+/// The CPU request of a Job that fits when no other does.
 const SMALL: &str = "100m";
 
-/// A Kubernetes whose free tier does what the test says.
+/// A scripted Kubernetes whose free tier the test controls.
 struct Tier {
     api: ApiServer,
     world: Arc<Mutex<World>>,
@@ -35,13 +34,13 @@ struct World {
     used: u32,
     version: u64,
     token: String,
-    /// What was told: the path, the version, and the line.
+    /// Sent events: path, resource version and line.
     log: Vec<(&'static str, u64, String)>,
     /// The open watches, by path.
     watches: BTreeMap<String, Stream>,
-    /// What comes in place of the next answers, by method and path.
+    /// Behaviors for the next requests, by method and path.
     instead: BTreeMap<String, VecDeque<Behavior>>,
-    /// The Jobs that were touched, what of the quota was used by then, and when.
+    /// Requeued Jobs, with the used quota and the time.
     touches: Vec<(String, u32, Instant)>,
 }
 
@@ -55,7 +54,7 @@ impl World {
         let instead = self.instead.get_mut(&format!("{kind} {path}")).and_then(VecDeque::pop_front);
         match (kind, path.as_str()) {
             ("PATCH", _) => {
-                self.touch(request);
+                self.requeue(request);
                 instead.unwrap_or_else(|| ApiResponse::json(200, &json!({"kind": "Job"})).into())
             }
             ("WATCH", JOBS | QUOTAS) => instead.unwrap_or_else(|| {
@@ -76,7 +75,7 @@ impl World {
         ApiResponse::json(200, &json!({"kind": kind, "metadata": metadata, "items": items})).into()
     }
 
-    fn touch(&mut self, request: &Request) {
+    fn requeue(&mut self, request: &Request) {
         assert_eq!(request.header("Content-Type"), Some("application/merge-patch+json"));
         let name = request.path().strip_prefix(&format!("{JOBS}/")).unwrap().to_owned();
         let metadata = &request.json()["metadata"];
@@ -94,7 +93,7 @@ impl World {
         json!({"metadata": metadata, "spec": {"hard": hard}, "status": {"hard": hard, "used": used}})
     }
 
-    fn tell(&mut self, path: &'static str, kind: &str, object: &Value) {
+    fn send_event(&mut self, path: &'static str, kind: &str, object: &Value) {
         // Kubernetes writes the type first.
         let line = format!("{{\"type\":\"{kind}\",\"object\":{object}}}\n");
         self.watches.get(path).into_iter().for_each(|watch| watch.send(line.as_bytes()));
@@ -102,7 +101,7 @@ impl World {
     }
 }
 
-/// A Job of that second, which asks for so much CPU.
+/// A Job created in this second with this CPU request.
 fn job(name: &str, second: u32, cpu: &str, status: &Value, version: u64) -> Value {
     json!({
         "kind": "Job", "apiVersion": "batch/v1",
@@ -114,7 +113,7 @@ fn job(name: &str, second: u32, cpu: &str, status: &Value, version: u64) -> Valu
 }
 
 impl Tier {
-    /// Two classifiers run in it.
+    /// The quota has two running Jobs.
     fn full() -> Tier {
         let world = World { used: 1800, version: 100, token: TOKEN.to_owned(), ..World::default() };
         let (api, world) = (ApiServer::start(), Arc::new(Mutex::new(world)));
@@ -127,17 +126,17 @@ impl Tier {
         self.world.lock().unwrap()
     }
 
-    /// The next answer to this method (or WATCH) at this path is another one.
+    /// Sets the behavior of the next request with this method (or WATCH) and path.
     fn instead(&self, what: &str, path: &str, response: impl Into<Behavior>) {
         self.world().instead.entry(format!("{what} {path}")).or_default().push_back(response.into());
     }
 
-    /// A server that watches it.
+    /// A server that watches this tier.
     fn serve(&self) -> Server {
         Setup::for_api(&self.api).env("NO_REQUEUE", "").start()
     }
 
-    /// A server that has begun to watch it.
+    /// A server whose watches of this tier are connected.
     fn watched(&self) -> Server {
         let server = self.serve();
         eventually("two watches", || self.world().watches.len() == 2);
@@ -149,7 +148,7 @@ impl Tier {
         world.version += 1;
         let job = job(name, second, cpu, status, world.version);
         let kind = if world.jobs.insert(name.to_owned(), job.clone()).is_some() { "MODIFIED" } else { "ADDED" };
-        world.tell(JOBS, kind, &job);
+        world.send_event(JOBS, kind, &job);
     }
 
     fn waits(&self, name: &str, second: u32, cpu: &str) {
@@ -160,25 +159,25 @@ impl Tier {
         self.put(name, second, FULL, &json!({"active": 1, "startTime": "2026-01-01T00:01:00Z"}));
     }
 
-    /// So much of the quota is used.
+    /// Sets the used quota.
     fn used(&self, milli: u32) {
         let mut world = self.world();
         world.version += 1;
         world.used = milli;
         let quota = world.quota();
-        world.tell(QUOTAS, "MODIFIED", &quota);
+        world.send_event(QUOTAS, "MODIFIED", &quota);
     }
 
-    fn touched(&self) -> Vec<String> {
+    fn requeued(&self) -> Vec<String> {
         self.world().touches.iter().map(|(name, ..)| name.clone()).collect()
     }
 
-    fn until_touched(&self, names: &[&str]) {
-        eventually(&format!("touches of {names:?}"), || self.touched().len() >= names.len());
-        assert_eq!(self.touched(), names);
+    fn until_requeued(&self, names: &[&str]) {
+        eventually(&format!("touches of {names:?}"), || self.requeued().len() >= names.len());
+        assert_eq!(self.requeued(), names);
     }
 
-    /// The requests of a kind, LIST or WATCH.
+    /// Waits for `count` LIST or WATCH requests of this path.
     fn requests(&self, path: &str, is_watch: bool) -> Vec<Request> {
         let wanted = |request: &Request| {
             request.method == "GET" && request.path() == path && request.query("watch").is_some() == is_watch
@@ -191,7 +190,7 @@ impl Tier {
         self.requests(path, is_watch)
     }
 
-    /// The watch of the Jobs that is open now.
+    /// The open watch of the Jobs.
     fn stream(&self) -> Stream {
         self.world().watches[JOBS].clone()
     }

@@ -8,29 +8,29 @@ use serde_json::json;
 use std::time::{Duration, Instant};
 
 #[test]
-fn the_oldest_is_touched_when_there_is_room_and_nobody_when_there_is_none() {
+fn oldest_job_is_requeued_when_the_quota_has_room() {
     let tier = Tier::full();
     for (name, second) in [("younger", 2), ("oldest", 1), ("youngest", 3)] {
         tier.waits(name, second, FULL);
     }
     let _server = tier.watched();
-    // The only one for which there is room: by now those before it had been looked at.
+    // The only Job that fits. The earlier Jobs have been considered by now.
     tier.waits("small", 9, SMALL);
-    tier.until_touched(&["small"]);
+    tier.until_requeued(&["small"]);
     tier.put("small", 9, SMALL, &json!({"succeeded": 1}));
 
     let freed = Instant::now();
     tier.used(900);
-    tier.until_touched(&["small", "oldest"]);
+    tier.until_requeued(&["small", "oldest"]);
     assert!(freed.elapsed() < Duration::from_secs(2), "{:?}", freed.elapsed());
     tier.runs("oldest", 1);
     tier.used(1800);
     tier.waits("small-again", 9, SMALL);
-    tier.until_touched(&["small", "oldest", "small-again"]);
+    tier.until_requeued(&["small", "oldest", "small-again"]);
     tier.put("small-again", 9, SMALL, &json!({"succeeded": 1}));
 
     tier.used(0);
-    tier.until_touched(&["small", "oldest", "small-again", "younger", "youngest"]);
+    tier.until_requeued(&["small", "oldest", "small-again", "younger", "youngest"]);
     let world = tier.world();
     let had_room =
         |(name, used, _): &(String, u32, Instant)| used + if name.starts_with("small") { 100 } else { 900 } <= 2000;
@@ -38,33 +38,33 @@ fn the_oldest_is_touched_when_there_is_room_and_nobody_when_there_is_none() {
 }
 
 #[test]
-fn one_free_slot_is_one_touch_and_a_job_that_does_not_start_makes_way() {
+fn one_free_slot_is_one_requeue_and_a_job_that_does_not_start_yields() {
     let tier = Tier::full();
     tier.waits("stuck", 1, FULL);
     tier.waits("next", 2, FULL);
     let _server = tier.watched();
     tier.used(900);
-    tier.until_touched(&["stuck", "next"]);
+    tier.until_requeued(&["stuck", "next"]);
     let world = tier.world();
     assert!(world.touches[1].2 - world.touches[0].2 >= Duration::from_millis(4900), "{:?}", world.touches);
 }
 
 #[test]
-fn a_job_that_has_just_changed_is_tried_again_and_not_at_once() {
+fn conflict_is_retried_after_a_pause() {
     let tier = Tier::full();
     tier.waits("a", 1, FULL);
     tier.instead("PATCH", &format!("{JOBS}/a"), ApiResponse::failure(409, "Conflict", "the object has been modified"));
     tier.instead("PATCH", &format!("{JOBS}/a"), ApiResponse::failure(409, "Conflict", "the object has been modified"));
     let server = tier.watched();
     tier.used(0);
-    tier.until_touched(&["a", "a", "a"]);
+    tier.until_requeued(&["a", "a", "a"]);
     let times: Vec<Instant> = tier.world().touches.iter().map(|(_, _, at)| *at).collect();
     assert!(times.windows(2).all(|pair| pair[1] - pair[0] >= Duration::from_millis(900)), "{times:?}");
     assert_eq!(warnings(&server, ""), 0, "{}", server.stderr());
 }
 
 #[test]
-fn the_queue_is_shown_in_order_from_what_was_watched() {
+fn queue_shows_watched_jobs_in_order() {
     let tier = Tier::full();
     let latch = Latch::default();
     tier.runs("first", 1);
@@ -92,17 +92,17 @@ fn the_queue_is_shown_in_order_from_what_was_watched() {
     let post = server.post("/queue", "{}");
     assert_eq!((post.status, post.header("Allow")), (405, Some("GET, HEAD")));
 
-    let asked = tier.api.requests().len();
+    let requests_before = tier.api.requests().len();
     tier.runs("b", 4);
     until_waiting(&server, &["a"]);
     let queue = server.get("/queue").json();
     assert_eq!(names(&queue, "running"), ["first", "b"]);
-    assert!(queue["running"][1]["since"].as_str().unwrap() > "2026-01-02", "it began when that was told: {queue}");
-    assert_eq!(tier.api.requests().len(), asked, "GET /queue asks nobody");
+    assert!(queue["running"][1]["since"].as_str().unwrap() > "2026-01-02", "it began when the event arrived: {queue}");
+    assert_eq!(tier.api.requests().len(), requests_before, "GET /queue sends no request");
 }
 
 #[test]
-fn without_requeueing_nothing_is_watched_and_queue_is_not_found() {
+fn disabled_requeue_watches_nothing_and_the_queue_names_the_option() {
     let tier = Tier::full();
     let server = Setup::for_api(&tier.api).env("NO_REQUEUE", "").args(&["--no-requeue"]).start();
     let response = server.get("/queue");
@@ -118,7 +118,7 @@ fn without_requeueing_nothing_is_watched_and_queue_is_not_found() {
 }
 
 #[test]
-fn in_the_embedded_cluster_the_queue_moves_in_order_and_at_once() {
+fn simulator_queue_moves_in_order_and_at_once() {
     let server = Setup::local().env("NO_REQUEUE", "").args(&["--local-job-seconds", "1"]).start();
     let posted: Vec<String> = (0..8).map(|_| server.post_job().json()["job"].as_str().unwrap().to_owned()).collect();
     let began = Instant::now();
@@ -134,6 +134,6 @@ fn in_the_embedded_cluster_the_queue_moves_in_order_and_at_once() {
     let mut in_order: Vec<&String> = posted.iter().filter(|name| requeued.contains(&name.as_str())).collect();
     in_order.dedup();
     assert_eq!(requeued, in_order, "each once, the oldest first");
-    // Four pairs of 1.3 s; the controller's own retries would come after 1, 3, 7 and 15 s.
+    // Four pairs of 1.3 s; the Job controller alone would retry after 1, 3, 7 and 15 s.
     assert!(took < Duration::from_secs(9), "{took:?}");
 }

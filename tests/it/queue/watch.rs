@@ -9,12 +9,12 @@ use serde_json::json;
 use std::time::{Duration, Instant};
 
 #[test]
-fn a_watch_goes_on_where_it_ended_or_broke() {
+fn watch_resumes_after_an_end_or_an_error() {
     let tier = Tier::full();
     let server = tier.watched();
     assert_eq!(tier.requests(JOBS, true)[0].query("resourceVersion"), Some("100"));
     assert_eq!(tier.requests(JOBS, true)[0].query("allowWatchBookmarks"), Some("true"));
-    // Nothing but a bookmark says how far it is.
+    // Only a bookmark carries the new resource version.
     tier.stream()
         .send(r#"{"type":"BOOKMARK","object":{"kind":"Job","metadata":{"resourceVersion":"777","name":null}}}"#);
     tier.stream().end();
@@ -30,14 +30,14 @@ fn a_watch_goes_on_where_it_ended_or_broke() {
 }
 
 #[test]
-fn what_is_too_old_is_listed_anew() {
+fn expired_resource_version_causes_a_new_list() {
     let gone = || ApiResponse::failure(410, "Expired", "too old resource version: 100 (200)");
     let tier = Tier::full();
     tier.waits("goes", 1, FULL);
     tier.waits("stays", 2, FULL);
     let server = tier.watched();
     until_waiting(&server, &["goes", "stays"]);
-    // Of what happens meanwhile nobody tells.
+    // No watch reports the changes made meanwhile.
     let stream = std::mem::take(&mut tier.world().watches).remove(JOBS).unwrap();
     tier.world().jobs.remove("goes");
     tier.waits("comes", 3, FULL);
@@ -54,7 +54,7 @@ fn what_is_too_old_is_listed_anew() {
 }
 
 #[test]
-fn an_outage_is_said_once_and_what_is_old_is_not_shown_as_true() {
+fn outage_is_logged_once_and_stale_data_is_not_shown() {
     let mut tier = Tier::full();
     tier.waits("a", 1, FULL);
     let server = tier.watched();
@@ -79,23 +79,23 @@ fn an_outage_is_said_once_and_what_is_old_is_not_shown_as_true() {
         assert_eq!(warnings(&server, what), 1, "{}", server.stderr());
     }
     tier.used(0);
-    tier.until_touched(&["a"]);
+    tier.until_requeued(&["a"]);
 }
 
 #[test]
-fn a_connection_that_died_unnoticed_is_given_up() {
+fn dead_watch_connection_is_replaced() {
     let tier = Tier::full();
     let server = tier.watched();
-    // From now on both watches are as good as dead: nothing comes, not even their end.
+    // From here both watches are dead: no event arrives, and no end.
     tier.world().watches.clear();
     tier.waits("a", 1, FULL);
     tier.used(0);
-    tier.until_touched(&["a"]);
+    tier.until_requeued(&["a"]);
     until_waiting(&server, &["a"]);
 }
 
 #[test]
-fn without_the_permission_the_fix_is_named_once_and_requests_are_served() {
+fn missing_watch_permission_is_logged_once_and_requests_are_served() {
     let mut tier = Tier::full();
     let words = r#"jobs.batch is forbidden: User "nobody" cannot list resource "jobs" in API group "batch""#;
     tier.instead("GET", JOBS, ApiResponse::failure(403, "Forbidden", words));
@@ -116,17 +116,17 @@ fn without_the_permission_the_fix_is_named_once_and_requests_are_served() {
     tier.instead("PATCH", &format!("{JOBS}/a"), ApiResponse::failure(403, "Forbidden", &words));
     let touching = tier.watched();
     tier.used(0);
-    let line = touching.wait_for_log("of the touch", |line| line.starts_with("warning: cannot requeue a"));
+    let line = touching.wait_for_log("of the failed requeue", |line| line.starts_with("warning: cannot requeue a"));
     assert!(line.contains("k8s/rbac.yaml") && line.contains(&words), "{line}");
     assert_eq!(touching.get("/queue").status, 200);
     let refused = Instant::now();
     eventually("time for another try after a second", || refused.elapsed() > Duration::from_secs(2));
-    assert_eq!(tier.touched(), ["a"], "nobody is touched for a while");
-    assert_eq!(other.requests(JOBS, false).len(), 1, "not asked again so soon");
+    assert_eq!(tier.requeued(), ["a"], "no requeue during the pause");
+    assert_eq!(other.requests(JOBS, false).len(), 1, "no second list so soon");
 }
 
 #[test]
-fn a_refused_token_is_replaced() {
+fn refused_token_is_refreshed() {
     let tier = Tier::full();
     tier.waits("a", 1, FULL);
     let setup = Setup::new();
@@ -140,12 +140,12 @@ fn a_refused_token_is_replaced() {
     tier.api.close_connections();
     eventually("a watch", || tier.world().watches.len() == 2);
     tier.used(0);
-    tier.until_touched(&["a"]);
+    tier.until_requeued(&["a"]);
     assert_eq!(warnings(&server, "401"), 0, "{}", server.stderr());
 }
 
 #[test]
-fn events_may_come_torn_together_and_of_unknown_types() {
+fn events_may_be_split_merged_or_of_unknown_type() {
     let tier = Tier::full();
     let server = tier.watched();
     let event = |kind: &str, name: &str, second| {
@@ -170,16 +170,16 @@ fn events_may_come_torn_together_and_of_unknown_types() {
 }
 
 #[test]
-fn nonsense_ends_the_watch_and_the_list_is_asked_for_anew() {
+fn malformed_event_ends_the_watch_and_causes_a_new_list() {
     let big = format!(r#"{{"type":"ADDED","object":{{"metadata":{{"name":"{}"#, "x".repeat(64 * 1024));
     let endless: Vec<String> = std::iter::once(big).chain((0..100).map(|_| "x".repeat(64 * 1024))).collect();
     let whitespace: Vec<String> = (0..100).map(|_| "\n".repeat(64 * 1024)).collect();
     let cases: [(&str, Vec<String>, usize); 5] = [
         ("HTML", vec!["<html></html>\n".into()], 2),
         ("no type", vec!["{}\n".into()], 2),
-        ("an object that is none", vec!["{\"type\":\"ADDED\",\"object\":7}\n".into()], 2),
+        ("an object that is a number", vec!["{\"type\":\"ADDED\",\"object\":7}\n".into()], 2),
         ("an endless event", endless, 2),
-        // That is no error; but the watch begins anew.
+        // The end is no error, but the watch restarts from a list.
         ("endless blanks", whitespace, 1),
     ];
     for (what, pieces, lists) in cases {

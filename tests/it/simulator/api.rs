@@ -1,4 +1,4 @@
-//! Watch, list, apply, RBAC and error responses of its API.
+//! The simulator's API: watch, list, apply, RBAC and errors.
 
 use super::{FREE_PODS, JOBS, PODS, ROLES, STRATEGIC, job, names, pod, start, text};
 use crate::support::eventually;
@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use std::collections::BTreeSet;
 
 #[test]
-fn a_watch_tells_of_each_change_once_and_begins_where_the_list_ended() {
+fn watch_sends_each_change_once_from_the_resource_version_of_the_list() {
     let local = start("long");
     let version = text(&local.kube.get(PODS).1, "/metadata/resourceVersion");
     let mut watch = local.kube.watch(&format!("{PODS}?watch=1&resourceVersion={version}&labelSelector=app=one"));
@@ -21,14 +21,14 @@ fn a_watch_tells_of_each_change_once_and_begins_where_the_list_ended() {
     let last = watch.until("it goes", |event| event["type"] == "DELETED");
     assert_eq!(text(&last, "/object/metadata/name"), "one");
 
-    // Without a version it begins with what is there; a timeout ends it.
+    // Without a resource version the watch begins with the existing objects; the timeout ends it.
     let mut watch = local.kube.watch(&format!("{PODS}?watch=true&timeoutSeconds=1"));
     assert_eq!(text(&watch.next().unwrap(), "/object/metadata/name"), "other");
     while watch.next().is_some() {}
 }
 
 #[test]
-fn a_watch_from_too_long_ago_is_told_to_begin_anew() {
+fn watch_from_an_expired_version_is_gone() {
     let local = start("long");
     for number in 0..1100 {
         let change = json!({"metadata": {"annotations": {"number": number.to_string()}}});
@@ -41,7 +41,7 @@ fn a_watch_from_too_long_ago_is_told_to_begin_anew() {
 }
 
 #[test]
-fn a_list_in_pages_is_one_list_or_an_error() {
+fn paged_list_is_consistent_or_an_error() {
     let local = start("long");
     let namespaces = "/api/v1/namespaces";
     let all = names(&local.kube.items(namespaces));
@@ -62,12 +62,12 @@ fn a_list_in_pages_is_one_list_or_an_error() {
     let token = text(&first, "/metadata/continue").replace(' ', "%20");
     assert_eq!(first["metadata"]["remainingItemCount"], all.len() - 2);
     local.kube.post(namespaces, &json!({"metadata": {"name": "between"}}));
-    let (status, said) = local.kube.get(&format!("{namespaces}?limit=2&continue={token}"));
-    assert_eq!((status, text(&said, "/reason")), (410, "Expired".into()));
+    let (status, body) = local.kube.get(&format!("{namespaces}?limit=2&continue={token}"));
+    assert_eq!((status, text(&body, "/reason")), (410, "Expired".into()));
 }
 
 #[test]
-fn lists_are_narrowed_by_labels_and_fields() {
+fn lists_are_filtered_by_labels_and_fields() {
     let local = start("long");
     for name in ["one", "two"] {
         local.kube.post(PODS, &pod(name, "long", "1m"));
@@ -85,7 +85,7 @@ fn lists_are_narrowed_by_labels_and_fields() {
 }
 
 #[test]
-fn nobody_may_more_than_their_roles_say() {
+fn requests_beyond_a_role_are_forbidden() {
     let local = start("long");
     assert_eq!(local.kube.with_token("guessed").get(PODS).0, 401);
     assert_eq!(local.kube.with("Authorization", "Basic YTpi").get("/version").0, 401);
@@ -114,8 +114,8 @@ fn nobody_may_more_than_their_roles_say() {
             ),
         ),
     ] {
-        let (status, said) = account.get(&path);
-        assert_eq!((status, text(&said, "/message")), (403, message));
+        let (status, body) = account.get(&path);
+        assert_eq!((status, text(&body, "/message")), (403, message));
     }
     assert_eq!(account.post(JOBS, &job("theirs", "short")).0, 201);
     assert_eq!(account.post("/apis/batch/v1/namespaces/kube-system/jobs", &job("theirs", "short")).0, 403);
@@ -123,9 +123,9 @@ fn nobody_may_more_than_their_roles_say() {
     assert_eq!(account.with("Impersonate-User", "system:admin").get(PODS).0, 403, "only administrators act as others");
 
     let nobody = local.kube.with("Impersonate-User", "nobody");
-    let (status, said) = nobody.post(JOBS, &job("no", "short"));
+    let (status, body) = nobody.post(JOBS, &job("no", "short"));
     let message = "jobs.batch is forbidden: User \"nobody\" cannot create resource \"jobs\" in API group \"batch\" in the namespace \"default\"";
-    assert_eq!((status, text(&said, "/message").as_str()), (403, message));
+    assert_eq!((status, text(&body, "/message").as_str()), (403, message));
     assert_eq!(nobody.with("Impersonate-Group", "img-classification").get("/api/v1/pods").0, 200);
     let review = |verb: &str| {
         let wanted = json!({"verb": verb, "resource": "pods"});
@@ -134,13 +134,13 @@ fn nobody_may_more_than_their_roles_say() {
     };
     assert_eq!((review("list"), review("watch")), (json!(true), json!(false)));
 
-    // Without its role the program says which file has it.
+    // Without its role the server names the manifest that creates it.
     local.kube.delete(&format!("{ROLES}/clusterrolebindings/img-classification-pods"), &json!({}));
     assert_eq!(account.get("/api/v1/pods").0, 403);
 }
 
 #[test]
-fn a_dry_run_judges_and_leaves_no_trace() {
+fn dry_run_validates_and_stores_nothing() {
     let local = start("long");
     let before = text(&local.kube.get(JOBS).1, "/metadata/resourceVersion");
     let (status, would_be) = local.kube.post(&format!("{JOBS}?dryRun=All"), &job("maybe", "short"));
@@ -157,7 +157,7 @@ fn a_dry_run_judges_and_leaves_no_trace() {
 }
 
 #[test]
-fn an_apply_makes_changes_and_then_has_nothing_to_do() {
+fn apply_changes_an_object_and_repeated_has_nothing_to_do() {
     let local = start("long");
     let path = "/api/v1/namespaces/default/resourcequotas/q?fieldManager=test&force=true";
     let apply = |cpu: &str| {
@@ -173,16 +173,16 @@ fn an_apply_makes_changes_and_then_has_nothing_to_do() {
     assert_eq!(apply("3").1["spec"]["hard"]["cpu"], "3");
 
     let stale = json!({"metadata": {"resourceVersion": "1", "labels": {"a": "b"}}});
-    let (status, said) = local.kube.patch("/api/v1/namespaces/default/resourcequotas/q", MERGE, &stale);
-    assert_eq!((status, text(&said, "/reason")), (409, "Conflict".into()));
+    let (status, body) = local.kube.patch("/api/v1/namespaces/default/resourcequotas/q", MERGE, &stale);
+    assert_eq!((status, text(&body, "/reason")), (409, "Conflict".into()));
     let other = json!({"roleRef": {"name": "other"}});
-    let (status, said) =
+    let (status, body) =
         local.kube.patch(&format!("{ROLES}/clusterrolebindings/img-classification-pods"), MERGE, &other);
-    assert!(status == 422 && text(&said, "/message").ends_with("cannot change roleRef"), "{said}");
+    assert!(status == 422 && text(&body, "/message").ends_with("cannot change roleRef"), "{body}");
 }
 
 #[test]
-fn refusals_have_kubernetes_codes_reasons_and_words() {
+fn errors_have_the_codes_reasons_and_texts_of_kubernetes() {
     let local = start("long");
     local.kube.post(JOBS, &job("taken", "long"));
     let named = |name: &str| json!({"metadata": {"name": name}});
@@ -239,14 +239,14 @@ fn refusals_have_kubernetes_codes_reasons_and_words() {
         let body = body.to_string();
         let framing = format!("Content-Type: application/json\r\nContent-Length: {}\r\n", body.len());
         let response = local.kube.send(&format!("{method} {path}"), &framing, body.as_bytes()).unwrap();
-        let said = response.json();
+        let body = response.json();
         assert_eq!(
-            (said["kind"].as_str(), &said["code"]),
+            (body["kind"].as_str(), &body["code"]),
             (Some("Status"), &json!(response.status)),
             "{method} {path}"
         );
         assert_eq!(
-            (response.status, text(&said, "/reason"), text(&said, "/message")),
+            (response.status, text(&body, "/reason"), text(&body, "/message")),
             (code, reason.into(), message.into())
         );
     }
@@ -256,7 +256,7 @@ fn refusals_have_kubernetes_codes_reasons_and_words() {
 }
 
 #[test]
-fn kubectls_tables_have_its_columns() {
+fn tables_have_the_columns_of_kubectl() {
     let local = start("long");
     local.post("premium");
     eventually("a pod that runs", || local.phases(PODS) == ["Running"]);

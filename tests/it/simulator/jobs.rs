@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use std::collections::BTreeSet;
 
 #[test]
-fn a_job_runs_to_its_end_and_its_pod_tells_of_it() {
+fn job_runs_to_its_end_and_its_pod_shows_it() {
     let local = start("short");
     let path = local.post("free");
     eventually("a pod that runs", || local.phases(FREE_PODS) == ["Running"]);
@@ -33,7 +33,7 @@ fn a_job_runs_to_its_end_and_its_pod_tells_of_it() {
 }
 
 #[test]
-fn a_third_free_job_waits_for_the_quota_and_runs_when_one_ends() {
+fn third_free_job_waits_for_the_quota() {
     let local = start("short");
     let paths: Vec<String> = (0..3).map(|_| local.post("free")).collect();
     let refused = "exceeded quota: free-cpu, requested: limits.cpu=900m,requests.cpu=900m, \
@@ -52,7 +52,7 @@ fn a_third_free_job_waits_for_the_quota_and_runs_when_one_ends() {
 }
 
 #[test]
-fn a_job_that_waits_is_tried_at_once_when_it_is_changed() {
+fn changed_job_is_retried_at_once() {
     let local = start("long");
     let mut paths: Vec<String> = (0..3).map(|_| local.post("free")).collect();
     eventually("two pods", || local.phases(FREE_PODS).len() == 2);
@@ -60,7 +60,7 @@ fn a_job_that_waits_is_tried_at_once_when_it_is_changed() {
         let events = local.kube.items("/api/v1/namespaces/free-service/events");
         events.iter().filter(|event| event["reason"] == "FailedCreate").count()
     };
-    // By then the next try is four seconds away.
+    // The next regular retry is four seconds away.
     eventually("three refusals", || tries() == 3);
     paths.retain(|path| local.kube.get(path).1["status"]["active"].is_null());
     local.kube.patch(&paths[0], MERGE, &json!({"metadata": {"annotations": {"try": "again"}}}));
@@ -70,7 +70,7 @@ fn a_job_that_waits_is_tried_at_once_when_it_is_changed() {
 }
 
 #[test]
-fn quotas_refuse_pods_and_jobs_in_kubernetes_words() {
+fn quota_errors_have_the_text_of_kubernetes() {
     let local = start("long");
     let quota = json!({"metadata": {"name": "q"}, "spec": {"hard": {"limits.memory": "1Gi", "count/jobs.batch": "1"}}});
     assert_eq!(local.kube.post("/api/v1/namespaces/default/resourcequotas", &quota).0, 201);
@@ -84,21 +84,21 @@ fn quotas_refuse_pods_and_jobs_in_kubernetes_words() {
         ),
     ];
     for (path, object, message) in table {
-        let (status, said) = local.kube.post(path, &object);
+        let (status, body) = local.kube.post(path, &object);
         assert_eq!(
-            (status, text(&said, "/reason"), text(&said, "/message")),
+            (status, text(&body, "/reason"), text(&body, "/message")),
             (403, "Forbidden".into(), message.into())
         );
     }
     assert_eq!(local.kube.post(JOBS, &job("one", "long")).0, 201);
-    let (status, said) = local.kube.post(JOBS, &job("two", "long"));
+    let (status, body) = local.kube.post(JOBS, &job("two", "long"));
     let message = "jobs.batch \"two\" is forbidden: exceeded quota: q, requested: count/jobs.batch=1, \
                    used: count/jobs.batch=1, limited: count/jobs.batch=1";
-    assert_eq!((status, text(&said, "/message").as_str()), (403, message));
+    assert_eq!((status, text(&body, "/message").as_str()), (403, message));
 }
 
 #[test]
-fn a_node_takes_one_classifier_and_the_next_waits_until_it_is_gone() {
+fn node_runs_one_classifier_at_a_time() {
     let local = start_with("long", &["--local-nodes", "1"]);
     let first = local.post("premium");
     eventually("one that runs", || local.phases(PODS) == ["Running"]);
@@ -121,7 +121,7 @@ fn a_node_takes_one_classifier_and_the_next_waits_until_it_is_gone() {
 }
 
 #[test]
-fn the_images_tag_says_what_becomes_of_a_pod() {
+fn image_tag_decides_the_outcome_of_a_pod() {
     let local = start("fails");
     let failing = local.post("premium");
     let reason = "/status/conditions/0/reason";
@@ -133,12 +133,12 @@ fn the_images_tag_says_what_becomes_of_a_pod() {
         let pod = local.kube.get(&format!("{PODS}/gone")).1;
         text(&pod, "/status/containerStatuses/0/state/waiting/reason") == "ImagePullBackOff"
     });
-    let (status, said) = local.kube.get(&format!("{PODS}/gone/log"));
-    assert_eq!((status, text(&said, "/reason")), (400, "BadRequest".into()));
+    let (status, body) = local.kube.get(&format!("{PODS}/gone/log"));
+    assert_eq!((status, text(&body, "/reason")), (400, "BadRequest".into()));
 }
 
 #[test]
-fn a_job_that_is_over_goes_with_its_pod_when_its_time_is() {
+fn finished_job_is_deleted_with_its_pod_after_its_ttl() {
     for ttl in ["0", "1"] {
         let local = start_with("short", &["--job-ttl", ttl]);
         local.post("premium");
@@ -149,7 +149,7 @@ fn a_job_that_is_over_goes_with_its_pod_when_its_time_is() {
 }
 
 #[test]
-fn jobs_take_their_pods_along_and_replace_lost_ones() {
+fn deleted_job_deletes_its_pods_and_lost_pods_are_replaced() {
     let local = start("long");
     let path = local.post("premium");
     eventually("a pod", || local.phases(PODS) == ["Running"]);
@@ -175,13 +175,13 @@ fn jobs_take_their_pods_along_and_replace_lost_ones() {
     let (_, going) = local.kube.delete(&path, &json!({"propagationPolicy": "Foreground"}));
     assert!(going["metadata"]["deletionTimestamp"].is_string(), "{going}");
     eventually("the end of both", || {
-        // The Job is the last to go.
+        // The Job is deleted last.
         local.kube.get(&path).0 == 404 && local.kube.items(PODS).is_empty()
     });
 }
 
 #[test]
-fn a_pod_goes_in_whatever_phase_it_is_deleted() {
+fn pod_can_be_deleted_in_every_phase() {
     let local = start("short");
     for (name, tag, cpu) in [
         ("waits", "long", "3"),
@@ -197,31 +197,31 @@ fn a_pod_goes_in_whatever_phase_it_is_deleted() {
     eventually("every phase", || {
         reached("done", "Succeeded") && reached("failed", "Failed") && reached("runs", "Running")
     });
-    // These have only just begun.
+    // These pods have just been created.
     for name in ["new", "newer"] {
         assert_eq!(local.kube.post(PODS, &pod(name, "short", "1m")).0, 201);
     }
     for name in ["waits", "runs", "done", "failed", "unpulled", "new", "newer"] {
         assert_eq!(local.kube.delete(&format!("{PODS}/{name}"), &json!({})).0, 200, "{name}");
     }
-    // Once more, while it is on its way out.
+    // Delete it again while it is terminating.
     assert!([200, 404].contains(&local.kube.delete(&format!("{PODS}/runs"), &json!({})).0));
     eventually("the end of all", || local.kube.items(PODS).is_empty());
     local.is_sound();
 }
 
 #[test]
-fn a_deleted_namespace_takes_its_objects_along() {
+fn deleted_namespace_deletes_its_objects() {
     let local = start("long");
     local.post("free");
     assert_eq!(local.kube.delete("/api/v1/namespaces/free-service", &json!({})).0, 200);
     eventually("its end", || local.kube.get("/api/v1/namespaces/free-service").0 == 404);
     assert!(local.kube.items(FREE_JOBS).is_empty() && local.kube.items(FREE_PODS).is_empty());
-    let (status, said) = local.kube.post(FREE_JOBS, &job("late", "short"));
-    assert_eq!((status, text(&said, "/message").as_str()), (404, "namespaces \"free-service\" not found"));
-    let (status, said) = local.kube.delete("/api/v1/namespaces/default", &json!({}));
+    let (status, body) = local.kube.post(FREE_JOBS, &job("late", "short"));
+    assert_eq!((status, text(&body, "/message").as_str()), (404, "namespaces \"free-service\" not found"));
+    let (status, body) = local.kube.delete("/api/v1/namespaces/default", &json!({}));
     assert_eq!(
-        (status, text(&said, "/message").as_str()),
+        (status, text(&body, "/message").as_str()),
         (403, "namespaces \"default\" is forbidden: this namespace may not be deleted")
     );
 }

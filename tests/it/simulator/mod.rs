@@ -1,6 +1,6 @@
-//! The embedded cluster of `serve --local`, from outside: what it does by itself, what it says, and that nothing stops it.
+//! The simulator of `serve --local`, from outside: its controllers, its API, and its robustness.
 //!
-//! That it is like a real Kubernetes is for tests/cluster, which runs against both.
+//! tests/cluster runs the same tests against the simulator and a real Kubernetes.
 
 mod api;
 mod jobs;
@@ -20,14 +20,14 @@ const PODS: &str = "/api/v1/namespaces/default/pods";
 const ROLES: &str = "/apis/rbac.authorization.k8s.io/v1";
 const STRATEGIC: &str = "application/strategic-merge-patch+json";
 
-/// A server with its cluster, as its administrator.
+/// A server with the simulator, and an administrator's client.
 struct Local {
     server: Server,
     kubeconfig: PathBuf,
     kube: Kubernetes,
 }
 
-/// Classifiers of an image with this tag, that take a second.
+/// Starts with an image of this tag, whose classifier takes a second.
 fn start(tag: &str) -> Local {
     start_with(tag, &[])
 }
@@ -36,14 +36,14 @@ fn start_with(tag: &str, args: &[&str]) -> Local {
     let image = format!("classifier:{tag}");
     let setup = Setup::new().args(&["--local", "--local-job-seconds", "1", "--image", &image]);
     let server = setup.args(args).start();
-    let says = server.stderr();
-    let kubeconfig = says.lines().find_map(|line| line.split_once("export KUBECONFIG=")).unwrap().1;
+    let log = server.stderr();
+    let kubeconfig = log.lines().find_map(|line| line.strip_prefix("export KUBECONFIG=")).unwrap();
     let (kubeconfig, kube) = (PathBuf::from(kubeconfig), Kubernetes::new(Path::new(kubeconfig)));
     Local { server, kubeconfig, kube }
 }
 
 impl Local {
-    /// Posts a request and gives the Job's path.
+    /// Posts a request and returns the Job's path.
     fn post(&self, tier: &str) -> String {
         let response = self.server.post(&format!("/img-classification/{tier}"), r#"{"dataset":"mnist"}"#);
         assert_eq!(response.status, 200, "{}", response.text());
@@ -55,11 +55,11 @@ impl Local {
         self.kube.items(path).iter().map(|pod| text(pod, "/status/phase")).collect()
     }
 
-    /// Everything still moves: a Job's pod comes to an end, and no thread has panicked.
+    /// Checks that a Job still runs to its end and that no thread has panicked.
     fn is_sound(&self) {
         let name = format!("sound-{}", self.kube.items(JOBS).len());
-        let (status, said) = self.kube.post(JOBS, &job(&name, "short"));
-        assert_eq!(status, 201, "{said}");
+        let (status, body) = self.kube.post(JOBS, &job(&name, "short"));
+        assert_eq!(status, 201, "{body}");
         let path = format!("{JOBS}/{name}");
         eventually("a Job that succeeds", || self.kube.get(&path).1["status"]["succeeded"] == 1);
         assert!(!self.server.stderr().contains("bug:"), "{}", self.server.stderr());

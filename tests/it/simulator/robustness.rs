@@ -10,7 +10,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 #[test]
-fn no_object_however_odd_stops_the_cluster() {
+fn malformed_objects_do_not_stop_the_simulator() {
     let local = start("long");
     let odd = [json!("x"), json!(1), json!([]), json!([1]), json!(true), Value::Null, json!({}), json!({"a": 1})];
     let collections = [
@@ -75,7 +75,7 @@ fn no_object_however_odd_stops_the_cluster() {
 }
 
 #[test]
-fn no_bytes_however_odd_stop_the_cluster() {
+fn malformed_bytes_do_not_stop_the_simulator() {
     let local = start("long");
     for (line, framing, body) in [
         ("nonsense", "", &b""[..]),
@@ -91,7 +91,7 @@ fn no_bytes_however_odd_stop_the_cluster() {
         ),
         ("GET /api/v1/pods?%ff=%zz&&=&limit=-1&continue=%20", "", b""),
     ] {
-        // An answer or the end of the connection: both will do.
+        // A response and a closed connection are both acceptable.
         let response = local.kube.send(line, framing, body);
         assert!(response.as_ref().is_ok_and(|response| response.status < 500) || response.is_err(), "{line}");
     }
@@ -107,7 +107,7 @@ fn no_bytes_however_odd_stop_the_cluster() {
 }
 
 #[test]
-fn fifty_watches_see_every_one_of_a_hundred_jobs() {
+fn fifty_watches_receive_every_event_of_a_hundred_jobs() {
     let local = start("short");
     let mut watches: Vec<_> = (0..50).map(|_| local.kube.watch(&format!("{JOBS}?watch=1"))).collect();
     for number in 0..100 {
@@ -123,7 +123,7 @@ fn fifty_watches_see_every_one_of_a_hundred_jobs() {
 }
 
 #[test]
-fn its_kubeconfig_is_private_and_goes_with_it_even_while_somebody_watches() {
+fn kubeconfig_is_private_and_removed_at_exit_despite_open_watches() {
     for signal in crate::support::ending_signals() {
         let local = start("long");
         let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
@@ -138,8 +138,8 @@ fn its_kubeconfig_is_private_and_goes_with_it_even_while_somebody_watches() {
 }
 
 #[test]
-fn a_signal_while_it_starts_leaves_nothing_behind_either() {
-    // At any moment of the start, which takes some 50 ms.
+fn signal_during_the_start_leaves_no_file_behind() {
+    // At several moments of the start, which takes about 50 ms.
     for delay in (0..60).step_by(3) {
         let folder = tempfile::TempDir::new().unwrap();
         let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_img-classification"));
@@ -153,7 +153,7 @@ fn a_signal_while_it_starts_leaves_nothing_behind_either() {
 }
 
 #[test]
-fn a_folder_that_cannot_be_made_is_named() {
+fn folder_that_cannot_be_created_is_named() {
     let end = Setup::new().env("TMPDIR", "/nonexistent").run(&["serve", "--local"]);
     assert_eq!(end.code, Some(1), "{end:?}");
     assert!(end.stderr.contains("/nonexistent (TMPDIR)"), "{}", end.stderr);

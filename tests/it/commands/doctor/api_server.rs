@@ -1,7 +1,7 @@
-//! Kubeconfig, credential plugin, clock, and an API server that fails.
+//! The kubeconfig, the credential plugin, the clock and a failing API server.
 
 use super::{
-    Broken, GOOD, cluster, date_in, doctor, expect, forbidden, healthy, host, is, line, nothing_broken, version, well,
+    Fault, GOOD, check_healthy, cluster, date_in, doctor, expect, forbidden, healthy, host, is, line, no_fault, version,
 };
 use crate::support::api::ApiServer;
 use crate::support::kubeconfig::Kubeconfig;
@@ -11,7 +11,7 @@ use crate::support::server::{Finished, Setup};
 use serde_json::{Value, json};
 
 #[test]
-fn a_clock_that_is_off_is_named_even_where_we_are_refused_for_it() {
+fn clock_difference_is_named_even_with_refused_credentials() {
     for (seconds, start, words) in [(-60, "warning clock: ", " s ahead of"), (1000, "FAIL clock: ", " s behind")] {
         for is_refused in [false, true] {
             let api = ApiServer::start();
@@ -29,10 +29,10 @@ fn a_clock_that_is_off_is_named_even_where_we_are_refused_for_it() {
     }
 }
 
-/// What follows an API that cannot be asked: one line for all of it, and the host's own checks.
+/// Checks the output without a usable API server: one line skips the cluster checks, and the host checks still run.
 fn expect_no_api(what: &str, end: &Finished, start: &str, words: &str, fix: &str) {
     expect(what, end, start, words, fix);
-    let skipped = line(end, "warning not looked at: ");
+    let skipped = line(end, "warning not checked: ");
     assert!(
         skipped.contains("identity, permission, namespace, quota, dry run, nodes, pull, leftover Jobs"),
         "{skipped}"
@@ -44,7 +44,7 @@ fn expect_no_api(what: &str, end: &Finished, start: &str, words: &str, fix: &str
 }
 
 #[test]
-fn a_kubeconfig_that_is_missing_or_wrong_is_named_and_the_host_looked_at_all_the_same() {
+fn missing_or_invalid_kubeconfig_is_named_and_the_host_still_checked() {
     let end = doctor(host(Setup::new()).args(GOOD));
     expect_no_api("no kubeconfig", &end, "FAIL kubeconfig: ", "no kubeconfig found", "aws eks update-kubeconfig");
     let end = doctor(host(Setup::new()).kubeconfig("current-context: nowhere\n").args(GOOD));
@@ -52,17 +52,22 @@ fn a_kubeconfig_that_is_missing_or_wrong_is_named_and_the_host_looked_at_all_the
 }
 
 #[test]
-fn an_api_that_cannot_be_asked_is_named_by_how_it_fails() {
-    let mut api = cluster(nothing_broken);
+fn unreachable_api_server_is_named_with_its_error() {
+    let mut api = cluster(no_fault);
     let setup = host(Setup::for_api(&api)).args(GOOD);
     api.close_port();
     let end = setup.args(&["--kube-timeout", "1"]).run(&["doctor"]);
     expect_no_api("refused", &end, "FAIL API: ", "cannot reach https://127.0.0.1", "security group");
-    assert_eq!(end.stderr, "", "the line says it");
+    assert_eq!(end.stderr, "", "stdout holds the line");
 
     let cases: [(&str, Behavior, &str, &str); 4] = [
         ("401", response::unauthorized().into(), "401 Unauthorized", "aws sts get-caller-identity"),
-        ("no Kubernetes", ApiResponse::html(200).into(), "not a Kubernetes answer", "something else answers there"),
+        (
+            "no Kubernetes",
+            ApiResponse::html(200).into(),
+            "not a Kubernetes answer",
+            "another server responds at that address",
+        ),
         ("500", response::internal_error().into(), "500 InternalError", "readyz"),
         ("silence", Behavior::Hang, "no answer in time", "--kube-timeout"),
     ];
@@ -73,35 +78,36 @@ fn an_api_that_cannot_be_asked_is_named_by_how_it_fails() {
         expect_no_api(what, &end, "FAIL API: ", words, fix);
     }
 
-    let api = cluster(nothing_broken);
+    let api = cluster(no_fault);
     let other_ca = Kubeconfig::new(&api.url())
         .cluster(json!({"certificate-authority-data": crate::support::tls::base64("other-ca.pem")}));
     let end = doctor(host(Setup::new()).kubeconfig(other_ca.yaml()).args(GOOD));
-    expect_no_api("another CA", &end, "FAIL API: ", "no trusted connection", "writes the cluster's CA anew");
+    expect_no_api("another CA", &end, "FAIL API: ", "no trusted connection", "writes the cluster's current CA");
 
     api.on_accept([Accept::Hang; 8]);
     let end = host(Setup::for_api(&api)).args(GOOD).args(&["--kube-timeout", "1"]).run(&["doctor"]);
-    expect_no_api("no handshake", &end, "FAIL API: ", "", "let this host in");
+    expect_no_api("no handshake", &end, "FAIL API: ", "", "allow this host to reach");
 }
 
 #[test]
-fn an_api_that_stops_answering_half_way_is_said_once() {
+fn api_server_that_stops_responding_is_reported_once() {
     let api = cluster(|request| is(request, "GET", "/api/v1/nodes").then(|| ApiResponse::html(200)));
     let end = doctor(host(Setup::for_api(&api)).args(GOOD));
-    expect("half way", &end, "FAIL nodes: ", "not a Kubernetes answer", "something else answers there");
-    assert!(line(&end, "warning not looked at: ").ends_with("pull, leftover Jobs: there is no API to ask"));
+    expect("half way", &end, "FAIL nodes: ", "not a Kubernetes answer", "another server responds at that address");
+    assert!(line(&end, "warning not checked: ").ends_with("pull, leftover Jobs: no API server reachable"));
 }
 
 #[test]
-fn an_older_kubernetes_does_not_say_who_we_are() {
-    let old: Broken = |request| {
+fn older_kubernetes_without_self_subject_review_uses_the_token_subject() {
+    let old: Fault = |request| {
         let not_found = || ApiResponse::new(404, "text/plain", "404 page not found");
         request.path().ends_with("/selfsubjectreviews").then(not_found)
     };
     let api = cluster(old);
     let end = doctor(host(Setup::for_api(&api)).args(GOOD));
     assert!(
-        line(&end, "ok identity: ").ends_with("this Kubernetes does not say; our credential is: token <set>"),
+        line(&end, "ok identity: ")
+            .ends_with("this Kubernetes does not return the identity; the credential is: token <set>"),
         "{}",
         end.stdout
     );
@@ -109,9 +115,13 @@ fn an_older_kubernetes_does_not_say_who_we_are() {
     let token = "eyJhbGciOiJub25lIn0.eyJzdWIiOiJzeXN0ZW06c2VydmljZWFjY291bnQ6ZGVmYXVsdDphbm4ifQ.c2lnbmF0dXJl";
     let kubeconfig = Kubeconfig::new(&api.url()).user(json!({ "token": token }));
     let end = doctor(host(Setup::new()).kubeconfig(kubeconfig.yaml()).args(GOOD));
-    assert!(line(&end, "ok identity: ").contains("system:serviceaccount:default:ann, by our token"), "{}", end.stdout);
+    assert!(
+        line(&end, "ok identity: ").contains("system:serviceaccount:default:ann, from the token"),
+        "{}",
+        end.stdout
+    );
     assert!(!end.stdout.contains("c2lnbmF0dXJl"), "{}", end.stdout);
-    let beta: Broken = |request| match request.path() {
+    let beta: Fault = |request| match request.path() {
         "/apis/authentication.k8s.io/v1/selfsubjectreviews" => forbidden("selfsubjectreviews"),
         "/apis/authentication.k8s.io/v1beta1/selfsubjectreviews" => {
             Some(ApiResponse::json(201, &json!({"status": {"userInfo": {"username": "beth", "groups": []}}})))
@@ -123,8 +133,8 @@ fn an_older_kubernetes_does_not_say_who_we_are() {
 }
 
 #[test]
-fn a_credential_plugin_is_found_and_run_or_it_is_said_why_not() {
-    let api = cluster(nothing_broken);
+fn credential_plugin_is_found_and_run_or_its_failure_explained() {
+    let api = cluster(no_fault);
     let user = |command: &str| json!({"exec": {"apiVersion": "client.authentication.k8s.io/v1", "command": command, "interactiveMode": "Never"}});
     let with = |user: Value| host(Setup::new()).kubeconfig(Kubeconfig::new(&api.url()).user(user).yaml()).args(GOOD);
 
@@ -134,14 +144,20 @@ fn a_credential_plugin_is_found_and_run_or_it_is_said_why_not() {
         "missing",
         &end,
         "FAIL environment: ",
-        "aws-that-is-not-there of the kubeconfig is not found",
+        "aws-that-is-not-there of the kubeconfig does not exist",
         "PATH, for the service in /etc/img-classification.env",
     );
 
     let folder = tempfile::TempDir::new().unwrap();
     std::fs::write(folder.path().join("plain"), "").unwrap();
     let end = doctor(with(user("plain")).env("PATH", folder.path().to_str().unwrap()));
-    expect("no program", &end, "FAIL environment: ", "plain of the kubeconfig may not be run", "chmod +x");
+    expect(
+        "no program",
+        &end,
+        "FAIL environment: ",
+        "cannot run the credential plugin plain of the kubeconfig",
+        "chmod +x",
+    );
 
     let failing = Plugin::write(folder.path(), "failing", "echo >&2 'Unable to locate credentials'; exit 255");
     let end = doctor(with(failing.user()));
@@ -161,7 +177,7 @@ fn a_credential_plugin_is_found_and_run_or_it_is_said_why_not() {
 
     let good = Plugin::printing(folder.path(), "good", &json!({"token": "t0p-secret"}));
     let end = doctor(with(good.user()));
-    well(&end);
+    check_healthy(&end);
     assert!(end.stdout.contains("ok environment: the credential plugin ") && !end.stdout.contains("t0p-secret"));
     assert_eq!(good.runs(), 1);
 }

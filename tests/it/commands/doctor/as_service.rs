@@ -1,12 +1,12 @@
 //! `doctor --as-service`.
 
-use super::{GOOD, cluster, expect, line, nothing_broken, well};
+use super::{GOOD, check_healthy, cluster, expect, line, no_fault};
 use crate::support::kubeconfig::Kubeconfig;
 use crate::support::plugin::Plugin;
 use crate::support::server::{Finished, Setup};
 use serde_json::{Value, json};
 
-/// The service's environment file, and `doctor --as-service` with it.
+/// Runs `doctor --as-service` with this environment file.
 fn as_service(setup: Setup, text: &str) -> Finished {
     let file = setup.file("service.env", text);
     let setup = setup.env("IMG_CLASSIFICATION_ENV_FILE", file.to_str().unwrap());
@@ -14,8 +14,8 @@ fn as_service(setup: Setup, text: &str) -> Finished {
 }
 
 #[test]
-fn as_the_service_only_the_environment_file_counts() {
-    let api = cluster(nothing_broken);
+fn as_service_reads_only_the_environment_file() {
+    let api = cluster(no_fault);
     let setup = Setup::new();
     let kubeconfig = setup.file("its own/kubeconfig", Kubeconfig::new(&api.url()).yaml());
     let text = format!(
@@ -24,10 +24,10 @@ fn as_the_service_only_the_environment_file_counts() {
         kubeconfig.display()
     );
     let end = as_service(setup.env("CLASSIFIER_IMAGE", "of-the-shell").env("PREMIUM_TOKEN_FILE", "/nowhere"), &text);
-    well(&end);
+    check_healthy(&end);
     let first = end.stdout.lines().next().unwrap();
     assert!(
-        first.starts_with("ok environment: as the service, with the variables of ")
+        first.starts_with("ok environment: running as the service, with the variables of ")
             && first.contains("service.env: KUBECONFIG, CLASSIFIER_IMAGE"),
         "{first}"
     );
@@ -40,10 +40,10 @@ fn as_the_service_only_the_environment_file_counts() {
 }
 
 #[test]
-fn as_the_service_what_works_in_a_shell_may_be_missing() {
-    let api = cluster(nothing_broken);
+fn as_service_reports_programs_missing_from_its_path() {
+    let api = cluster(no_fault);
     let folder = tempfile::TempDir::new().unwrap();
-    // The plugin is in the shell's PATH and not in the service's.
+    // The plugin is in the PATH of the shell, not of the service.
     let plugin = Plugin::printing(folder.path(), "own-aws", &json!({"token": "t"}));
     let user = json!({"exec": {"apiVersion": "client.authentication.k8s.io/v1", "command": "own-aws", "interactiveMode": "Never"}});
     let kubeconfig = folder.path().join("kubeconfig");
@@ -52,23 +52,29 @@ fn as_the_service_what_works_in_a_shell_may_be_missing() {
     let setup = Setup::new().env("PATH", &format!("{bin}:/usr/bin:/bin"));
     let common = format!("KUBECONFIG={}\nAWS_EC2_METADATA_DISABLED=true\nLISTEN=0.0.0.0:0\n", kubeconfig.display());
     let end = as_service(setup, &format!("{common}export CLASSIFIER_IMAGE=r.io/a:1\n"));
-    expect("PATH", &end, "FAIL environment: ", "own-aws of the kubeconfig is not found", "/etc/img-classification.env");
-    expect("a bad line", &end, "warning environment: line 4", "systemd leaves it out", "without `export`");
+    expect(
+        "PATH",
+        &end,
+        "FAIL environment: ",
+        "own-aws of the kubeconfig does not exist",
+        "/etc/img-classification.env",
+    );
+    expect("a bad line", &end, "warning environment: line 4", "systemd ignores it", "without `export`");
     assert!(end.stdout.contains("warning environment: HOME is not set"), "{}", end.stdout);
     assert_eq!(plugin.runs(), 0);
 
     let end = as_service(Setup::new(), &format!("{common}PATH={bin}:/usr/bin:/bin\nHOME=/\nCLASSIFIER_IMAGE=r.io/a:1"));
-    well(&end);
+    check_healthy(&end);
 }
 
 #[test]
-fn as_the_service_without_its_file_is_a_failure() {
+fn as_service_fails_without_the_environment_file() {
     let end = Setup::new().env("IMG_CLASSIFICATION_ENV_FILE", "/nowhere/service.env").run(&["doctor", "--as-service"]);
     expect(
         "no file",
         &end,
         "FAIL environment: ",
-        "/nowhere/service.env cannot be read",
+        "cannot read the service's /nowhere/service.env",
         "cp systemd/img-classification.env",
     );
     let end = Setup::new().env("IMG_CLASSIFICATION_ENV_FILE", "/nowhere/x").run(&["doctor", "--as-service", "--json"]);
@@ -80,8 +86,8 @@ fn as_the_service_without_its_file_is_a_failure() {
 }
 
 #[test]
-fn as_the_service_arguments_and_json_are_passed_on() {
-    let api = cluster(nothing_broken);
+fn as_service_passes_arguments_and_json_on() {
+    let api = cluster(no_fault);
     let setup = Setup::for_api(&api).args(GOOD).args(&["--json"]);
     let end = as_service(setup, "HOME=/\nAWS_EC2_METADATA_DISABLED=true\n");
     let report: Value = serde_json::from_str(&end.stdout).unwrap();

@@ -1,6 +1,6 @@
 //! The environment, the port and the address of the host.
 
-use super::{GOOD, cluster, doctor, expect, host, line, nothing_broken, well};
+use super::{GOOD, check_healthy, cluster, doctor, expect, host, line, no_fault};
 use crate::support::api::{ApiServer, Listen};
 use crate::support::kubeconfig::Kubeconfig;
 use crate::support::response::ApiResponse;
@@ -9,23 +9,25 @@ use std::net::TcpListener;
 use std::time::Duration;
 
 #[test]
-fn the_environment_of_a_service_is_looked_at() {
-    let api = cluster(nothing_broken);
+fn service_environment_is_checked() {
+    let api = cluster(no_fault);
     let end = doctor(host(Setup::for_api(&api)).args(GOOD).env("HOME", "/nowhere/at/all"));
     expect(
         "HOME",
         &end,
         "warning environment: ",
-        "/nowhere/at/all, which is no folder",
-        "leave HOME out of /etc/img-classification.env",
+        "/nowhere/at/all, which is not a folder",
+        "remove HOME from /etc/img-classification.env",
     );
     let setup = host(Setup::for_api(&api)).args(GOOD);
     let token = setup.file("premium", "hunter2");
     let end = doctor(setup.env("PREMIUM_TOKEN_FILE", token.to_str().unwrap()));
-    well(&end);
-    assert!(end.stdout.contains("ok environment: premium needs the token in ") && !end.stdout.contains("hunter2"));
+    check_healthy(&end);
+    assert!(
+        end.stdout.contains("ok environment: POSTs to premium need the token in ") && !end.stdout.contains("hunter2")
+    );
     let end = doctor(host(Setup::for_api(&api)).args(GOOD).env("PREMIUM_TOKEN_FILE", "/nowhere/token"));
-    expect("token", &end, "FAIL environment: ", "/nowhere/token, cannot be used", "openssl rand");
+    expect("token", &end, "FAIL environment: ", "cannot use the premium token file /nowhere/token", "openssl rand");
     let setup = host(Setup::new());
     let kubeconfig = setup.file("kubeconfig", Kubeconfig::new(&api.url()).yaml());
     let end = doctor(setup.env("KUBECONFIG", kubeconfig.to_str().unwrap()).args(GOOD).env("LOCAL", "1"));
@@ -33,8 +35,8 @@ fn the_environment_of_a_service_is_looked_at() {
 }
 
 #[test]
-fn variables_with_which_the_server_would_not_start_are_named_among_the_rest() {
-    let api = cluster(nothing_broken);
+fn invalid_server_variables_are_reported() {
+    let api = cluster(no_fault);
     let end = doctor(host(Setup::for_api(&api)).env("LISTEN", "5000").env("JOB_TTL", "soon"));
     assert_eq!(end.code, Some(1), "{end:?}");
     line(&end, "FAIL environment: LISTEN is \"5000\", but must be an address and a port");
@@ -45,18 +47,18 @@ fn variables_with_which_the_server_would_not_start_are_named_among_the_rest() {
 }
 
 #[test]
-fn a_port_that_is_taken_is_ours_or_somebody_elses() {
-    let api = cluster(nothing_broken);
+fn occupied_port_is_attributed_to_this_program_or_another() {
+    let api = cluster(no_fault);
     let port = |listen: &str| doctor(host(Setup::for_api(&api)).args(&["--image", "r.io/a:1", "--listen", listen]));
 
     let end = port("127.0.0.1:0");
-    well(&end);
-    expect("loopback", &end, "warning port: ", "from this host only", "--listen 0.0.0.0:");
+    check_healthy(&end);
+    expect("loopback", &end, "warning port: ", "from this host only", "LISTEN to 0.0.0.0:");
 
     let server = Setup::for_api(&api).start_with(&["serve", "--listen", "0.0.0.0:0"]);
     let end = port(&format!("0.0.0.0:{}", server.address().port()));
-    well(&end);
-    assert!(line(&end, "ok port: ").contains("this program already listens on 0.0.0.0:"), "{}", end.stdout);
+    check_healthy(&end);
+    assert!(line(&end, "ok port: ").contains("a server of this program already listens on 0.0.0.0:"), "{}", end.stdout);
 
     let other = ApiServer::listen(&Listen { identity: None, ..Listen::default() });
     other.always(ApiResponse::html(404));
@@ -65,15 +67,15 @@ fn a_port_that_is_taken_is_ours_or_somebody_elses() {
 
     let mute = TcpListener::bind("127.0.0.1:0").unwrap();
     let end = port(&mute.local_addr().unwrap().to_string());
-    expect("a mute one", &end, "FAIL port: ", "gives no answer to GET /healthz", "ss -ltnp");
+    expect("a mute one", &end, "FAIL port: ", "does not respond to GET /healthz", "ss -ltnp");
 
     let end = port("192.0.2.77:5000");
-    expect("not ours", &end, "FAIL port: ", "not this host's own", "--listen 0.0.0.0:5000");
+    expect("not ours", &end, "FAIL port: ", "does not have the address", "LISTEN to 0.0.0.0:5000");
     let end = port("no.such.host.invalid:5000");
-    expect("no address", &end, "FAIL port: ", "leads to no address", "--listen 0.0.0.0:5000");
+    expect("no address", &end, "FAIL port: ", "does not resolve", "such as 0.0.0.0:5000");
 }
 
-/// A metadata service of EC2, version 2: without its token it says nothing.
+/// An EC2 metadata service, version 2: it requires a token.
 pub fn metadata(public: &'static str) -> ApiServer {
     let service = ApiServer::listen(&Listen { identity: None, ..Listen::default() });
     service.script(move |request| {
@@ -93,32 +95,32 @@ pub fn metadata(public: &'static str) -> ApiServer {
 }
 
 #[test]
-fn on_ec2_the_address_to_give_away_is_the_public_one() {
-    let api = cluster(nothing_broken);
+fn ec2_public_address_is_reported() {
+    let api = cluster(no_fault);
     let on_ec2 = |endpoint: &str, listen: &str| {
         let setup = Setup::for_api(&api).env("AWS_EC2_METADATA_SERVICE_ENDPOINT", endpoint);
         doctor(setup.args(&["--image", "r.io/a:1", "--listen", listen]))
     };
     let service = metadata("203.0.113.9");
     let end = on_ec2(&service.url(), "0.0.0.0:54321");
-    well(&end);
+    check_healthy(&end);
     let found = line(&end, "ok address: ");
     assert!(found.contains("give 203.0.113.9:54321 to the autograder") && found.contains("TCP port 54321"), "{found}");
     assert!(!end.stdout.contains("metadata-token"));
     assert!(line(&on_ec2(&service.url(), "0.0.0.0:0"), "ok address: ").contains("203.0.113.9 and the port"));
 
     let end = on_ec2(&metadata("").url(), "0.0.0.0:0");
-    well(&end);
-    expect("private only", &end, "warning address: ", "started without one", "aws ec2 associate-address");
+    check_healthy(&end);
+    expect("private only", &end, "warning address: ", "started without a public address", "aws ec2 associate-address");
 
     let mute = TcpListener::bind("127.0.0.1:0").unwrap();
     let start = std::time::Instant::now();
     let end = on_ec2(&format!("http://{}", mute.local_addr().unwrap()), "0.0.0.0:0");
-    expect("mute", &end, "warning address: ", "gives no answer", "aws ec2");
+    expect("mute", &end, "warning address: ", "does not respond", "aws ec2");
     assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
 
     let off = host(Setup::for_api(&api)).env("AWS_EC2_METADATA_SERVICE_ENDPOINT", &service.url());
-    let asked = service.requests().len();
-    assert!(line(&doctor(off.args(GOOD)), "ok address: ").ends_with("if it can be reached from there"));
-    assert_eq!(service.requests().len(), asked, "it is not asked where it is turned off");
+    let requests_before = service.requests().len();
+    assert!(line(&doctor(off.args(GOOD)), "ok address: ").ends_with("if the clients can reach it"));
+    assert_eq!(service.requests().len(), requests_before, "a disabled metadata service gets no request");
 }

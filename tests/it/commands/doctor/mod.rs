@@ -1,4 +1,5 @@
-//! `doctor` against a scripted cluster: begin with one that is well, break one thing at a time, and see it named.
+//! `doctor` against a scripted cluster: each test breaks one thing in a healthy cluster and expects the check that
+//! names it.
 
 mod api_server;
 mod as_service;
@@ -14,14 +15,14 @@ use crate::support::server::{Finished, Setup};
 use serde_json::{Value, json};
 use std::time::{Duration, SystemTime};
 
-/// What a healthy host gives to `doctor`.
+/// Arguments for a healthy host.
 const GOOD: &[&str] = &["--listen", "0.0.0.0:0", "--image", "registry.local/classifier:1"];
 
-/// Changes one answer of the healthy cluster; none leaves it.
-type Broken = fn(&Request) -> Option<ApiResponse>;
+/// Replaces responses of the healthy cluster; `None` keeps the response.
+type Fault = fn(&Request) -> Option<ApiResponse>;
 
-/// (what is wrong, the broken answer, how the line begins, what is in it, what is in its fix)
-type Case = (&'static str, Broken, &'static str, &'static str, &'static str);
+/// (name of the fault, replaced response, start of the line, text in the line, text in the fix)
+type Case = (&'static str, Fault, &'static str, &'static str, &'static str);
 
 fn list(kind: &str, items: &[Value]) -> ApiResponse {
     ApiResponse::json(200, &json!({"kind": format!("{kind}List"), "apiVersion": "v1", "metadata": {}, "items": items}))
@@ -38,7 +39,7 @@ fn free_quotas() -> Vec<Value> {
     ]
 }
 
-/// The free tier's quotas, but for its first.
+/// The free tier's quotas with another CPU quota.
 fn free_cpu(hard: &Value) -> Option<ApiResponse> {
     Some(list("ResourceQuota", &[quota("free-cpu", hard, &json!({})), free_quotas().remove(1)]))
 }
@@ -58,7 +59,7 @@ fn version() -> ApiResponse {
     ApiResponse::json(200, &json!({"gitVersion": "v1.31.2"}))
 }
 
-/// A cluster after `setup`, with two nodes and nothing to do.
+/// A cluster after `setup`, with two idle nodes.
 fn healthy(request: &Request) -> ApiResponse {
     let parts: Vec<&str> = request.path().split('/').skip(1).collect();
     match (request.method.as_str(), parts.as_slice()) {
@@ -89,22 +90,22 @@ fn healthy(request: &Request) -> ApiResponse {
     }
 }
 
-fn cluster(broken: Broken) -> ApiServer {
+fn cluster(fault: Fault) -> ApiServer {
     let api = ApiServer::start();
-    api.script(move |request| broken(request).unwrap_or_else(|| healthy(request)).into());
+    api.script(move |request| fault(request).unwrap_or_else(|| healthy(request)).into());
     api
 }
 
-fn nothing_broken(_: &Request) -> Option<ApiResponse> {
+fn no_fault(_: &Request) -> Option<ApiResponse> {
     None
 }
 
-/// Whether the request is for this path.
+/// Returns `true` if the request has this path.
 fn is(request: &Request, method: &str, path: &str) -> bool {
     request.method == method && request.path() == path
 }
 
-fn asks(request: &Request, verb: &str, resource: &str, namespace: &Value) -> bool {
+fn reviews_access(request: &Request, verb: &str, resource: &str, namespace: &Value) -> bool {
     if !request.path().ends_with("/selfsubjectaccessreviews") {
         return false;
     }
@@ -123,12 +124,12 @@ fn forbidden(resource: &str) -> Option<ApiResponse> {
     Some(ApiResponse::failure(403, "Forbidden", &message))
 }
 
-/// A setup without a metadata service, wherever the tests run.
+/// A setup without a metadata service, even if the tests run on EC2.
 fn host(setup: Setup) -> Setup {
     setup.env("AWS_EC2_METADATA_DISABLED", "true")
 }
 
-/// Runs `doctor`; nothing it says holds a secret or a control character.
+/// Runs `doctor` and checks that its output holds no secret and no control character.
 fn doctor(setup: Setup) -> Finished {
     let end = setup.args(&["--kube-timeout", "5"]).run(&["doctor"]);
     for text in [&end.stdout, &end.stderr] {
@@ -138,22 +139,22 @@ fn doctor(setup: Setup) -> Finished {
     end
 }
 
-fn well(end: &Finished) {
+fn check_healthy(end: &Finished) {
     assert!(end.code == Some(0) && !end.stdout.contains("FAIL "), "{}", end.stdout);
 }
 
-/// The first line that begins so.
+/// The first line with this start.
 fn line<'a>(end: &'a Finished, start: &str) -> &'a str {
     let found = end.stdout.lines().find(|line| line.starts_with(start));
     found.unwrap_or_else(|| panic!("no line begins with {start:?}:\n{}", end.stdout))
 }
 
-/// The line is there with these words and this fix, and the exit code is as it says.
+/// Checks the line's text, its fix, and the exit code that follows from its status.
 fn expect(what: &str, end: &Finished, start: &str, words: &str, fix: &str) {
     let line = line(end, start);
-    let (text, to_do) = line.split_once("; to do: ").unwrap_or_else(|| panic!("{what}: no fix in {line:?}"));
+    let (text, found) = line.split_once("; fix: ").unwrap_or_else(|| panic!("{what}: no fix in {line:?}"));
     assert!(text.contains(words), "{what}: no {words:?} in {text:?}");
-    assert!(to_do.contains(fix), "{what}: no {fix:?} in {to_do:?}");
+    assert!(found.contains(fix), "{what}: no {fix:?} in {found:?}");
     let code = i32::from(end.stdout.lines().any(|line| line.starts_with("FAIL ")));
     assert_eq!(end.code, Some(code), "{what}:\n{}", end.stdout);
     if start.starts_with("FAIL") {
@@ -162,21 +163,21 @@ fn expect(what: &str, end: &Finished, start: &str, words: &str, fix: &str) {
 }
 
 fn check(cases: &[Case]) {
-    for (what, broken, start, words, fix) in cases {
-        let api = cluster(*broken);
+    for (what, fault, start, words, fix) in cases {
+        let api = cluster(*fault);
         let end = doctor(host(Setup::for_api(&api)).args(GOOD));
         expect(what, &end, start, words, fix);
         if start.starts_with("warning") {
-            well(&end);
+            check_healthy(&end);
         }
     }
 }
 
 #[test]
-fn a_healthy_cluster_is_all_ok_in_plain_lines_and_nothing_is_changed() {
-    let api = cluster(nothing_broken);
+fn healthy_cluster_is_all_ok_and_stays_unchanged() {
+    let api = cluster(no_fault);
     let end = doctor(host(Setup::for_api(&api)).args(GOOD));
-    well(&end);
+    check_healthy(&end);
     let lines: Vec<&str> = end.stdout.lines().collect();
     assert!(lines.iter().all(|line| line.starts_with("ok ")), "{}", end.stdout);
     let topics = [

@@ -2,7 +2,8 @@
 
 use super::nodes_and_pods::line_text;
 use super::{
-    GOOD, asks, check, cluster, denied, doctor, forbidden, free_cpu, free_quotas, host, is, list, quota, well,
+    GOOD, check, check_healthy, cluster, denied, doctor, forbidden, free_cpu, free_quotas, host, is, list, quota,
+    reviews_access,
 };
 use crate::support::api::Request;
 use crate::support::response::ApiResponse;
@@ -10,7 +11,7 @@ use crate::support::server::Setup;
 use serde_json::{Value, json};
 
 #[test]
-fn what_is_wrong_with_the_namespace_and_its_quotas_is_named_with_its_fix() {
+fn namespace_and_quota_faults_are_named_with_their_fix() {
     const QUOTAS: &str = "/api/v1/namespaces/free-service/resourcequotas";
     const PREMIUM: &str = "/api/v1/namespaces/default/resourcequotas";
     const NAMESPACE: &str = "/api/v1/namespaces/free-service";
@@ -23,7 +24,7 @@ fn what_is_wrong_with_the_namespace_and_its_quotas_is_named_with_its_fix() {
                     .then(|| ApiResponse::failure(404, "NotFound", "namespaces \"free-service\" not found"))
             },
             "FAIL namespace: ",
-            "there is no namespace free-service",
+            "namespace free-service does not exist",
             SETUP,
         ),
         (
@@ -33,21 +34,21 @@ fn what_is_wrong_with_the_namespace_and_its_quotas_is_named_with_its_fix() {
                     .then(|| ApiResponse::json(200, &json!({"metadata": {}, "status": {"phase": "Terminating"}})))
             },
             "FAIL namespace: ",
-            "is being deleted",
+            "is terminating",
             SETUP,
         ),
         (
             "no quota",
             |r| is(r, "GET", QUOTAS).then(|| list("ResourceQuota", &[])),
             "FAIL quota: ",
-            "there is no ResourceQuota in free-service",
+            "no ResourceQuota exists in free-service",
             SETUP,
         ),
         (
             "one key of two",
             |r| is(r, "GET", QUOTAS).then(|| free_cpu(&json!({"requests.cpu": "2"})))?,
             "FAIL quota: ",
-            "nothing there limits limits.cpu",
+            "no quota limits limits.cpu",
             SETUP,
         ),
         (
@@ -78,11 +79,11 @@ fn what_is_wrong_with_the_namespace_and_its_quotas_is_named_with_its_fix() {
                     .then(|| free_cpu(&json!({"requests.cpu": "2", "limits.cpu": "2", "memory": "1Gi"})))?
             },
             "FAIL quota: ",
-            "name no memory",
+            "request no memory",
             SETUP,
         ),
         (
-            "somebody else's quota",
+            "another program's quota",
             |r| {
                 is(r, "GET", QUOTAS).then(|| {
                     let theirs = quota("theirs", &json!({"pods": "1"}), &json!({}));
@@ -128,55 +129,55 @@ fn what_is_wrong_with_the_namespace_and_its_quotas_is_named_with_its_fix() {
 }
 
 #[test]
-fn what_this_identity_may_not_do_is_named_with_its_fix() {
+fn missing_permissions_are_named_with_their_fix() {
     let grant = "aws eks create-access-entry";
     check(&[
         (
             "no free Jobs",
-            |r| asks(r, "create", "jobs", &json!("free-service")).then(denied)?,
+            |r| reviews_access(r, "create", "jobs", &json!("free-service")).then(denied)?,
             "FAIL permission: ",
             "may not create jobs.batch in free-service: no RBAC policy matched",
             grant,
         ),
         (
             "no premium Jobs",
-            |r| asks(r, "create", "jobs", &json!("default")).then(denied)?,
+            |r| reviews_access(r, "create", "jobs", &json!("default")).then(denied)?,
             "FAIL permission: ",
             "may not create jobs.batch in default",
             "img-classification setup",
         ),
         (
             "no pods",
-            |r| asks(r, "list", "pods", &Value::Null).then(denied)?,
+            |r| reviews_access(r, "list", "pods", &Value::Null).then(denied)?,
             "FAIL permission: ",
             "may not list pods in all namespaces",
             grant,
         ),
         (
             "no touching",
-            |r| asks(r, "patch", "jobs", &json!("free-service")).then(denied)?,
+            |r| reviews_access(r, "patch", "jobs", &json!("free-service")).then(denied)?,
             "warning permission: ",
-            "may not patch jobs.batch in free-service; without it a free slot waits",
+            "may not patch jobs.batch in free-service; without it waiting Jobs start only",
             grant,
         ),
         (
             "no deleting",
-            |r| asks(r, "delete", "jobs", &json!("default")).then(denied)?,
+            |r| reviews_access(r, "delete", "jobs", &json!("default")).then(denied)?,
             "warning permission: ",
-            "may not delete jobs.batch in default; `clean`",
+            "may not delete jobs.batch in default; only `clean`",
             "img-classification clean",
         ),
         (
             "nodes are not shown",
             |r| is(r, "GET", "/api/v1/nodes").then(|| forbidden("nodes"))?,
-            "warning not looked at: ",
+            "warning not checked: ",
             "nodes: ",
             "administrator",
         ),
         (
             "the namespace is not shown",
             |r| is(r, "GET", "/api/v1/namespaces/free-service").then(|| forbidden("namespaces"))?,
-            "warning not looked at: ",
+            "warning not checked: ",
             "namespace: ",
             "administrator",
         ),
@@ -187,14 +188,14 @@ fn what_this_identity_may_not_do_is_named_with_its_fix() {
                 r.path().ends_with("/selfsubjectreviews").then(|| ApiResponse::json(201, &anonymous))
             },
             "warning identity: ",
-            "no credential that counts",
+            "accepted no credential",
             "aws eks update-kubeconfig",
         ),
     ]);
 }
 
 #[test]
-fn why_a_pod_is_not_let_in_is_said_in_kubernetes_words() {
+fn pod_admission_errors_quote_kubernetes() {
     fn refuse(request: &Request, message: &str) -> Option<ApiResponse> {
         (request.query("dryRun") == Some("All")).then(|| ApiResponse::failure(403, "Forbidden", message))
     }
@@ -250,7 +251,7 @@ fn why_a_pod_is_not_let_in_is_said_in_kubernetes_words() {
         (
             "no permission",
             |r| (r.query("dryRun").is_some()).then(|| forbidden("pods"))?,
-            "warning not looked at: ",
+            "warning not checked: ",
             "dry run",
             "administrator",
         ),
@@ -262,8 +263,9 @@ fn why_a_pod_is_not_let_in_is_said_in_kubernetes_words() {
         )
     });
     let end = doctor(host(Setup::for_api(&api)).args(GOOD));
-    well(&end);
+    check_healthy(&end);
     assert!(
-        line_text(&end, "ok dry run: ").contains("free-service is in full use (requests.cpu=1800m): a Job would wait")
+        line_text(&end, "ok dry run: ")
+            .contains("the quota of free-service is used up (requests.cpu=1800m): a new Job waits")
     );
 }

@@ -1,6 +1,6 @@
 //! Nodes, pods, Jobs and the image.
 
-use super::{check, cluster, doctor, expect, host, is, line, list, node, nothing_broken};
+use super::{check, cluster, doctor, expect, host, is, line, list, no_fault, node};
 use crate::support::api::Request;
 use crate::support::response::ApiResponse;
 use crate::support::server::{Finished, Setup};
@@ -11,7 +11,7 @@ pub fn line_text(end: &Finished, start: &str) -> String {
 }
 
 #[test]
-fn nodes_pods_and_jobs_that_are_not_as_they_should_be_are_named() {
+fn node_pod_and_job_faults_are_named() {
     fn ours(request: &Request, pod: &Value) -> Option<ApiResponse> {
         let wanted = request.target.contains("labelSelector=app.kubernetes.io%2Fmanaged-by%3Dimg-classification");
         (is(request, "GET", "/api/v1/pods") && wanted).then(|| list("Pod", std::slice::from_ref(pod)))
@@ -40,7 +40,7 @@ fn nodes_pods_and_jobs_that_are_not_as_they_should_be_are_named() {
             "one node",
             |r| is(r, "GET", NODES).then(|| list("Node", &[node("a", "True")])),
             "warning nodes: ",
-            "wants 2 nodes",
+            "expects 2 nodes",
             "eksctl scale nodegroup",
         ),
         (
@@ -51,7 +51,7 @@ fn nodes_pods_and_jobs_that_are_not_as_they_should_be_are_named() {
                 is(r, "GET", NODES).then(|| list("Node", &[node]))
             },
             "FAIL nodes: ",
-            "no pod can be put on them",
+            "the scheduler can use none",
             "kubectl uncordon",
         ),
         (
@@ -65,14 +65,14 @@ fn nodes_pods_and_jobs_that_are_not_as_they_should_be_are_named() {
                     .then(|| list("Pod", &[pod("a"), pod("b")]))
             },
             "warning nodes: ",
-            "Pending, as it should be",
+            "Pending, as intended",
             "img-classification clean",
         ),
         (
             "no such tag",
             |r| ours(r, &waiting("ErrImagePull", "r/a:1: not found")),
             "FAIL pull: ",
-            "default/p: ErrImagePull for r/a:1: there is no such image or tag",
+            "default/p: ErrImagePull for r/a:1: the image or tag does not exist",
             "docker push",
         ),
         (
@@ -86,14 +86,14 @@ fn nodes_pods_and_jobs_that_are_not_as_they_should_be_are_named() {
             "another processor",
             |r| ours(r, &waiting("ErrImagePull", "no match for platform in manifest")),
             "FAIL pull: ",
-            "another kind of processor",
+            "another CPU architecture",
             "--platform linux/amd64",
         ),
         (
             "a bad name",
             |r| ours(r, &waiting("InvalidImageName", "couldn't parse")),
             "FAIL pull: ",
-            "no image name",
+            "image name is invalid",
             "--image",
         ),
         (
@@ -142,12 +142,12 @@ fn nodes_pods_and_jobs_that_are_not_as_they_should_be_are_named() {
 }
 
 #[test]
-fn an_image_that_cannot_be_or_may_not_be_found_is_named() {
-    let api = cluster(nothing_broken);
+fn missing_or_unpullable_image_is_named() {
+    let api = cluster(no_fault);
     for (image, start, words, fix) in [
-        ("mp12-classifier:1.0", "warning image: ", "names no registry", "docker push ACCOUNT.dkr.ecr"),
-        ("r.io/a:latest", "warning image: ", "no tag but :latest", ":1.0"),
-        ("r.io/a", "warning image: ", "no tag but :latest", ":1.0"),
+        ("mp12-classifier:1.0", "warning image: ", "has no registry", "docker push ACCOUNT.dkr.ecr"),
+        ("r.io/a:latest", "warning image: ", "no tag or :latest", ":1.0"),
+        ("r.io/a", "warning image: ", "no tag or :latest", ":1.0"),
         ("r.io/A:1", "FAIL image: ", "lower case", "docker push"),
         ("r.io/a:1:2", "FAIL image: ", "tag", "--image"),
     ] {

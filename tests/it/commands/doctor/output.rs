@@ -1,6 +1,6 @@
 //! JSON, line breaks, buffering and colours.
 
-use super::{GOOD, cluster, doctor, expect, healthy, host, is, list, nothing_broken};
+use super::{GOOD, cluster, doctor, expect, healthy, host, is, list, no_fault};
 use crate::support::api::ApiServer;
 use crate::support::kubeconfig::Kubeconfig;
 use crate::support::response::{ApiResponse, Behavior, Latch};
@@ -10,7 +10,7 @@ use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 
 #[test]
-fn json_is_one_object_and_says_the_same() {
+fn json_output_is_one_object_with_the_same_checks() {
     let api =
         cluster(|r| is(r, "GET", "/api/v1/namespaces/free-service/resourcequotas").then(|| list("ResourceQuota", &[])));
     let end = doctor(host(Setup::for_api(&api)).args(GOOD).args(&["--json"]));
@@ -31,14 +31,14 @@ fn json_is_one_object_and_says_the_same() {
         (1, &json!("quota"), &json!("img-classification setup"))
     );
 
-    let api = cluster(nothing_broken);
+    let api = cluster(no_fault);
     let end = doctor(host(Setup::for_api(&api)).args(GOOD).args(&["--json"]));
     assert_eq!(serde_json::from_str::<Value>(&end.stdout).unwrap()["result"], "ok");
     assert_eq!(end.code, Some(0));
 }
 
 #[test]
-fn nothing_that_kubernetes_says_starts_a_line_of_its_own() {
+fn kubernetes_texts_cannot_inject_lines() {
     let api = cluster(|request| {
         let bad =
             || ApiResponse::failure(403, "Forbidden", "pods \"x\" is forbidden: a\nok nodes: all is well\u{1b}[2J");
@@ -49,7 +49,7 @@ fn nothing_that_kubernetes_says_starts_a_line_of_its_own() {
 }
 
 #[test]
-fn a_line_is_there_as_soon_as_its_check_is_done() {
+fn each_line_appears_as_soon_as_its_check_ends() {
     let api = ApiServer::start();
     let latch = Latch::default();
     let held = latch.clone();
@@ -65,8 +65,8 @@ fn a_line_is_there_as_soon_as_its_check_is_done() {
     let mut child = crate::support::spawn(command.env("AWS_EC2_METADATA_DISABLED", "true").stdout(Stdio::piped()));
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
     assert!(
-        lines.any(|line| line == "ok dry run: a premium pod is let into default"),
-        "while the nodes are still asked for"
+        lines.any(|line| line == "ok dry run: a premium pod is admitted in default"),
+        "while the nodes are still requested"
     );
     latch.open();
     assert!(lines.any(|line| line.starts_with("ok address: ")));
@@ -74,9 +74,9 @@ fn a_line_is_there_as_soon_as_its_check_is_done() {
 }
 
 #[test]
-fn on_a_terminal_lines_are_aligned_and_coloured_unless_that_is_not_wanted() {
+fn terminal_output_is_aligned_and_coloured_unless_disabled() {
     let on_a_terminal = |no_color: &str| {
-        // script(1) gives a command a terminal.
+        // script(1) runs a command on a terminal.
         let program = env!("CARGO_BIN_EXE_img-classification");
         let output = Command::new("script")
             .args([
@@ -97,5 +97,5 @@ fn on_a_terminal_lines_are_aligned_and_coloured_unless_that_is_not_wanted() {
     let plain = on_a_terminal("1");
     assert!(!plain.contains('\u{1b}'), "{plain}");
     assert!(plain.contains("FAIL     kubeconfig    cannot read"), "{plain}");
-    assert!(plain.contains("\n          to do:       aws eks update-kubeconfig"), "{plain}");
+    assert!(plain.contains("\n          fix:         aws eks update-kubeconfig"), "{plain}");
 }

@@ -1,5 +1,5 @@
-//! What systemd gives and wants, without systemd: its notification socket, its watchdog, sockets that it passes, and the
-//! signals with which it ends a service.
+//! systemd integration without systemd: the notification socket, the watchdog, passed sockets, and the signals that
+//! stop a service.
 
 mod socket_activation;
 mod stop;
@@ -14,18 +14,18 @@ use tempfile::TempDir;
 
 const READY: &str = "READY=1";
 const STOPPING: &str = "STOPPING=1";
-const ALIVE: &str = "WATCHDOG=1";
+const WATCHDOG: &str = "WATCHDOG=1";
 
-/// The watchdog's interval: without a sign of life for so long, systemd ends the service.
+/// The watchdog interval: systemd stops the service after this time without a ping.
 const INTERVAL: Duration = Duration::from_millis(600);
 
-/// Enough for a message that is under way.
-const A_MOMENT: Duration = Duration::from_millis(150);
+/// Time for one message.
+const MESSAGE_TIME: Duration = Duration::from_millis(150);
 
-/// What a stop may take beyond what it waits for.
+/// Tolerance for a stop.
 const SLACK: Duration = Duration::from_secs(3);
 
-/// The side of systemd that hears what services say of themselves.
+/// The receiver of service notifications, as in systemd.
 struct Manager {
     socket: UnixDatagram,
     folder: TempDir,
@@ -38,12 +38,12 @@ impl Manager {
         Manager { socket, folder }
     }
 
-    /// The process tells us.
+    /// Passes the notification socket to the process.
     fn watches(&self, setup: Setup) -> Setup {
         setup.env("NOTIFY_SOCKET", self.folder.path().join("notify").to_str().unwrap())
     }
 
-    /// The next message, if there is one within this time.
+    /// Returns the next message within this time, or `None`.
     fn within(&self, time: Duration) -> Option<String> {
         self.socket.set_read_timeout(Some(time)).unwrap();
         let mut bytes = [0; 256];
@@ -57,10 +57,10 @@ impl Manager {
     }
 
     fn next(&self) -> String {
-        self.within(TIMEOUT).expect("the service says something")
+        self.within(TIMEOUT).expect("a message of the service")
     }
 
-    /// Passes over other messages.
+    /// Skips messages until the wanted one.
     fn wait_for(&self, message: &str) {
         let deadline = Instant::now() + TIMEOUT;
         while self.next() != message {
@@ -68,9 +68,9 @@ impl Manager {
         }
     }
 
-    /// All that was said until now.
-    fn said(&self) -> Vec<String> {
-        std::iter::from_fn(|| self.within(A_MOMENT)).collect()
+    /// All messages so far.
+    fn messages(&self) -> Vec<String> {
+        std::iter::from_fn(|| self.within(MESSAGE_TIME)).collect()
     }
 }
 

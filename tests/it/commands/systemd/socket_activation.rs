@@ -16,48 +16,48 @@ use std::os::unix::net::UnixListener;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-/// Becomes the program with its standard input as the socket that systemd passes.
+/// Shell script: passes its standard input as the activation socket and execs the program.
 const ACTIVATE: &[&str] = &["sh", "-c", r#"LISTEN_PID=$$ LISTEN_FDS=1 exec "$0" "$@" 3<&0 0</dev/null"#];
 
-/// As if started for this socket.
+/// A setup with this socket passed by socket activation.
 pub fn activated(setup: Setup, socket: impl Into<OwnedFd>) -> Setup {
     setup.stdin(socket).through(ACTIVATE)
 }
 
-/// A socket that is held open here, whoever else has it.
+/// A listening socket that the test keeps open.
 pub fn held_socket() -> (TcpListener, SocketAddr) {
     let socket = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = socket.local_addr().unwrap();
     (socket, address)
 }
 
-pub fn ask(address: SocketAddr, post: bool) -> io::Result<Response> {
+pub fn send_request(address: SocketAddr, post: bool) -> io::Result<Response> {
     let mut stream = TcpStream::connect(address)?;
     stream.write_all(request(post).as_bytes())?;
     Connection::over(stream).response(false)
 }
 
 #[test]
-fn a_passed_socket_is_served_in_place_of_listen() {
+fn passed_socket_replaces_listen() {
     let api = ApiServer::start();
     let (_taken, elsewhere) = held_socket();
     for ip in ["127.0.0.1", "[::]"] {
         let socket = TcpListener::bind(format!("{ip}:0")).unwrap();
         let address = socket.local_addr().unwrap();
-        // That --listen could not be had.
+        // --listen could not be bound here.
         let setup = activated(Setup::for_api(&api), socket).args(&["--listen", &elsewhere.to_string()]);
         let server = setup.start();
         assert_eq!(server.address(), address);
         let reached = SocketAddr::from(([127, 0, 0, 1], address.port()));
-        assert_eq!(ask(reached, true).unwrap().status, 200);
+        assert_eq!(send_request(reached, true).unwrap().status, 200);
         assert_eq!(server.terminate().code(), Some(0));
-        // Nobody holds it any more.
-        assert_eq!(ask(reached, false).unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+        // No process holds the socket now.
+        assert_eq!(send_request(reached, false).unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
     }
 }
 
 #[test]
-fn a_socket_for_another_process_is_left_alone() {
+fn socket_for_another_process_is_ignored() {
     let api = ApiServer::start();
     let (socket, address) = held_socket();
     let script = r#"LISTEN_PID=1 LISTEN_FDS=1 exec "$0" "$@" 3<&0 0</dev/null"#;
@@ -67,7 +67,7 @@ fn a_socket_for_another_process_is_left_alone() {
 }
 
 #[test]
-fn what_is_passed_and_is_no_listening_tcp_socket_ends_the_start() {
+fn passed_descriptors_other_than_tcp_listeners_end_the_start() {
     let api = ApiServer::start();
     let folder = tempfile::tempdir().unwrap();
     let (listener, address) = held_socket();
@@ -97,11 +97,11 @@ fn what_is_passed_and_is_no_listening_tcp_socket_ends_the_start() {
 }
 
 #[test]
-fn connections_that_come_between_two_processes_are_served_by_the_second() {
+fn connections_between_two_processes_are_served_by_the_second() {
     let api = ApiServer::start();
     let (socket, address) = held_socket();
     let server = activated(Setup::for_api(&api), socket.try_clone().unwrap()).start();
-    assert_eq!(ask(address, true).unwrap().status, 200);
+    assert_eq!(send_request(address, true).unwrap().status, 200);
     assert_eq!(server.terminate().code(), Some(0));
     let mut clients: Vec<Connection> = (0..20).map(|_| Connection::open(address)).collect();
     for client in &mut clients {
@@ -116,7 +116,7 @@ fn connections_that_come_between_two_processes_are_served_by_the_second() {
 }
 
 #[test]
-fn a_restart_under_load_refuses_and_loses_no_connection() {
+fn restart_under_load_refuses_and_loses_no_connection() {
     const RESTARTS: usize = 5;
     const CLIENTS: usize = 6;
     let api = ApiServer::start();
@@ -126,17 +126,17 @@ fn a_restart_under_load_refuses_and_loses_no_connection() {
         activated(setup, socket.try_clone().unwrap()).start()
     };
     let (socket, address) = held_socket();
-    let (stop, answered, good) = (AtomicBool::new(false), AtomicUsize::new(0), AtomicUsize::new(0));
+    let (stop, responded, good) = (AtomicBool::new(false), AtomicUsize::new(0), AtomicUsize::new(0));
     let lost = Mutex::new(Vec::new());
     let mut server = start(&socket);
     std::thread::scope(|scope| {
         for post in [true, false].repeat(CLIENTS / 2) {
-            let (stop, answered, good, lost) = (&stop, &answered, &good, &lost);
+            let (stop, responded, good, lost) = (&stop, &responded, &good, &lost);
             scope.spawn(move || {
                 while !stop.load(Ordering::SeqCst) {
-                    match ask(address, post) {
+                    match send_request(address, post) {
                         Ok(response) if response.status == 200 => {
-                            answered.fetch_add(1, Ordering::SeqCst);
+                            responded.fetch_add(1, Ordering::SeqCst);
                             good.fetch_add(usize::from(post), Ordering::SeqCst);
                         }
                         Ok(response) => lost.lock().unwrap().push(format!("{} {}", response.status, response.text())),
@@ -146,10 +146,10 @@ fn a_restart_under_load_refuses_and_loses_no_connection() {
             });
         }
         let more = |count: usize| {
-            let before = answered.load(Ordering::SeqCst);
-            eventually("there are answers", || answered.load(Ordering::SeqCst) >= before + count);
+            let before = responded.load(Ordering::SeqCst);
+            eventually("responses arrive", || responded.load(Ordering::SeqCst) >= before + count);
         };
-        // Whatever fails, the clients end.
+        // The clients end even if an assertion fails.
         let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             for _ in 0..RESTARTS {
                 more(100);
@@ -163,6 +163,6 @@ fn a_restart_under_load_refuses_and_loses_no_connection() {
         outcome.unwrap();
     });
     let lost = lost.into_inner().unwrap();
-    assert!(lost.is_empty(), "{} of {}: {lost:?}", lost.len(), answered.into_inner());
-    assert_eq!(api.jobs().len(), good.into_inner(), "Jobs and good answers");
+    assert!(lost.is_empty(), "{} of {}: {lost:?}", lost.len(), responded.into_inner());
+    assert_eq!(api.jobs().len(), good.into_inner(), "Jobs and good responses");
 }

@@ -1,6 +1,6 @@
 //! READY, STOPPING and the signals that stop a service.
 
-use super::socket_activation::{activated, ask, held_socket};
+use super::socket_activation::{activated, held_socket, send_request};
 use super::watchdog::watchdog;
 use super::{INTERVAL, Manager, READY, SLACK, STOPPING, request};
 use crate::support::api::ApiServer;
@@ -13,28 +13,28 @@ use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
 #[test]
-fn ready_is_said_once_requests_are_answered_and_stopping_at_sigterm() {
+fn ready_is_sent_once_requests_are_served_and_stopping_at_sigterm() {
     let (api, manager) = (ApiServer::start(), Manager::new());
-    // Of an address that nobody else binds here, so that it is still free.
+    // An address that no other test binds, so that the port is still free.
     let address = TcpListener::bind("127.0.0.3:0").unwrap().local_addr().unwrap();
-    let answered = std::thread::scope(|scope| {
-        let answered = scope.spawn(|| {
+    let responded = std::thread::scope(|scope| {
+        let responded = scope.spawn(|| {
             assert_eq!(manager.next(), READY);
-            // At once, and once.
-            ask(address, true).unwrap().status
+            // STOPPING is sent at once, and only once.
+            send_request(address, true).unwrap().status
         });
         let setup = manager.watches(Setup::for_api(&api));
         let server = setup.start_with(&["serve", "--listen", &address.to_string()]);
-        let answered = answered.join().unwrap();
+        let responded = responded.join().unwrap();
         assert_eq!(server.terminate().code(), Some(0));
-        answered
+        responded
     });
-    assert_eq!(answered, 200);
-    assert_eq!(manager.said(), [STOPPING], "without WATCHDOG_USEC nothing else is said");
+    assert_eq!(responded, 200);
+    assert_eq!(manager.messages(), [STOPPING], "no other message without WATCHDOG_USEC");
 }
 
 #[test]
-fn who_cannot_start_never_says_that_it_is_ready() {
+fn failed_start_never_sends_ready() {
     let (api, manager) = (ApiServer::start(), Manager::new());
     let (_taken, address) = held_socket();
     let setups = [
@@ -46,11 +46,11 @@ fn who_cannot_start_never_says_that_it_is_ready() {
     for setup in setups {
         watchdog(manager.watches(setup), INTERVAL).refused();
     }
-    assert_eq!(manager.said(), [""; 0]);
+    assert_eq!(manager.messages(), [""; 0]);
 }
 
 #[test]
-fn stopping_is_said_while_requests_are_still_in_flight() {
+fn stopping_is_sent_while_requests_are_in_flight() {
     let (api, manager, latch) = (ApiServer::start(), Manager::new(), Latch::default());
     api.always(Behavior::After(latch.clone(), Box::new(Behavior::Default)));
     let mut server = manager.watches(Setup::for_api(&api)).start();
@@ -66,12 +66,12 @@ fn stopping_is_said_while_requests_are_still_in_flight() {
 }
 
 #[test]
-fn a_request_on_its_way_when_the_stop_comes_is_answered() {
+fn request_under_way_at_the_stop_gets_its_response() {
     let (api, manager) = (ApiServer::start(), Manager::new());
     let mut server = manager.watches(Setup::for_api(&api)).start();
     assert_eq!(manager.next(), READY);
     let mut silent = server.connect();
-    // Connections are taken in order: when this one is answered, the silent one has been taken, too.
+    // The server accepts connections in order: with this response the silent connection has been accepted, too.
     let mut kept = server.connect();
     kept.send(request(false).as_bytes());
     assert_eq!(kept.response(false).unwrap().status, 200);
@@ -88,7 +88,7 @@ fn a_request_on_its_way_when_the_stop_comes_is_answered() {
 }
 
 #[test]
-fn a_manager_that_is_not_there_is_a_warning_and_no_more() {
+fn missing_notification_socket_is_only_a_warning() {
     let api = ApiServer::start();
     let server = watchdog(Setup::for_api(&api), INTERVAL).env("NOTIFY_SOCKET", "/nowhere/notify").start();
     server.wait_for_log("of the missing socket", |line| line.starts_with("warning: ") && line.contains("systemd"));
@@ -97,7 +97,7 @@ fn a_manager_that_is_not_there_is_a_warning_and_no_more() {
 }
 
 #[test]
-fn a_second_signal_ends_the_process_at_once() {
+fn second_signal_ends_the_process_at_once() {
     for second in [Signal::TERM, Signal::INT] {
         let (api, manager) = (ApiServer::start(), Manager::new());
         api.always(Behavior::Hang);
@@ -110,7 +110,7 @@ fn a_second_signal_ends_the_process_at_once() {
         assert_eq!(manager.next(), STOPPING);
         let start = Instant::now();
         server.signal(second);
-        // By itself, and not with success: a request was lost.
+        // The process exits without success: it dropped a request.
         assert_eq!(server.wait().code(), Some(1), "{second:?}");
         assert!(start.elapsed() < SLACK, "{:?}", start.elapsed());
         assert!(client.response(false).is_err());
@@ -119,17 +119,17 @@ fn a_second_signal_ends_the_process_at_once() {
 }
 
 #[test]
-fn a_terminal_that_closes_does_not_end_what_nohup_started() {
+fn nohup_server_survives_the_end_of_its_terminal() {
     let api = ApiServer::start();
     let mut server = Setup::for_api(&api).through(&["nohup"]).start();
     server.signal(Signal::HUP);
     server.signal(Signal::TERM);
-    // Of the two, the first would have counted, and the second ended the process at once.
+    // Otherwise the first SIGHUP would have stopped the server and the second ended it at once.
     assert_eq!(server.wait().code(), Some(0), "{}", server.stderr());
 }
 
 #[test]
-fn sigterm_while_kubernetes_hangs_ends_with_the_answers_at_their_deadline() {
+fn sigterm_while_kubernetes_hangs_waits_for_the_request_deadline() {
     const DEADLINE: Duration = Duration::from_secs(2);
     let api = ApiServer::start();
     api.always(Behavior::Hang);

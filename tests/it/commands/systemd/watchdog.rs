@@ -1,7 +1,7 @@
 //! Watchdog pings.
 
-use super::socket_activation::{activated, ask, held_socket};
-use super::{A_MOMENT, ALIVE, INTERVAL, Manager, READY, STOPPING, request};
+use super::socket_activation::{activated, held_socket, send_request};
+use super::{INTERVAL, MESSAGE_TIME, Manager, READY, STOPPING, WATCHDOG, request};
 use crate::support::api::ApiServer;
 use crate::support::eventually;
 use crate::support::response::{Behavior, Latch};
@@ -17,54 +17,54 @@ pub fn watchdog(setup: Setup, interval: Duration) -> Setup {
 }
 
 #[test]
-fn the_watchdog_is_fed_again_and_again() {
+fn watchdog_is_pinged_repeatedly() {
     const TIMES: u32 = 8;
     let (api, manager) = (ApiServer::start(), Manager::new());
     let own_pid: &[&str] = &["sh", "-c", r#"WATCHDOG_PID=$$ exec "$0" "$@""#];
     for through in [&[], own_pid] {
         let server = watchdog(manager.watches(Setup::for_api(&api)), INTERVAL).through(through).start();
         manager.wait_for(READY);
-        manager.wait_for(ALIVE);
+        manager.wait_for(WATCHDOG);
         let start = Instant::now();
         for _ in 0..TIMES {
-            assert_eq!(manager.next(), ALIVE);
+            assert_eq!(manager.next(), WATCHDOG);
         }
-        // On average, for a busy machine; systemd advises half the interval.
+        // The average, because of a busy machine; systemd recommends half the interval.
         let each = start.elapsed() / TIMES;
         assert!(each < INTERVAL * 3 / 4 && each > INTERVAL / 10, "every {each:?}");
         assert_eq!(server.terminate().code(), Some(0));
-        let said = manager.said();
-        assert!(said.contains(&STOPPING.to_owned()), "{said:?}");
+        let messages = manager.messages();
+        assert!(messages.contains(&STOPPING.to_owned()), "{messages:?}");
     }
 }
 
 #[test]
-fn a_watchdog_of_somebody_else_is_not_fed() {
+fn watchdog_of_another_process_is_not_pinged() {
     let (api, manager) = (ApiServer::start(), Manager::new());
-    let (often, nobody) = (Duration::from_millis(30), "1");
-    let server = watchdog(manager.watches(Setup::for_api(&api)), often).env("WATCHDOG_PID", nobody).start();
+    let (often, other_pid) = (Duration::from_millis(30), "1");
+    let server = watchdog(manager.watches(Setup::for_api(&api)), often).env("WATCHDOG_PID", other_pid).start();
     assert_eq!(manager.next(), READY);
     assert_eq!(server.post_job().status, 200);
     assert_eq!(manager.within(often * 10), None);
     assert_eq!(server.terminate().code(), Some(0));
-    assert_eq!(manager.said(), [STOPPING]);
+    assert_eq!(manager.messages(), [STOPPING]);
 }
 
 #[test]
-fn the_watchdog_is_not_fed_while_the_process_stands_still() {
+fn watchdog_is_not_pinged_while_the_process_is_stopped() {
     let (api, manager) = (ApiServer::start(), Manager::new());
     let server = watchdog(manager.watches(Setup::for_api(&api)), INTERVAL).start();
-    manager.wait_for(ALIVE);
+    manager.wait_for(WATCHDOG);
     server.signal(Signal::STOP);
-    eventually("every thread has stopped", || threads_are(&server, 'T'));
-    manager.said();
+    eventually("every thread has stopped", || all_threads_are(&server, 'T'));
+    manager.messages();
     assert_eq!(manager.within(INTERVAL + INTERVAL / 2), None);
     server.signal(Signal::CONT);
-    assert_eq!(manager.next(), ALIVE);
+    assert_eq!(manager.next(), WATCHDOG);
     assert_eq!(server.post_job().status, 200);
 }
 
-fn threads_are(server: &Server, wanted: char) -> bool {
+fn all_threads_are(server: &Server, wanted: char) -> bool {
     let mut threads = std::fs::read_dir(format!("/proc/{}/task", server.pid().as_raw_nonzero())).unwrap();
     threads.all(|thread| {
         let stat = std::fs::read_to_string(thread.unwrap().path().join("stat")).unwrap_or_default();
@@ -73,36 +73,36 @@ fn threads_are(server: &Server, wanted: char) -> bool {
 }
 
 #[test]
-fn the_watchdog_is_not_fed_while_the_front_door_cannot_be_reached() {
+fn watchdog_is_not_pinged_while_the_port_is_closed() {
     let (api, manager) = (ApiServer::start(), Manager::new());
-    // A port that was asked for by its number comes back with the socket; the address is nobody else's.
+    // A port bound by number, on an address that no other test uses, can be bound again.
     let address = TcpListener::bind("127.0.0.4:0").unwrap().local_addr().unwrap();
     let socket = TcpListener::bind(address).unwrap();
     let setup = activated(Setup::for_api(&api), socket.try_clone().unwrap());
     let server = watchdog(manager.watches(setup), INTERVAL).start();
-    manager.wait_for(ALIVE);
-    // The process is as well as before, and nobody gets in.
+    manager.wait_for(WATCHDOG);
+    // The process is healthy, but no client can connect.
     rustix::net::shutdown(&socket, Shutdown::Both).unwrap();
-    assert_eq!(ask(address, false).unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+    assert_eq!(send_request(address, false).unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
     server.wait_for_log("of the watchdog", |line| line.starts_with("error: ") && line.contains("watchdog"));
-    manager.said();
+    manager.messages();
     assert_eq!(manager.within(INTERVAL + INTERVAL / 2), None);
     rustix::net::listen(&socket, 128).unwrap();
-    assert_eq!(manager.next(), ALIVE);
-    assert_eq!(ask(address, true).unwrap().status, 200);
+    assert_eq!(manager.next(), WATCHDOG);
+    assert_eq!(send_request(address, true).unwrap().status, 200);
 }
 
 #[test]
-fn the_watchdog_is_fed_while_kubernetes_hangs_and_every_place_is_taken() {
+fn watchdog_is_pinged_while_kubernetes_hangs_and_every_permit_is_taken() {
     let (api, manager) = (ApiServer::start(), Manager::new());
     api.always(Behavior::Hang);
     let server = watchdog(manager.watches(Setup::for_api(&api)), INTERVAL).args(&["--kube-timeout", "1"]).start();
-    manager.wait_for(ALIVE);
+    manager.wait_for(WATCHDOG);
     std::thread::scope(|scope| {
         let posts: Vec<_> = (0..40).map(|_| scope.spawn(|| server.post_job().status)).collect();
         api.wait_for_requests(32);
         for _ in 0..3 {
-            assert_eq!(manager.next(), ALIVE);
+            assert_eq!(manager.next(), WATCHDOG);
         }
         for post in posts {
             let status = post.join().unwrap();
@@ -113,24 +113,24 @@ fn the_watchdog_is_fed_while_kubernetes_hangs_and_every_place_is_taken() {
 }
 
 #[test]
-fn an_orderly_stop_says_nothing_of_the_watchdog() {
+fn orderly_stop_logs_nothing_about_the_watchdog() {
     let (socket, _) = held_socket();
     for passed in [false, true] {
         let (api, manager, latch) = (ApiServer::start(), Manager::new(), Latch::default());
         api.always(Behavior::After(latch.clone(), Box::new(Behavior::Default)));
-        let setup = watchdog(manager.watches(Setup::for_api(&api)), A_MOMENT);
+        let setup = watchdog(manager.watches(Setup::for_api(&api)), MESSAGE_TIME);
         let setup = if passed { activated(setup, socket.try_clone().unwrap()) } else { setup };
         let mut server = setup.start();
-        manager.wait_for(ALIVE);
+        manager.wait_for(WATCHDOG);
         let mut client = server.connect();
         client.send(request(true).as_bytes());
         api.wait_for_requests(1);
         server.signal(Signal::TERM);
         manager.wait_for(STOPPING);
-        // Several turns of the watchdog; systemd looks no more.
+        // Several watchdog intervals; systemd ignores the watchdog during a stop.
         let quiet = Instant::now();
-        while quiet.elapsed() < A_MOMENT * 4 {
-            manager.within(A_MOMENT);
+        while quiet.elapsed() < MESSAGE_TIME * 4 {
+            manager.within(MESSAGE_TIME);
         }
         latch.open();
         assert_eq!(client.response(false).unwrap().status, 200);

@@ -2,7 +2,7 @@
 
 use super::{Case, FREE, MNIST, closed, get, good_post, header, line, open, post};
 
-/// Longest request line with its CR LF, longest head with its empty line, and most headers that are taken.
+/// Limits: request line with its CR LF, head with its empty line, number of headers.
 const LINE: usize = 4096;
 pub const HEAD: usize = 16 * 1024;
 const HEADERS: usize = 64;
@@ -38,7 +38,7 @@ pub fn lines() -> Vec<Case> {
         closed("no version", line("GET /healthz"), &[&[400, 505]]),
         closed("one word", line("GET"), &[&[400]]),
         closed("a header instead of the request line", "Host: h\r\n\r\n", &[&[400, 505]]),
-        closed("an answer instead of a request", "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", &[&[400, 505]]),
+        closed("a response instead of a request", "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", &[&[400, 505]]),
     ]
 }
 
@@ -254,7 +254,7 @@ pub fn hosts() -> Vec<Case> {
     {
         cases.push(open(format!("Host {host}"), with(&format!("Host: {host}\r\n")), &[&[200]]));
     }
-    // RFC 9112, section 3.2: a server MUST answer 400 to an invalid Host.
+    // RFC 9112, section 3.2: a server MUST respond 400 to an invalid Host.
     for host in ["a b", "h/config", "u@h", "h?x", "h#x", "a,b", "h\\", "<h>"] {
         cases.push(closed(format!("Host {host}"), with(&format!("Host: {host}\r\n")), &[&[400]]));
     }
@@ -341,13 +341,13 @@ pub fn other_protocols() -> Vec<Case> {
         closed("all bytes there are", (0..=255).collect::<Vec<u8>>(), &[&[400]]),
     ];
     for seed in 1..=16 {
-        // Any of the three may come first in it.
+        // Any of the three errors may be found first.
         cases.push(closed(format!("noise {seed}"), noise(seed, 6000), &[&[400, 414, 431]]));
     }
     cases
 }
 
-/// Bytes that look random and are the same every time.
+/// Pseudorandom bytes, the same in every run.
 fn noise(seed: u64, length: usize) -> Vec<u8> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let mut next = || {

@@ -1,7 +1,7 @@
-//! The front door under attack: raw bytes that a client may send, and clients that behave badly.
+//! The front's HTTP parser and its limits: raw bytes of any kind, and clients that misbehave.
 //!
-//! Every case of the table says what the answers must be and whether the connection goes on; after each one the server must
-//! still serve, and must have made exactly the Jobs that were asked for.
+//! Every case of the table lists the expected statuses, and whether the connection stays open. After each case the
+//! server must still serve, and must have created exactly the requested Jobs.
 
 mod body_cases;
 mod connections;
@@ -11,7 +11,7 @@ mod slow_clients;
 use crate::support::api::ApiServer;
 use crate::support::http::Response;
 use crate::support::server::{Server, Setup};
-use body_cases::{bodies, encodings, expectations, lengths, pipelines, smuggling};
+use body_cases::{bodies, chunks, encodings, expectations, lengths, pipelines, smuggling};
 use head_cases::{connection_options, headers, hosts, limits, lines, methods, other_protocols, targets, versions};
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -22,28 +22,28 @@ use std::time::{Duration, Instant};
 const FREE: &str = "/img-classification/free";
 const MNIST: &str = r#"{"dataset":"mnist"}"#;
 
-/// Longest time from the last byte of a case to its last answer; none of them has a reason to wait.
+/// Longest time from the last byte of a case to its last response.
 const PROMPT: Duration = Duration::from_secs(5);
 
-/// Cases up to this length are also sent one byte at a time.
+/// Cases up to this length are also sent byte by byte.
 const SHORT: usize = 1500;
 
-/// In a list of acceptable statuses: the answer may be missing.
+/// In a list of accepted statuses: the response may be missing.
 const OR_NONE: u16 = 0;
 
-/// Bytes on a connection of their own, and what must come back.
+/// Bytes for a new connection, and the expected responses.
 struct Case {
     what: String,
     bytes: Vec<u8>,
-    /// Nothing more is sent after the bytes, and the server is told so.
+    /// The client shuts down its sending side after the bytes.
     half_close: bool,
-    /// For each answer the statuses that are right.
+    /// Accepted statuses, one list per response.
     responses: Vec<Vec<u16>>,
-    /// Which answer is to a HEAD.
+    /// Index of the response to a HEAD.
     is_head: Option<usize>,
-    /// The connection goes on after the answers; else the server must close it.
+    /// The connection stays open after the responses; otherwise the server must close it.
     open: bool,
-    /// Fewest and most interim answers, all together.
+    /// Minimum and maximum of interim responses in total.
     interim: (usize, usize),
     jobs: usize,
 }
@@ -75,12 +75,12 @@ impl Case {
         self
     }
 
-    /// Sends the bytes, whole or one by one, and compares what comes back; the error says what is wrong.
+    /// Sends the bytes, at once or one by one, and compares the responses; the error names the difference.
     fn run(&self, server: &Server, bytewise: bool) -> Result<(), String> {
         let mut connection = server.connect();
         connection.stream().set_read_timeout(Some(PROMPT)).unwrap();
         let mut stream = connection.stream();
-        // The server may have refused and closed before all is sent.
+        // The server may have refused and closed before the last byte.
         let sent = if bytewise {
             self.bytes.chunks(1).try_for_each(|byte| stream.write_all(byte))
         } else {
@@ -99,30 +99,30 @@ impl Case {
             let (response, before) = match connection.response_and_interim(is_head) {
                 Ok(response) => response,
                 Err(error) if error.kind() == io::ErrorKind::UnexpectedEof && statuses.contains(&OR_NONE) => break,
-                Err(error) => return Err(format!("no answer {number}, {statuses:?}: {error}")),
+                Err(error) => return Err(format!("no response {number}, {statuses:?}: {error}")),
             };
             interim += before;
             if !statuses.contains(&response.status) {
                 return Err(format!(
-                    "answer {number} is {} instead of {statuses:?}: {:?}",
+                    "response {number} is {} instead of {statuses:?}: {:?}",
                     response.status,
                     response.text()
                 ));
             }
             if let Some(wrong) = format_error(&response, is_head) {
-                return Err(format!("answer {number}, {}: {wrong}", response.status));
+                return Err(format!("response {number}, {}: {wrong}", response.status));
             }
             let says_close = response.header("Connection").is_some_and(|value| value.eq_ignore_ascii_case("close"));
             if self.open && says_close {
-                return Err(format!("answer {number} says that the connection ends"));
+                return Err(format!("response {number} announces a close"));
             }
             let last = number + 1 == self.responses.len();
             if last && !self.open && !self.half_close && !says_close {
-                return Err("the last answer does not say that the connection ends".to_owned());
+                return Err("the last response does not announce the close".to_owned());
             }
         }
         if !(self.interim.0..=self.interim.1).contains(&interim) {
-            return Err(format!("{interim} interim answers"));
+            return Err(format!("{interim} interim responses"));
         }
         if self.open && !self.half_close {
             let response = connection.request("GET", "/healthz", None);
@@ -133,7 +133,7 @@ impl Case {
             match connection.rest() {
                 Ok(rest) if rest.is_empty() => {}
                 Ok(rest) => return Err(format!("more came: {:?}", String::from_utf8_lossy(&rest))),
-                // What was sent after the refusal was not read by anybody.
+                // The server did not read the bytes after the refused request.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionReset && sent.is_err() => {}
                 Err(error) => return Err(format!("not closed by the server: {error}")),
             }
@@ -145,7 +145,7 @@ impl Case {
     }
 }
 
-/// What is wrong with the form of an answer: errors are JSON of one sentence, and every answer says its length.
+/// Returns the format error of a response: errors are JSON with one sentence, and every response has its length.
 fn format_error(response: &Response, is_head: bool) -> Option<&'static str> {
     if response.header("Content-Type") != Some("application/json") {
         return Some("its content type is not JSON");
@@ -165,27 +165,27 @@ fn format_error(response: &Response, is_head: bool) -> Option<&'static str> {
     (object.len() != 1 || sentence.trim().is_empty() || sentence.contains('\n')).then_some("it is not one sentence")
 }
 
-/// Answered, and the connection goes on.
+/// Gets responses; the connection stays open.
 fn open(what: impl Into<String>, bytes: impl Into<Vec<u8>>, responses: &[&[u16]]) -> Case {
     Case::new(what, bytes, responses, true)
 }
 
-/// Answered, and the connection is closed by the server.
+/// Gets responses, then the server closes the connection.
 fn closed(what: impl Into<String>, bytes: impl Into<Vec<u8>>, responses: &[&[u16]]) -> Case {
     Case::new(what, bytes, responses, false)
 }
 
-/// GET /healthz with these further header lines.
+/// GET /healthz with these additional header lines.
 fn get(headers: &str) -> String {
     format!("GET /healthz HTTP/1.1\r\nHost: h\r\n{headers}\r\n")
 }
 
-/// POST of a good body with these header lines, which are to give its length.
+/// POST of a valid body with these header lines, which set its length.
 fn post(headers: &str) -> String {
     format!("POST {FREE} HTTP/1.1\r\nHost: h\r\n{headers}\r\n{MNIST}")
 }
 
-/// A whole good POST.
+/// A complete valid POST.
 fn good_post() -> String {
     post("Content-Length: 19\r\n")
 }
@@ -209,6 +209,7 @@ fn table() -> Vec<Case> {
         limits(),
         lengths(),
         encodings(),
+        chunks(),
         expectations(),
         connection_options(),
         pipelines(),
@@ -221,19 +222,19 @@ fn table() -> Vec<Case> {
     .collect()
 }
 
-/// The head of a POST with a body of that length.
+/// The head of a POST with a body of this length.
 fn post_of(length: usize) -> String {
     format!("POST {FREE} HTTP/1.1\r\nHost: h\r\nContent-Length: {length}\r\n\r\n")
 }
 
 fn started() -> (ApiServer, Server) {
     let api = ApiServer::start();
-    // Whatever limit there may be on the POSTs of one address: these tests send many.
+    // These tests send more POSTs than the rate limit allows.
     let server = Setup::for_api(&api).env("POSTS_PER_MINUTE", "0").start();
     (api, server)
 }
 
-/// Runs all these cases, each on a connection of its own, and tells of every one that went wrong.
+/// Runs each case on a new connection and reports every failure.
 fn run_table(cases: &[Case], bytewise: bool) {
     let (api, server) = started();
     let mut wrong = Vec::new();
@@ -255,7 +256,7 @@ fn run_table(cases: &[Case], bytewise: bool) {
 }
 
 #[test]
-fn whatever_is_sent_gets_its_answers_and_harms_nobody() {
+fn every_case_gets_its_responses_and_does_no_harm() {
     let cases = table();
     assert!(cases.len() >= 150, "{} cases", cases.len());
     println!("{} cases", cases.len());
@@ -265,13 +266,13 @@ fn whatever_is_sent_gets_its_answers_and_harms_nobody() {
 }
 
 #[test]
-fn whatever_is_sent_byte_by_byte_gets_the_same_answers() {
+fn cases_sent_byte_by_byte_get_the_same_responses() {
     let cases: Vec<Case> = table().into_iter().filter(|case| case.bytes.len() <= SHORT).collect();
     println!("{} cases", cases.len());
     run_table(&cases, true);
 }
 
-/// The head of a good POST, which then waits for its body.
+/// The head of a valid POST that expects 100 Continue.
 fn expecting() -> String {
     format!("POST {FREE} HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 19\r\n\r\n")
 }

@@ -5,6 +5,7 @@ use crate::support::api::ApiServer;
 use crate::support::cluster::pod;
 use crate::support::eventually;
 use crate::support::http::Connection;
+use crate::support::process::client_resources;
 use crate::support::response::{ApiResponse, Behavior, Latch, pod_list};
 use crate::support::server::Server;
 use serde_json::Value;
@@ -12,10 +13,10 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-/// Enough pods for an answer that fits into no buffer.
+/// Enough pods for a response larger than any buffer.
 const PODS: usize = 8000;
 
-/// From now on GET /config is an answer of over a megabyte.
+/// Makes every later response to GET /config larger than a megabyte.
 fn fill(api: &ApiServer) {
     let pods: Vec<Value> = (0..PODS)
         .map(|number| pod("default", &format!("{number:060}"), "Running", Some(("node", "10.0.0.1"))))
@@ -27,8 +28,8 @@ fn fill(api: &ApiServer) {
     });
 }
 
-/// A client whose kernel takes little before anybody reads.
-fn narrow(address: SocketAddr) -> Connection {
+/// A client with a small receive buffer.
+fn connect_with_small_buffer(address: SocketAddr) -> Connection {
     use rustix::net::{
         AddressFamily, SocketFlags, SocketType, connect, socket_with, sockopt::set_socket_recv_buffer_size,
     };
@@ -39,10 +40,10 @@ fn narrow(address: SocketAddr) -> Connection {
 }
 
 #[test]
-fn an_answer_over_a_megabyte_arrives_whole_at_a_slow_reader() {
+fn response_over_a_megabyte_arrives_complete_at_a_slow_reader() {
     let (api, server) = started();
     fill(&api);
-    let mut connection = narrow(server.address());
+    let mut connection = connect_with_small_buffer(server.address());
     connection.send(get("Connection: close\r\n").replace("healthz", "config").as_bytes());
     let (mut bytes, mut piece) = (Vec::new(), [0; 32 * 1024]);
     loop {
@@ -51,7 +52,7 @@ fn an_answer_over_a_megabyte_arrives_whole_at_a_slow_reader() {
             break;
         }
         bytes.extend_from_slice(&piece[..count]);
-        // The pace of a slow reader.
+        // The pace of the slow reader.
         std::thread::park_timeout(Duration::from_millis(2));
     }
     let head = bytes.windows(4).position(|four| four == b"\r\n\r\n").unwrap() + 4;
@@ -61,20 +62,20 @@ fn an_answer_over_a_megabyte_arrives_whole_at_a_slow_reader() {
 }
 
 #[test]
-fn readers_that_take_nothing_hold_nobody_up() {
+fn readers_that_read_nothing_delay_no_other_client() {
     const READERS: usize = 20;
     let (api, server) = started();
     fill(&api);
     let readers: Vec<Connection> = (0..READERS)
         .map(|_| {
-            let mut connection = narrow(server.address());
+            let mut connection = connect_with_small_buffer(server.address());
             connection.send(get("").replace("healthz", "config").as_bytes());
             connection
         })
         .collect();
-    let answered = || server.stderr().lines().filter(|line| line.starts_with("GET /config 200 ")).count();
-    eventually("every reader has an answer waiting", || answered() == READERS);
-    // More than may ask Kubernetes at a time.
+    let responded = || server.stderr().lines().filter(|line| line.starts_with("GET /config 200 ")).count();
+    eventually("a response waits for every reader", || responded() == READERS);
+    // More than the concurrent Kubernetes requests allowed.
     std::thread::scope(|scope| {
         for _ in 0..READERS {
             scope.spawn(|| {
@@ -88,38 +89,43 @@ fn readers_that_take_nothing_hold_nobody_up() {
     drop(readers);
 }
 
-/// The time that the server gives a head and a body.
+/// The server's timeout for a head and for a body.
 const HEAD_TIME: Duration = Duration::from_secs(10);
 
-/// What a client of the test below does, and which status ends it: none is a close without a word.
-struct Slow {
+/// A slow client and the statuses it gets; an empty list is a close without a response.
+struct SlowClient {
     what: &'static str,
     first: Vec<u8>,
-    /// Sent byte by byte, one every so often, over and over.
+    /// Repeated forever, one byte per interval.
     then: &'static [u8],
     responses: &'static [u16],
 }
 
 #[test]
-fn whoever_is_too_slow_is_told_so_and_whoever_is_silent_is_let_go() {
+fn slow_clients_get_408_and_silent_connections_are_closed() {
     let (api, server) = started();
     let table = [
-        Slow { what: "silent", first: Vec::new(), then: b"", responses: &[] },
-        Slow { what: "half a head", first: b"GET /healthz HT".to_vec(), then: b"", responses: &[408] },
-        Slow {
+        SlowClient { what: "silent", first: Vec::new(), then: b"", responses: &[] },
+        SlowClient { what: "half a head", first: b"GET /healthz HT".to_vec(), then: b"", responses: &[408] },
+        SlowClient {
             what: "an endless head",
             first: b"GET /healthz HTTP/1.1\r\n".to_vec(),
             then: b"X: y\r\n",
             responses: &[408],
         },
-        Slow { what: "an endless request line", first: b"GET /".to_vec(), then: b"a", responses: &[408] },
-        Slow { what: "empty lines", first: b"\r\n".to_vec(), then: b"\r\n", responses: &[408] },
-        Slow { what: "no body", first: post_of(19).into(), then: b"", responses: &[408] },
-        Slow { what: "half a body", first: format!("{}{{", post_of(19)).into(), then: b"", responses: &[408] },
-        Slow { what: "a dripping body", first: post_of(1024).into(), then: b" ", responses: &[408] },
-        Slow { what: "a body that was asked for", first: expecting().into(), then: b"", responses: &[408] },
-        Slow { what: "half a second head", first: format!("{}GET", get("")).into(), then: b"", responses: &[200, 408] },
-        Slow {
+        SlowClient { what: "an endless request line", first: b"GET /".to_vec(), then: b"a", responses: &[408] },
+        SlowClient { what: "empty lines", first: b"\r\n".to_vec(), then: b"\r\n", responses: &[408] },
+        SlowClient { what: "no body", first: post_of(19).into(), then: b"", responses: &[408] },
+        SlowClient { what: "half a body", first: format!("{}{{", post_of(19)).into(), then: b"", responses: &[408] },
+        SlowClient { what: "a dripping body", first: post_of(1024).into(), then: b" ", responses: &[408] },
+        SlowClient { what: "a body after 100 Continue", first: expecting().into(), then: b"", responses: &[408] },
+        SlowClient {
+            what: "half a second head",
+            first: format!("{}GET", get("")).into(),
+            then: b"",
+            responses: &[200, 408],
+        },
+        SlowClient {
             what: "a second body",
             first: format!("{}{}", get(""), post_of(19)).into(),
             then: b"",
@@ -128,7 +134,7 @@ fn whoever_is_too_slow_is_told_so_and_whoever_is_silent_is_let_go() {
     ];
     let gap = Duration::from_millis(250);
     std::thread::scope(|scope| {
-        for Slow { what, first, then, responses } in &table {
+        for SlowClient { what, first, then, responses } in &table {
             let server = &server;
             scope.spawn(move || {
                 let mut connection = server.connect();
@@ -137,7 +143,7 @@ fn whoever_is_too_slow_is_told_so_and_whoever_is_silent_is_let_go() {
                 let mut drops = then.iter().cycle();
                 if !then.is_empty() {
                     connection.stream().set_read_timeout(Some(gap)).unwrap();
-                    // Until there is something to read. Sending fails only once the server has closed.
+                    // Until a response arrives. Sending fails only once the server has closed.
                     while connection.stream().peek(&mut [0]).is_err() && start.elapsed() < HEAD_TIME * 2 {
                         let _ = connection.stream().write_all(&[*drops.next().unwrap()]);
                     }
@@ -155,7 +161,7 @@ fn whoever_is_too_slow_is_told_so_and_whoever_is_silent_is_let_go() {
                 assert!(took > HEAD_TIME / 2 && took < HEAD_TIME + PROMPT, "{what}: {took:?}");
             });
         }
-        // All the while others are served.
+        // Meanwhile the server serves other clients.
         let start = Instant::now();
         while start.elapsed() < HEAD_TIME {
             assert_eq!(server.get("/healthz").status, 200);
@@ -170,24 +176,15 @@ fn reset(connection: &Connection) {
     rustix::net::connect_unspec(connection.stream()).unwrap();
 }
 
-/// Descriptors and threads of the server.
-fn held(server: &Server) -> (usize, usize) {
-    let count = |what: &str| {
-        let folder = format!("/proc/{}/{what}", server.pid().as_raw_nonzero());
-        std::fs::read_dir(folder).unwrap().count()
-    };
-    (count("fd"), count("task"))
-}
-
 #[test]
-fn clients_that_reset_at_any_moment_leave_nothing_behind() {
+fn resets_at_any_stage_leave_no_descriptor_thread_or_job_behind() {
     const EACH: usize = 20;
     let (api, server) = started();
     fill(&api);
-    // What the first requests make and keep, such as a connection to Kubernetes, is no leftover.
+    // Descriptors opened by the first requests, such as a connection to Kubernetes, stay open.
     let config = get("").replace("healthz", "config");
     assert_eq!((server.post_job().status, server.get("/config").status), (200, 200));
-    let before = held(&server);
+    let before = client_resources(&server);
     let jobs = api.jobs().len();
     for bytes in [
         "",
@@ -206,7 +203,7 @@ fn clients_that_reset_at_any_moment_leave_nothing_behind() {
         assert_eq!(server.get("/healthz").status, 200, "{bytes:?}");
     }
     for _ in 0..EACH {
-        // While the body is awaited.
+        // During the wait for the body.
         let mut connection = server.connect();
         connection.send(expecting().as_bytes());
         connection.stream().read_exact(&mut [0; 25]).unwrap();
@@ -220,14 +217,14 @@ fn clients_that_reset_at_any_moment_leave_nothing_behind() {
         connection.send(b"nonsense\r\n\r\n");
         connection.stream().read_exact(&mut [0; 12]).unwrap();
         reset(&connection);
-        // In the middle of an answer.
-        let mut connection = narrow(server.address());
+        // In the middle of a response.
+        let mut connection = connect_with_small_buffer(server.address());
         connection.send(config.as_bytes());
         connection.stream().read_exact(&mut [0; 100]).unwrap();
         reset(&connection);
     }
     assert_eq!(api.jobs().len(), jobs);
-    // Before the answer, which Kubernetes keeps waiting.
+    // Before the response, which Kubernetes delays.
     let (latch, seen) = (Latch::default(), api.requests().len());
     api.always(Behavior::After(latch.clone(), Box::new(Behavior::Default)));
     let waiting: Vec<Connection> = (0..10)
@@ -240,14 +237,14 @@ fn clients_that_reset_at_any_moment_leave_nothing_behind() {
     api.wait_for_requests(seen + waiting.len());
     waiting.iter().for_each(reset);
     latch.open();
-    // These were good requests: each made its Job, though nobody heard of it.
+    // These requests were valid: each creates its Job, although its client has gone.
     eventually("the Jobs are made", || api.jobs().len() == jobs + waiting.len());
     drop(waiting);
-    // Connections to Kubernetes that such a rush has opened are not the clients' leftovers.
-    api.close_connections();
-    assert_eq!(server.post_job().status, 200);
     eventually("descriptors and threads are given back", || {
-        let now = held(&server);
+        // Idle connections to Kubernetes are not part of the comparison: a request drops those that have ended.
+        api.close_connections();
+        assert_eq!(server.post_job().status, 200);
+        let now = client_resources(&server);
         now.0 <= before.0 && now.1 <= before.1
     });
     assert_eq!(server.get("/healthz").status, 200);

@@ -1,4 +1,4 @@
-//! How long credentials are kept, and when the plugin runs again.
+//! Lifetime of cached credentials, and reruns of the plugin.
 
 use super::{authorization, check_post, print, started, with_user};
 use crate::support::api::{ApiServer, Listen};
@@ -18,7 +18,7 @@ fn print_numbered(expiry: &str) -> String {
 }
 
 #[test]
-fn a_token_is_fetched_once_and_used_for_every_request() {
+fn token_is_fetched_once_for_all_requests() {
     let (api, server, plugin) = started(&print(&json!({"token": "abc"})));
     for _ in 0..5 {
         check_post(&server);
@@ -29,7 +29,7 @@ fn a_token_is_fetched_once_and_used_for_every_request() {
 }
 
 #[test]
-fn a_token_is_kept_until_it_expires() {
+fn token_is_kept_until_it_expires() {
     let (_api, server, plugin) = started(&print_numbered("2099-01-01T00:00:00Z"));
     for _ in 0..3 {
         check_post(&server);
@@ -42,12 +42,12 @@ fn a_token_is_kept_until_it_expires() {
         check_post(&server);
         authorization(api.requests().last().unwrap()) == Some("Bearer token-2")
     });
-    // A run may have come early, and the token of that run expires in its turn: but nobody runs it for every request.
+    // A refresh may run early, and its token expires in turn; but the plugin does not run for every request.
     assert!(plugin.runs() < api.requests().len() && plugin.runs() <= 3, "{} runs", plugin.runs());
 }
 
 #[test]
-fn expiry_times_of_every_rfc_3339_form_are_understood() {
+fn expiry_times_in_every_rfc_3339_form_are_parsed() {
     for expiry in [
         "2099-01-01T00:00:00Z",
         "2099-01-01T00:00:00.123456789Z",
@@ -63,7 +63,7 @@ fn expiry_times_of_every_rfc_3339_form_are_understood() {
 }
 
 #[test]
-fn sixty_four_requests_at_once_run_the_plugin_once() {
+fn sixty_four_concurrent_requests_run_the_plugin_once() {
     let (api, server, plugin) = started(&format!("sleep 0.3\n{}", print(&json!({"token": "abc"}))));
     std::thread::scope(|scope| {
         for _ in 0..64 {
@@ -74,7 +74,7 @@ fn sixty_four_requests_at_once_run_the_plugin_once() {
 }
 
 #[test]
-fn a_401_runs_the_plugin_once_more_and_no_oftener() {
+fn unauthorized_response_runs_the_plugin_exactly_once_more() {
     let (api, server, plugin) = started(&print_numbered("2099-01-01T00:00:00Z"));
     api.script(|request| match authorization(request) {
         Some("Bearer token-2") => response::Behavior::Default,
@@ -90,7 +90,7 @@ fn a_401_runs_the_plugin_once_more_and_no_oftener() {
 }
 
 #[test]
-fn a_401_in_the_middle_of_a_list_refreshes_too() {
+fn unauthorized_page_of_a_list_refreshes_the_token() {
     let (api, server, _plugin) = started(&print_numbered("2099-01-01T00:00:00Z"));
     let pod = crate::support::cluster::pod("default", "p", "Running", None);
     api.script(move |request| match (authorization(request), request.query("continue")) {
@@ -104,7 +104,7 @@ fn a_401_in_the_middle_of_a_list_refreshes_too() {
 }
 
 #[test]
-fn a_client_certificate_of_a_plugin_is_shown() {
+fn client_certificate_of_a_plugin_is_sent() {
     let api = ApiServer::listen(&Listen { clients: ClientCerts::Verified, ..Listen::default() });
     for kind in ["client-chain", "client-sec1"] {
         let (certificate, key) = (format!("{kind}.pem"), format!("{kind}.key.pem"));
@@ -121,7 +121,7 @@ fn a_client_certificate_of_a_plugin_is_shown() {
 }
 
 #[test]
-fn a_new_client_certificate_of_a_plugin_is_used_after_a_401() {
+fn new_client_certificate_is_used_after_a_401() {
     let api = ApiServer::listen(&Listen { clients: ClientCerts::Verified, ..Listen::default() });
     let setup = Setup::new();
     let status = |kind: &str| json!({"clientCertificateData": tls::pem(&format!("{kind}.pem")), "clientKeyData": tls::pem(&format!("{kind}.key.pem"))});
@@ -139,7 +139,7 @@ fn a_new_client_certificate_of_a_plugin_is_used_after_a_401() {
 }
 
 #[test]
-fn a_certificate_of_a_plugin_is_gone_when_its_next_answer_has_none() {
+fn client_certificate_is_dropped_if_the_next_credential_has_none() {
     let api = ApiServer::listen(&Listen { clients: ClientCerts::Verified, ..Listen::default() });
     let setup = Setup::new();
     let first = json!({
@@ -166,18 +166,18 @@ fn a_certificate_of_a_plugin_is_gone_when_its_next_answer_has_none() {
 }
 
 #[test]
-fn a_plugin_that_failed_once_is_run_again() {
+fn failed_plugin_is_run_again() {
     let body =
         format!("test -e \"$HERE/ran\" || {{ touch \"$HERE/ran\"; exit 77; }}\n{}", print(&json!({"token": "abc"})));
     let (api, server, _plugin) = started(&body);
-    // Nobody need have asked: the first run comes with the start, or else with the first request.
+    // The first run comes with the start or with the first request.
     let first = server.post_job();
     assert!([200, 502].contains(&first.status), "{}", first.text());
     server.wait_for_log("of the failure", |line| line.contains("77"));
     if first.status == 200 {
         return;
     }
-    // At once or after a pause that spares the machine a broken plugin at every request.
+    // The rerun may come at once, or after a pause that limits the cost of a broken plugin.
     eventually("the plugin is given another chance", || server.post_job().status == 200);
     assert_eq!(api.jobs().len(), 1);
 }

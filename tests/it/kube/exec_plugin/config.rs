@@ -1,4 +1,4 @@
-//! The `exec` section of a kubeconfig, and what the plugin is given.
+//! The `exec` section of a kubeconfig, and the plugin's input.
 
 use super::{authorization, check_post, print, with_user};
 use crate::support::api::{ApiServer, Listen};
@@ -9,7 +9,7 @@ use crate::support::tls;
 use serde_json::{Value, json};
 
 #[test]
-fn the_plugin_is_told_the_version_and_that_nobody_is_there_to_ask() {
+fn plugin_gets_its_version_and_non_interactive_mode() {
     for version in ["v1", "v1beta1"] {
         let api = ApiServer::start();
         let setup = Setup::new();
@@ -31,7 +31,7 @@ fn the_plugin_is_told_the_version_and_that_nobody_is_there_to_ask() {
 }
 
 #[test]
-fn the_plugin_is_told_of_the_cluster_only_where_it_wants_that() {
+fn plugin_gets_cluster_info_only_on_request() {
     for by_file in [false, true] {
         let api = ApiServer::start();
         let setup = Setup::new();
@@ -49,18 +49,18 @@ fn the_plugin_is_told_of_the_cluster_only_where_it_wants_that() {
         let config = Kubeconfig::new(&api.url()).cluster(cluster).user(user);
         let server = setup.kubeconfig(config.yaml()).start();
         check_post(&server);
-        let told = plugin.infos().remove(0)["spec"]["cluster"].take();
-        assert_eq!(told["server"], api.url());
-        assert_eq!(told["tls-server-name"], "kubernetes.example");
-        assert_eq!(told["certificate-authority-data"], tls::base64("ca.pem"));
-        assert_eq!(told["config"], json!({"audience": "me", "n": [1, 2]}));
+        let recorded = plugin.infos().remove(0)["spec"]["cluster"].take();
+        assert_eq!(recorded["server"], api.url());
+        assert_eq!(recorded["tls-server-name"], "kubernetes.example");
+        assert_eq!(recorded["certificate-authority-data"], tls::base64("ca.pem"));
+        assert_eq!(recorded["config"], json!({"audience": "me", "n": [1, 2]}));
     }
 }
 
 #[test]
-fn arguments_and_environment_of_the_kubeconfig_come_on_top_of_ours() {
+fn arguments_and_environment_extend_the_servers_own() {
     let body = format!(
-        "printf '%s\\n' \"$*\" \"$ADDED\" \"$OURS\" \"$CHANGED\" >\"$HERE/told\"\n{}",
+        "printf '%s\\n' \"$*\" \"$ADDED\" \"$OURS\" \"$CHANGED\" >\"$HERE/recorded\"\n{}",
         print(&json!({"token": "abc"}))
     );
     let api = ApiServer::start();
@@ -71,12 +71,12 @@ fn arguments_and_environment_of_the_kubeconfig_come_on_top_of_ours() {
     user["exec"]["env"] = json!([{"name": "ADDED", "value": "added"}, {"name": "CHANGED", "value": "theirs"}]);
     let server = with_user(setup, &api, user).env("OURS", "ours").env("CHANGED", "ours").start();
     check_post(&server);
-    let told = std::fs::read_to_string(server.home().join("told")).unwrap();
-    assert_eq!(told, "get-token --cluster-name a b \nadded\nours\ntheirs\n");
+    let recorded = std::fs::read_to_string(server.home().join("recorded")).unwrap();
+    assert_eq!(recorded, "get-token --cluster-name a b \nadded\nours\ntheirs\n");
 }
 
 #[test]
-fn null_arguments_and_environment_are_none() {
+fn null_arguments_and_environment_are_empty() {
     let api = ApiServer::start();
     let setup = Setup::new();
     let plugin = Plugin::write(setup.home(), "plugin", &print(&json!({"token": "abc"})));
@@ -88,7 +88,7 @@ fn null_arguments_and_environment_are_none() {
 }
 
 #[test]
-fn the_modes_of_interaction_are_those_of_client_go() {
+fn interactive_modes_match_client_go() {
     let api = ApiServer::start();
     let cases = [
         ("v1", Some("Never"), true),
@@ -103,7 +103,7 @@ fn the_modes_of_interaction_are_those_of_client_go() {
         ("v2", Some("Never"), false),
     ];
     for (version, mode, works) in cases {
-        // A folder of its own: the traces of a run must outlive the program.
+        // A separate folder: the records of a run must outlive the server.
         let folder = tempfile::TempDir::new().unwrap();
         let body = format!("echo '{}'", credential(version, &json!({"token": "abc"})));
         let plugin = Plugin::write(folder.path(), "plugin", &body);
@@ -125,7 +125,7 @@ fn the_modes_of_interaction_are_those_of_client_go() {
 }
 
 #[test]
-fn a_plugin_without_a_command_or_a_version_is_refused_by_field() {
+fn plugin_without_a_command_or_a_version_is_refused_by_field() {
     let api = ApiServer::start();
     for (exec, field) in [
         (json!({"apiVersion": "client.authentication.k8s.io/v1", "interactiveMode": "Never"}), "command"),
@@ -141,7 +141,7 @@ fn a_plugin_without_a_command_or_a_version_is_refused_by_field() {
 }
 
 #[test]
-fn a_plugin_is_not_run_where_a_token_is_already_there() {
+fn plugin_is_not_run_if_the_user_has_a_token() {
     let api = ApiServer::start();
     let setup = Setup::new();
     let plugin = Plugin::printing(setup.home(), "plugin", &json!({"token": "of-plugin"}));
@@ -154,7 +154,7 @@ fn a_plugin_is_not_run_where_a_token_is_already_there() {
 }
 
 #[test]
-fn a_token_of_a_plugin_is_never_sent_over_http() {
+fn plugin_token_is_never_sent_over_http() {
     let plain = ApiServer::listen(&Listen { identity: None, ..Listen::default() });
     let setup = Setup::new();
     let plugin = Plugin::printing(setup.home(), "plugin", &json!({"token": "abc"}));
@@ -167,7 +167,7 @@ fn a_token_of_a_plugin_is_never_sent_over_http() {
 }
 
 #[test]
-fn what_eks_writes_works_as_it_is() {
+fn eks_kubeconfig_works_unchanged() {
     let api = ApiServer::start();
     let setup = Setup::new();
     let folder = setup.home().join("bin");
@@ -177,18 +177,18 @@ fn what_eks_writes_works_as_it_is() {
         "status": {"expirationTimestamp": expiry, "token": "k8s-aws-v1.abc"},
     });
     let aws =
-        Plugin::write(&folder, "aws", &format!("echo \"$*\" \"$AWS_PROFILE\" >\"$HERE/told\"\necho '{response}'"));
+        Plugin::write(&folder, "aws", &format!("echo \"$*\" \"$AWS_PROFILE\" >\"$HERE/recorded\"\necho '{response}'"));
     let text = eks_kubeconfig(&api, &tls::base64("ca.pem"));
     let path = format!("{}:{}", folder.display(), std::env::var("PATH").unwrap());
     let server = setup.env("PATH", &path).kubeconfig(text).start();
     check_post(&server);
     assert_eq!(authorization(&api.requests()[0]), Some("Bearer k8s-aws-v1.abc"));
     assert_eq!(aws.runs(), 1);
-    let told = std::fs::read_to_string(folder.join("told")).unwrap();
-    assert_eq!(told, "--region us-east-1 eks get-token --cluster-name mp12 --output json me\n");
+    let recorded = std::fs::read_to_string(folder.join("recorded")).unwrap();
+    assert_eq!(recorded, "--region us-east-1 eks get-token --cluster-name mp12 --output json me\n");
 }
 
-/// The file of `aws eks update-kubeconfig`, letter by letter but for the names.
+/// The output of `aws eks update-kubeconfig`; only the names differ.
 fn eks_kubeconfig(api: &ApiServer, ca: &str) -> String {
     let url = api.url();
     format!(

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 
 #[test]
-fn what_is_no_answer_is_an_error_that_shows_none_of_it() {
+fn invalid_output_is_an_error_without_a_quote_of_it() {
     let full = json!({"token": SECRET});
     let no_kind = json!({"apiVersion": "client.authentication.k8s.io/v1", "status": full});
     let other_kind = json!({"apiVersion": "client.authentication.k8s.io/v1", "kind": "Other", "status": full});
@@ -39,7 +39,7 @@ fn what_is_no_answer_is_an_error_that_shows_none_of_it() {
             "line break in the token",
             print(&json!({"token": format!("{SECRET}\nX-Injected: yes")})).replace("\\n", "\\\\n"),
         ),
-        ("failure with an answer", format!("{}\nexit 3", print(&full))),
+        ("failure with a credential", format!("{}\nexit 3", print(&full))),
         ("death", "kill -9 $$".to_owned()),
         ("flood", format!("yes {SECRET} | head -c 50000000")),
     ];
@@ -48,7 +48,7 @@ fn what_is_no_answer_is_an_error_that_shows_none_of_it() {
             scope.spawn(move || {
                 let (api, server, plugin) = started(body);
                 if *what == "no kind" {
-                    // client-go decodes such an answer by its apiVersion alone or refuses it: either is right.
+                    // client-go decodes such a response by its apiVersion alone or refuses it; both are acceptable.
                     server.post_job();
                     return;
                 }
@@ -60,7 +60,7 @@ fn what_is_no_answer_is_an_error_that_shows_none_of_it() {
 }
 
 #[test]
-fn stderr_of_a_failing_plugin_is_in_the_log_and_its_command_is_named() {
+fn stderr_and_command_of_a_failing_plugin_are_logged() {
     let (api, server, _plugin) = started("echo 'Token for profile has expired, run aws sso login' >&2\nexit 255");
     let response = check_failure(&api, &server);
     assert_eq!(response.status, 502, "{}", response.text());
@@ -69,7 +69,7 @@ fn stderr_of_a_failing_plugin_is_in_the_log_and_its_command_is_named() {
 }
 
 #[test]
-fn stderr_of_a_plugin_cannot_write_lines_of_its_own() {
+fn plugin_stderr_cannot_inject_log_lines() {
     let (api, server, _plugin) = started("printf 'a\\nINJECTED\\033[2J\\r\\n' >&2\nexit 1");
     check_failure(&api, &server);
     for line in server.stderr().lines() {
@@ -78,7 +78,7 @@ fn stderr_of_a_plugin_cannot_write_lines_of_its_own() {
 }
 
 #[test]
-fn a_missing_plugin_is_named() {
+fn missing_plugin_is_named() {
     let api = ApiServer::start();
     for command in ["no-such-plugin-at-all", "/no/such/plugin-at-all"] {
         let user = json!({"exec": {
@@ -97,8 +97,8 @@ fn a_missing_plugin_is_named() {
 }
 
 #[test]
-fn a_hung_plugin_is_killed_with_its_children_and_requests_get_an_error_in_time() {
-    // One child holds stdout, as a credential process behind a wrapper does.
+fn hung_plugin_is_killed_with_its_children_and_requests_fail_in_time() {
+    // One child holds stdout, like a credential process behind a wrapper script.
     let (api, server, plugin) = started("sleep 200 &\necho $! >>\"$HERE/plugin.pids\"\nsleep 201");
     let start = Instant::now();
     std::thread::scope(|scope| {
@@ -116,7 +116,7 @@ fn a_hung_plugin_is_killed_with_its_children_and_requests_get_an_error_in_time()
     assert_eq!(api.requests().len(), 0);
 }
 
-/// A child that the plugin leaves behind, what else it says, and whether that is a success.
+/// Shell code that starts a child, and whether the plugin succeeds.
 const LEFT_BEHIND: [(&str, &str); 6] = [
     ("both", "sleep 200 &"),
     ("stdout", "sleep 200 2>/dev/null &"),
@@ -127,7 +127,7 @@ const LEFT_BEHIND: [(&str, &str); 6] = [
 ];
 
 #[test]
-fn a_child_that_outlives_the_plugin_and_holds_its_output_does_not_cost_the_answer() {
+fn credential_is_used_although_a_child_holds_stdout() {
     std::thread::scope(|scope| {
         for (what, child) in LEFT_BEHIND {
             scope.spawn(move || {
@@ -148,7 +148,7 @@ fn a_child_that_outlives_the_plugin_and_holds_its_output_does_not_cost_the_answe
 }
 
 #[test]
-fn a_failure_is_told_although_a_child_holds_the_output() {
+fn failure_is_reported_although_a_child_holds_stdout() {
     std::thread::scope(|scope| {
         for (what, child) in LEFT_BEHIND {
             scope.spawn(move || {
@@ -163,18 +163,18 @@ fn a_failure_is_told_although_a_child_holds_the_output() {
     });
 }
 
-/// Ends a stray child that a test started, if it is still there.
+/// Kills a child that a test started, if it still exists.
 fn end(pid: u32) {
     let command = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     if is_alive(pid) && command.starts_with("sleep") {
         let pid = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
-        // Gone in between is as well.
+        // The child may have exited meanwhile.
         let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
     }
 }
 
 #[test]
-fn sigterm_ends_a_hanging_plugin_and_its_children() {
+fn sigterm_kills_a_hanging_plugin_and_its_children() {
     for waiting in [false, true] {
         let (api, mut server, plugin) = started("sleep 200 &\necho $! >>\"$HERE/plugin.pids\"\nsleep 201");
         eventually("the plugin runs", || plugin.runs() >= 2);
@@ -184,7 +184,7 @@ fn sigterm_ends_a_hanging_plugin_and_its_children() {
         }
         let start = Instant::now();
         server.signal(rustix::process::Signal::TERM);
-        // Read before the end: the traces go with the server's folder.
+        // The records are deleted with the server's folder, so they are read first.
         let pids = plugin.pids();
         assert_eq!(server.wait().code(), Some(0), "{}", server.stderr());
         assert!(start.elapsed() < Duration::from_secs(12), "{:?}", start.elapsed());
@@ -194,7 +194,7 @@ fn sigterm_ends_a_hanging_plugin_and_its_children() {
 }
 
 #[test]
-fn a_plugin_that_fails_slower_than_the_deadline_is_named_in_the_end() {
+fn plugin_that_fails_after_the_deadline_is_named() {
     let api = ApiServer::start();
     let setup = Setup::new();
     let plugin = Plugin::write(setup.home(), "plugin", "sleep 1.2\necho 'log in first' >&2\nexit 7");
@@ -206,7 +206,7 @@ fn a_plugin_that_fails_slower_than_the_deadline_is_named_in_the_end() {
         assert!(response.error().contains("credential"), "{}", response.text());
         plugin.runs() >= 2
     };
-    eventually("an answer while it runs again", answers_in_the_next_run);
+    eventually("a response while the plugin runs again", answers_in_the_next_run);
     assert!(server.stderr().contains("log in first"), "{}", server.stderr());
     assert_eq!(api.requests().len(), 0);
 }

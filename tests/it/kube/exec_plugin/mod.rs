@@ -1,4 +1,4 @@
-//! Credential plugins: what they are told, what is made of their answers, how often and how long they run.
+//! Credential plugins: input, output, caching and failures.
 
 mod cache;
 mod config;
@@ -13,7 +13,7 @@ use serde_json::Value;
 
 const SECRET: &str = "s3cr3t-0f-plugin";
 
-/// A started program whose user is a plugin with this script, its Kubernetes, and the plugin.
+/// A running server whose user is a plugin with this script, its API server, and the plugin.
 fn started(body: &str) -> (ApiServer, Server, Plugin) {
     let api = ApiServer::start();
     let setup = Setup::new();
@@ -40,7 +40,7 @@ fn authorization(request: &Request) -> Option<&str> {
     request.header("Authorization")
 }
 
-/// An error answer, after which nothing has reached Kubernetes and nothing of the plugin's stdout is anywhere.
+/// Checks an error response: no request has reached Kubernetes, and no stdout of the plugin appears anywhere.
 fn check_failure(api: &ApiServer, server: &Server) -> Response {
     let response = server.post_job();
     assert!((502..=504).contains(&response.status), "{} {}", response.status, response.text());

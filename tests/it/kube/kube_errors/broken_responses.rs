@@ -8,17 +8,17 @@ use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 
 #[test]
-fn headers_without_measure_are_502_at_once() {
+fn headers_over_the_size_limit_are_502_at_once() {
     check_headers(&[17 * 1024]);
     check_headers(&[180; 100]);
 }
 
 #[test]
-fn headers_without_number_are_502_at_once() {
+fn headers_over_the_count_limit_are_502_at_once() {
     check_headers(&[1; 200]);
 }
 
-/// Answers with headers of these lengths are refused without a second try.
+/// Checks that responses with headers of these sizes are refused without a retry.
 fn check_headers(lengths: &[usize]) {
     for status in [200, 201, 403] {
         let what = format!("{} headers with {status}", lengths.len());
@@ -40,7 +40,7 @@ fn check_headers(lengths: &[usize]) {
 }
 
 #[test]
-fn json_that_is_not_the_answer_is_an_error_and_never_an_empty_list() {
+fn unexpected_json_is_an_error_and_never_an_empty_list() {
     let bodies = [
         r#"{"kind":"PodList","items":[{"metadata":{"name":"a""#,
         "",
@@ -61,7 +61,7 @@ fn json_that_is_not_the_answer_is_an_error_and_never_an_empty_list() {
 }
 
 #[test]
-fn a_list_that_breaks_off_is_read_again_or_fails_but_is_never_half() {
+fn truncated_list_is_read_again_or_fails_but_never_shortened() {
     let pods: Vec<Value> = (0..50).map(|n| pod("default", &format!("pod-{n}"), "Running", None)).collect();
     let cuts: [(&str, Cut); 11] = [
         ("nothing", |reply| reply.cut(0)),
@@ -80,7 +80,7 @@ fn a_list_that_breaks_off_is_read_again_or_fails_but_is_never_half() {
 }
 
 #[test]
-fn a_list_in_broken_gzip_is_read_again_or_fails_but_is_never_half() {
+fn list_in_broken_gzip_is_read_again_or_fails() {
     let pods: Vec<Value> = (0..50).map(|n| pod("default", &format!("pod-{n}"), "Running", None)).collect();
     let breaks: [(&str, Cut); 4] = [
         ("the head", |reply| reply.gzip().corrupted(0)),
@@ -92,8 +92,8 @@ fn a_list_in_broken_gzip_is_read_again_or_fails_but_is_never_half() {
 }
 
 #[test]
-fn a_list_in_gzip_of_broken_data_is_read_again_or_fails_but_is_never_half() {
-    // What comes out is not JSON, and only the checksum behind it says that Kubernetes sent something else.
+fn list_with_a_wrong_gzip_checksum_is_read_again_or_fails() {
+    // The decompressed data is not JSON, and only the checksum shows that Kubernetes sent other data.
     let pods: Vec<Value> = (0..50).map(|n| pod("default", &format!("pod-{n}"), "Running", None)).collect();
     let breaks: [(&str, Cut); 2] = [
         ("the data", |reply| reply.gzip().corrupted(200)),
@@ -102,16 +102,16 @@ fn a_list_in_gzip_of_broken_data_is_read_again_or_fails_but_is_never_half() {
     check_read_again(&pods, &breaks);
 }
 
-/// A list that is spoiled once is whole in the end, one that is spoiled each time is 503.
-fn check_read_again(pods: &[Value], spoils: &[(&str, Cut)]) {
-    for (what, spoil) in spoils {
+/// One broken response: the retry returns the full list. Only broken responses: 503.
+fn check_read_again(pods: &[Value], faults: &[(&str, Cut)]) {
+    for (what, corrupt) in faults {
         let (api, server) = started(1);
         let complete_response = ApiResponse::json(200, &pod_list(pods, ""));
-        api.queue([spoil(complete_response.clone()).into(), complete_response.clone().into()]);
+        api.queue([corrupt(complete_response.clone()).into(), complete_response.clone().into()]);
         let response = server.get("/config");
         assert_eq!(response.status, 200, "{what}: {}", response.text());
         assert_eq!(response.json()["pods"].as_array().unwrap().len(), 50, "{what}");
-        api.always(spoil(complete_response));
+        api.always(corrupt(complete_response));
         let response = server.get("/config");
         assert_eq!(response.status, 503, "{what}: {}", response.text());
         check_retry_after(&response);
@@ -120,7 +120,7 @@ fn check_read_again(pods: &[Value], spoils: &[(&str, Cut)]) {
 }
 
 #[test]
-fn a_list_whose_head_breaks_off_is_read_again_and_503_if_that_lasts() {
+fn list_with_a_truncated_head_is_read_again_and_503_if_that_lasts() {
     let (api, server) = started(1);
     for bytes in [1, 15, 40] {
         api.queue([Behavior::ApplyThenTruncate(bytes)]);
@@ -134,16 +134,16 @@ fn a_list_whose_head_breaks_off_is_read_again_and_503_if_that_lasts() {
 }
 
 #[test]
-fn a_page_that_is_lost_in_the_middle_of_a_list_never_makes_half_a_list() {
+fn lost_page_never_shortens_a_list() {
     let (api, server) = started(1);
     let first = pod_list(&[pod("default", "one", "Running", None)], "more");
-    for trouble in
+    for fault in
         [Behavior::Close, Behavior::Reset, unavailable().into(), unauthorized().into(), ApiResponse::html(200).into()]
     {
-        let (first, trouble) = (first.clone(), trouble.clone());
+        let (first, fault) = (first.clone(), fault.clone());
         api.script(move |request| match request.query("continue") {
             None => ApiResponse::json(200, &first).into(),
-            Some(_) => trouble.clone(),
+            Some(_) => fault.clone(),
         });
         let response = server.get("/config");
         assert!((502..=504).contains(&response.status), "{} {}", response.status, response.text());
@@ -152,9 +152,9 @@ fn a_page_that_is_lost_in_the_middle_of_a_list_never_makes_half_a_list() {
 }
 
 #[test]
-fn an_answer_without_end_is_an_error_and_no_flood() {
+fn endless_response_is_an_error_and_uses_little_memory() {
     let (api, server) = started(5);
-    // 100 MB behind 100 KB of gzip: more than any list of pods that this program is for.
+    // 100 MB in 100 KB of gzip: more than any supported list of pods.
     let flood = ApiResponse::new(200, "application/json", vec![b' '; 100_000_000]).gzip();
     api.always(flood);
     let response = server.get("/config");

@@ -4,7 +4,7 @@ use super::started;
 use crate::support::response::{Behavior, quota_full};
 
 #[test]
-fn requests_in_a_row_share_one_connection() {
+fn sequential_requests_share_one_connection() {
     let (api, server) = started(10);
     for _ in 0..20 {
         assert_eq!(server.post_job().status, 200);
@@ -14,7 +14,7 @@ fn requests_in_a_row_share_one_connection() {
 }
 
 #[test]
-fn errors_of_kubernetes_do_not_cost_the_connection() {
+fn kubernetes_errors_keep_the_connection_open() {
     let (api, server) = started(10);
     api.always(quota_full());
     for _ in 0..10 {
@@ -24,7 +24,7 @@ fn errors_of_kubernetes_do_not_cost_the_connection() {
 }
 
 #[test]
-fn a_burst_reuses_the_connections_of_the_burst_before() {
+fn burst_reuses_the_connections_of_the_previous_burst() {
     let (api, server) = started(10);
     let burst = || {
         std::thread::scope(|scope| {
@@ -44,14 +44,14 @@ fn a_burst_reuses_the_connections_of_the_burst_before() {
 }
 
 #[test]
-fn a_stale_connection_never_reaches_the_caller() {
+fn stale_connection_causes_no_error() {
     let (api, server) = started(10);
     for _ in 0..10 {
-        // Closed right after the answer without saying so, as load balancers do.
+        // Closed right after the response without `Connection: close`, as load balancers do.
         api.queue([Behavior::ThenClose(Box::new(Behavior::Default))]);
         assert_eq!(server.post_job().status, 200);
         assert_eq!(server.get("/config").status, 200);
-        // Closed in the very moment of its next use.
+        // Closed at the moment of its next use.
         api.queue([Behavior::Close]);
         assert_eq!(server.post_job().status, 200);
         api.queue([Behavior::Close]);

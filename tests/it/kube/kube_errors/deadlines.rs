@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 #[test]
-fn a_kubernetes_that_takes_most_of_the_deadline_is_asked_once() {
+fn slow_kubernetes_within_the_deadline_gets_one_request() {
     let (api, server) = started(2);
     let slow = || Behavior::Delayed(Duration::from_millis(1200), Box::new(Behavior::Default));
     api.script(move |_| slow());
@@ -21,7 +21,7 @@ fn a_kubernetes_that_takes_most_of_the_deadline_is_asked_once() {
 }
 
 #[test]
-fn what_waited_too_long_for_its_turn_is_503_and_makes_no_job() {
+fn request_that_waits_too_long_for_a_permit_is_503_and_creates_no_job() {
     let (api, server) = started(1);
     api.script(move |_| Behavior::Delayed(Duration::from_millis(800), Box::new(Behavior::Default)));
     let start = Instant::now();
@@ -31,7 +31,7 @@ fn what_waited_too_long_for_its_turn_is_503_and_makes_no_job() {
     });
     assert!(start.elapsed() < Duration::from_millis(3500), "{:?}", start.elapsed());
     let of = |status: u16| responses.iter().filter(move |response| response.status == status);
-    // On a busy machine Kubernetes' 0.8 s may become more than the deadline of 1 s.
+    // On a busy machine the 0.8 s of Kubernetes may exceed the deadline of 1 s.
     let (done, late, turned_away) = (of(200).count(), of(504).count(), of(503).count());
     assert_eq!(done + late + turned_away, 100);
     assert!(turned_away > 0 && done > 0, "{done} done, {late} late, {turned_away} turned away");
@@ -54,13 +54,13 @@ fn lasting_overload_is_503_with_retry_after_within_the_deadline() {
         check_retry_after(&response);
         check_sentence(&response);
         assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
-        // Retried, but not in a busy loop.
+        // The server retries, but not in a busy loop.
         assert!((1..=20).contains(&creates(&api).len()), "{} creates", creates(&api).len());
     }
 }
 
 #[test]
-fn retry_after_of_kubernetes_is_honoured_where_the_deadline_allows_it() {
+fn retry_after_of_kubernetes_is_honoured_within_the_deadline() {
     for reply in [too_many_requests(1), unavailable().header("Retry-After", "1")] {
         let (api, server) = started(10);
         api.queue([reply.into()]);
@@ -73,7 +73,7 @@ fn retry_after_of_kubernetes_is_honoured_where_the_deadline_allows_it() {
 }
 
 #[test]
-fn a_strange_retry_after_of_kubernetes_is_survived() {
+fn invalid_retry_after_does_no_harm() {
     let values =
         ["18446744073709551615", "99999999999999999999999", "-1", "", "soon", "1.5", "Wed, 21 Oct 2065 07:28:00 GMT"];
     let (api, server) = started(1);
@@ -86,7 +86,7 @@ fn a_strange_retry_after_of_kubernetes_is_survived() {
 }
 
 #[test]
-fn a_retry_after_beyond_the_deadline_is_an_answer_in_time() {
+fn retry_after_beyond_the_deadline_is_an_immediate_error() {
     let (api, server) = started(2);
     api.always(too_many_requests(3600));
     let start = Instant::now();
@@ -97,32 +97,32 @@ fn a_retry_after_beyond_the_deadline_is_an_answer_in_time() {
 }
 
 #[test]
-fn a_kubernetes_that_never_answers_is_504_at_the_deadline() {
+fn kubernetes_without_a_response_is_504_at_the_deadline() {
     let (api, server) = started(1);
     api.always(Behavior::Hang);
     check_deadline(&server, 504);
 }
 
 #[test]
-fn a_kubernetes_that_accepts_and_never_speaks_tls_is_504_at_the_deadline() {
+fn kubernetes_without_a_tls_handshake_is_504_at_the_deadline() {
     let (api, server) = started(1);
     api.on_accept([Accept::Hang; 100]);
     check_deadline(&server, 504);
 }
 
-/// One request to the program.
+/// Sends one request to the server.
 type Operation = fn(&Server) -> Response;
 
-/// Every operation ends, with this status, about a second after its start.
+/// Checks that every operation ends with this status, about a second after its start.
 fn check_deadline(server: &Server, status: u16) {
     let operations: [(&str, Operation, u16); 3] = [
         ("POST", Server::post_job, status),
         ("/config", |s| s.get("/config"), status),
         ("/readyz", |s| s.get("/readyz"), 503),
     ];
-    for (what, ask, status) in operations {
+    for (what, send, status) in operations {
         let start = Instant::now();
-        let response = ask(server);
+        let response = send(server);
         let elapsed = start.elapsed();
         assert_eq!(response.status, status, "{what}: {}", response.text());
         check_sentence(&response);
@@ -131,8 +131,8 @@ fn check_deadline(server: &Server, status: u16) {
 }
 
 #[test]
-fn an_answer_that_drips_ends_at_the_deadline_too() {
-    // A read timeout alone would start anew with every byte.
+fn dripping_response_ends_at_the_deadline() {
+    // A read timeout alone would restart with every byte.
     let (api, server) = started(1);
     api.always(Behavior::Drip);
     check_deadline(&server, 504);
@@ -141,8 +141,8 @@ fn an_answer_that_drips_ends_at_the_deadline_too() {
 }
 
 #[test]
-fn an_outage_is_503_and_ends_without_a_restart() {
-    // An address that no other test binds on, so that nobody takes the port in between.
+fn outage_is_503_and_ends_without_a_restart() {
+    // An address that no other test binds, so that no process takes the port meanwhile.
     let mut api = ApiServer::listen(&Listen { ip: "127.0.0.2", ..Listen::default() });
     let server = Setup::for_api(&api).args(&["--kube-timeout", "1"]).start();
     assert_eq!(server.post_job().status, 200);
@@ -164,13 +164,13 @@ fn an_outage_is_503_and_ends_without_a_restart() {
 }
 
 #[test]
-fn a_kubernetes_that_comes_up_within_the_deadline_is_waited_for() {
+fn kubernetes_that_starts_within_the_deadline_serves_the_request() {
     let mut api = ApiServer::listen(&Listen { ip: "127.0.0.2", ..Listen::default() });
     let server = Setup::for_api(&api).args(&["--kube-timeout", "15"]).start();
     api.close_port();
     std::thread::scope(|scope| {
         let response = scope.spawn(|| server.post_job());
-        // The first refused try is not to be seen from outside; the port opens while the request is under way.
+        // The test cannot observe the first refused attempt; the port opens while the request is in flight.
         std::thread::park_timeout(Duration::from_millis(300));
         api.reopen_port();
         let response = response.join().unwrap();
@@ -180,7 +180,7 @@ fn a_kubernetes_that_comes_up_within_the_deadline_is_waited_for() {
 }
 
 #[test]
-fn it_starts_while_kubernetes_is_down() {
+fn server_starts_while_kubernetes_is_down() {
     let mut api = ApiServer::listen(&Listen { ip: "127.0.0.2", ..Listen::default() });
     api.close_port();
     let server = Setup::for_api(&api).args(&["--kube-timeout", "1"]).start();
@@ -191,7 +191,7 @@ fn it_starts_while_kubernetes_is_down() {
 }
 
 #[test]
-fn a_host_name_that_does_not_resolve_is_503() {
+fn unresolvable_host_name_is_503() {
     let setup =
         Setup::new().kubeconfig(crate::support::kubeconfig::Kubeconfig::new("https://nowhere.invalid:6443").yaml());
     let server = setup.args(&["--kube-timeout", "1"]).start();
@@ -201,7 +201,7 @@ fn a_host_name_that_does_not_resolve_is_503() {
 }
 
 #[test]
-fn a_hanging_kubernetes_never_keeps_healthz_waiting() {
+fn hanging_kubernetes_never_delays_healthz() {
     let (api, server) = started(10);
     let latch = Latch::default();
     let held = latch.clone();

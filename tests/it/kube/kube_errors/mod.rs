@@ -1,4 +1,4 @@
-//! What callers see, and what Kubernetes is left with, when Kubernetes or the way to it fails.
+//! Responses to callers, and Jobs left in Kubernetes, when Kubernetes or the connection to it fails.
 
 mod broken_responses;
 mod connection_reuse;
@@ -11,7 +11,7 @@ use crate::support::http::Response;
 use crate::support::kubeconfig::TOKEN;
 use crate::support::server::{Server, Setup};
 
-/// A server whose Kubernetes operations end after that many seconds, and its Kubernetes.
+/// A server with this --kube-timeout in seconds, and its API server.
 fn started(kube_timeout: u32) -> (ApiServer, Server) {
     let api = ApiServer::start();
     let server = Setup::for_api(&api).args(&["--kube-timeout", &kube_timeout.to_string()]).start();
@@ -27,7 +27,7 @@ fn creates(api: &ApiServer) -> Vec<Request> {
     api.requests().into_iter().filter(Request::is_create).collect()
 }
 
-/// A sentence for clients: without secrets, addresses of the control plane's own or traces of the code.
+/// Checks an error sentence for clients: no secret, no address of the control plane, no code trace.
 fn check_sentence(response: &Response) -> String {
     let sentence = response.error();
     for forbidden in [TOKEN, "Bearer", "panicked", ".rs:", "<html", "Err("] {

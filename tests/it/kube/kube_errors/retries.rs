@@ -1,4 +1,4 @@
-//! Retries of a create: one Job at most, whatever is lost.
+//! Retries of a create: at most one Job, whichever response is lost.
 
 use super::{check_retry_after, check_sentence, creates, started};
 use crate::support::api::Request;
@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 #[test]
-fn passing_trouble_is_retried_until_the_one_job_is_made() {
+fn transient_errors_are_retried_until_the_job_exists() {
     let cases: Vec<(&str, Vec<Behavior>)> = vec![
         ("conflict", vec![conflict().into(), conflict().into()]),
         ("internal error", vec![internal_error().into()]),
@@ -20,24 +20,24 @@ fn passing_trouble_is_retried_until_the_one_job_is_made() {
         ("closed unanswered", vec![Behavior::Close]),
         ("closed unanswered twice", vec![Behavior::Close, Behavior::Close]),
         ("reset unanswered", vec![Behavior::Reset]),
-        ("answer lost", vec![Behavior::ApplyThenDrop]),
-        ("answer lost, then trouble", vec![Behavior::ApplyThenDrop, unavailable().into(), Behavior::Close]),
-        ("trouble, then answer lost", vec![internal_error().into(), Behavior::ApplyThenDrop]),
-        ("answer lost, then one that is cut", vec![Behavior::ApplyThenDrop, taken().cut(20).into()]),
-        ("answer lost, then chunks that are cut", vec![Behavior::ApplyThenDrop, taken().chunked().cut(80).into()]),
-        ("answer lost, then gzip that is cut", vec![Behavior::ApplyThenDrop, taken().gzip().cut(30).into()]),
-        ("answer lost, then gzip that is broken", vec![Behavior::ApplyThenDrop, taken().gzip().corrupted(40).into()]),
-        ("answer cut in its first word", vec![Behavior::ApplyThenTruncate(5)]),
-        ("answer cut in its status line", vec![Behavior::ApplyThenTruncate(15)]),
-        ("answer cut in a header", vec![Behavior::ApplyThenTruncate(40)]),
-        ("answer cut twice", vec![Behavior::ApplyThenTruncate(40), Behavior::ApplyThenTruncate(1)]),
+        ("response lost", vec![Behavior::ApplyThenDrop]),
+        ("response lost, then errors", vec![Behavior::ApplyThenDrop, unavailable().into(), Behavior::Close]),
+        ("errors, then response lost", vec![internal_error().into(), Behavior::ApplyThenDrop]),
+        ("response lost, then one that is cut", vec![Behavior::ApplyThenDrop, taken().cut(20).into()]),
+        ("response lost, then chunks that are cut", vec![Behavior::ApplyThenDrop, taken().chunked().cut(80).into()]),
+        ("response lost, then gzip that is cut", vec![Behavior::ApplyThenDrop, taken().gzip().cut(30).into()]),
+        ("response lost, then gzip that is broken", vec![Behavior::ApplyThenDrop, taken().gzip().corrupted(40).into()]),
+        ("response cut in its first word", vec![Behavior::ApplyThenTruncate(5)]),
+        ("response cut in its status line", vec![Behavior::ApplyThenTruncate(15)]),
+        ("response cut in a header", vec![Behavior::ApplyThenTruncate(40)]),
+        ("response cut twice", vec![Behavior::ApplyThenTruncate(40), Behavior::ApplyThenTruncate(1)]),
         ("several of a kind", vec![Behavior::Reset, conflict().into(), unavailable().into(), Behavior::ApplyThenDrop]),
     ];
     std::thread::scope(|scope| {
         for (what, responses) in cases {
             scope.spawn(move || {
                 let (api, server) = started(20);
-                let trouble = responses.len();
+                let fault = responses.len();
                 api.queue(responses);
                 let response = server.post_job();
                 assert_eq!(response.status, 200, "{what}: {}", response.text());
@@ -45,7 +45,7 @@ fn passing_trouble_is_retried_until_the_one_job_is_made() {
                 assert_eq!(jobs.len(), 1, "{what}");
                 assert_eq!(response.json()["job"], jobs[0]["metadata"]["name"], "{what}");
                 let creates = creates(&api);
-                assert_eq!(creates.len(), trouble + 1, "{what}");
+                assert_eq!(creates.len(), fault + 1, "{what}");
                 let names: BTreeSet<String> =
                     creates.iter().map(|create| create.json()["metadata"]["name"].to_string()).collect();
                 assert_eq!(names.len(), 1, "{what}: repeated under another name");
@@ -55,7 +55,7 @@ fn passing_trouble_is_retried_until_the_one_job_is_made() {
 }
 
 #[test]
-fn a_refused_or_reset_connection_is_tried_again() {
+fn refused_or_reset_connection_is_retried() {
     for accepts in [vec![Accept::Reset], vec![Accept::ResetAfterHead], vec![Accept::Reset, Accept::ResetAfterHead]] {
         let (api, server) = started(20);
         let failed = accepts.len();
@@ -67,8 +67,8 @@ fn a_refused_or_reset_connection_is_tried_again() {
 }
 
 #[test]
-fn a_job_whose_name_was_taken_before_the_first_try_is_not_counted_as_ours() {
-    // Nothing was lost here: the very first answer says that somebody else's Job has this name.
+fn existing_job_of_the_same_name_is_not_counted_as_created() {
+    // No response was lost here: the first response reports another client's Job with this name.
     let (api, server) = started(3);
     api.script(|request| {
         let name = request.json()["metadata"]["name"].as_str().unwrap().to_owned();
@@ -79,13 +79,13 @@ fn a_job_whose_name_was_taken_before_the_first_try_is_not_counted_as_ours() {
     check_sentence(&response);
 }
 
-/// Somebody, perhaps this very request, has made a Job of that name.
+/// A 409 AlreadyExists: this request or another client has created a Job with this name.
 fn taken() -> ApiResponse {
     ApiResponse::failure(409, "AlreadyExists", &format!("jobs.batch \"x\" already exists{}", " ".repeat(100)))
 }
 
 #[test]
-fn a_lost_create_that_a_quota_refuses_afterwards_is_neither_done_nor_refused() {
+fn lost_create_followed_by_a_quota_error_is_outcome_unknown() {
     for lost in [Behavior::ApplyThenDrop, Behavior::Reset] {
         let stored = usize::from(matches!(lost, Behavior::ApplyThenDrop));
         let (api, server) = started(10);
@@ -93,7 +93,7 @@ fn a_lost_create_that_a_quota_refuses_afterwards_is_neither_done_nor_refused() {
         api.script(move |_| first.take().unwrap_or_else(|| quota_full().into()));
         let start = Instant::now();
         let response = server.post_job();
-        // It may be stored, so that 429 (come again) would make a second one; it may not be, so that 200 would lie.
+        // The Job may be stored, so 429 (retry) would create a second one. It may be missing, so 200 would be false.
         assert_eq!(response.status, 504, "{}", response.text());
         check_sentence(&response);
         assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
@@ -102,7 +102,7 @@ fn a_lost_create_that_a_quota_refuses_afterwards_is_neither_done_nor_refused() {
 }
 
 #[test]
-fn a_quota_after_a_refusal_that_stored_nothing_is_429() {
+fn quota_error_after_an_unstored_attempt_is_429() {
     for refused in [conflict(), too_many_requests(0)] {
         let (api, server) = started(10);
         let mut first = Some(refused);
@@ -113,12 +113,13 @@ fn a_quota_after_a_refusal_that_stored_nothing_is_429() {
     }
 }
 
-/// Ends an answer before its end.
+/// Truncates a response.
 pub type Cut = fn(ApiResponse) -> ApiResponse;
 
 #[test]
-fn a_truncated_answer_to_a_create_makes_exactly_one_job() {
-    // The Job is stored, but its answer breaks off: in the body, in a chunk, in the gzip stream, or inside the JSON.
+fn create_job_repeats_the_same_name_after_a_lost_response() {
+    // The Job is stored, but its response is truncated: in the body, in a chunk, in the gzip stream, or inside the
+    // JSON.
     let stored = |request: &Request| {
         let mut job = request.json();
         job["status"] = json!({"padding": "x".repeat(3000)});
@@ -143,7 +144,7 @@ fn a_truncated_answer_to_a_create_makes_exactly_one_job() {
             ApiResponse::failure(409, "AlreadyExists", &format!("jobs.batch {name} already exists")).into()
         });
         let response = server.post_job();
-        // 201 itself already says that the Job is stored, so that answering without a repeat is as right.
+        // The status 201 confirms the Job, so a response without a retry is acceptable.
         assert_eq!(response.status, 200, "{what}: {}", response.text());
         let names: BTreeSet<String> =
             creates(&api).iter().map(|create| create.json()["metadata"]["name"].to_string()).collect();
@@ -152,7 +153,7 @@ fn a_truncated_answer_to_a_create_makes_exactly_one_job() {
 }
 
 #[test]
-fn a_page_of_html_is_never_counted_as_success() {
+fn html_page_is_never_a_success() {
     for status in [200, 201, 302, 404] {
         let (api, server) = started(1);
         api.always(ApiResponse::html(status));
@@ -165,7 +166,7 @@ fn a_page_of_html_is_never_counted_as_success() {
 }
 
 #[test]
-fn a_create_whose_answer_is_no_job_is_never_made_twice() {
+fn create_with_an_invalid_response_is_never_repeated_under_another_name() {
     let status = json!({"kind": "Status", "apiVersion": "v1", "status": "Success"}).to_string();
     for body in [r#"{"kind":"Job","metadata":{"name":"fr"#, "", "null", "[]", status.as_str()] {
         let (api, server) = started(2);
@@ -187,7 +188,7 @@ fn a_create_whose_answer_is_no_job_is_never_made_twice() {
 }
 
 #[test]
-fn a_job_that_was_stored_by_a_request_that_hangs_is_not_made_twice() {
+fn job_stored_by_a_hanging_request_is_not_created_twice() {
     let (api, server) = started(2);
     api.queue([Behavior::ApplyThenHang]);
     let response = server.post_job();

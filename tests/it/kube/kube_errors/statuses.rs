@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 #[test]
-fn refusals_of_kubernetes_become_the_promised_status_at_once() {
+fn kubernetes_errors_map_to_the_documented_status_at_once() {
     let namespace_missing = || ApiResponse::failure(404, "NotFound", "namespaces \"free-service\" not found");
     let invalid = || ApiResponse::failure(422, "Invalid", "Job.batch \"x\" is invalid: spec.template: Required value");
     let forbidden = |why: &str| ApiResponse::failure(403, "Forbidden", &format!("jobs.batch is forbidden: {why}"));
@@ -41,7 +41,7 @@ fn refusals_of_kubernetes_become_the_promised_status_at_once() {
 }
 
 #[test]
-fn a_refusal_that_is_not_of_rbac_does_not_send_people_to_rbac() {
+fn forbidden_for_another_reason_does_not_blame_rbac() {
     check_not_rbac(&[
         "jobs.batch \"x\" is forbidden: unable to create new content in namespace free-service because it is being \
          terminated",
@@ -51,7 +51,7 @@ fn a_refusal_that_is_not_of_rbac_does_not_send_people_to_rbac() {
 }
 
 #[test]
-fn an_admission_that_says_cannot_does_not_send_people_to_rbac() {
+fn admission_error_with_cannot_does_not_blame_rbac() {
     check_not_rbac(&[
         "admission webhook \"policy.example.com\" denied the request: the container cannot run without a limit",
         "jobs.batch \"x\" is forbidden: ValidatingAdmissionPolicy 'p' with binding 'b' denied request: a Job cannot \
@@ -59,7 +59,7 @@ fn an_admission_that_says_cannot_does_not_send_people_to_rbac() {
     ]);
 }
 
-/// Such a 403 is 502 at once, the sentence leaves RBAC alone, and the log has the message.
+/// Checks that this 403 is 502 at once, without RBAC in the sentence, and with the message in the log.
 fn check_not_rbac(messages: &[&str]) {
     let (api, server) = started(10);
     for message in messages {
@@ -75,7 +75,7 @@ fn check_not_rbac(messages: &[&str]) {
 }
 
 #[test]
-fn the_sentence_names_what_to_fix_and_the_log_what_kubernetes_said() {
+fn error_names_the_fix_and_the_log_quotes_kubernetes() {
     let (api, server) = started(5);
     let namespace_missing = ApiResponse::failure(404, "NotFound", "namespaces \"free-service\" not found");
     for (reply, nouns, message) in [
@@ -93,7 +93,7 @@ fn the_sentence_names_what_to_fix_and_the_log_what_kubernetes_said() {
 }
 
 #[test]
-fn config_and_readyz_say_why_kubernetes_refused() {
+fn config_and_readyz_explain_a_kubernetes_error() {
     let (api, server) = started(1);
     for (reply, config) in [(unauthorized(), 502), (no_permission(), 502), (unavailable(), 503)] {
         api.always(reply);
@@ -111,7 +111,7 @@ fn config_and_readyz_say_why_kubernetes_refused() {
 }
 
 #[test]
-fn callers_get_one_stable_sentence_whatever_kubernetes_says_in_particular() {
+fn callers_get_one_stable_sentence_for_every_kubernetes_text() {
     let (api, server) = started(5);
     let sentences: BTreeSet<String> = ["jane", "joe"]
         .iter()
@@ -150,7 +150,7 @@ fn redirects_are_not_followed() {
 }
 
 #[test]
-fn what_kubernetes_says_cannot_write_lines_into_the_log() {
+fn kubernetes_texts_cannot_inject_log_lines() {
     let (api, server) = started(2);
     api.always(ApiResponse::failure(403, "Forbidden", "no\nINJECTED 1\r\n\u{1b}[2JINJECTED 2"));
     check_sentence(&server.post_job());
@@ -161,7 +161,7 @@ fn what_kubernetes_says_cannot_write_lines_into_the_log() {
 }
 
 #[test]
-fn the_token_is_in_no_answer_and_in_no_log_line() {
+fn token_appears_in_no_response_and_no_log_line() {
     let (api, server) = started(1);
     for reply in
         [unauthorized(), no_permission(), ApiResponse::html(200), ApiResponse::failure(400, "BadRequest", "what?")]

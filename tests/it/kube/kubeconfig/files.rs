@@ -1,4 +1,4 @@
-//! Which files are read, how they are merged, and where relative paths start.
+//! The files that are read, their merge order, and the base of relative paths.
 
 use super::{bearer, check_refused, good, seen};
 use crate::support::api::{ApiServer, Listen};
@@ -9,13 +9,13 @@ use crate::support::tls::{self, ClientCerts};
 use serde_json::json;
 
 #[test]
-fn without_any_kubeconfig_it_does_not_start() {
+fn missing_kubeconfig_ends_the_start() {
     check_refused(Setup::new(), &["kubeconfig"]);
     check_refused(Setup::new().env("KUBECONFIG", ""), &["kubeconfig"]);
 }
 
 #[test]
-fn the_file_is_taken_from_the_flag_then_the_environment_then_the_home_folder() {
+fn kubeconfig_path_comes_from_the_option_then_the_variable_then_the_home_folder() {
     let api = ApiServer::start();
     let setup = Setup::new();
     setup.file(".kube/config", good(&api, "of-home"));
@@ -32,7 +32,7 @@ fn the_file_is_taken_from_the_flag_then_the_environment_then_the_home_folder() {
 }
 
 #[test]
-fn missing_files_and_empty_elements_of_the_list_are_skipped() {
+fn missing_files_and_empty_list_elements_are_skipped() {
     let api = ApiServer::start();
     let setup = Setup::new();
     let path = setup.file("good", good(&api, "found"));
@@ -41,12 +41,12 @@ fn missing_files_and_empty_elements_of_the_list_are_skipped() {
 }
 
 #[test]
-fn a_list_of_nothing_but_missing_files_is_refused_by_name() {
+fn list_of_missing_files_is_refused_by_name() {
     check_refused(Setup::new().env("KUBECONFIG", "/nowhere/a:/nowhere/b"), &["/nowhere/a"]);
 }
 
 #[test]
-fn a_file_of_the_list_that_is_there_but_unreadable_is_never_skipped() {
+fn unreadable_file_of_a_list_is_never_skipped() {
     let api = ApiServer::start();
     for listed in ["unreadable", "plain/x"] {
         let setup = Setup::new();
@@ -62,10 +62,10 @@ fn a_file_of_the_list_that_is_there_but_unreadable_is_never_skipped() {
 }
 
 #[test]
-fn the_first_file_wins_whole_entry_by_whole_entry() {
+fn first_file_wins_for_each_complete_entry() {
     let api = ApiServer::start();
     let setup = Setup::new();
-    // The first file has the user and says nothing of the rest; the second has another user of that name.
+    // The first file holds only the user; the second holds another user of that name.
     let first = setup.file("first", "current-context: ''\nusers: [{name: test, user: {token: first}}]\n");
     let second =
         setup.file("second", Kubeconfig::new(&api.url()).user(json!({"token": "second", "as": "somebody"})).yaml());
@@ -75,7 +75,7 @@ fn the_first_file_wins_whole_entry_by_whole_entry() {
 }
 
 #[test]
-fn the_current_context_is_the_first_that_is_not_empty() {
+fn first_nonempty_current_context_wins() {
     let api = ApiServer::start();
     let setup = Setup::new();
     let first = setup.file("first", "current-context: ''\n");
@@ -89,7 +89,7 @@ fn the_current_context_is_the_first_that_is_not_empty() {
 }
 
 #[test]
-fn the_context_is_taken_from_the_flag_then_the_environment_then_the_file() {
+fn context_comes_from_the_option_then_the_variable_then_the_file() {
     let api = ApiServer::start();
     let text = format!(
         "current-context: a\nclusters: [{{name: c, cluster: {{server: '{}', certificate-authority: '{}'}}}}]\n\
@@ -106,7 +106,7 @@ fn the_context_is_taken_from_the_flag_then_the_environment_then_the_file() {
 }
 
 #[test]
-fn relative_paths_start_at_the_file_that_defined_the_entry() {
+fn relative_paths_start_at_the_file_of_their_entry() {
     let api = ApiServer::listen(&Listen { clients: ClientCerts::Verified, ..Listen::default() });
     let setup = Setup::new();
     setup.file("one/pki/ca.pem", tls::pem("ca.pem"));
@@ -129,21 +129,21 @@ fn relative_paths_start_at_the_file_that_defined_the_entry() {
 }
 
 #[test]
-fn a_relative_token_file_starts_at_its_kubeconfig_too() {
+fn relative_token_file_starts_at_its_kubeconfig() {
     let api = ApiServer::start();
     for relative in [true, false] {
         let setup = Setup::new();
         setup.file("deep/er/token", "of-file\n");
         let config = Kubeconfig::new(&api.url()).user(json!({"tokenFile": "er/token"}));
         let path = setup.file("deep/config", config.yaml());
-        // The program runs in its home folder.
+        // The working directory of the server is its home folder.
         let path = if relative { "deep/config" } else { path.to_str().unwrap() };
         assert_eq!(bearer(&seen(setup.args(&["--kubeconfig", path]), &api)), Some("of-file"));
     }
 }
 
 #[test]
-fn an_exec_command_with_a_separator_is_relative_and_a_bare_one_is_looked_up_in_path() {
+fn exec_command_with_a_slash_is_relative_and_without_one_looked_up_in_path() {
     let api = ApiServer::start();
     let exec = |command: &str| json!({"exec": {"apiVersion": "client.authentication.k8s.io/v1", "interactiveMode": "Never", "command": command}});
     let setup = Setup::new();

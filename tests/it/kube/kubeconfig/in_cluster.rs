@@ -11,14 +11,14 @@ use std::io::BufReader;
 use std::process::{Child, Command, Stdio};
 
 #[test]
-fn outside_a_cluster_the_service_account_is_not_taken_for_granted() {
+fn service_account_is_not_assumed_outside_a_cluster() {
     let setup = Setup::new().env("KUBERNETES_SERVICE_HOST", "127.0.0.1").env("KUBERNETES_SERVICE_PORT", "1");
     check_refused(setup, &["/var/run/secrets/kubernetes.io/serviceaccount"]);
 }
 
 #[test]
-fn in_a_pod_the_service_account_is_used() {
-    // Only in a mount namespace of one's own can a test have files under /var/run/secrets.
+fn service_account_is_used_in_a_pod() {
+    // A test can have files under /var/run/secrets only in its own mount namespace.
     let isolated: &[&str] = if permitted(&["--mount"]) {
         &["--mount"]
     } else if permitted(&["--mount", "--map-root-user"]) {
@@ -52,18 +52,19 @@ fn in_a_pod_the_service_account_is_used() {
     let lines = pod.read_until("listening on http://");
     assert!(!lines.concat().contains("of-pod"), "{lines:?}");
     let address = lines.last().unwrap().trim_start_matches("listening on http://").parse().unwrap();
-    let ask = |method: &str, target: &str, body: Option<&[u8]>| Connection::open(address).request(method, target, body);
-    let response = ask("POST", "/img-classification/free", Some(br#"{"dataset":"mnist"}"#));
+    let send =
+        |method: &str, target: &str, body: Option<&[u8]>| Connection::open(address).request(method, target, body);
+    let response = send("POST", "/img-classification/free", Some(br#"{"dataset":"mnist"}"#));
     assert_eq!(response.status, 200, "{}", response.text());
     assert_eq!(bearer(&api.requests()[0]), Some("of-pod"));
-    assert_eq!(ask("GET", "/config", None).status, 200);
-    // Kubernetes replaces the token long before it ends.
+    assert_eq!(send("GET", "/config", None).status, 200);
+    // Kubernetes replaces the token long before it expires.
     std::fs::write(home.path().join("token"), "next\n").unwrap();
     api.script(|request| match bearer(request) {
         Some("next") => Behavior::Default,
         _ => unauthorized().into(),
     });
-    assert_eq!(ask("GET", "/readyz", None).status, 200);
+    assert_eq!(send("GET", "/readyz", None).status, 200);
 }
 
 fn permitted(flags: &[&str]) -> bool {
@@ -71,11 +72,11 @@ fn permitted(flags: &[&str]) -> bool {
     tried.is_ok_and(|end| end.status.success())
 }
 
-/// The program in a mount namespace; killed when dropped.
+/// The server in a mount namespace; killed when dropped.
 struct InPod(Child);
 
 impl InPod {
-    /// The lines of stderr up to the one that begins so.
+    /// The lines on stderr up to the first one with this start.
     fn read_until(&mut self, start: &str) -> Vec<String> {
         let mut reader = BufReader::new(self.0.stderr.as_mut().unwrap());
         let mut lines: Vec<String> = Vec::new();
@@ -89,21 +90,21 @@ impl InPod {
 
 impl Drop for InPod {
     fn drop(&mut self) {
-        // The process may have ended already; either way there is nothing left to do about an error.
+        // The process may have exited already; an error needs no handling.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
 }
 
 #[test]
-fn a_kubeconfig_beats_the_in_cluster_account() {
+fn kubeconfig_overrides_the_service_account() {
     let api = ApiServer::start();
     let setup = Setup::for_api(&api).env("KUBERNETES_SERVICE_HOST", "127.0.0.9").env("KUBERNETES_SERVICE_PORT", "1");
     assert_eq!(bearer(&seen(setup, &api)), Some(TOKEN));
 }
 
 #[test]
-fn an_unreadable_file_in_the_home_folder_does_not_lead_to_the_in_cluster_account() {
+fn unreadable_default_kubeconfig_does_not_fall_back_to_the_service_account() {
     let setup = Setup::new();
     std::fs::create_dir_all(setup.home().join(".kube/config")).unwrap();
     let setup = setup.env("KUBERNETES_SERVICE_HOST", "127.0.0.1").env("KUBERNETES_SERVICE_PORT", "1");

@@ -1,4 +1,4 @@
-//! How kubeconfig files are found, merged and read, and how a broken one is refused.
+//! Kubeconfig files: search, merge, syntax and errors.
 
 mod files;
 mod in_cluster;
@@ -9,7 +9,7 @@ use crate::support::kubeconfig::{Kubeconfig, TOKEN};
 use crate::support::server::Setup;
 use serde_json::json;
 
-/// The request that a POST to the program causes at the API server.
+/// Returns the Kubernetes request of one POST.
 fn seen(setup: Setup, api: &ApiServer) -> Request {
     let server = setup.start();
     let response = server.post_job();
@@ -21,7 +21,7 @@ fn bearer(request: &Request) -> Option<&str> {
     request.header("Authorization").map(|value| value.strip_prefix("Bearer ").unwrap())
 }
 
-/// Refused with one line that has all these words in it.
+/// Checks that the start fails with one line that contains all these words.
 fn check_refused(setup: Setup, words: &[&str]) {
     let line = setup.refused();
     for word in words {

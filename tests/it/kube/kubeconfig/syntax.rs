@@ -9,7 +9,7 @@ use serde_json::json;
 use std::time::{Duration, Instant};
 
 #[test]
-fn every_form_that_kubectl_reads_is_read() {
+fn every_form_accepted_by_kubectl_is_accepted() {
     let api = ApiServer::start();
     let yaml = good(&api, TOKEN);
     let with = |extra: &str| format!("{yaml}{extra}");
@@ -50,7 +50,7 @@ fn every_form_that_kubectl_reads_is_read() {
 }
 
 #[test]
-fn null_lists_beside_a_file_with_the_entries_are_valid() {
+fn null_lists_beside_a_complete_file_are_valid() {
     let api = ApiServer::start();
     let setup = Setup::new();
     let first = setup.file(
@@ -64,7 +64,7 @@ fn null_lists_beside_a_file_with_the_entries_are_valid() {
 }
 
 #[test]
-fn broken_entries_that_nothing_refers_to_are_ignored() {
+fn unused_invalid_entries_are_ignored() {
     let api = ApiServer::start();
     let text = format!(
         "current-context: test\n\
@@ -81,7 +81,7 @@ fn broken_entries_that_nothing_refers_to_are_ignored() {
 }
 
 #[test]
-fn a_broken_file_is_refused_with_its_name_and_the_noun() {
+fn invalid_file_is_refused_with_its_name_and_the_field() {
     let files: [(&str, &[&str]); 16] = [
         ("", &["context"]),
         ("\t: not yaml: [", &[]),
@@ -128,7 +128,7 @@ fn a_broken_file_is_refused_with_its_name_and_the_noun() {
         let line = setup.refused();
         let lacks = words.iter().filter(|word| !line.contains(**word));
         missing.extend(lacks.map(|word| format!("{word:?} is not in {line:?} for {text:?}")));
-        // Where another file is the trouble, naming that one is enough.
+        // If another file has the error, its name alone is enough.
         if !line.contains(&path) && !line.contains("/lost.pem") {
             missing.push(format!("the file is not named in {line:?} for {text:?}"));
         }
@@ -137,14 +137,14 @@ fn a_broken_file_is_refused_with_its_name_and_the_noun() {
 }
 
 #[test]
-fn files_that_are_none_are_refused_by_name() {
+fn invalid_referenced_files_are_refused_by_name() {
     check_refused(Setup::new().args(&["--kubeconfig", "/nowhere/at/all"]), &["/nowhere/at/all"]);
     check_refused(Setup::new().args(&["--kubeconfig", "/proc"]), &["/proc"]);
     check_refused(Setup::new().kubeconfig(b"\xff\xfe\x00c\x00o"), &["kubeconfig"]);
 }
 
 #[test]
-fn a_huge_file_is_refused_soon() {
+fn huge_file_is_refused_soon() {
     let start = Instant::now();
     let setup = Setup::new();
     let path = setup.file("huge", "");
@@ -154,7 +154,7 @@ fn a_huge_file_is_refused_soon() {
 }
 
 #[test]
-fn the_same_name_twice_in_one_list_is_an_error() {
+fn duplicate_name_in_one_list_is_an_error() {
     let api = ApiServer::start();
     let base = Kubeconfig::new(&api.url()).json();
     for (list, entry) in [
@@ -168,7 +168,7 @@ fn the_same_name_twice_in_one_list_is_an_error() {
 }
 
 #[test]
-fn names_cannot_write_lines_of_their_own_at_start() {
+fn entry_names_cannot_inject_log_lines() {
     let api = ApiServer::start();
     let forged = "x\nlistening on http://192.0.2.1:1\r\u{1b}[2J\u{2028}\u{85}credentials: none";
     let text = Kubeconfig::new(&api.url()).json().replace("\"name\":\"test\"", "\"name\":FORGED");
@@ -193,7 +193,7 @@ fn names_cannot_write_lines_of_their_own_at_start() {
             assert!(!line.contains(|c: char| c.is_control() || c == '\u{2028}'), "{line:?}");
         }
     }
-    // The same where the start fails: `refused` sees to it that it is one line.
+    // The same for a failed start: `refused` checks for one line.
     for broken in [text.replace("\"cluster\":{", "\"lost\":{"), text.replace("\"server\":\"https", "\"server\":\"ftp")]
     {
         let line = Setup::new().kubeconfig(broken).refused();
@@ -202,7 +202,7 @@ fn names_cannot_write_lines_of_their_own_at_start() {
 }
 
 #[test]
-fn an_alias_bomb_is_refused_soon() {
+fn alias_bomb_is_refused_soon() {
     let mut text = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n".to_owned();
     for level in 1..12 {
         let before = vec![format!("*a{}", level - 1); 10].join(", ");
@@ -215,13 +215,13 @@ fn an_alias_bomb_is_refused_soon() {
 }
 
 #[test]
-fn deep_nesting_is_refused_and_does_not_overflow() {
+fn deep_nesting_is_refused_without_overflow() {
     let text = format!("current-context: x\nextensions: {}{}\n", "[".repeat(5000), "]".repeat(5000));
     Setup::new().kubeconfig(text).refused();
 }
 
 #[test]
-fn no_refusal_shows_a_secret() {
+fn errors_show_no_secret() {
     let api = ApiServer::start();
     let secret = "s3cr3t-0f-m1ne";
     let users = [

@@ -1,4 +1,4 @@
-//! The way to the API server: names and certificates, addresses, proxies.
+//! The transport to the API server: names, certificates, addresses, proxies.
 
 mod proxy;
 mod server_address;
@@ -14,7 +14,7 @@ fn with(api: &ApiServer, cluster: Value) -> Setup {
     Setup::new().kubeconfig(Kubeconfig::new(&api.url()).cluster(cluster).yaml()).args(&["--kube-timeout", "2"])
 }
 
-/// The request that a POST to the program causes at the API server.
+/// Returns the Kubernetes request of one POST.
 fn seen(setup: Setup, api: &ApiServer) -> Request {
     let server = setup.start();
     let response = server.post_job();
@@ -22,7 +22,7 @@ fn seen(setup: Setup, api: &ApiServer) -> Request {
     api.requests().pop().unwrap()
 }
 
-/// One request to the program.
+/// Sends one request to the server.
 type Operation = fn(&Server) -> Response;
 
 const OPERATIONS: [(&str, Operation); 3] = [
@@ -31,7 +31,7 @@ const OPERATIONS: [(&str, Operation); 3] = [
     ("/readyz", |server| server.get("/readyz")),
 ];
 
-/// Starts, and then cannot reach Kubernetes: the status and the log of a POST.
+/// Starts a server that cannot reach Kubernetes; returns the status and the log of a POST.
 fn failing(setup: Setup, api: &ApiServer) -> (u16, String) {
     let server = setup.start();
     let response = server.post_job();

@@ -9,19 +9,19 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 #[test]
-fn an_http_proxy_of_the_kubeconfig_is_used() {
+fn http_proxy_of_the_kubeconfig_is_used() {
     let api = ApiServer::start();
     let proxy = Proxy::start(Kind::Connect, api.address());
     let request = seen(with(&api, json!({"proxy-url": format!("http://{}", proxy.address())})), &api);
     assert!(request.header("Authorization").is_some());
-    let asked = proxy.requests();
-    assert_eq!(asked.len(), 1, "{asked:?}");
-    assert_eq!(asked[0].target, api.address().to_string());
-    assert_eq!(asked[0].authorization, None, "Kubernetes' token is none of the proxy's business");
+    let requests = proxy.requests();
+    assert_eq!(requests.len(), 1, "{requests:?}");
+    assert_eq!(requests[0].target, api.address().to_string());
+    assert_eq!(requests[0].authorization, None, "the proxy must not get the Kubernetes token");
 }
 
 #[test]
-fn a_proxy_resolves_names_that_are_not_known_here() {
+fn http_proxy_resolves_names_unknown_to_this_host() {
     let api = ApiServer::start();
     let proxy = Proxy::start(Kind::Connect, api.address());
     let cluster =
@@ -32,7 +32,7 @@ fn a_proxy_resolves_names_that_are_not_known_here() {
 }
 
 #[test]
-fn a_proxy_gets_the_credentials_of_its_own_address() {
+fn http_proxy_gets_the_credentials_of_its_url() {
     let api = ApiServer::start();
     let proxy = Proxy::start(Kind::Connect, api.address());
     seen(with(&api, json!({"proxy-url": format!("http://jane:pass@{}", proxy.address())})), &api);
@@ -40,7 +40,7 @@ fn a_proxy_gets_the_credentials_of_its_own_address() {
 }
 
 #[test]
-fn a_socks5_proxy_of_the_kubeconfig_is_used() {
+fn socks5_proxy_of_the_kubeconfig_is_used() {
     let api = ApiServer::start();
     let proxy = Proxy::start(Kind::Socks5, api.address());
     seen(with(&api, json!({"proxy-url": format!("socks5://{}", proxy.address())})), &api);
@@ -48,7 +48,7 @@ fn a_socks5_proxy_of_the_kubeconfig_is_used() {
 }
 
 #[test]
-fn a_socks5_proxy_resolves_names_that_are_not_known_here() {
+fn socks5_proxy_resolves_names_unknown_to_this_host() {
     let api = ApiServer::start();
     let name = json!({"server": "https://kubernetes.example:6443"});
     for scheme in ["socks5", "socks5h", "SOCKS5"] {
@@ -58,13 +58,13 @@ fn a_socks5_proxy_resolves_names_that_are_not_known_here() {
         cluster["proxy-url"] = json!(url);
         assert_eq!(seen(with(&api, cluster), &api).sni.as_deref(), Some("kubernetes.example"));
         seen(with(&api, name.clone()).env("HTTPS_PROXY", &url), &api);
-        let targets: Vec<String> = proxy.requests().into_iter().map(|asked| asked.target).collect();
+        let targets: Vec<String> = proxy.requests().into_iter().map(|requests| requests.target).collect();
         assert_eq!(targets, ["kubernetes.example:6443"; 2], "{scheme}");
     }
 }
 
 #[test]
-fn a_socks5_proxy_gets_the_credentials_of_its_own_address() {
+fn socks5_proxy_gets_the_credentials_of_its_url() {
     let api = ApiServer::start();
     let proxy = Proxy::start(Kind::Socks5Login, api.address());
     seen(with(&api, json!({"proxy-url": format!("socks5://jane:pass@{}", proxy.address())})), &api);
@@ -72,7 +72,7 @@ fn a_socks5_proxy_gets_the_credentials_of_its_own_address() {
 }
 
 #[test]
-fn a_socks5_proxy_that_refuses_the_login_is_502_at_once() {
+fn socks5_proxy_that_rejects_the_login_is_502_at_once() {
     let api = ApiServer::start();
     for login in ["jane:wr0ng@", ""] {
         let proxy = Proxy::start(Kind::Socks5Login, api.address());
@@ -87,7 +87,7 @@ fn a_socks5_proxy_that_refuses_the_login_is_502_at_once() {
 }
 
 #[test]
-fn a_proxy_behind_tls_is_verified_by_the_authority_of_the_cluster() {
+fn tls_proxy_is_verified_with_the_ca_of_the_cluster() {
     let api = ApiServer::start();
     let proxy = Proxy::start(Kind::TlsConnect("server"), api.address());
     let by_ip = format!("https://jane:s3cr3t@{}", proxy.address());
@@ -97,24 +97,24 @@ fn a_proxy_behind_tls_is_verified_by_the_authority_of_the_cluster() {
             [json!({"proxy-url": url}), json!({"proxy-url": url, "server": "https://kubernetes.example:6443"})]
         {
             let server = with(&api, cluster.clone()).args(&["--log-level", "debug"]).start();
-            for (what, ask) in OPERATIONS {
-                let response = ask(&server);
+            for (what, send) in OPERATIONS {
+                let response = send(&server);
                 assert_eq!(response.status, 200, "{what} {cluster}: {}\n{}", response.text(), server.stderr());
             }
             let log = server.stderr();
             assert!(!log.contains("s3cr3t") && !log.contains(&tls::encode(b"jane:s3cr3t")), "{log}");
-            let asked = proxy.requests().pop().unwrap();
-            assert_eq!(asked.authorization, Some(format!("Basic {}", tls::encode(b"jane:s3cr3t"))));
+            let requests = proxy.requests().pop().unwrap();
+            assert_eq!(requests.authorization, Some(format!("Basic {}", tls::encode(b"jane:s3cr3t"))));
             let server =
                 cluster["server"].as_str().map_or_else(|| api.address().to_string(), |url| url.replace("https://", ""));
-            assert_eq!(asked.target, server);
+            assert_eq!(requests.target, server);
         }
     }
     assert_eq!(proxy.requests().len(), 4, "the connections are not kept");
 }
 
 #[test]
-fn a_proxy_behind_tls_of_another_name_or_authority_is_never_asked() {
+fn tls_proxy_with_an_invalid_certificate_gets_no_request() {
     let api = ApiServer::start();
     let other_name = Proxy::start(Kind::TlsConnect("named-server"), api.address());
     let cluster = json!({"proxy-url": format!("https://jane:s3cr3t@{}", other_name.address())});
@@ -130,7 +130,7 @@ fn a_proxy_behind_tls_of_another_name_or_authority_is_never_asked() {
 }
 
 #[test]
-fn the_credentials_of_a_proxy_are_unescaped_as_in_every_url() {
+fn proxy_credentials_are_percent_decoded() {
     let api = ApiServer::start();
     let proxy = Proxy::start(Kind::Connect, api.address());
     seen(with(&api, json!({"proxy-url": format!("http://ja%40ne:p%3As%2Fs%25@{}", proxy.address())})), &api);
@@ -138,12 +138,12 @@ fn the_credentials_of_a_proxy_are_unescaped_as_in_every_url() {
 }
 
 #[test]
-fn a_slow_proxy_never_makes_an_operation_outlive_its_deadline() {
+fn slow_proxy_does_not_extend_the_deadline() {
     let api = ApiServer::start();
     let pause = Duration::from_millis(300);
     let kinds = [
         ("http", "dripping", Kind::Dripping(pause)),
-        // Long enough that what is left of the deadline is less than a whole one.
+        // Long enough to leave less than a full deadline.
         ("http", "late", Kind::DelayedThenSilent(Duration::from_millis(1200))),
         ("http", "mute", Kind::Silent),
         ("https", "mute", Kind::Silent),
@@ -155,11 +155,11 @@ fn a_slow_proxy_never_makes_an_operation_outlive_its_deadline() {
             let proxy = Proxy::start(kind, api.address());
             let url = format!("{scheme}://{}", proxy.address());
             let server = Arc::new(with(&api, json!({"proxy-url": url})).start());
-            for (operation, ask) in OPERATIONS {
+            for (operation, send) in OPERATIONS {
                 let server = server.clone();
                 scope.spawn(move || {
                     let start = Instant::now();
-                    let response = ask(&server);
+                    let response = send(&server);
                     let (elapsed, status) = (start.elapsed(), if operation == "/readyz" { 503 } else { 504 });
                     assert_eq!(response.status, status, "{scheme} {what} {operation}: {}", response.text());
                     let due = Duration::from_millis(1900)..Duration::from_millis(3200);
@@ -172,7 +172,7 @@ fn a_slow_proxy_never_makes_an_operation_outlive_its_deadline() {
 }
 
 #[test]
-fn a_proxy_that_refuses_is_502_at_once() {
+fn proxy_error_status_is_502_at_once() {
     let api = ApiServer::start();
     for status in [403, 407] {
         let proxy = Proxy::start(Kind::Refusing(status), api.address());
@@ -188,21 +188,21 @@ fn a_proxy_that_refuses_is_502_at_once() {
 }
 
 #[test]
-fn an_outage_that_an_http_proxy_tells_of_is_503() {
+fn outage_reported_by_an_http_proxy_is_503() {
     for status in [502, 503, 504] {
         check_outage("http", Kind::Refusing(status));
     }
 }
 
 #[test]
-fn an_outage_that_a_socks5_proxy_tells_of_is_503() {
+fn outage_reported_by_a_socks5_proxy_is_503() {
     // Network unreachable, host unreachable, connection refused.
     for code in [3, 4, 5] {
         check_outage("socks5", Kind::Socks5Refusing(code));
     }
 }
 
-/// The proxy lets us through, but says that it cannot reach Kubernetes itself.
+/// Checks a proxy that accepts the client but cannot reach Kubernetes.
 fn check_outage(scheme: &str, kind: Kind) {
     let api = ApiServer::start();
     let proxy = Proxy::start(kind, api.address());
@@ -213,7 +213,7 @@ fn check_outage(scheme: &str, kind: Kind) {
 }
 
 #[test]
-fn tls_server_name_and_a_proxy_go_together() {
+fn tls_server_name_applies_through_a_proxy() {
     let api = named("named-server");
     let proxy = Proxy::start(Kind::Connect, api.address());
     let cluster = json!({"tls-server-name": "kubernetes.example", "proxy-url": format!("http://{}", proxy.address())});
@@ -226,7 +226,7 @@ fn tls_server_name_and_a_proxy_go_together() {
 }
 
 #[test]
-fn the_proxy_of_the_environment_is_used_where_the_kubeconfig_names_none() {
+fn environment_proxy_is_used_without_a_kubeconfig_proxy() {
     let api = ApiServer::start();
     let proxy = Proxy::start(Kind::Connect, api.address());
     let setup = with(&api, json!({"server": "https://kubernetes.example:6443"}));
@@ -235,7 +235,7 @@ fn the_proxy_of_the_environment_is_used_where_the_kubeconfig_names_none() {
 }
 
 #[test]
-fn the_proxy_of_the_kubeconfig_beats_that_of_the_environment() {
+fn kubeconfig_proxy_overrides_the_environment() {
     let api = ApiServer::start();
     let (ours, other) = (Proxy::start(Kind::Connect, api.address()), Proxy::start(Kind::Connect, api.address()));
     let setup = with(
@@ -250,14 +250,14 @@ fn the_proxy_of_the_kubeconfig_beats_that_of_the_environment() {
 }
 
 #[test]
-fn no_proxy_exempts_from_the_proxy_of_the_environment() {
+fn no_proxy_exempts_from_the_environment_proxy() {
     let api = ApiServer::start();
     let setup = with(&api, json!({})).env("HTTPS_PROXY", "http://127.0.0.9:1");
     seen(setup.env("NO_PROXY", "example.com,127.0.0.1"), &api);
 }
 
 #[test]
-fn no_proxy_knows_the_port_that_a_url_leaves_out() {
+fn no_proxy_matches_the_default_port() {
     let api = ApiServer::start();
     let proxy = Proxy::start(Kind::Connect, api.address());
     let url = format!("http://{}", proxy.address());
@@ -272,7 +272,7 @@ fn no_proxy_knows_the_port_that_a_url_leaves_out() {
 }
 
 #[test]
-fn no_proxy_does_not_overrule_the_proxy_of_the_kubeconfig() {
+fn no_proxy_does_not_affect_the_kubeconfig_proxy() {
     let api = ApiServer::start();
     let proxy = Proxy::start(Kind::Connect, api.address());
     let setup = with(&api, json!({"proxy-url": format!("http://{}", proxy.address())}));
@@ -281,10 +281,10 @@ fn no_proxy_does_not_overrule_the_proxy_of_the_kubeconfig() {
 }
 
 #[test]
-fn a_proxy_that_is_down_or_forbids_is_never_gone_around() {
+fn failed_proxy_is_never_bypassed() {
     let api = ApiServer::start();
     let forbidding = Proxy::start(Kind::Refusing(403), api.address());
-    // Port 1 of an address nobody listens on: refused at once.
+    // Port 1 of an unused address refuses connections at once.
     for url in [
         "http://127.0.0.9:1".to_owned(),
         "socks5://127.0.0.9:1".to_owned(),
@@ -298,7 +298,7 @@ fn a_proxy_that_is_down_or_forbids_is_never_gone_around() {
 }
 
 #[test]
-fn a_proxy_url_that_is_none_is_refused() {
+fn invalid_proxy_url_is_refused() {
     let api = ApiServer::start();
     for url in ["ftp://127.0.0.1:1", "::nonsense::", "http://"] {
         let line = with(&api, json!({"proxy-url": url})).refused();
@@ -307,7 +307,7 @@ fn a_proxy_url_that_is_none_is_refused() {
 }
 
 #[test]
-fn the_password_of_a_proxy_is_never_shown() {
+fn proxy_password_is_never_shown() {
     let api = ApiServer::start();
     let (_, log) = failing(with(&api, json!({"proxy-url": "http://jane:s3cr3t@127.0.0.9:1"})), &api);
     assert!(!log.contains("s3cr3t"), "{log}");

@@ -12,7 +12,7 @@ fn plain() -> ApiServer {
 }
 
 #[test]
-fn an_ip_address_is_verified_without_sni_and_a_name_with_it() {
+fn ip_address_is_verified_without_sni_and_a_name_with_sni() {
     let api = ApiServer::start();
     assert_eq!(seen(with(&api, json!({})), &api).sni, None);
     let by_name = format!("https://localhost:{}", api.address().port());
@@ -20,14 +20,14 @@ fn an_ip_address_is_verified_without_sni_and_a_name_with_it() {
 }
 
 #[test]
-fn tls_server_name_is_both_asked_for_and_verified_at_the_real_address() {
+fn tls_server_name_is_sent_and_verified_at_the_real_address() {
     let api = named("named-server");
     let request = seen(with(&api, json!({"tls-server-name": "kubernetes.example"})), &api);
     assert_eq!(request.sni.as_deref(), Some("kubernetes.example"));
 }
 
 #[test]
-fn a_certificate_for_another_name_is_502() {
+fn certificate_for_another_name_is_502() {
     let api = named("named-server");
     let (status, log) = failing(with(&api, json!({})), &api);
     assert_eq!(status, 502, "{log}");
@@ -37,7 +37,7 @@ fn a_certificate_for_another_name_is_502() {
 }
 
 #[test]
-fn a_certificate_of_another_ca_is_502_and_no_reason_not_to_start() {
+fn certificate_of_another_ca_is_502_and_does_not_end_the_start() {
     let api = ApiServer::start();
     for cluster in [
         json!({"certificate-authority-data": tls::base64("other-ca.pem")}),
@@ -51,7 +51,7 @@ fn a_certificate_of_another_ca_is_502_and_no_reason_not_to_start() {
 }
 
 #[test]
-fn insecure_skip_tls_verify_skips_it() {
+fn insecure_skip_tls_verify_skips_the_verification() {
     for identity in ["server", "named-server"] {
         let api = named(identity);
         let cluster = json!({"insecure-skip-tls-verify": true, "certificate-authority-data": null});
@@ -72,7 +72,7 @@ fn insecure_skip_tls_verify_with_a_ca_is_refused() {
 }
 
 #[test]
-fn a_bundle_of_authorities_is_trusted_whole() {
+fn ca_bundle_is_trusted_completely() {
     let api = ApiServer::start();
     let bundle =
         format!("a comment\n{}\n# another\n{}", tls::pem("other-ca.pem"), tls::pem("ca.pem").replace('\n', "\r\n"));
@@ -80,7 +80,7 @@ fn a_bundle_of_authorities_is_trusted_whole() {
 }
 
 #[test]
-fn a_ca_that_is_none_is_refused_by_field_and_file() {
+fn invalid_ca_is_refused_by_field_and_file() {
     let api = ApiServer::start();
     let line = with(&api, json!({"certificate-authority-data": tls::encode(b"no certificate")})).refused();
     assert!(line.contains("certificate-authority-data"), "{line}");
@@ -91,10 +91,10 @@ fn a_ca_that_is_none_is_refused_by_field_and_file() {
 }
 
 #[test]
-fn a_path_of_the_server_is_joined_with_one_slash() {
+fn path_of_the_server_url_is_joined_with_one_slash() {
     let api = ApiServer::start();
     api.script(|request| {
-        // Behind a gateway: what follows the prefix is Kubernetes.
+        // Behind a gateway: the prefix is removed before Kubernetes.
         let mut inner = request.clone();
         inner.target = request.target.replacen("/k8s/clusters/c-1", "", 1);
         crate::support::cluster::Cluster::default().handle(&inner).into()
@@ -112,13 +112,13 @@ fn a_path_of_the_server_is_joined_with_one_slash() {
 }
 
 #[test]
-fn an_ipv6_address_is_reached_and_verified() {
+fn ipv6_address_is_reached_and_verified() {
     let api = ApiServer::listen(&Listen { ip: "::1", ..Listen::default() });
     assert_eq!(seen(with(&api, json!({})), &api).sni, None);
 }
 
 #[test]
-fn an_address_without_a_scheme_is_http() {
+fn address_without_a_scheme_is_http() {
     let api = plain();
     for server in
         [api.address().to_string(), format!("http://{}", api.address()), format!("localhost:{}", api.address().port())]
@@ -130,7 +130,7 @@ fn an_address_without_a_scheme_is_http() {
 }
 
 #[test]
-fn a_scheme_in_capital_letters_is_the_same_scheme() {
+fn scheme_is_case_insensitive() {
     let api = ApiServer::start();
     for scheme in ["HTTPS", "Https"] {
         let request = seen(with(&api, json!({"server": format!("{scheme}://{}", api.address())})), &api);
@@ -148,7 +148,7 @@ fn a_scheme_in_capital_letters_is_the_same_scheme() {
 }
 
 #[test]
-fn a_port_that_is_none_is_refused() {
+fn invalid_port_is_refused() {
     let api = ApiServer::start();
     for port in ["65536", "99999", "4294967739", "-1", "x", "1x"] {
         for server in

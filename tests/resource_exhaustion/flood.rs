@@ -1,4 +1,4 @@
-//! Many connections at once, and the outcome of one request.
+//! A flood of connections, and the outcome of one request.
 
 use super::{SOON, address, connect_from, is_open};
 use crate::support::http::Connection;
@@ -8,30 +8,30 @@ use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-/// How long the crowd stays.
-pub const CROWD_DURATION: Duration = Duration::from_secs(4);
+/// Duration of the load.
+pub const FLOOD_DURATION: Duration = Duration::from_secs(4);
 
-/// Connections of a crowd that does not come again.
+/// Number of connections of a load that is opened once.
 pub const CONNECTIONS: usize = 4000;
 
-/// Pause between two connections that one attacker opens: about a thousand a second.
+/// Pause between two connections of one attacker: about a thousand connections a second.
 const PACE: Duration = Duration::from_millis(1);
 
-/// Connections of an attacker who opens each again as soon as it is closed.
-pub struct Crowd {
+/// Connections of an attacker that reopens each as soon as it is closed.
+pub struct Flood {
     pub server: SocketAddr,
     pub streams: Vec<TcpStream>,
     pub opened: usize,
 }
 
-impl Crowd {
-    pub fn new(server: SocketAddr, size: usize) -> Crowd {
-        let mut crowd = Crowd { server, streams: Vec::new(), opened: 0 };
+impl Flood {
+    pub fn new(server: SocketAddr, size: usize) -> Flood {
+        let mut flood = Flood { server, streams: Vec::new(), opened: 0 };
         for number in 0..size {
-            let stream = crowd.open(number);
-            crowd.streams.push(stream);
+            let stream = flood.open(number);
+            flood.streams.push(stream);
         }
-        crowd
+        flood
     }
 
     pub fn open(&mut self, number: usize) -> TcpStream {
@@ -40,7 +40,7 @@ impl Crowd {
         connect_from(address(number), self.server).unwrap()
     }
 
-    /// Does this to each connection, and opens those again that are closed; stops in the middle if told to.
+    /// Calls `act` for each connection and reopens closed ones; stops early on request.
     pub fn go_round(&mut self, stop: &AtomicBool, mut act: impl FnMut(&TcpStream)) {
         for number in 0..self.streams.len() {
             if stop.load(Ordering::SeqCst) {
@@ -55,16 +55,16 @@ impl Crowd {
     }
 }
 
-/// What the good client saw.
+/// The results of the good client.
 #[derive(Default)]
 pub struct Seen {
     pub times: Vec<Duration>,
-    /// Tries that ended without a good answer.
+    /// Attempts without a good response.
     pub failed: Vec<String>,
 }
 
 impl Seen {
-    /// One request on a connection of its own, again and again until it is answered with 200.
+    /// Repeats one request on new connections until the status is 200.
     pub fn request(&mut self, server: &Server, method: &str, target: &str, body: &str) {
         let start = Instant::now();
         loop {
@@ -78,14 +78,14 @@ impl Seen {
         self.times.push(start.elapsed());
     }
 
-    /// The time that this share of the requests, in percent, did not exceed.
+    /// The given percentile of the durations.
     pub fn percentile(&mut self, share: usize) -> Duration {
         self.times.sort();
         self.times[(self.times.len() * share / 100).min(self.times.len() - 1)]
     }
 }
 
-/// The status of the answer to one request on a connection of its own.
+/// Sends one request on a new connection; returns the status.
 pub fn attempt(address: SocketAddr, method: &str, target: &str, body: &str) -> io::Result<u16> {
     let stream = TcpStream::connect_timeout(&address, SOON)?;
     stream.set_nodelay(true)?;

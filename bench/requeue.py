@@ -1,11 +1,14 @@
 #!/usr/bin/env python3
-"""How long a queue of free Jobs takes, with the nudge and without: total time, idle share of the slots, order of starts.
+"""Measures how long a queue of free Jobs takes with and without requeue: total time, idle share of the slots, order of starts.
 
-usage: bench/nudge.py [JOBS [IMAGE]]     (KUBECONFIG names the cluster, whose Jobs of this program are deleted; 20 Jobs of
-                                          registry.local/classifier:short by default, which ends after 5 s)
+usage: bench/requeue.py [JOBS [IMAGE]]
 
-Needs python3 alone and a build: BINARY names it, target/release/img-classification by default. ONLY=with or ONLY=without makes one
-of the two runs. What takes a slot is read from GET /config, ten times a second: a pod from its first appearance to its end.
+KUBECONFIG names the cluster, whose Jobs of this program are deleted. The defaults are 20 Jobs and the image
+registry.local/classifier:short, which ends after 5 s.
+
+Needs only python3 and a build; BINARY is target/release/img-classification by default. ONLY=with or ONLY=without makes one of the
+two runs. The script reads the slots in use from GET /config ten times a second: a pod has a slot from its first appearance
+to its end.
 """
 
 import http.client
@@ -19,31 +22,31 @@ import time
 BINARY = os.environ.get("BINARY") or os.path.join(os.path.dirname(__file__), "..", "target", "release", "img-classification")
 LISTENING = "listening on http://"
 SLOTS = 2
-TICK = 0.1
+POLL_INTERVAL = 0.1
 
 
 def start(*args):
     process = subprocess.Popen([BINARY, "--listen", "127.0.0.1:0", *args], stderr=subprocess.PIPE, text=True)
     for line in process.stderr:
         if line.startswith(LISTENING):
-            # The access log has to go somewhere: a full pipe would stop the server.
+            # A full pipe would block the server's access log.
             threading.Thread(target=process.stderr.read, daemon=True).start()
             return process, line[len(LISTENING):].strip()
-    sys.exit("the server did not start; does KUBECONFIG name a cluster?")
+    sys.exit("the server did not start; fix: set KUBECONFIG to the kubeconfig of a cluster")
 
 
 def request(address, method, path, body=None):
     connection = http.client.HTTPConnection(address, timeout=30)
     connection.request(method, path, body, {"Connection": "close"})
-    answer = connection.getresponse()
-    text = answer.read()
-    if answer.status != 200:
-        sys.exit(f"{method} {path}: {answer.status} {text.decode()}")
+    response = connection.getresponse()
+    text = response.read()
+    if response.status != 200:
+        sys.exit(f"{method} {path}: {response.status} {text.decode()}")
     return json.loads(text)
 
 
 def pods(address, jobs):
-    """The Job's place in the queue and the pod's phase, of every pod of ours."""
+    """Yields the Job's place in the queue and the pod's phase for each pod of these Jobs."""
     for pod in request(address, "GET", "/config")["pods"]:
         job = pod["name"].rpartition("-")[0]
         if job in jobs:
@@ -58,32 +61,33 @@ def run(count, image, *args):
         for place in range(1, count + 1):
             jobs[request(address, "POST", "/img-classification/free", '{"dataset":"mnist"}')["job"]] = place
         began = last = time.monotonic()
-        # Slot seconds while a Job waited: that there were, and that no pod took. And from a slot's end to the next start.
-        had = idle = 0.0
+        # Slot seconds while a Job waited: in total, and without a pod.
+        total_slots = idle = 0.0
+        # Times at which slots became free, and times from then to the next start.
         freed, gaps, starts, ended = [], [], [], 0
-        taken = 0
+        used = 0
         while ended < count:
-            time.sleep(TICK)
+            time.sleep(POLL_INTERVAL)
             seen = dict(pods(address, jobs))
             now = time.monotonic()
             if len(starts) < count:
-                had += SLOTS * (now - last)
-                idle += (SLOTS - min(taken, SLOTS)) * (now - last)
+                total_slots += SLOTS * (now - last)
+                idle += (SLOTS - min(used, SLOTS)) * (now - last)
             last = now
-            over = sum(phase in ("Succeeded", "Failed") for phase in seen.values())
-            freed += [now] * (over - ended)
+            finished = sum(phase in ("Succeeded", "Failed") for phase in seen.values())
+            freed += [now] * (finished - ended)
             new = sorted(seen.keys() - set(starts))
             if starts:
                 gaps += [now - freed.pop(0) for _ in new if freed]
             starts += new
-            ended = over
-            taken = sum(phase in ("Pending", "Running") for phase in seen.values())
+            ended = finished
+            used = sum(phase in ("Pending", "Running") for phase in seen.values())
         total = time.monotonic() - began
     finally:
         process.terminate()
         process.wait()
     gaps.sort()
-    print(f"{count} Jobs in {total:.1f} s; idle share of the {SLOTS} slots while a Job waited: {100 * idle / had:.1f} %")
+    print(f"{count} Jobs in {total:.1f} s; idle share of the {SLOTS} slots while a Job waited: {100 * idle / total_slots:.1f} %")
     if gaps:
         print(f"a freed slot was taken again after: median {gaps[len(gaps) // 2]:.1f} s, most {gaps[-1]:.1f} s")
     print(f"order of starts: {' '.join(map(str, starts))}", flush=True)
@@ -95,7 +99,7 @@ def main():
     subprocess.run([BINARY, "setup"], check=True, stdout=subprocess.DEVNULL)
     for name, args in (("with", []), ("without", ["--no-requeue"])):
         if os.environ.get("ONLY", name) == name:
-            print(f"{name} the nudge:", flush=True)
+            print(f"{name} requeue:", flush=True)
             run(count, image, *args)
 
 

@@ -1,0 +1,73 @@
+//! Errors that end a command, with their exit codes.
+
+use std::error::Error;
+use std::fmt;
+use std::io;
+
+use super::clean::CleanError;
+use super::serve::StartError;
+use super::setup::SetupError;
+use crate::cli::UsageError;
+use crate::kube;
+
+/// An error that ends the program.
+#[derive(Debug)]
+pub enum CommandError {
+    /// The command line or a variable is invalid.
+    Usage(UsageError),
+    /// stdout cannot be written.
+    Print(io::Error),
+    /// The server did not start.
+    Start(StartError),
+    /// The kubeconfig cannot be used.
+    Config(kube::ConfigError),
+    /// The certificates of the kubeconfig cannot be used.
+    Tls(kube::TlsError),
+    /// `setup` failed.
+    Setup(SetupError),
+    /// `clean` failed.
+    Clean(CleanError),
+    /// The file of --premium-token-file cannot be used.
+    PremiumToken(io::Error),
+}
+
+impl CommandError {
+    /// Returns the exit code: 2 for wrong usage, else 1.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Usage(_) | Self::Clean(CleanError::Unconfirmed) => 2,
+            _ => 1,
+        }
+    }
+}
+
+impl fmt::Display for CommandError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Usage(error) => write!(f, "{error}"),
+            Self::Print(_) => write!(f, "cannot write to stdout"),
+            Self::Start(error) => write!(f, "{error}"),
+            Self::Config(error) => write!(f, "{error}"),
+            Self::Tls(error) => write!(f, "cannot use the kubeconfig's certificates: {error}"),
+            Self::Setup(SetupError::Kube(error)) | Self::Clean(CleanError::Kube(error)) if error.not_permitted() => {
+                write!(f, "{error}; fix: use an administrator's kubeconfig, see --kubeconfig and --context")
+            }
+            Self::Setup(error) => write!(f, "{error}"),
+            Self::Clean(error) => write!(f, "{error}"),
+            Self::PremiumToken(_) => write!(f, "cannot use the file that --premium-token-file names"),
+        }
+    }
+}
+
+impl Error for CommandError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::Start(error) => error.source(),
+            Self::Config(error) => error.source(),
+            Self::Setup(error) => error.source(),
+            Self::Clean(error) => error.source(),
+            Self::Print(source) | Self::PremiumToken(source) => Some(source),
+            Self::Usage(_) | Self::Tls(_) => None,
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! Defaults and validation of new and changed objects.
+
+use serde_json::{Map, Value, json};
+
+use super::quota;
+use super::resources::{JOBS, NAMESPACES, PODS, QUOTAS, Resource, Target};
+use super::status::ApiStatus;
+use super::store::{items, name, namespace, text, uid};
+use super::write::merge;
+use crate::kube::quantity;
+
+/// Seconds that a pod has to end unless it sets another limit; see Kubernetes' terminationGracePeriodSeconds.
+pub const GRACE_PERIOD: i64 = 30;
+
+/// Fields that must be maps if present; the controllers rely on it.
+const MAPS: [&str; 10] = [
+    "metadata",
+    "metadata/labels",
+    "metadata/annotations",
+    "spec",
+    "spec/hard",
+    "spec/template",
+    "spec/template/metadata",
+    "spec/template/metadata/labels",
+    "spec/template/spec",
+    "status",
+];
+
+/// Fields that must be lists of maps if present.
+const LISTS: [&str; 5] =
+    ["metadata/ownerReferences", "rules", "subjects", "spec/containers", "spec/template/spec/containers"];
+
+/// Fields that must be numbers of 31 bits if present.
+const NUMBERS: [&str; 5] = [
+    "spec/parallelism",
+    "spec/completions",
+    "spec/backoffLimit",
+    "spec/activeDeadlineSeconds",
+    "spec/ttlSecondsAfterFinished",
+];
+
+/// Checks the types of the fields, and that kind and namespace match the path. Returns the object with both set.
+///
+/// # Errors
+/// 400
+pub fn decode(target: &Target<'_>, mut object: Value) -> Result<Value, ApiStatus> {
+    let kind = target.resource.kind;
+    if !object.is_object() {
+        let message = format!("the object provided is unrecognized (must be of type {kind})");
+        return Err(ApiStatus::bad_request(message));
+    }
+    if let Some(field) = mistyped(&object) {
+        let field = field.replace('/', ".");
+        return Err(ApiStatus::bad_request(format!(
+            "{kind} in version \"v1\" cannot be handled as a {kind}: json: cannot unmarshal into Go struct field {kind}.{field}"
+        )));
+    }
+    for (key, expected) in [("apiVersion", target.resource.api_version()), ("kind", kind.to_owned())] {
+        if object[key].is_null() {
+            object[key] = json!(expected);
+        } else if object[key] != expected.as_str() {
+            let (other, version) = (text(&object, "/kind"), text(&object, "/apiVersion"));
+            let message = format!("{other} in version \"{version}\" cannot be handled as a {kind}");
+            return Err(ApiStatus::bad_request(message));
+        }
+    }
+    if !namespace(&object).is_empty() && namespace(&object) != target.namespace {
+        let message = "the namespace of the provided object does not match the namespace sent on the request";
+        return Err(ApiStatus::bad_request(message));
+    }
+    if target.resource.namespaced {
+        object["metadata"]["namespace"] = json!(target.namespace);
+    }
+    Ok(object)
+}
+
+/// Returns the first field of a wrong type.
+fn mistyped(object: &Value) -> Option<&'static str> {
+    let wrong = |paths: &[&'static str], matches: &dyn Fn(&Value) -> bool| {
+        let value = |path: &str| object.pointer(&format!("/{path}")).filter(|value| !value.is_null());
+        paths.iter().find(|path| value(path).is_some_and(|value| !matches(value))).copied()
+    };
+    wrong(&MAPS, &Value::is_object)
+        .or_else(|| wrong(&LISTS, &|list| list.is_array() && items(list).iter().all(Value::is_object)))
+        .or_else(|| wrong(&NUMBERS, &|number| number.as_u64().is_some_and(|number| number < 1 << 31)))
+}
+
+/// Sets the fields that were left out.
+pub fn set_defaults(resource: &Resource, object: &mut Value) {
+    let set = |object: &mut Value, key: &str, value: Value| {
+        if object[key].is_null() {
+            object[key] = value;
+        }
+    };
+    if *resource == PODS {
+        set(&mut object["spec"], "restartPolicy", json!("Always"));
+        set(&mut object["spec"], "terminationGracePeriodSeconds", json!(GRACE_PERIOD));
+        object["status"] = json!({"phase": "Pending"});
+    } else if *resource == JOBS {
+        let labels = json!({"controller-uid": uid(object), "job-name": name(object)});
+        for (key, value) in [("parallelism", 1), ("completions", 1), ("backoffLimit", 6)] {
+            set(&mut object["spec"], key, json!(value));
+        }
+        object["spec"]["selector"] = json!({"matchLabels": {"controller-uid": uid(object)}});
+        merge(&mut object["spec"]["template"], json!({"metadata": {"labels": labels}}));
+        object["status"] = json!({});
+    } else if *resource == NAMESPACES {
+        object["status"] = json!({"phase": "Active"});
+    } else if *resource == QUOTAS {
+        for limit in object["spec"]["hard"].as_object_mut().into_iter().flat_map(Map::values_mut) {
+            let canonical = limit.as_str().and_then(|text| Some(quota::canonical(quantity::parse(text)?, text)));
+            canonical.into_iter().for_each(|canonical| *limit = json!(canonical));
+        }
+    }
+}
+
+/// Checks the rules that users meet most often; Kubernetes has many more.
+///
+/// # Errors
+/// 422
+pub fn validate(resource: &Resource, object: &Value) -> Result<(), ApiStatus> {
+    let invalid = |reason: &str| Err(ApiStatus::invalid(resource, name(object), reason));
+    let is_rbac = resource.group.starts_with("rbac");
+    let is_allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '.';
+    match name(object) {
+        "" => return invalid("metadata.name: Required value: name or generateName is required"),
+        name if !is_rbac && (!name.chars().all(is_allowed) || name.len() > 253 || name.starts_with(['-', '.'])) => {
+            return invalid(&format!(
+                "metadata.name: Invalid value: \"{name}\": a lowercase RFC 1123 subdomain is needed"
+            ));
+        }
+        _ => {}
+    }
+    let (spec, field) = match resource.kind {
+        "Pod" => (&object["spec"], "spec"),
+        "Job" => (&object["spec"]["template"]["spec"], "spec.template.spec"),
+        _ => return Ok(()),
+    };
+    if items(&spec["containers"]).is_empty() {
+        return invalid(&format!("{field}.containers: Required value"));
+    }
+    if *resource == JOBS && !matches!(text(spec, "/restartPolicy"), "Never" | "OnFailure") {
+        return invalid("spec.template.spec.restartPolicy: Required value: valid values: \"OnFailure\", \"Never\"");
+    }
+    Ok(())
+}

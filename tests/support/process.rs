@@ -1,0 +1,57 @@
+//! The server's descriptors and threads, as /proc shows them.
+
+use std::collections::{BTreeSet, HashSet};
+
+use super::server::Server;
+
+/// The largest number of private connections, by the program's limits: 32 for Kubernetes, 8 for answers from memory, 16 for streams.
+const MAX_PRIVATE: usize = 32 + 8 + 16;
+
+/// The folder of the server's process in /proc.
+pub fn folder(server: &Server) -> String {
+    format!("/proc/{}", server.pid().as_raw_nonzero())
+}
+
+fn entries(folder: &str) -> Vec<String> {
+    let entries = std::fs::read_dir(folder).unwrap();
+    entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+}
+
+/// The numbers of the server's open descriptors.
+pub fn descriptors(server: &Server) -> BTreeSet<u64> {
+    entries(&format!("{}/fd", folder(server))).iter().map(|number| number.parse().unwrap()).collect()
+}
+
+/// The number of the server's threads.
+pub fn threads(server: &Server) -> usize {
+    entries(&format!("{}/task", folder(server))).len()
+}
+
+/// The descriptors of the server's connected private sockets.
+pub fn private_descriptors(server: &Server) -> BTreeSet<u64> {
+    let folder = folder(server);
+    let table = std::fs::read_to_string(format!("{folder}/net/unix")).unwrap();
+    // State 03 is SS_CONNECTED, state 01 a listening or unconnected socket.
+    let rows = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let inodes: HashSet<String> = rows.filter(|row| row.get(5) == Some(&"03")).map(|row| row[6].to_owned()).collect();
+    let is_private = |descriptor: &u64| {
+        let link = std::fs::read_link(format!("{folder}/fd/{descriptor}")).unwrap_or_default();
+        link.to_str()
+            .unwrap()
+            .strip_prefix("socket:[")
+            .is_some_and(|inode| inodes.contains(inode.trim_end_matches(']')))
+    };
+    descriptors(server).into_iter().filter(is_private).collect()
+}
+
+/// The numbers of descriptors and threads without those of private connections, which stay open for later requests and are limited.
+pub fn client_resources(server: &Server) -> (usize, usize) {
+    let folder = folder(server);
+    let name = |task: &String| std::fs::read_to_string(format!("{folder}/task/{task}/comm")).unwrap_or_default();
+    let main = std::fs::read_to_string(format!("{folder}/comm")).unwrap();
+    let (private, public): (Vec<_>, Vec<_>) =
+        entries(&format!("{folder}/task")).iter().map(name).partition(|name| name == "worker\n" || *name == main);
+    let workers = private.iter().filter(|name| *name == "worker\n").count();
+    assert!(workers <= MAX_PRIVATE, "{workers} workers");
+    (descriptors(server).len() - private_descriptors(server).len(), public.len())
+}
