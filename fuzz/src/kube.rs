@@ -21,7 +21,8 @@ mod watch;
 mod yaml;
 
 pub use client::Client;
-pub use config::kubeconfig::{Cluster, Sources};
+pub use config::cluster::Cluster;
+pub use config::load::Sources;
 pub use error::{ConfigError, CredentialError, Error, Status, TlsError, chain};
 pub use types::job::{Job, JobState};
 pub use types::pod::{Pod, read_pod_list};

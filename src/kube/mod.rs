@@ -23,7 +23,8 @@ mod yaml;
 
 pub use client::Client;
 pub use client::dynamic::Operation;
-pub use config::kubeconfig::{Cluster, Sources};
+pub use config::cluster::Cluster;
+pub use config::load::Sources;
 pub use error::{ConfigError, CredentialError, Error, Status, TlsError, chain};
 pub use types::job::{Job, JobState};
 pub use types::pod::Pod;

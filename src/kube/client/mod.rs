@@ -17,7 +17,7 @@ use crate::kube::client::circuit_breaker::Circuit;
 use crate::kube::client::connections::Connections;
 use crate::kube::client::paginate::paginate;
 use crate::kube::client::retry::retry_delay;
-use crate::kube::config::kubeconfig::Cluster;
+use crate::kube::config::cluster::Cluster;
 use crate::kube::error::{Error, TlsError, chain};
 use crate::kube::types::pod::{DiscardPods, Object, Pod};
 
