@@ -93,7 +93,13 @@ fn unreachable_api_server_is_named_with_its_error() {
 fn api_server_that_stops_responding_is_reported_once() {
     let api = cluster(|request| is(request, "GET", "/api/v1/nodes").then(|| ApiResponse::html(200)));
     let end = doctor(host(Setup::for_api(&api)).args(GOOD));
-    expect("half way", &end, "FAIL nodes: ", "expected a response from the Kubernetes API", "another server responds at that address");
+    expect(
+        "half way",
+        &end,
+        "FAIL nodes: ",
+        "expected a response from the Kubernetes API",
+        "another server responds at that address",
+    );
     assert!(line(&end, "warning not checked: ").ends_with("pull, leftover Jobs: no API server reachable"));
 }
 
