@@ -21,12 +21,14 @@ mod watch;
 mod yaml;
 
 pub use client::Client;
-pub use config::kubeconfig::{Cluster, Sources};
+pub use config::cluster::Cluster;
+pub use config::load::Sources;
 pub use error::{ConfigError, CredentialError, Error, Status, TlsError, chain};
-pub use types::job::{JobState, Watched};
+pub use types::job::{Job, JobState};
 pub use types::pod::{Pod, read_pod_list};
 pub use types::protobuf;
-pub use watch::watcher::WatchEvent;
+pub use types::quota::Quota;
+pub use watch::event::WatchEvent;
 
 /// The folder of the kubeconfig that is fuzzed. The files below exist in it as well, for tests of their existence.
 pub const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/data");

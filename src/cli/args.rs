@@ -1,6 +1,6 @@
 //! The commands and options as clap parses and documents them. The resolved form is [`Options`](super::Options).
 //!
-//! A doc comment here is the help text of its option. [`super::variables`] adds the variables to it.
+//! A doc comment here is the help text of its option. [`super::variables`] adds the variable of [`variable`] to it.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -67,7 +67,7 @@ pub struct ServeArgs {
     /// Time that Kubernetes keeps a finished Job, in seconds
     #[arg(long, value_name = "SECONDS", value_parser = values::job_ttl, default_value = "3600")]
     pub job_ttl: u32,
-    /// POSTs per minute that one address may send, in a burst or spread out; 0 means unlimited
+    /// POSTs per minute of one client network (IPv4 address or IPv6 /64), in a burst or spread out; 0 means unlimited
     #[arg(long, value_name = "NUMBER", value_parser = values::posts_per_minute, default_value = "1200")]
     pub posts_per_minute: u32,
     #[command(flatten)]
@@ -105,7 +105,7 @@ pub struct Access {
     /// Context of the kubeconfig [default: the kubeconfig's current-context]
     #[arg(long, value_name = "NAME", value_parser = values::context)]
     pub context: Option<String>,
-    /// Time limit of one Kubernetes operation including its retries, in seconds
+    /// Deadline of one Kubernetes operation including its retries, in seconds
     #[arg(long, value_name = "SECONDS", value_parser = values::kube_timeout, default_value = "10")]
     pub kube_timeout: Duration,
 }
@@ -176,4 +176,24 @@ pub struct WaitArgs {
     /// Longest wait for pods to end, in seconds; a pod has 30 s to end by itself, and its node may be slow
     #[arg(long, value_name = "SECONDS", value_parser = values::clean_timeout, default_value = "120")]
     pub timeout: Duration,
+}
+
+/// Returns the variable of the option --`long`. Options of a single run, such as --yes, have none.
+pub fn variable(long: &str) -> Option<&'static str> {
+    Some(match long {
+        "listen" => "LISTEN",
+        "image" => "CLASSIFIER_IMAGE",
+        "kubeconfig" => "KUBECONFIG",
+        "context" => "KUBE_CONTEXT",
+        "local" => "LOCAL",
+        "local-job-seconds" => "LOCAL_JOB_SECONDS",
+        "local-nodes" => "LOCAL_NODES",
+        "job-ttl" => "JOB_TTL",
+        "kube-timeout" => "KUBE_TIMEOUT",
+        "posts-per-minute" => "POSTS_PER_MINUTE",
+        "premium-token-file" => "PREMIUM_TOKEN_FILE",
+        "no-requeue" => "NO_REQUEUE",
+        "log-level" => "LOG_LEVEL",
+        _ => return None,
+    })
 }

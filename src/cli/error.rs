@@ -1,11 +1,12 @@
-//! Errors of usage: what clap rejects, as one line that names the option and the fix.
+//! Usage errors: an error of clap as one line that names the option and the fix.
 
 use std::error::Error;
 use std::fmt;
 
+use clap::CommandFactory;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
-use super::variables;
+use super::args::{self, Cli};
 
 /// An invalid command line or variable.
 #[derive(Debug, PartialEq, Eq)]
@@ -71,7 +72,7 @@ impl fmt::Display for UsageError {
 impl Error for UsageError {}
 
 impl UsageError {
-    /// Returns whether the error is about the value of this variable.
+    /// Tests for an error about the value of this variable.
     pub fn names(&self, variable: &str) -> bool {
         matches!(self, Self::Value { given, .. } if given == variable)
     }
@@ -103,7 +104,7 @@ impl UsageError {
     pub(super) fn of_variable(self) -> Self {
         match self {
             Self::Value { given, value, wanted } => {
-                let name = given.strip_prefix("--").and_then(variables::name);
+                let name = given.strip_prefix("--").and_then(args::variable);
                 Self::Value { given: name.map_or(given, str::to_owned), value, wanted }
             }
             other => other,
@@ -124,9 +125,9 @@ fn value_error(error: &clap::Error, argument: &str) -> UsageError {
     UsageError::Value { given, value, wanted }
 }
 
-/// Returns whether any command has this option.
+/// Tests for an option of any command.
 fn is_known(option: &str) -> bool {
-    let root = super::command();
+    let root = Cli::command();
     root.get_subcommands()
         .flat_map(clap::Command::get_arguments)
         .filter_map(clap::Arg::get_long)

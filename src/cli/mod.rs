@@ -13,16 +13,15 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::error::ErrorKind;
-use clap::{ArgMatches, CommandFactory, FromArgMatches};
+use clap::{ArgMatches, FromArgMatches};
 
 use args::{Cli, CliCommand};
+use variables::command;
 
 pub use args::Access;
 pub use error::UsageError;
 pub use options::Options;
-
-/// The process's environment.
-pub type Env<'a> = &'a dyn Fn(&str) -> Option<OsString>;
+pub use variables::Env;
 
 /// A parsed command line.
 #[derive(Debug)]
@@ -73,11 +72,6 @@ pub fn parse(args: impl IntoIterator<Item = OsString>, env: Env<'_>) -> Result<C
         }
         _ => Ok(resolve(with_variables(&args, &flags, env, &[])?)),
     }
-}
-
-/// The parser, with the variables in its help.
-fn command() -> clap::Command {
-    variables::document(Cli::command())
 }
 
 /// Returns the command on the command line, which is `serve` if none is given.
@@ -136,7 +130,7 @@ fn valid_options(args: &[OsString], env: Env<'_>) -> Result<(Options, Vec<UsageE
                 Command::Serve(options) => return Ok((*options, rejected)),
                 other => unreachable!("the command is serve, not {other:?}"),
             },
-            Err(error @ UsageError::Value { .. }) => rejected.push(error),
+            Err(error @ UsageError::Value { .. }) if !rejected.contains(&error) => rejected.push(error),
             Err(error) => return Err(error),
         }
     }
@@ -186,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flag_wins_over_its_variable_and_an_empty_variable_is_none() {
+    fn a_flag_wins_over_its_variable_and_an_empty_variable_counts_as_unset() {
         let options =
             read(&["serve", "--listen=[::1]:1", "--context", "a"], &[("LISTEN", "x:2"), ("KUBE_CONTEXT", "b")]);
         let options = options.expect("good");
@@ -197,12 +191,50 @@ mod tests {
     }
 
     #[test]
-    fn a_cluster_on_the_command_line_wins_over_the_variable_for_the_embedded_one() {
+    fn a_cluster_on_the_command_line_wins_over_the_variable_local() {
         let is_local = |args: &[&str], local: &str| Ok(read(args, &[("LOCAL", local)])?.local.is_some());
         assert_eq!(is_local(&[], "1"), Ok(true));
         assert_eq!(is_local(&["--local"], "0"), Ok(true));
         assert_eq!(is_local(&["--kubeconfig", "x"], "1"), Ok(false));
         assert_eq!(is_local(&["--local", "--context", "x"], ""), Err(UsageError::Conflict("--local", "--context")));
+    }
+
+    #[test]
+    fn the_simulated_cluster_is_served_on_loopback_unless_listen_is_set() {
+        let listen = |args: &[&str], vars: &[(&str, &str)]| read(args, vars).map(|options| options.listen);
+        assert_eq!(listen(&["--local"], &[]), Ok("127.0.0.1:5000".to_owned()));
+        assert_eq!(listen(&[], &[("LOCAL", "1")]), Ok("127.0.0.1:5000".to_owned()));
+        assert_eq!(listen(&["--local"], &[("LISTEN", "a:1")]), Ok("a:1".to_owned()));
+        assert_eq!(listen(&["--local", "--listen", "b:2"], &[("LISTEN", "a:1")]), Ok("b:2".to_owned()));
+    }
+
+    #[test]
+    fn an_unknown_name_gets_the_nearest_one() {
+        for (args, text) in [
+            (&["--imge", "x"][..], "unknown option --imge; did you mean --image?"),
+            (&["clean", "--ye"], "unknown option --ye; did you mean --yes?"),
+            (&["clean", "--xyz"], "unknown option --xyz; see img-classification clean --help"),
+            (&["setp"], "unknown command \"setp\"; did you mean setup?"),
+            (&["dance"], "unknown command \"dance\"; see img-classification --help"),
+            (&["setup", "--image", "x"], "setup does not take --image; see img-classification setup --help"),
+            (&["--listen"], "--listen needs a value: --listen ADDR:PORT"),
+            (&["--local=1"], "--local takes no value"),
+            (&["--local", "clean"], "options follow the command: img-classification COMMAND [OPTIONS]"),
+        ] {
+            assert_eq!(read(args, &[]).expect_err(text).to_string(), text);
+        }
+    }
+
+    #[test]
+    fn doctor_collects_the_invalid_variables() {
+        let vars = [("LISTEN", "5000"), ("JOB_TTL", "soon"), ("KUBE_TIMEOUT", "7"), ("NO_REQUEUE", "maybe")];
+        let env = |name: &str| vars.iter().find(|(key, _)| *key == name).map(|(_, value)| OsString::from(value));
+        let command = parse(["doctor", "--json"].map(OsString::from), &env);
+        let Ok(Command::Doctor { options, rejected, json: true }) = command else { panic!("{command:?}") };
+        assert_eq!(options.access.kube_timeout, Duration::from_secs(7));
+        assert_eq!(options.listen, "0.0.0.0:5000");
+        assert!(["LISTEN", "JOB_TTL", "NO_REQUEUE"].iter().all(|name| rejected.iter().any(|error| error.names(name))));
+        assert_eq!(rejected.len(), 3);
     }
 
     #[test]

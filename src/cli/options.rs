@@ -4,8 +4,7 @@ use std::path::PathBuf;
 
 use log::LevelFilter;
 
-use super::Access;
-use super::args::ServeArgs;
+use super::args::{Access, ServeArgs};
 use crate::job;
 use crate::simulator;
 
@@ -20,11 +19,11 @@ pub struct Options {
     pub access: Access,
     /// The simulated cluster of --local.
     pub local: Option<simulator::Settings>,
-    /// POSTs per minute of one address; 0 means unlimited.
+    /// POSTs per minute of one client network; 0 means unlimited.
     pub posts_per_minute: u32,
     /// --premium-token-file
     pub premium_token_file: Option<PathBuf>,
-    /// Whether the server watches the free tier and starts the oldest waiting Job; false with --no-requeue.
+    /// Watch the free tier and start the oldest waiting Job; false with --no-requeue.
     pub requeue: bool,
     /// Lowest level that is logged.
     pub log_level: LevelFilter,
@@ -40,7 +39,7 @@ impl Options {
             format!("kube-timeout: {} s", self.access.kube_timeout.as_secs()),
             match self.posts_per_minute {
                 0 => "posts-per-minute: unlimited".to_owned(),
-                limit => format!("posts-per-minute: {limit} per address"),
+                limit => format!("posts-per-minute: {limit} per client network"),
             },
             match &self.premium_token_file {
                 Some(path) => format!("premium-token-file: {}", path.display()),

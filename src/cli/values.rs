@@ -11,10 +11,10 @@ const MAX_CLEAN_TIMEOUT: u64 = 3600;
 /// Longest --local-job-seconds: one hour. Longer runs need a real cluster.
 const MAX_LOCAL_JOB_SECONDS: u64 = 3600;
 
-/// Largest --local-nodes: a node costs next to nothing, and a list of a hundred is long enough.
+/// Largest --local-nodes: more nodes would only make lists longer.
 const MAX_LOCAL_NODES: u64 = 100;
 
-/// Longest --kube-timeout, in seconds: callers have given up long before.
+/// Longest --kube-timeout, in seconds: clients give up earlier.
 const MAX_KUBE_TIMEOUT: u64 = 600;
 
 /// Longest --job-ttl, in seconds: Kubernetes stores the field as a signed 32-bit number.
@@ -23,6 +23,7 @@ const MAX_JOB_TTL: u64 = 2_147_483_647;
 /// Largest --posts-per-minute: above it a limit has no effect.
 const MAX_POSTS_PER_MINUTE: u64 = 1_000_000;
 
+/// Checks HOST:PORT; an IPv6 address needs brackets.
 pub fn address(text: &str) -> Result<String, &'static str> {
     const WANTED: &str = "an address and a port, such as 0.0.0.0:5000 or [::]:5000";
     let (host, port) = text.rsplit_once(':').ok_or(WANTED)?;
@@ -31,16 +32,16 @@ pub fn address(text: &str) -> Result<String, &'static str> {
     if is_host && port.parse::<u16>().is_ok() { Ok(text.to_owned()) } else { Err(WANTED) }
 }
 
-/// Returns the address of a server with `http://` and without a trailing slash; `http://` may be left out.
+/// Parses the address of a server. Returns it with `http://` and without a trailing slash; `http://` may be left out.
 pub fn server_url(text: &str) -> Result<String, &'static str> {
     let rest = text.strip_prefix("http://").unwrap_or(text).trim_end_matches('/');
-    let is_odd = |c: char| c.is_whitespace() || c.is_control() || "?#@\\".contains(c);
+    let is_forbidden = |c: char| c.is_whitespace() || c.is_control() || "?#@\\".contains(c);
     let authority = rest.split('/').next().unwrap_or_default();
-    // Without a port it is 80. The HTTP client would use 80 for a port out of range, too.
+    // Without a port it is 80. The HTTP client would also use 80 for a port out of range.
     let port = authority.rsplit_once(':').filter(|_| !authority.ends_with(']'));
     let is_port = port.is_none_or(|(_, port)| port.parse::<u16>().is_ok_and(|port| port > 0));
     let has_host = !authority.is_empty() && !authority.starts_with(':');
-    if !rest.contains("://") && has_host && is_port && !rest.contains(is_odd) {
+    if !rest.contains("://") && has_host && is_port && !rest.contains(is_forbidden) {
         Ok(format!("http://{rest}"))
     } else {
         Err("http://HOST:PORT of a server; TLS is not supported")
@@ -57,10 +58,12 @@ pub fn image(text: &str) -> Result<String, &'static str> {
     }
 }
 
+/// Checks the name of a context.
 pub fn context(text: &str) -> Result<String, &'static str> {
     if text.is_empty() { Err("the name of a context") } else { Ok(text.to_owned()) }
 }
 
+/// Parses a log level.
 pub fn log_level(text: &str) -> Result<LevelFilter, &'static str> {
     match text {
         "error" => Ok(LevelFilter::Error),
@@ -71,7 +74,7 @@ pub fn log_level(text: &str) -> Result<LevelFilter, &'static str> {
     }
 }
 
-/// Returns the state of a switch's variable.
+/// Parses the variable of a switch.
 pub fn switch(text: &str) -> Result<bool, &'static str> {
     match text {
         "1" | "true" | "on" => Ok(true),
@@ -80,26 +83,32 @@ pub fn switch(text: &str) -> Result<bool, &'static str> {
     }
 }
 
+/// Parses --timeout.
 pub fn clean_timeout(text: &str) -> Result<Duration, String> {
     number(text, "seconds", 1..=MAX_CLEAN_TIMEOUT).map(Duration::from_secs)
 }
 
+/// Parses --kube-timeout.
 pub fn kube_timeout(text: &str) -> Result<Duration, String> {
     number(text, "seconds", 1..=MAX_KUBE_TIMEOUT).map(Duration::from_secs)
 }
 
+/// Parses --job-ttl, in seconds.
 pub fn job_ttl(text: &str) -> Result<u32, String> {
     number(text, "seconds", 0..=MAX_JOB_TTL)
 }
 
+/// Parses --local-job-seconds.
 pub fn local_job_seconds(text: &str) -> Result<u32, String> {
     number(text, "seconds", 1..=MAX_LOCAL_JOB_SECONDS)
 }
 
+/// Parses --local-nodes.
 pub fn local_nodes(text: &str) -> Result<u16, String> {
     number(text, "nodes", 1..=MAX_LOCAL_NODES)
 }
 
+/// Parses --posts-per-minute.
 pub fn posts_per_minute(text: &str) -> Result<u32, String> {
     number(text, "requests", 0..=MAX_POSTS_PER_MINUTE)
 }

@@ -1,45 +1,35 @@
 //! The environment variables of options. A variable becomes the flag that it stands for unless that flag is given.
 //!
-//! clap's own support reads the process's environment, accepts empty variables and cannot leave a bad one out.
+//! clap's own support reads the process's environment, accepts empty variables and cannot ignore an invalid one.
 
 use std::ffi::OsString;
 
-use clap::ArgMatches;
 use clap::parser::ValueSource;
+use clap::{ArgMatches, CommandFactory};
 
-use super::{Env, UsageError, values};
+use super::args::{Cli, variable};
+use super::error::UsageError;
+use super::values;
+
+/// The process's environment.
+pub type Env<'a> = &'a dyn Fn(&str) -> Option<OsString>;
 
 /// The last lines of each help text.
 const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 wrong usage.\n\
                           A flag wins over its variable; an empty variable counts as unset.";
 
-/// Returns the variable of the option --`long`. Options of a single run, such as --yes, have none.
-pub fn name(long: &str) -> Option<&'static str> {
-    Some(match long {
-        "listen" => "LISTEN",
-        "image" => "CLASSIFIER_IMAGE",
-        "kubeconfig" => "KUBECONFIG",
-        "context" => "KUBE_CONTEXT",
-        "local" => "LOCAL",
-        "local-job-seconds" => "LOCAL_JOB_SECONDS",
-        "local-nodes" => "LOCAL_NODES",
-        "job-ttl" => "JOB_TTL",
-        "kube-timeout" => "KUBE_TIMEOUT",
-        "posts-per-minute" => "POSTS_PER_MINUTE",
-        "premium-token-file" => "PREMIUM_TOKEN_FILE",
-        "no-requeue" => "NO_REQUEUE",
-        "log-level" => "LOG_LEVEL",
-        _ => return None,
-    })
+/// Returns the parser, with the variables in its help.
+pub fn command() -> clap::Command {
+    document(Cli::command())
 }
 
 /// Adds the variables to the help of `command` and its subcommands, and lets values begin with a hyphen: `--job-ttl -1` is a
 /// bad value and not an unknown option.
-pub fn document(command: clap::Command) -> clap::Command {
+fn document(command: clap::Command) -> clap::Command {
     let document_arg = |arg: clap::Arg| {
         let Some(long) = arg.get_long() else { return arg };
         let takes_value = arg.get_action().takes_values();
-        let help = match name(long) {
+        let help = match variable(long) {
             Some(name) => {
                 let value = if takes_value { "" } else { "=1" };
                 format!("{} [env: {name}{value}]", arg.get_help().cloned().unwrap_or_default())
@@ -62,7 +52,7 @@ pub fn insert(
     env: Env<'_>,
     rejected: &[UsageError],
 ) -> Result<Vec<OsString>, UsageError> {
-    let root = super::command();
+    let root = command();
     let (command, matches, position) = match matches.subcommand() {
         Some((name, matches)) => (root.find_subcommand(name).expect("clap has matched it"), matches, 2),
         None => (&root, matches, 1),
@@ -70,9 +60,8 @@ pub fn insert(
     let is_given = |id: &str| matches.value_source(id) == Some(ValueSource::CommandLine);
     let mut flags = Vec::new();
     for arg in command.get_arguments().filter(|arg| !is_given(arg.get_id().as_str())) {
-        let Some((long, name)) = arg.get_long().and_then(|long| Some((long, name(long)?))) else { continue };
-        // KUBECONFIG is a list, which is read with the rest of the kubeconfig's environment. A cluster on the command line
-        // wins over LOCAL.
+        let Some((long, name)) = arg.get_long().and_then(|long| Some((long, variable(long)?))) else { continue };
+        // kube::Cluster reads KUBECONFIG, which is a list. A cluster on the command line wins over LOCAL.
         if long == "kubeconfig" || long == "local" && (is_given("kubeconfig") || is_given("context")) {
             continue;
         }

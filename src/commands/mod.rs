@@ -53,11 +53,9 @@ pub fn run(command: Command, env: Env<'_>) -> Result<bool, CommandError> {
             let is_cleaning = clean_first || clean_after;
             let kube = is_cleaning.then(|| ScopedClient::connect(&access, env)).transpose()?;
             let printer = printer(selftest::TOPIC_WIDTH);
-            let clean = |is_wanted: bool| match &kube {
-                Some(kube) if is_wanted => {
-                    clean::run(kube, printer, Scope::Managed, timeout).map_err(CommandError::Clean)
-                }
-                _ => Ok(true),
+            let clean = |is_wanted: bool| match kube.as_ref().filter(|_| is_wanted) {
+                Some(kube) => clean::run(kube, printer, Scope::Managed, timeout).map_err(CommandError::Clean),
+                None => Ok(true),
             };
             // --clean-after also removes the Jobs of a failed test.
             Ok(clean(clean_first)? && (selftest::run(&url, token.as_ref(), printer) & clean(clean_after)?))

@@ -8,7 +8,7 @@ use std::thread;
 use signal_hook::iterator::Signals;
 use signal_hook::low_level::emulate_default_handler;
 
-use super::CommandError;
+use super::error::CommandError;
 use super::signals;
 use crate::cli::{Access, Env};
 use crate::kube::{Client, Cluster, ConfigError, Sources, TlsError};

@@ -63,7 +63,7 @@ pub fn run(options: &Options, env: Env<'_>) -> Result<(), StartError> {
     let (front, acceptor) = Front::new(socket, limits, backend).map_err(bind)?;
     acceptor.spawn().map_err(StartError::Threads)?;
     // Not before: a start that fails must not leave a plugin running.
-    app.kube.prepare();
+    app.kube.warm_up();
     let (alive, watched) = (front.clone(), front.clone());
     let is_alive = move || alive.is_alive(kube_timeout + SLACK);
     systemd::start_watchdog(front.address(), is_alive, move || watched.is_closing()).map_err(StartError::Threads)?;

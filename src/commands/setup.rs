@@ -153,7 +153,8 @@ fn apply_one(kube: &Client, object: &Value, before: Option<Value>) -> Result<Str
     Ok(if changes.is_empty() { UNCHANGED.to_owned() } else { format!("changed: {}", changes.join(", ")) })
 }
 
-/// Returns the reason to replace an object instead of changing it: roleRef and the scopes of a quota are immutable, see <https://kubernetes.io/docs/concepts/policy/resource-quotas/#quota-scopes>.
+/// Returns the reason to replace an object instead of changing it: roleRef and the scopes of a quota are immutable, see
+/// <https://kubernetes.io/docs/concepts/policy/resource-quotas/#quota-scopes>.
 fn obstacle(object: &Value, old: &Value) -> Option<&'static str> {
     let is_scoped = |quota: &Value| ["scopes", "scopeSelector"].iter().any(|field| !quota["spec"][field].is_null());
     if !object["roleRef"].is_null() && old["roleRef"] != object["roleRef"] {

@@ -23,9 +23,13 @@ mod yaml;
 
 pub use client::Client;
 pub use client::dynamic::Operation;
-pub use config::kubeconfig::{Cluster, Sources};
+pub use config::cluster::Cluster;
+pub use config::load::Sources;
 pub use error::{ConfigError, CredentialError, Error, Status, TlsError, chain};
-pub use types::job::{JobState, Watched};
+pub use types::job::{Job, JobState};
 pub use types::pod::Pod;
-pub use watch::watcher::WatchEvent;
+pub use types::quota::Quota;
+#[cfg(test)]
+pub use types::watched::WatchedObject;
+pub use watch::event::WatchEvent;
 pub use yaml::documents;

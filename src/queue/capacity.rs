@@ -1,7 +1,7 @@
 //! The capacity that quotas leave for pods, and the amount that a Job's pod requests. Pure.
 
-use crate::kube::Watched;
 use crate::kube::quantity::{self, Milli};
+use crate::kube::{Job, Quota};
 
 /// The limited resources of pods, each with the names that quotas use for it,
 /// <https://kubernetes.io/docs/concepts/policy/resource-quotas/#compute-resource-quota>.
@@ -29,7 +29,7 @@ impl Capacity {
 
     /// Returns the remaining capacity of a quota. Scopes are ignored: at worst, a quota for other pods keeps a Job waiting
     /// for the controller.
-    pub fn remaining(quota: &Watched) -> Self {
+    pub fn remaining(quota: &Quota) -> Self {
         let amount = |text: Option<&str>| Some(quantity::parse(text?)?.clamp(-MAX_AMOUNT, MAX_AMOUNT));
         let remaining = |key: &&str| {
             let hard = amount(quota.hard.get(key))?;
@@ -40,7 +40,7 @@ impl Capacity {
     }
 
     /// Returns the amount that a Job's pod requests. A container with a limit and no request requests its limit.
-    pub fn requested(job: &Watched) -> Self {
+    pub fn requested(job: &Job) -> Self {
         let total = |resource: &str, is_limit: bool| {
             let amounts = job.containers.iter().filter_map(|container| {
                 let limit = container.limits.get(resource);
@@ -71,13 +71,14 @@ impl Capacity {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kube::WatchedObject;
     use serde_json::json;
     use std::collections::BTreeMap;
 
     type Pairs<'a> = &'a [(&'a str, &'a str)];
 
-    fn read(object: &serde_json::Value) -> Watched {
-        Watched::parse(&object.to_string()).expect("JSON")
+    fn read<T: WatchedObject>(object: &serde_json::Value) -> T {
+        T::parse(&object.to_string()).expect("JSON")
     }
 
     #[test]

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant, SystemTime};
 use serde_json::{Value, json};
 
 use crate::job::Tier;
-use crate::kube::{Client, Error, WatchEvent, chain};
+use crate::kube::{Client, Error, Job, Quota, WatchEvent, chain};
 use crate::queue::{Action, MAX_JOBS, Queue, REQUEUED_AT, RequeueOutcome, Unavailable, WatchState};
 
 /// Pause of a thread after a panic, so that a repeated panic does not keep the processor busy.
@@ -84,7 +84,7 @@ impl QueueController {
     }
 
     fn watch_jobs(&self) {
-        self.kube.watch(&path("/apis/batch/v1", "jobs"), &mut |event: WatchEvent| {
+        self.kube.watch(&path("/apis/batch/v1", "jobs"), &mut |event: WatchEvent<Job>| {
             let mut queue = self.lock();
             match event {
                 WatchEvent::Init => queue.begin_job_list(),
@@ -106,7 +106,7 @@ impl QueueController {
     }
 
     fn watch_quotas(&self) {
-        self.kube.watch(&path("/api/v1", "resourcequotas"), &mut |event: WatchEvent| {
+        self.kube.watch(&path("/api/v1", "resourcequotas"), &mut |event: WatchEvent<Quota>| {
             let mut queue = self.lock();
             match event {
                 WatchEvent::Init => queue.begin_quota_list(),

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::{Value, json};
 
-use crate::kube::{JobState, Watched};
+use crate::kube::{Job, JobState, Quota};
 use crate::queue::capacity::Capacity;
 use crate::queue::queued_job::QueuedJob;
 pub use crate::queue::watch_state::{Unavailable, WatchState};
@@ -83,7 +83,7 @@ impl Queue {
     }
 
     /// Adds or updates a Job. Returns false if the queue is full and drops the Job.
-    pub fn apply_job(&mut self, job: Watched, now: Instant, clock: SystemTime) -> bool {
+    pub fn apply_job(&mut self, job: Job, now: Instant, clock: SystemTime) -> bool {
         if job.state() == JobState::Finished {
             self.delete_job(&job.name);
             return true;
@@ -124,7 +124,7 @@ impl Queue {
     }
 
     /// Adds or updates a quota.
-    pub fn apply_quota(&mut self, quota: &Watched) {
+    pub fn apply_quota(&mut self, quota: &Quota) {
         self.delete_quota(&quota.name);
         self.quotas.push((quota.name.clone(), Capacity::remaining(quota)));
     }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::kube::{JobState, Watched};
+use crate::kube::{Job, JobState};
 use crate::queue::REQUEUED_AT;
 use crate::queue::capacity::Capacity;
 
@@ -78,10 +78,10 @@ impl RetryState {
 
 impl QueuedJob {
     /// Returns the entry of a watched Job. `previous` is its entry so far; the caller sets `arrival` and `generation`.
-    pub fn new(job: Watched, previous: Option<&Self>, now: Instant, clock: SystemTime) -> Self {
+    pub fn new(job: Job, previous: Option<&Self>, now: Instant, clock: SystemTime) -> Self {
         let is_running = job.state() == JobState::Running;
         let requested = Capacity::requested(&job);
-        let Watched { name, version, created, annotations, started, .. } = job;
+        let Job { name, version, created, annotations, started, .. } = job;
         let running_since = is_running.then(|| match previous {
             Some(Self { running_since: Some(since), .. }) => since.clone(),
             Some(_) => humantime::format_rfc3339_seconds(clock).to_string(),

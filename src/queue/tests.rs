@@ -5,7 +5,7 @@ use std::time::{Duration, Instant, SystemTime};
 use serde_json::{Value, json};
 
 use super::*;
-use crate::kube::{JobState, Watched};
+use crate::kube::{JobState, WatchedObject};
 
 /// A queue and its clock, in milliseconds.
 struct Harness {
@@ -14,8 +14,8 @@ struct Harness {
     now: u64,
 }
 
-fn read(object: &Value) -> Watched {
-    Watched::parse(&object.to_string()).expect("JSON")
+fn read<T: WatchedObject>(object: &Value) -> T {
+    T::parse(&object.to_string()).expect("JSON")
 }
 
 impl Harness {

@@ -111,7 +111,7 @@ fn clean_deletes_pods_without_a_job() {
             .then_some(())
     });
     let output = command_ok(&["clean"]);
-    assert!(output.contains("which had lost its Job") && output.ends_with("ready\n"), "{output}");
+    assert!(output.contains("which had no Job") && output.ends_with("ready\n"), "{output}");
     assert!(pods(FREE).is_empty());
 }
 
@@ -136,7 +136,7 @@ fn selftest_names_the_failed_step() {
     kubectl_ok(&["patch", "resourcequota", "free-cpu", "-n", FREE, "--type", "merge", "-p", wide]);
     let (code, output) = command(&["selftest", &url]);
     assert_eq!(code, Some(1), "{output}");
-    assert!(output.contains("FAIL") && output.contains("3 free pods live at a time"), "{output}");
+    assert!(output.contains("FAIL") && output.contains("3 free pods run at the same time"), "{output}");
 
     empty_cluster();
     kubectl_ok(&["delete", "resourcequota", "free-jobs", "-n", FREE]);
@@ -150,7 +150,7 @@ fn selftest_names_the_failed_step() {
     });
     let (code, output) = command(&["selftest", &url]);
     assert_eq!(code, Some(1), "{output}");
-    assert!(output.contains("FAIL 3 x POST free: POST /img-classification/free was answered with 429"), "{output}");
+    assert!(output.contains("FAIL 3 x POST free: POST /img-classification/free returned 429"), "{output}");
     assert!(output.contains("FAIL free pods: 1 new pods"), "{output}");
     kubectl_ok(&["delete", "resourcequota", "free-jobs", "-n", FREE]);
 }

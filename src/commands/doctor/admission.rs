@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 
-use super::SETUP;
+use super::fix::SETUP;
 use crate::commands::output::Check;
 use crate::job::{self, Dataset, Tier};
 use crate::kube::quantity::{self, Milli};

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::{Value, json};
 
-use super::UPDATE_KUBECONFIG;
+use super::fix::{AS_ADMINISTRATOR, UPDATE_KUBECONFIG};
 use crate::commands::output::Check;
 use crate::kube::{Client, Cluster, ConfigError, CredentialError, Error, Operation, chain};
 
@@ -54,7 +54,7 @@ pub fn reach(kube: &Client, server: &str) -> (Vec<Check>, bool) {
         }
         Err(error) => {
             let text = format!("{server} responds, but does not return its version: {}", message(&error));
-            let check = Check::warning("API", text, super::AS_ADMINISTRATOR);
+            let check = Check::warning("API", text, AS_ADMINISTRATOR);
             (std::iter::once(check).chain(clock(error.date(), SystemTime::now())).collect(), true)
         }
     }

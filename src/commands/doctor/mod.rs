@@ -7,38 +7,32 @@ mod address;
 mod admission;
 mod api;
 mod env_file;
+mod fix;
 mod host;
 mod image;
 mod nodes;
 mod permission;
 mod pods;
 mod quota;
+mod report;
 mod service;
 
 pub use service::as_service;
 
-use serde_json::{Value, json};
-
 use crate::cli::{Env, Options, UsageError};
-use crate::commands::output::{Check, CheckStatus, Printer, one_line};
+use crate::commands::output::{Check, CheckStatus, Printer};
 use crate::commands::scoped_client::{self, ScopedClient};
 use crate::job::Tier;
 use crate::kube::{Client, Cluster, ConfigError, Error};
+
+use fix::{AS_ADMINISTRATOR, UPDATE_KUBECONFIG};
+use report::Report;
 
 /// Width of the widest topic.
 pub const TOPIC_WIDTH: usize = "leftover Jobs".len();
 
 /// Topic of the checks that were not possible.
 const NOT_CHECKED: &str = "not checked";
-
-/// Fix for a check that needs more permissions than the server needs.
-const AS_ADMINISTRATOR: &str = "img-classification doctor --kubeconfig FILE, with an administrator's kubeconfig";
-
-/// Fix that writes the kubeconfig of an EKS cluster.
-const UPDATE_KUBECONFIG: &str = "aws eks update-kubeconfig --region REGION --name CLUSTER";
-
-/// Fix that creates or repairs the objects of the cluster.
-const SETUP: &str = "img-classification setup";
 
 /// Runs and prints all checks; `rejected` are invalid variables, each a failed check. Returns true if no check failed.
 pub fn run(options: &Options, rejected: &[UsageError], json: bool, env: Env<'_>, printer: Printer) -> bool {
@@ -147,41 +141,5 @@ impl Doctor {
             let text = format!("{}: no API server reachable", self.skipped.join(", "));
             self.report.add(&Check { fix: None, ..Check::warning(NOT_CHECKED, text, "") });
         }
-    }
-}
-
-/// Prints each check at once, or collects all for one JSON object at the end.
-struct Report {
-    printer: Printer,
-    json: bool,
-    checks: Vec<Value>,
-    worst: CheckStatus,
-}
-
-impl Report {
-    fn new(json: bool, printer: Printer) -> Self {
-        Self { printer, json, checks: Vec::new(), worst: CheckStatus::Ok }
-    }
-
-    fn add(&mut self, check: &Check) {
-        self.worst = self.worst.max(check.status);
-        if self.json {
-            let fix = check.fix.as_deref().map(one_line);
-            let result = check.status.as_str().to_ascii_lowercase();
-            let (topic, text) = (one_line(&check.topic), one_line(&check.text));
-            self.checks.push(json!({ "check": topic, "result": result, "text": text, "fix": fix }));
-        } else {
-            self.printer.check(check);
-        }
-    }
-
-    /// Prints the JSON object, if wanted. Returns true if no check failed.
-    fn finish(self) -> bool {
-        let is_ok = self.worst < CheckStatus::Fail;
-        if self.json {
-            let result = if is_ok { "ok" } else { "fail" };
-            self.printer.line(&json!({ "checks": self.checks, "result": result }).to_string());
-        }
-        is_ok
     }
 }

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::SETUP;
+use super::fix::SETUP;
 use crate::commands::output::Check;
 use crate::job::Tier;
 use crate::kube::{Client, Error, Operation};

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::SETUP;
+use super::fix::SETUP;
 use crate::commands::output::Check;
 use crate::job::{CPU, Tier};
 use crate::kube::quantity::{self, Milli};

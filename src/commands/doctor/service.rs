@@ -7,8 +7,8 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::Report;
 use super::env_file::{EnvFile, FILE, USER};
+use super::report::Report;
 use crate::cli::Env;
 use crate::commands::output::{Check, Printer};
 
@@ -57,9 +57,7 @@ pub fn as_service(args: &[OsString], env: Env<'_>, printer: Printer) -> bool {
     command.envs(file.variables).envs(env("NO_COLOR").map(|value| ("NO_COLOR", value)));
     // With --json only the new program prints its object.
     if !report.json {
-        for check in checks {
-            report.add(&check);
-        }
+        checks.iter().for_each(|check| report.add(check));
     }
     // No deadline is needed: each check of the new program has its own.
     let error = command.exec();

@@ -1,61 +1,59 @@
-//! When the cluster is down, so that callers are told at once and nobody waits for nothing.
+//! The circuit breaker: fail fast while the cluster is unreachable.
 //!
-//! The circuit opens when an operation has spent its whole time on failures to connect: an API server that restarts within
-//! that time goes unnoticed. While it is open one operation at a time goes on trying, the others fail at once; the first
-//! answer closes it.
+//! The circuit opens when an operation has spent its whole deadline on failures to connect. An API server that restarts
+//! within that time therefore opens no circuit. While the circuit is open, one operation at a time probes the cluster and
+//! the others fail at once. The first response closes the circuit.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Shared by all operations of a client.
+/// The state shared by all operations of a client.
 #[derive(Default)]
 pub struct Circuit {
     open: AtomicBool,
     probing: AtomicBool,
 }
 
-/// The right to try.
-pub struct Pass<'a> {
+/// The permit of one operation.
+pub struct BreakerPermit<'a> {
     circuit: &'a Circuit,
-    probe: bool,
+    is_probe: bool,
 }
 
 impl Circuit {
-    /// The right to try; none while the circuit is open and another operation tries.
-    pub fn enter(&self) -> Option<Pass<'_>> {
+    /// Returns a permit, or `None` while the circuit is open and another operation probes the cluster.
+    pub fn acquire(&self) -> Option<BreakerPermit<'_>> {
         if !self.open.load(Ordering::SeqCst) {
-            return Some(Pass { circuit: self, probe: false });
+            return Some(BreakerPermit { circuit: self, is_probe: false });
         }
-        let free = self.probing.compare_exchange(false, true, Ordering::SeqCst, Ordering::SeqCst);
-        free.ok().map(|_| Pass { circuit: self, probe: true })
+        let probe = self.probing.compare_exchange(false, true, Ordering::SeqCst, Ordering::SeqCst);
+        probe.ok().map(|_| BreakerPermit { circuit: self, is_probe: true })
     }
 }
 
-impl Pass<'_> {
-    /// Something was heard from the cluster.
-    pub fn answered(&self) {
+impl BreakerPermit<'_> {
+    /// Records a response from the cluster, and closes the circuit.
+    pub fn record_success(&self) {
         if self.circuit.open.load(Ordering::SeqCst) && self.circuit.open.swap(false, Ordering::SeqCst) {
-            log::warn!("the cluster can be reached again");
+            log::warn!("cluster reachable again; circuit breaker closed");
         }
     }
 
-    /// The whole time was spent in vain.
-    pub fn gave_up(&self) {
+    /// Records a deadline spent on failures to connect, and opens the circuit.
+    pub fn record_failure(&self) {
         if !self.circuit.open.swap(true, Ordering::SeqCst) {
-            log::error!(
-                "the cluster cannot be reached; until it can, requests that need it are answered with 503 at once"
-            );
+            log::error!("cluster unreachable; circuit breaker open: requests that need it get 503 at once");
         }
     }
 
-    /// Another operation has given up, and this one is not the one that goes on trying.
-    pub fn is_over(&self) -> bool {
-        !self.probe && self.circuit.open.load(Ordering::SeqCst)
+    /// Tests if another operation has opened the circuit and this one is not the probe.
+    pub fn is_cancelled(&self) -> bool {
+        !self.is_probe && self.circuit.open.load(Ordering::SeqCst)
     }
 }
 
-impl Drop for Pass<'_> {
+impl Drop for BreakerPermit<'_> {
     fn drop(&mut self) {
-        if self.probe {
+        if self.is_probe {
             self.circuit.probing.store(false, Ordering::SeqCst);
         }
     }
@@ -66,19 +64,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_open_circuit_lets_one_at_a_time_try_until_one_is_answered() {
+    fn an_open_circuit_permits_one_probe_at_a_time_until_a_success() {
         let circuit = Circuit::default();
-        let (first, second) = (circuit.enter().expect("closed"), circuit.enter().expect("closed"));
-        first.gave_up();
-        assert!(first.is_over() && second.is_over());
+        let (first, second) = (circuit.acquire().expect("closed"), circuit.acquire().expect("closed"));
+        first.record_failure();
+        assert!(first.is_cancelled() && second.is_cancelled());
         drop((first, second));
 
-        let probe = circuit.enter().expect("one may try");
-        assert!(!probe.is_over());
-        assert!(circuit.enter().is_none(), "but only one");
+        let probe = circuit.acquire().expect("a probe");
+        assert!(!probe.is_cancelled());
+        assert!(circuit.acquire().is_none(), "only one probe");
         drop(probe);
-        let probe = circuit.enter().expect("the next one may try");
-        probe.answered();
-        assert!(circuit.enter().is_some() && circuit.enter().is_some(), "closed for good");
+        let probe = circuit.acquire().expect("the next probe");
+        probe.record_success();
+        assert!(circuit.acquire().is_some() && circuit.acquire().is_some(), "closed");
     }
 }

@@ -1,50 +1,59 @@
-//! Any object by its path, for the commands that look after a cluster: what they read is small, or asked for in pages, so
-//! whole values are kept here, other than for the server's own pod list.
+//! Operations on any object by its path, for the commands. Their objects are few or read in pages, so this module keeps
+//! whole JSON values, unlike the server's own pod list.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use serde_json::Value;
 
-use crate::kube::client::{Client, JSON, date, pages};
+use crate::kube::client::Client;
+use crate::kube::client::attempt::{Attempt, JSON};
+use crate::kube::client::paginate::paginate;
+use crate::kube::client::response::date;
 use crate::kube::error::Error;
+use crate::kube::types::pod::Object;
 
-/// Objects in a page of a list: 500, as kubectl asks for.
+/// Number of objects in a page of a list: 500, as in kubectl.
 const PAGE: usize = 500;
 
-/// Longest answer, in bytes: a page of pods has 3 MB, one with large annotations three times that.
-const ANSWER_LIMIT: u64 = 32 * 1024 * 1024;
+/// Maximum size of a response, in bytes: a page of pods has 3 MB, one with large annotations three times that.
+const RESPONSE_LIMIT: u64 = 32 * 1024 * 1024;
 
-/// How objects are deleted.
+/// The media type of a JSON merge patch, RFC 7396.
+const MERGE_PATCH: &str = "application/merge-patch+json";
+
+/// Deadline of a patch in one attempt.
+const PATCH_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The body of a delete: dependents are deleted as well.
 const BACKGROUND: &str = r#"{"kind":"DeleteOptions","apiVersion":"v1","propagationPolicy":"Background"}"#;
 
-/// The field manager of what we apply, see
+/// The field manager of our applies, see
 /// <https://kubernetes.io/docs/reference/using-api/server-side-apply/#managers>.
 const MANAGER: &str = "img-classification";
 
-/// What to do with a path.
+/// An operation on the object at a path.
 #[derive(Debug, Clone, Copy)]
 pub enum Operation<'a> {
-    /// Read it.
     Get,
-    /// Make a new object, or have a review answered.
+    /// Creates an object, or submits a review.
     Create(&'a Value),
-    /// Make it so, whoever else had set these fields: server-side apply.
+    /// Applies the object by server-side apply, and takes over fields of other managers.
     Apply(&'a Value),
-    /// Change these fields and remove those that are null: a JSON merge patch, RFC 7396.
+    /// Changes these fields and removes those that are null, by a JSON merge patch.
     Merge(&'a Value),
-    /// Remove it; what it owns goes after it. Without this a Job's pods would stay.
+    /// Deletes the object and its dependents, such as a Job's pods.
     Delete,
 }
 
 impl Operation<'_> {
-    /// (method, media type and body)
+    /// Returns (method, (media type, body)).
     fn parts(&self) -> (&'static str, Option<(&'static str, Vec<u8>)>) {
         match self {
             Self::Get => ("GET", None),
             Self::Create(object) => ("POST", Some((JSON, bytes(object)))),
             // All JSON is YAML.
             Self::Apply(object) => ("PATCH", Some(("application/apply-patch+yaml", bytes(object)))),
-            Self::Merge(patch) => ("PATCH", Some(("application/merge-patch+json", bytes(patch)))),
+            Self::Merge(patch) => ("PATCH", Some((MERGE_PATCH, bytes(patch)))),
             Self::Delete => ("DELETE", Some((JSON, BACKGROUND.into()))),
         }
     }
@@ -55,24 +64,25 @@ fn bytes(value: &Value) -> Vec<u8> {
 }
 
 impl Client {
-    /// Does something with one object, and gives what Kubernetes answered. It may be done twice, if an answer was lost.
+    /// Performs an operation and returns the object in the response. After a lost response it may take effect twice.
     ///
     /// # Errors
     /// [`Error`]
-    pub fn object(&self, verb: Operation<'_>, path: &str) -> Result<Value, Error> {
-        let (method, body) = verb.parts();
-        let path = match verb {
+    pub fn object(&self, operation: Operation<'_>, path: &str) -> Result<Value, Error> {
+        let (method, body) = operation.parts();
+        let path = match operation {
             Operation::Apply(_) => format!("{path}?fieldManager={MANAGER}&force=true"),
             Operation::Merge(_) => format!("{path}?fieldManager={MANAGER}"),
             _ => path.to_owned(),
         };
-        self.retry(|call| {
-            let answer = call.send(method, &path, body.as_ref().map(|(kind, bytes)| (*kind, bytes.as_slice())))?;
-            call.object(&path, answer, ANSWER_LIMIT)
+        self.retry(|attempt| {
+            let body = body.as_ref().map(|(media_type, bytes)| (*media_type, bytes.as_slice()));
+            let response = attempt.send(method, &path, body)?;
+            attempt.object(&path, response, RESPONSE_LIMIT)
         })
     }
 
-    /// Deletes an object; one that is gone already, perhaps by a try whose answer was lost, is as good.
+    /// Deletes an object. A missing object counts as success: an attempt with a lost response may have deleted it.
     ///
     /// # Errors
     /// [`Error`]
@@ -84,45 +94,59 @@ impl Client {
         }
     }
 
-    /// All objects of a list, page by page; `path` may have a query.
+    /// Changes an object by a JSON merge patch, in one attempt. Returns `false` if the object no longer exists, or no longer
+    /// has the resource version in the patch.
     ///
     /// # Errors
-    /// [`Error`]; never half a list.
+    /// [`Error`]; the object may have changed.
+    pub fn patch_if_current(&self, path: &str, patch: &str) -> Result<bool, Error> {
+        self.attempt(PATCH_TIMEOUT, false, |attempt| {
+            match attempt.send("PATCH", path, Some((MERGE_PATCH, patch.as_bytes()))) {
+                Ok(response) => attempt.object::<Object>(path, response, RESPONSE_LIMIT).map(|_| true),
+                Err(Error::Status { status, .. }) if matches!(status.code, 404 | 409) => Ok(false),
+                Err(error) => Err(error),
+            }
+        })
+    }
+
+    /// Lists all objects at `path`, which may have a query, page by page.
+    ///
+    /// # Errors
+    /// [`Error`]; never a partial list.
     pub fn list(&self, path: &str) -> Result<Vec<Value>, Error> {
         let first = format!("{path}{}limit={PAGE}", if path.contains('?') { '&' } else { '?' });
-        self.retry(|call| {
+        self.retry(|attempt| {
             let mut all = Vec::new();
-            pages(&first, |path| {
-                let answer = call.send("GET", path, None)?;
-                let mut page: Value = call.object(path, answer, ANSWER_LIMIT)?;
-                match page.get_mut("items").map(Value::take) {
-                    Some(Value::Array(items)) => all.extend(items),
-                    // Go writes an empty list so.
-                    Some(Value::Null) => {}
-                    _ => {
-                        let found = "something that is no list".into();
-                        return Err(Error::NotKubernetes { url: call.url(path), found });
-                    }
-                }
-                Ok(page["metadata"]["continue"].as_str().unwrap_or_default().to_owned())
-            })?;
+            paginate(&first, |path| read_page(attempt, path, &mut all))?;
             Ok(all)
         })
     }
 
-    /// The server's version (its `gitVersion`), and its clock, if it shows one.
+    /// Returns the server's version (its `gitVersion`) and its clock, if the response has a Date.
     ///
     /// # Errors
     /// [`Error`]
     pub fn version(&self) -> Result<(String, Option<SystemTime>), Error> {
         const PATH: &str = "/version";
-        self.retry(|call| {
-            let answer = call.send("GET", PATH, None)?;
-            let date = date(&answer);
-            let version: Value = call.object(PATH, answer, ANSWER_LIMIT)?;
+        self.retry(|attempt| {
+            let response = attempt.send("GET", PATH, None)?;
+            let date = date(&response);
+            let version: Value = attempt.object(PATH, response, RESPONSE_LIMIT)?;
             let version = version["gitVersion"].as_str().map(str::to_owned);
-            let found = || "something without a gitVersion".to_owned();
-            Ok((version.ok_or_else(|| Error::NotKubernetes { url: call.url(PATH), found: found() })?, date))
+            Ok((version.ok_or_else(|| attempt.malformed(PATH, "an object without gitVersion"))?, date))
         })
     }
+}
+
+/// Appends a page's objects to `all`; returns the continue token, empty on the last page.
+fn read_page(attempt: &Attempt<'_>, path: &str, all: &mut Vec<Value>) -> Result<String, Error> {
+    let response = attempt.send("GET", path, None)?;
+    let mut page: Value = attempt.object(path, response, RESPONSE_LIMIT)?;
+    match page.get_mut("items").map(Value::take) {
+        Some(Value::Array(items)) => all.extend(items),
+        // Go encodes an empty list as null.
+        Some(Value::Null) => {}
+        _ => return Err(attempt.malformed(path, "an object that is not a list")),
+    }
+    Ok(page["metadata"]["continue"].as_str().unwrap_or_default().to_owned())
 }

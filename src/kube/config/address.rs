@@ -1,10 +1,10 @@
-//! The address of a Kubernetes API, checked and taken apart, and text that goes into one. Pure.
+//! The address of a Kubernetes API, parsed and validated, and percent-encoding. Pure.
 
 use std::fmt;
 
 use ureq::http::Uri;
 
-/// The address of an API: a scheme in small letters, an authority and a path prefix, without a slash at the end.
+/// The address of an API: a lower-case scheme, an authority and a path prefix without a final slash.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Address {
     text: String,
@@ -14,10 +14,10 @@ pub struct Address {
 }
 
 impl Address {
-    /// Checks an address. Without a scheme it is http unless `tls_by_default`.
+    /// Parses an address. Without a scheme it is https if `tls_by_default`, else http.
     ///
     /// # Errors
-    /// What is wrong with it, as the end of a sentence.
+    /// The problem, as the end of a sentence whose subject is the field.
     pub fn parse(text: &str, tls_by_default: bool) -> Result<Self, &'static str> {
         let full = match (text.contains("://"), tls_by_default) {
             (true, _) => text.to_owned(),
@@ -30,15 +30,15 @@ impl Address {
             Some(scheme) if scheme.eq_ignore_ascii_case("http") => false,
             _ => return Err("is neither https:// nor http://"),
         };
-        let authority = uri.authority().filter(|authority| !authority.host().is_empty()).ok_or("names no host")?;
+        let authority = uri.authority().filter(|authority| !authority.host().is_empty()).ok_or("has no host")?;
         if authority.as_str().contains('@') || uri.query().is_some() || full.contains('#') {
-            return Err("holds more than a scheme, a host, a port and a path");
+            return Err("may have only a scheme, a host, a port and a path");
         }
         let given = &authority.as_str()[authority.host().len()..];
         let port = match (given.strip_prefix(':'), https) {
             (None, true) => 443,
             (None, false) => 80,
-            (Some(digits), _) => digits.parse().map_err(|_| "has a port that is no port number")?,
+            (Some(digits), _) => digits.parse().map_err(|_| "has an invalid port")?,
         };
         let (scheme, host) = (if https { "https" } else { "http" }, authority.host().to_owned());
         let path = uri.path().trim_end_matches('/');
@@ -49,7 +49,7 @@ impl Address {
         self.https
     }
 
-    /// The host, an IPv6 address in its brackets.
+    /// Returns the host; an IPv6 address has brackets.
     pub fn host(&self) -> &str {
         &self.host
     }
@@ -65,7 +65,10 @@ impl fmt::Display for Address {
     }
 }
 
-/// Escapes all but ASCII letters, digits and the bytes in `keep`.
+/// The characters of a query value without escapes, besides letters and digits: RFC 3986, section 2.3.
+pub const UNRESERVED: &[u8] = b"-._~";
+
+/// Percent-encodes all bytes except ASCII letters, digits and those in `keep`.
 pub fn percent_encode(text: &str, keep: &[u8]) -> String {
     let mut out = String::new();
     for byte in text.bytes() {

@@ -1,7 +1,10 @@
-//! kubeconfig files and the environment, read into a `Cluster`.
+//! The cluster's configuration, from kubeconfig files, the in-cluster service account and the environment.
 
 pub mod address;
+pub mod cluster;
 pub mod field;
-pub mod kubeconfig;
-pub mod proxy;
-pub mod user;
+mod in_cluster;
+mod kubeconfig;
+pub mod load;
+mod proxy;
+mod user;

@@ -1,5 +1,5 @@
-//! Proxy addresses, and the proxy that the environment asks for. The rules are those of Go, which kubectl follows:
-//! <https://pkg.go.dev/golang.org/x/net/http/httpproxy#Config>. Pure: the environment comes in as a function.
+//! Proxy addresses and the proxy variables of the environment, by the rules of Go, which kubectl follows:
+//! <https://pkg.go.dev/golang.org/x/net/http/httpproxy#Config>. Pure: the environment is a parameter.
 
 use std::net::IpAddr;
 
@@ -8,7 +8,7 @@ use ureq::http::Uri;
 
 use crate::kube::config::address::Address;
 
-/// The value of HTTPS_PROXY or HTTP_PROXY, whichever the address needs, unless NO_PROXY excludes it.
+/// Returns the value of HTTPS_PROXY or HTTP_PROXY, depending on the server's scheme, unless NO_PROXY excludes the server.
 pub fn from_environment(server: &Address, env: impl Fn(&str) -> Option<String>) -> Option<String> {
     let names = if server.is_https() { ["HTTPS_PROXY", "https_proxy"] } else { ["HTTP_PROXY", "http_proxy"] };
     let proxy = names.into_iter().find_map(&env)?;
@@ -20,8 +20,8 @@ pub fn from_environment(server: &Address, env: impl Fn(&str) -> Option<String>) 
     Some(proxy)
 }
 
-/// A proxy from the kubeconfig or the environment. As for Go, socks5 leaves names to the proxy, which is what people with
-/// a tunnel to a private network need.
+/// Parses a proxy's address. Returns `None` if it is invalid. A socks5 proxy resolves host names itself, as in Go and as a
+/// tunnel to a private network requires.
 pub fn parse(url: &str) -> Option<Proxy> {
     let (scheme, rest) = url.split_once("://")?;
     let scheme = match scheme.to_ascii_lowercase().as_str() {
@@ -31,19 +31,19 @@ pub fn parse(url: &str) -> Option<Proxy> {
         _ => return None,
     };
     let url = format!("{scheme}://{rest}");
-    // ureq would take another port for one that is out of range.
+    // ureq replaces a port that is out of range by another one.
     let uri: Uri = url.parse().ok()?;
     let authority = uri.authority()?;
     if scheme == "https" {
-        // Its certificate is verified by this name.
+        // The name that verifies the certificate.
         crate::kube::transport::tls::server_name(authority.host()).ok()?;
     }
-    let port_is_good = authority.port().is_none_or(|port| port.as_str().parse::<u16>().is_ok());
+    let is_port_valid = authority.port().is_none_or(|port| port.as_str().parse::<u16>().is_ok());
     let after_host = authority.as_str().rsplit_once(authority.host())?.1;
-    (port_is_good && (after_host.is_empty() || authority.port_u16().is_some())).then(|| Proxy::new(&url).ok())?
+    (is_port_valid && (after_host.is_empty() || authority.port_u16().is_some())).then(|| Proxy::new(&url).ok())?
 }
 
-/// Go never sends requests for this machine through a proxy.
+/// Tests for the local host, which Go never reaches through a proxy.
 fn is_local(host: &str) -> bool {
     host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
@@ -62,7 +62,7 @@ fn matches(entry: &str, host: &str, port: u16) -> bool {
     }
     let name = name.strip_prefix('*').unwrap_or(name);
     match name.strip_prefix('.') {
-        // "*" alone excludes everything, ".example.com" the hosts below it, "example.com" itself and those below it.
+        // "*" excludes every host, ".example.com" its subdomains, "example.com" itself and its subdomains.
         None if name.is_empty() => true,
         None => host == name || host.strip_suffix(name).is_some_and(|rest| rest.ends_with('.')),
         Some(_) => host.ends_with(name),

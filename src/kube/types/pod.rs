@@ -1,4 +1,4 @@
-//! What we read of Kubernetes' objects: only the fields in use, everything else is passed over as it streams by.
+//! The fields of a pod that this program reads. Lists are parsed as they stream, and all other fields are skipped.
 
 use std::fmt;
 use std::io::{self, Read};
@@ -6,7 +6,7 @@ use std::io::{self, Read};
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, de};
 
-/// The five fields of a pod that are ever kept.
+/// A pod, with the five fields in use.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pod {
     /// spec.nodeName; absent until the pod is scheduled.
@@ -19,7 +19,7 @@ pub struct Pod {
     pub phase: String,
 }
 
-/// Any object, for a look at what it is; of a `Status` also what it says.
+/// Any object, to check its kind and name; also a `Status` with its reason and message.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct Object {
@@ -41,12 +41,12 @@ pub struct Metadata {
     pub name: String,
     #[serde(deserialize_with = "or_default")]
     pub namespace: String,
-    /// Of a list: the token of the next page; empty on the last.
+    /// The continue token of a list; empty on the last page.
     #[serde(rename = "continue", deserialize_with = "or_default")]
     pub next: String,
 }
 
-/// Kubernetes writes absent values as null in places.
+/// Deserializes null, which Kubernetes sends for some absent values, as the default.
 fn or_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(from: D) -> Result<T, D::Error> {
     Option::<T>::deserialize(from).map(Option::unwrap_or_default)
 }
@@ -76,7 +76,7 @@ struct PodStatus {
 }
 
 impl Pod {
-    /// An empty text is an absent one.
+    /// Creates a pod; an empty text counts as absent.
     pub(in crate::kube) fn new(
         node: Option<String>,
         ip: Option<String>,
@@ -96,41 +96,41 @@ impl From<RawPod> for Pod {
     }
 }
 
-/// Why a list cannot be read, in JSON or in protocol buffers.
+/// An unreadable list, in JSON or in protocol buffers.
 #[derive(Debug)]
-pub enum Broken {
-    /// It ended early, or the connection did.
+pub enum DecodeError {
+    /// The text or the connection ended early.
     Io(io::Error),
-    /// It is not what was asked for.
-    Nonsense,
+    /// The text is not a list of pods.
+    Malformed,
 }
 
-impl From<io::Error> for Broken {
+impl From<io::Error> for DecodeError {
     fn from(error: io::Error) -> Self {
         Self::Io(error)
     }
 }
 
-impl From<serde_json::Error> for Broken {
+impl From<serde_json::Error> for DecodeError {
     fn from(error: serde_json::Error) -> Self {
         match error.classify() {
             serde_json::error::Category::Io => Self::Io(error.into()),
             serde_json::error::Category::Eof => Self::Io(io::ErrorKind::UnexpectedEof.into()),
-            _ => Self::Nonsense,
+            _ => Self::Malformed,
         }
     }
 }
 
-/// Reads one page of a PodList as it arrives and hands each pod to `pods`.
+/// Reads one page of a PodList as it arrives, and adds each pod to `pods`.
 ///
-/// Returns the token of the next page; empty on the last.
+/// Returns the continue token; empty on the last page.
 ///
 /// # Errors
-/// The text ended early, could not be read, or is not a PodList. What `pods` got by then is of no use.
+/// The text ended early, is unreadable, or is not a PodList. `pods` then holds an unusable part of it.
 pub fn read_pod_list<C: Extend<Pod>>(from: impl Read, pods: &mut C) -> Result<String, serde_json::Error> {
     let mut json = serde_json::Deserializer::from_reader(from);
     let next = ListSeed(pods).deserialize(&mut json)?;
-    // To the very end, where gzip keeps its checksum.
+    // Reads to the very end, where gzip has its checksum.
     json.end()?;
     Ok(next)
 }
@@ -205,7 +205,7 @@ impl<'de, C: Extend<Pod>> Visitor<'de> for ItemsSeed<'_, C> {
     }
 }
 
-/// Takes pods and keeps none, for a list that is asked for only to see whether it may be.
+/// A collection that drops its pods, for a list that only tests the permission.
 #[derive(Default)]
 pub struct DiscardPods;
 
@@ -225,14 +225,14 @@ mod tests {
     }
 
     #[test]
-    fn a_pod_without_node_and_ip_has_none_of_either() {
+    fn a_pod_without_node_and_ip_is_read_without_them() {
         let (pods, next) = read(
             r#"{"kind":"PodList","apiVersion":"v1","metadata":{"resourceVersion":"7","continue":"a+b"},"items":[
                 {"metadata":{"name":"p","namespace":"n","labels":{"x":"y"}},"spec":{"containers":[{}]},"status":{"phase":"Pending"}},
                 {"metadata":{"name":"q","namespace":"n"},"spec":{"nodeName":"w"},"status":{"phase":"Running","podIP":"10.0.0.1"}},
                 {"metadata":{"name":"r","namespace":"n"},"spec":null,"status":null}]}"#,
         )
-        .expect("a good list");
+        .expect("a valid list");
         assert_eq!(next, "a+b");
         assert_eq!((pods[0].node.as_deref(), pods[0].ip.as_deref(), pods[0].phase.as_str()), (None, None, "Pending"));
         assert_eq!((pods[1].node.as_deref(), pods[1].ip.as_deref()), (Some("w"), Some("10.0.0.1")));
@@ -246,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_one_whole_pod_list_is_an_error() {
+    fn anything_but_one_complete_pod_list_is_an_error() {
         for text in [
             "",
             "null",

@@ -1,128 +1,129 @@
-//! A PodList in Kubernetes' protocol buffers, read as it arrives: the five fields in use, everything else is passed over; and the
-//! Status that may come in its place. For the API server it is half the work of JSON, and on the wire two thirds of the bytes.
+//! A PodList or a Status in Kubernetes' protocol buffers. A list is parsed as it streams, and all but five fields of a pod
+//! are skipped. Protocol buffers cost the API server half the work of JSON, and have two thirds of its bytes.
 //!
-//! The encoding is protobuf.dev/programming-guides/encoding, the envelope kubernetes.io/docs/reference/using-api/api-concepts
-//! (Protobuf encoding), the numbers of the fields are those of k8s.io/api/core/v1/generated.proto and
+//! Encoding: protobuf.dev/programming-guides/encoding. Envelope: kubernetes.io/docs/reference/using-api/api-concepts
+//! (Protobuf encoding). Field numbers: k8s.io/api/core/v1/generated.proto and
 //! k8s.io/apimachinery/pkg/{runtime,apis/meta/v1}/generated.proto, where a number never changes its meaning.
 
 use std::io::{self, BufRead, Read};
 
-use crate::kube::types::pod::{Broken, Pod};
+use crate::kube::types::pod::{DecodeError, Pod};
 
-/// What asks for it, and what an answer in it says of itself.
+/// The media type for Accept and Content-Type.
 pub const MEDIA_TYPE: &str = "application/vnd.kubernetes.protobuf";
 
 /// The first bytes of every object.
 const MAGIC: &[u8; 4] = b"k8s\0";
 
-/// Longest text that is kept, in bytes: a continue token has a few hundred, names 253.
+/// Maximum size of a kept text, in bytes: a continue token has a few hundred, names 253.
 const TEXT_LIMIT: u64 = 64 * 1024;
 
-/// Reads one page of a PodList as it arrives and hands each pod to `pods`.
+/// Reads one page of a PodList as it arrives, and adds each pod to `pods`.
 ///
-/// Returns the token of the next page; empty on the last.
+/// Returns the continue token; empty on the last page.
 ///
 /// # Errors
-/// [`Broken`]; what `pods` got by then is of no use.
-pub fn read_pod_list<C: Extend<Pod>>(from: impl BufRead, pods: &mut C) -> Result<String, Broken> {
+/// [`DecodeError`]; `pods` then holds an unusable part of the page.
+pub fn read_pod_list<C: Extend<Pod>>(from: impl BufRead, pods: &mut C) -> Result<String, DecodeError> {
     read("PodList", from, |object| list(object, pods))
 }
 
-/// The reason and the message of a Status: 4 reason, 3 message.
+/// Reads (reason, message) of a Status: 4 reason, 3 message.
 ///
 /// # Errors
-/// [`Broken`]
-pub fn read_status(from: &[u8]) -> Result<(String, String), Broken> {
+/// [`DecodeError`]
+pub fn read_status(from: &[u8]) -> Result<(String, String), DecodeError> {
     let [reason, message] = read("Status", from, |object| object.texts([4, 3]))?;
     Ok((reason.unwrap_or_default(), message.unwrap_or_default()))
 }
 
-/// Reads the object of this kind to the very end, where gzip keeps its checksum.
+/// Reads an object of the kind `wanted` to the very end of the text, where gzip has its checksum.
 fn read<R: BufRead, T>(
     wanted: &str,
     mut from: R,
-    mut object: impl FnMut(&mut Message<'_, R>) -> Result<T, Broken>,
-) -> Result<T, Broken> {
+    mut object: impl FnMut(&mut Message<'_, R>) -> Result<T, DecodeError>,
+) -> Result<T, DecodeError> {
     let mut magic = [0; MAGIC.len()];
     from.read_exact(&mut magic)?;
     if &magic != MAGIC {
-        return Err(Broken::Nonsense);
+        return Err(DecodeError::Malformed);
     }
-    // runtime.Unknown, which goes on to the end: 1 the type, 2 the object.
-    let mut envelope = Message { from: &mut from, left: None };
+    // runtime.Unknown, to the end of the text: 1 the type, 2 the object.
+    let mut envelope = Message { from: &mut from, remaining: None };
     let (mut kind, mut found) = (String::new(), None);
     while let Some(field) = envelope.field()? {
         match field {
             Field::Bytes(1, length) => kind = kind_of(&mut envelope.nested(length)?)?,
-            // The type comes first: nothing of another one is taken for it.
+            // The type comes first, so that an object of another kind is never read.
             Field::Bytes(2, length) if kind == wanted && found.is_none() => {
                 found = Some(object(&mut envelope.nested(length)?)?);
             }
-            Field::Bytes(2, _) => return Err(Broken::Nonsense),
+            Field::Bytes(2, _) => return Err(DecodeError::Malformed),
             other => envelope.skip(other)?,
         }
     }
-    found.ok_or(Broken::Nonsense)
+    found.ok_or(DecodeError::Malformed)
 }
 
 /// TypeMeta: 2 kind.
-fn kind_of(of: &mut Message<'_, impl BufRead>) -> Result<String, Broken> {
-    let [kind] = of.texts([2])?;
+fn kind_of(message: &mut Message<'_, impl BufRead>) -> Result<String, DecodeError> {
+    let [kind] = message.texts([2])?;
     Ok(kind.unwrap_or_default())
 }
 
 /// PodList: 1 metadata, with 3 continue; 2 items.
-fn list<C: Extend<Pod>>(of: &mut Message<'_, impl BufRead>, pods: &mut C) -> Result<String, Broken> {
+fn list<C: Extend<Pod>>(message: &mut Message<'_, impl BufRead>, pods: &mut C) -> Result<String, DecodeError> {
     let mut next = None;
-    while let Some(field) = of.field()? {
+    while let Some(field) = message.field()? {
         match field {
-            Field::Bytes(1, length) => [next] = of.nested(length)?.texts([3])?,
-            Field::Bytes(2, length) => pods.extend([pod(&mut of.nested(length)?)?]),
-            other => of.skip(other)?,
+            Field::Bytes(1, length) => [next] = message.nested(length)?.texts([3])?,
+            Field::Bytes(2, length) => pods.extend([pod(&mut message.nested(length)?)?]),
+            other => message.skip(other)?,
         }
     }
     Ok(next.unwrap_or_default())
 }
 
 /// Pod: 1 metadata, with 1 name and 3 namespace; 2 spec, with 10 nodeName; 3 status, with 1 phase and 6 podIP.
-fn pod(of: &mut Message<'_, impl BufRead>) -> Result<Pod, Broken> {
+fn pod(message: &mut Message<'_, impl BufRead>) -> Result<Pod, DecodeError> {
     let (mut name, mut namespace, mut node, mut phase, mut ip) = (None, None, None, None, None);
-    while let Some(field) = of.field()? {
+    while let Some(field) = message.field()? {
         match field {
-            Field::Bytes(1, length) => [name, namespace] = of.nested(length)?.texts([1, 3])?,
-            Field::Bytes(2, length) => [node] = of.nested(length)?.texts([10])?,
-            Field::Bytes(3, length) => [phase, ip] = of.nested(length)?.texts([1, 6])?,
-            other => of.skip(other)?,
+            Field::Bytes(1, length) => [name, namespace] = message.nested(length)?.texts([1, 3])?,
+            Field::Bytes(2, length) => [node] = message.nested(length)?.texts([10])?,
+            Field::Bytes(3, length) => [phase, ip] = message.nested(length)?.texts([1, 6])?,
+            other => message.skip(other)?,
         }
     }
-    let name = name.ok_or(Broken::Nonsense)?;
+    let name = name.ok_or(DecodeError::Malformed)?;
     Ok(Pod::new(node, ip, namespace.unwrap_or_default(), name, phase))
 }
 
-/// A message of which so many bytes are left; the outermost has no length and goes on to the end.
+/// A message. The outermost has no length and extends to the end of the text.
 struct Message<'a, R> {
     from: &'a mut R,
-    left: Option<u64>,
+    /// The number of bytes not yet read.
+    remaining: Option<u64>,
 }
 
-/// What a field's tag and length say of it.
+/// A field's wire type, number and length.
 #[derive(Clone, Copy)]
 enum Field {
     Varint,
-    /// So many bytes of a number.
+    /// A number of this many bytes.
     Fixed(u64),
-    /// The field's number, and how many bytes of text or of another message.
+    /// (field number, length in bytes) of a text or a message.
     Bytes(u64, u64),
 }
 
 impl<R: BufRead> Message<'_, R> {
-    /// The next field, whose content is then to be read; none at the end.
-    fn field(&mut self) -> Result<Option<Field>, Broken> {
-        let is_over = match self.left {
-            Some(left) => left == 0,
+    /// Returns the next field, before its content, or `None` at the end.
+    fn field(&mut self) -> Result<Option<Field>, DecodeError> {
+        let is_end = match self.remaining {
+            Some(remaining) => remaining == 0,
             None => self.from.fill_buf()?.is_empty(),
         };
-        if is_over {
+        if is_end {
             return Ok(None);
         }
         let tag = self.varint()?;
@@ -131,64 +132,64 @@ impl<R: BufRead> Message<'_, R> {
             1 => Field::Fixed(8),
             2 => Field::Bytes(tag >> 3, self.varint()?),
             5 => Field::Fixed(4),
-            _ => return Err(Broken::Nonsense),
+            _ => return Err(DecodeError::Malformed),
         }))
     }
 
-    /// The message in a field of that length.
-    fn nested(&mut self, length: u64) -> Result<Message<'_, R>, Broken> {
+    /// Returns the message in a field of this length.
+    fn nested(&mut self, length: u64) -> Result<Message<'_, R>, DecodeError> {
         self.take(length)?;
-        Ok(Message { from: self.from, left: Some(length) })
+        Ok(Message { from: self.from, remaining: Some(length) })
     }
 
-    /// The texts in the fields of these numbers.
-    fn texts<const N: usize>(&mut self, numbers: [u64; N]) -> Result<[Option<String>; N], Broken> {
+    /// Reads the texts of the fields with these numbers.
+    fn texts<const N: usize>(&mut self, numbers: [u64; N]) -> Result<[Option<String>; N], DecodeError> {
         let mut texts = [const { None }; N];
         while let Some(field) = self.field()? {
-            let at = match field {
+            let index = match field {
                 Field::Bytes(found, _) => numbers.iter().position(|number| *number == found),
                 _ => None,
             };
-            match (at, field) {
-                (Some(at), Field::Bytes(_, length)) => texts[at] = Some(self.text(length)?),
+            match (index, field) {
+                (Some(index), Field::Bytes(_, length)) => texts[index] = Some(self.text(length)?),
                 (_, other) => self.skip(other)?,
             }
         }
         Ok(texts)
     }
 
-    fn text(&mut self, length: u64) -> Result<String, Broken> {
+    fn text(&mut self, length: u64) -> Result<String, DecodeError> {
         self.take(length)?;
         if length > TEXT_LIMIT {
-            return Err(Broken::Nonsense);
+            return Err(DecodeError::Malformed);
         }
         let mut text = String::new();
         match self.from.take(length).read_to_string(&mut text) {
             Ok(read) if read as u64 == length => Ok(text),
             Ok(_) => Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
-            Err(error) if error.kind() == io::ErrorKind::InvalidData => Err(Broken::Nonsense),
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => Err(DecodeError::Malformed),
             Err(error) => Err(error.into()),
         }
     }
 
-    fn skip(&mut self, field: Field) -> Result<(), Broken> {
+    fn skip(&mut self, field: Field) -> Result<(), DecodeError> {
         let (Field::Fixed(length) | Field::Bytes(_, length)) = field else { return self.varint().map(drop) };
         self.take(length)?;
-        let mut left = length;
-        while left > 0 {
-            let there = self.from.fill_buf()?.len();
-            if there == 0 {
+        let mut remaining = length;
+        while remaining > 0 {
+            let buffered = self.from.fill_buf()?.len();
+            if buffered == 0 {
                 return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
             }
-            let passed = usize::try_from(left).map_or(there, |left| left.min(there));
-            self.from.consume(passed);
-            left -= passed as u64;
+            let skipped = usize::try_from(remaining).map_or(buffered, |remaining| remaining.min(buffered));
+            self.from.consume(skipped);
+            remaining -= skipped as u64;
         }
         Ok(())
     }
 
-    /// Seven bits a byte, the lowest first.
-    fn varint(&mut self) -> Result<u64, Broken> {
+    /// Reads a varint: seven bits a byte, the lowest first.
+    fn varint(&mut self) -> Result<u64, DecodeError> {
         let mut value = 0;
         for shift in (0..64).step_by(7) {
             let byte = self.byte()?;
@@ -197,20 +198,20 @@ impl<R: BufRead> Message<'_, R> {
                 return Ok(value);
             }
         }
-        Err(Broken::Nonsense)
+        Err(DecodeError::Malformed)
     }
 
-    fn byte(&mut self) -> Result<u8, Broken> {
+    fn byte(&mut self) -> Result<u8, DecodeError> {
         self.take(1)?;
         let byte = *self.from.fill_buf()?.first().ok_or(io::ErrorKind::UnexpectedEof).map_err(io::Error::from)?;
         self.from.consume(1);
         Ok(byte)
     }
 
-    /// Counts bytes that are about to be read; more than there are in a message is nonsense.
-    fn take(&mut self, length: u64) -> Result<(), Broken> {
-        if let Some(left) = &mut self.left {
-            *left = left.checked_sub(length).ok_or(Broken::Nonsense)?;
+    /// Counts the bytes of the next read. More bytes than the message has are malformed.
+    fn take(&mut self, length: u64) -> Result<(), DecodeError> {
+        if let Some(remaining) = &mut self.remaining {
+            *remaining = remaining.checked_sub(length).ok_or(DecodeError::Malformed)?;
         }
         Ok(())
     }
@@ -252,16 +253,16 @@ mod tests {
         [MAGIC.to_vec(), bytes(1, &kind), bytes(2, list), text(3, ""), text(4, "")].concat()
     }
 
-    fn read(from: &[u8]) -> Result<(Vec<Pod>, String), Broken> {
+    fn read(from: &[u8]) -> Result<(Vec<Pod>, String), DecodeError> {
         let mut pods = Vec::new();
         read_pod_list(from, &mut pods).map(|next| (pods, next))
     }
 
     #[test]
-    fn of_a_list_the_five_fields_and_the_next_page_are_read() {
+    fn the_five_fields_and_the_continue_token_of_a_list_are_read() {
         let metadata = bytes(1, &[text(2, "7"), text(3, "a+b")].concat());
         let list = [metadata, pod("p", "w", "10.0.0.2"), pod("q", "", "")].concat();
-        let (pods, next) = read(&envelope("PodList", &list)).expect("a good list");
+        let (pods, next) = read(&envelope("PodList", &list)).expect("a valid list");
         assert_eq!(next, "a+b");
         assert_eq!((pods[0].name.as_str(), pods[0].namespace.as_str(), pods[0].phase.as_str()), ("p", "n", "Running"));
         assert_eq!((pods[0].node.as_deref(), pods[0].ip.as_deref()), (Some("w"), Some("10.0.0.2")));
@@ -271,37 +272,37 @@ mod tests {
     }
 
     #[test]
-    fn what_ends_early_is_an_error_wherever_it_ends() {
+    fn a_truncated_list_is_an_error_at_every_length() {
         let whole = envelope("PodList", &pod("p", "w", "10.0.0.2"));
         let object = whole.len() - text(3, "").len() - text(4, "").len();
         for end in 0..object {
-            assert!(matches!(read(&whole[..end]), Err(Broken::Io(_) | Broken::Nonsense)), "{end}");
+            assert!(matches!(read(&whole[..end]), Err(DecodeError::Io(_) | DecodeError::Malformed)), "{end}");
         }
     }
 
     #[test]
-    fn what_is_not_a_pod_list_is_an_error() {
-        let good = pod("p", "", "");
+    fn anything_but_a_pod_list_is_an_error() {
+        let valid = pod("p", "", "");
         let table = [
             b"{\"kind\":\"PodList\"}".to_vec(),
-            envelope("Status", &good),
+            envelope("Status", &valid),
             envelope("PodList", &bytes(2, &bytes(2, b""))),
-            // Longer than what it is in; of a wire type that is no more; text that is none, and endless text.
+            // A field longer than its message, a removed wire type, text that is not UTF-8, text over the limit.
             envelope("PodList", &[varint(2 << 3 | 2), varint(500), vec![0; 5]].concat()),
             envelope("PodList", &varint(2 << 3 | 3)),
             envelope("PodList", &bytes(1, &bytes(3, b"\xff"))),
             envelope("PodList", &bytes(1, &bytes(3, &vec![b'a'; 100_000]))),
             envelope("PodList", &[0xff; 11]),
             // The object before its type, and twice.
-            [MAGIC.to_vec(), bytes(2, &good)].concat(),
-            [envelope("PodList", &good), bytes(2, &good)].concat(),
+            [MAGIC.to_vec(), bytes(2, &valid)].concat(),
+            [envelope("PodList", &valid), bytes(2, &valid)].concat(),
             MAGIC.to_vec(),
         ];
         for bytes in table {
-            assert!(matches!(read(&bytes), Err(Broken::Nonsense)), "{bytes:?}");
+            assert!(matches!(read(&bytes), Err(DecodeError::Malformed)), "{bytes:?}");
         }
-        // A length without end takes no memory.
+        // The maximum length allocates no memory.
         let endless = [MAGIC.to_vec(), varint(9 << 3 | 2), varint(u64::MAX), vec![0; 100]].concat();
-        assert!(matches!(read(&endless), Err(Broken::Io(_))));
+        assert!(matches!(read(&endless), Err(DecodeError::Io(_))));
     }
 }

@@ -1,3 +1,4 @@
 //! Lists and watches of Kubernetes objects.
 
+pub mod event;
 pub mod watcher;

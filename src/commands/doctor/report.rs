@@ -1,0 +1,44 @@
+//! The output of `doctor`: lines or one JSON object.
+
+use serde_json::{Value, json};
+
+use crate::commands::output::{Check, CheckStatus, Printer, one_line};
+
+/// Prints each check at once, or collects all for one JSON object at the end.
+pub struct Report {
+    printer: Printer,
+    /// Print one JSON object instead of lines.
+    pub json: bool,
+    checks: Vec<Value>,
+    worst: CheckStatus,
+}
+
+impl Report {
+    /// Creates an empty report.
+    pub fn new(json: bool, printer: Printer) -> Self {
+        Self { printer, json, checks: Vec::new(), worst: CheckStatus::Ok }
+    }
+
+    /// Adds a check, and prints it unless the report is JSON.
+    pub fn add(&mut self, check: &Check) {
+        self.worst = self.worst.max(check.status);
+        if self.json {
+            let fix = check.fix.as_deref().map(one_line);
+            let result = check.status.as_str().to_ascii_lowercase();
+            let (topic, text) = (one_line(&check.topic), one_line(&check.text));
+            self.checks.push(json!({ "check": topic, "result": result, "text": text, "fix": fix }));
+        } else {
+            self.printer.check(check);
+        }
+    }
+
+    /// Prints the JSON object, if wanted. Returns true if no check failed.
+    pub fn finish(self) -> bool {
+        let is_ok = self.worst < CheckStatus::Fail;
+        if self.json {
+            let result = if is_ok { "ok" } else { "fail" };
+            self.printer.line(&json!({ "checks": self.checks, "result": result }).to_string());
+        }
+        is_ok
+    }
+}

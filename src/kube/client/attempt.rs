@@ -1,0 +1,150 @@
+//! One attempt of an operation: its requests, with their credential and deadline.
+
+use std::io::{self, BufReader};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde::de::DeserializeOwned;
+use ureq::http::{Request, Response, header};
+use ureq::{Agent, Body};
+
+use crate::kube::auth::credential::Credential;
+use crate::kube::client::connections::{Connections, INPUT_BUFFER, MAX_IDLE_AGE};
+use crate::kube::client::response::{body_error, content_type, request_error, status_error};
+use crate::kube::error::Error;
+use crate::kube::types::pod::{self, DecodeError, Pod};
+use crate::kube::types::protobuf;
+
+/// Maximum size of a list, in bytes after gunzip: 100,000 pods of 5 KB, for which GET /config returns 15 MB.
+const LIST_LIMIT: u64 = 512 * 1024 * 1024;
+
+/// The media type of request bodies and, by default, of responses.
+pub const JSON: &str = "application/json";
+
+/// The accepted media types of a pod list; a server without the first sends the second.
+const PODS: &str = "application/vnd.kubernetes.protobuf,application/json";
+
+/// One attempt of an operation.
+pub struct Attempt<'a> {
+    pub connections: &'a Connections,
+    /// Impersonation headers.
+    pub impersonate: &'a [(String, String)],
+    pub credential: Arc<Credential>,
+    pub deadline: Instant,
+    /// Number of attempts before this one. A retry uses a new connection.
+    pub retries: u32,
+}
+
+impl Attempt<'_> {
+    /// Returns the time until the deadline.
+    pub fn remaining(&self) -> Duration {
+        self.deadline.saturating_duration_since(Instant::now())
+    }
+
+    pub fn url(&self, path: &str) -> String {
+        format!("{}{path}", self.connections.server)
+    }
+
+    /// Returns the error for a response that is not as expected; `found` describes it.
+    pub fn malformed(&self, path: &str, found: &str) -> Error {
+        Error::NotKubernetes { url: self.url(path), found: found.to_owned() }
+    }
+
+    /// Sends a request with an optional (media type, body), and returns a successful response in JSON.
+    ///
+    /// # Errors
+    /// [`Error`], also for a status other than 2xx.
+    pub fn send(&self, method: &str, path: &str, body: Option<(&str, &[u8])>) -> Result<Response<Body>, Error> {
+        self.send_accepting(JSON, method, path, body)
+    }
+
+    fn send_accepting(
+        &self,
+        accept: &str,
+        method: &str,
+        path: &str,
+        body: Option<(&str, &[u8])>,
+    ) -> Result<Response<Body>, Error> {
+        let url = self.url(path);
+        let agent = self
+            .connections
+            .agent(self.credential.identity.as_ref())
+            .map_err(|error| Error::Tls { url: url.clone(), source: ureq::Error::Other(error.into()) })?;
+        let mut request = Request::builder().method(method).uri(&url).header(header::ACCEPT, accept);
+        if let Some(value) = &self.credential.authorization {
+            request = request.header(header::AUTHORIZATION, value);
+        }
+        for (name, value) in self.impersonate {
+            request = request.header(name, value);
+        }
+        let sent = match body {
+            Some((media_type, body)) => {
+                request.header(header::CONTENT_TYPE, media_type).body(body).map(|request| self.run(&agent, request))
+            }
+            None => request.body(()).map(|request| self.run(&agent, request)),
+        };
+        let response =
+            sent.map_err(ureq::Error::Http).and_then(|sent| sent).map_err(|error| request_error(&url, error))?;
+        match response.status().as_u16() {
+            200..=299 => Ok(response),
+            _ => Err(status_error(url, response)),
+        }
+    }
+
+    fn run<B: ureq::AsSendBody>(&self, agent: &Agent, request: Request<B>) -> Result<Response<Body>, ureq::Error> {
+        // After a failure the other idle connections are as suspect as the one that failed.
+        let idle_age = if self.retries == 0 { MAX_IDLE_AGE } else { Duration::ZERO };
+        let request =
+            agent.configure_request(request).timeout_global(Some(self.remaining())).max_idle_age(idle_age).build();
+        agent.run(request)
+    }
+
+    /// Reads a whole body of at most `limit` bytes, and deserializes it.
+    ///
+    /// # Errors
+    /// [`Error::Truncated`], or [`Error::NotKubernetes`] if the body is not such an object.
+    pub fn object<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        mut response: Response<Body>,
+        limit: u64,
+    ) -> Result<T, Error> {
+        let url = self.url(path);
+        let found = content_type(&response);
+        let body = response.body_mut().with_config().limit(limit).read_to_vec();
+        let body = body.map_err(|error| request_error(&url, error))?;
+        serde_json::from_slice(&body).map_err(|error| match error.classify() {
+            serde_json::error::Category::Eof if !body.is_empty() => Error::Truncated { url },
+            _ => Error::NotKubernetes { url, found },
+        })
+    }
+
+    /// Streams one page of pods into `pods`; returns the continue token, empty on the last page.
+    ///
+    /// # Errors
+    /// [`Error`]; `pods` then holds an unusable part of the page.
+    pub fn pod_list<C: Extend<Pod>>(&self, path: &str, pods: &mut C) -> Result<String, Error> {
+        let mut response = self.send_accepting(PODS, "GET", path, None)?;
+        let found = content_type(&response);
+        let mut reader = response.body_mut().with_config().limit(LIST_LIMIT).reader();
+        // The buffer goes by value: std reads single bytes from a BufReader twice as fast as from a reference to one.
+        let buffered = BufReader::with_capacity(INPUT_BUFFER, &mut reader);
+        let read = if found.starts_with(protobuf::MEDIA_TYPE) {
+            protobuf::read_pod_list(buffered, pods)
+        } else {
+            pod::read_pod_list(buffered, pods).map_err(DecodeError::from)
+        };
+        read.map_err(|error| {
+            let url = self.url(path);
+            let end = match error {
+                DecodeError::Io(error) => Err(error),
+                // Damaged gzip decodes to malformed text first; its checksum is at the end.
+                DecodeError::Malformed => io::copy(&mut reader, &mut io::sink()),
+            };
+            match end {
+                Ok(_) => Error::NotKubernetes { url, found },
+                Err(error) => body_error(url, error),
+            }
+        })
+    }
+}

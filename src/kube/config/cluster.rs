@@ -1,0 +1,45 @@
+//! A resolved cluster configuration.
+
+use std::ffi::OsString;
+use std::io;
+use std::path::PathBuf;
+
+use ureq::Proxy;
+
+use crate::kube::auth::user::User;
+use crate::kube::config::address::Address;
+use crate::kube::transport::tls::Trust;
+
+/// A cluster and its user, with the content of every file that they name.
+#[derive(Debug)]
+pub struct Cluster {
+    /// The source for messages: files and context.
+    pub origin: String,
+    /// The API's address.
+    pub server: Address,
+    /// The verification settings.
+    pub trust: Trust,
+    /// The proxy, with its password if it has one.
+    pub proxy: Option<Proxy>,
+    pub user: User,
+}
+
+impl Cluster {
+    /// Returns the credential plugin's name and, with this PATH, its file.
+    pub fn plugin(&self, path: Option<OsString>) -> Option<(String, io::Result<PathBuf>)> {
+        self.user.exec.as_ref().map(|exec| (exec.name(), exec.find(path)))
+    }
+
+    /// Returns the lines of the effective configuration; secrets as `<set>`.
+    pub fn lines(&self) -> Vec<String> {
+        let mut lines = vec![format!("kubeconfig: {}", self.origin), format!("cluster: {}", self.server)];
+        if self.trust.insecure {
+            lines
+                .push("insecure-skip-tls-verify: true (others on the network can read and change requests)".to_owned());
+        }
+        lines.extend(self.trust.server_name.as_ref().map(|name| format!("tls-server-name: {name}")));
+        lines.extend(self.proxy.as_ref().map(|_| "proxy: <set>".to_owned()));
+        lines.push(format!("credentials: {}", self.user));
+        lines
+    }
+}
