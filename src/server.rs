@@ -44,22 +44,22 @@ pub type Handler = Box<dyn Fn(api::Request<'_>) -> Response + Send + Sync>;
 pub struct Server {
     handler: Arc<Handler>,
     /// Replaced when its accept thread has ended, which tiny_http reports only to some requests.
-    listening: Mutex<Arc<Listening>>,
+    listening: Mutex<Listening>,
 }
 
 /// A tiny_http server on a socket without a name.
 struct Listening {
-    server: tiny_http::Server,
+    server: Arc<tiny_http::Server>,
     /// A handle on the socket's removed file.
     socket: OwnedFd,
 }
 
 /// Ends one worker when it is dropped: which one does not matter, since each connection keeps one.
-struct Worker(Arc<Listening>);
+struct Worker(Arc<tiny_http::Server>);
 
 impl Drop for Worker {
     fn drop(&mut self) {
-        self.0.server.unblock();
+        self.0.unblock();
     }
 }
 
@@ -69,7 +69,7 @@ impl Server {
     /// # Errors
     /// No folder for the socket is writable, or no descriptor or thread is free.
     pub fn start(handler: Handler) -> io::Result<Self> {
-        Ok(Self { handler: Arc::new(handler), listening: Mutex::new(Arc::new(Listening::start()?)) })
+        Ok(Self { handler: Arc::new(handler), listening: Mutex::new(Listening::start()?) })
     }
 
     /// Opens a private connection and starts its worker. Connections open one at a time: tiny_http starts a thread for a connection only
@@ -82,7 +82,7 @@ impl Server {
         match listening.connect(&self.handler) {
             Err(error) if has_ended(&error) => {
                 log::warn!("tiny_http's accept thread ended, for lack of descriptors or threads; starting another");
-                *listening = Arc::new(Listening::start()?);
+                *listening = Listening::start()?;
                 listening.connect(&self.handler)
             }
             connected => connected,
@@ -99,19 +99,23 @@ fn has_ended(error: &io::Error) -> bool {
 impl Listening {
     fn start() -> io::Result<Self> {
         let (listener, socket) = private_socket()?;
+        Self::on(listener, socket)
+    }
+
+    fn on(listener: UnixListener, socket: OwnedFd) -> io::Result<Self> {
         // tiny_http panics where it cannot start a thread.
         let started = catch_unwind(AssertUnwindSafe(|| tiny_http::Server::from_listener(listener, None)));
         let server = started.map_err(|_| io::Error::other("no thread for tiny_http"))?.map_err(io::Error::other)?;
-        Ok(Self { server, socket })
+        Ok(Self { server: Arc::new(server), socket })
     }
 
     /// Connects, starts a worker, and waits until tiny_http serves the connection.
-    fn connect(self: &Arc<Self>, handler: &Arc<Handler>) -> io::Result<PrivateConnection> {
+    fn connect(&self, handler: &Arc<Handler>) -> io::Result<PrivateConnection> {
         let mut stream = UnixStream::connect(proc_path(&self.socket))?;
-        let (served, handler) = (Arc::clone(self), Arc::clone(handler));
+        let (server, handler) = (Arc::clone(&self.server), Arc::clone(handler));
         let builder = thread::Builder::new().name("worker".into()).stack_size(WORKER_STACK);
-        builder.spawn(move || work(&served.server, &handler))?;
-        let worker = Worker(Arc::clone(self));
+        builder.spawn(move || work(&server, &handler))?;
+        let worker = Worker(Arc::clone(&self.server));
         stream.set_read_timeout(Some(PING_TIMEOUT))?;
         stream.write_all(format!("OPTIONS * HTTP/1.1\r\n{PING}: 1\r\n\r\n").as_bytes())?;
         let mut answer = [0; 512];
@@ -241,8 +245,11 @@ fn send_stream(
     let head = tiny_http::Response::new(status.into(), headers, io::empty(), None, None);
     head.raw_print(&mut writer, HTTPVersion(1, 1), &[], true, None)?;
     writer.flush()?;
+    if is_head {
+        return Ok(());
+    }
     let mut piece = vec![0; STREAM_PIECE];
-    while !is_head {
+    loop {
         let count = match body.read(&mut piece) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             Err(error) => {
@@ -257,10 +264,9 @@ fn send_stream(
         writer.write_all(b"\r\n")?;
         writer.flush()?;
         if count == 0 {
-            break;
+            return Ok(());
         }
     }
-    Ok(())
 }
 
 /// A shared body as a reader's source.
@@ -274,4 +280,109 @@ impl AsRef<[u8]> for SharedBytes {
 
 fn header(name: &str, value: &str) -> Header {
     Header::from_bytes(name, value).expect("the names and values of our headers are ASCII")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Shutdown;
+    use std::sync::mpsc::{self, Receiver};
+
+    use super::*;
+
+    /// Answers /panic with a panic, /stream with the pieces that come, and anything else with its body.
+    fn server(pieces: Receiver<io::Result<&'static str>>) -> Server {
+        let pieces = Mutex::new(Some(Pieces(pieces)));
+        Server::start(Box::new(move |request| match request.target {
+            "/panic" => panic!("of the test"),
+            "/stream" => {
+                let pieces = pieces.lock().expect("no panic").take().expect("one stream");
+                Response { body: Body::Reader(Box::new(pieces)), ..Response::json(200, Arc::default()) }
+            }
+            _ => Response::json(200, Arc::new(request.body.unwrap_or(b"none").to_vec())),
+        }))
+        .expect("started")
+    }
+
+    struct Pieces(Receiver<io::Result<&'static str>>);
+
+    impl Read for Pieces {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            let Ok(piece) = self.0.recv() else { return Ok(0) };
+            let piece = piece?.as_bytes();
+            buffer[..piece.len()].copy_from_slice(piece);
+            Ok(piece.len())
+        }
+    }
+
+    /// Sends a request and reads until the answer ends with `end`.
+    fn exchange(connection: &PrivateConnection, request: &str, end: &str) -> String {
+        let mut stream = &connection.stream;
+        stream.write_all(request.as_bytes()).expect("sent");
+        read_until(stream, end)
+    }
+
+    fn read_until(mut stream: &UnixStream, end: &str) -> String {
+        let mut answer = String::new();
+        while !answer.ends_with(end) {
+            let mut byte = [0; 1];
+            stream.read_exact(&mut byte).unwrap_or_else(|error| panic!("{error} after {answer:?}"));
+            answer.push(char::from(byte[0]));
+        }
+        answer
+    }
+
+    const POST: &str = "POST / HTTP/1.1\r\nContent-Length: 4\r\n\r\nbody";
+
+    #[test]
+    fn a_panic_is_a_500_and_the_connection_serves_on() {
+        let server = server(mpsc::channel().1);
+        let connection = server.connect().expect("connected");
+        let answer = exchange(&connection, "GET /panic HTTP/1.1\r\n\r\n", "\r\n\r\n");
+        assert!(answer.starts_with("HTTP/1.1 500 "), "{answer}");
+        assert!(exchange(&connection, POST, "body").starts_with("HTTP/1.1 200 "));
+    }
+
+    #[test]
+    fn each_read_of_a_stream_is_sent_at_once() {
+        let (sender, pieces) = mpsc::channel();
+        let server = server(pieces);
+        let connection = server.connect().expect("connected");
+        let head = exchange(&connection, "GET /stream HTTP/1.1\r\n\r\n", "\r\n\r\n");
+        assert!(head.contains("Transfer-Encoding: chunked\r\n") && !head.contains("Content-Length"), "{head}");
+        for piece in ["one", "two"] {
+            sender.send(Ok(piece)).expect("it reads");
+            assert_eq!(read_until(&connection.stream, "\r\n"), "3\r\n");
+            assert_eq!(read_until(&connection.stream, "\r\n"), format!("{piece}\r\n"));
+        }
+        sender.send(Err(io::Error::other("of the test"))).expect("it reads");
+        assert_eq!(read_until(&connection.stream, "\r\n"), "failed\r\n");
+    }
+
+    #[test]
+    fn a_connection_opens_after_the_accept_thread_has_ended() {
+        let (listener, socket) = private_socket().expect("a private socket");
+        let accepting = listener.try_clone().expect("a descriptor");
+        let server = server(mpsc::channel().1);
+        *server.listening.lock().expect("no panic") = Listening::on(listener, socket).expect("started");
+        let before = server.connect().expect("connected");
+        rustix::net::shutdown(&accepting, rustix::net::Shutdown::Both).expect("a socket");
+        drop(accepting);
+        let after = server.connect().expect("another accept thread");
+        for connection in [before, after] {
+            assert!(exchange(&connection, POST, "body").starts_with("HTTP/1.1 200 "));
+        }
+    }
+
+    #[test]
+    fn a_worker_ends_with_its_connection() {
+        let server = server(mpsc::channel().1);
+        let tiny_http = Arc::clone(&server.listening.lock().expect("no panic").server);
+        let connections: Vec<_> = (0..8).map(|_| server.connect().expect("connected")).collect();
+        connections.iter().for_each(|connection| connection.stream.shutdown(Shutdown::Both).expect("open"));
+        drop(connections);
+        // Each worker holds the tiny_http server, as do the server and this test.
+        while Arc::strong_count(&tiny_http) > 2 {
+            thread::yield_now();
+        }
+    }
 }

@@ -14,6 +14,8 @@ pub mod listener;
 pub mod rate_limiter;
 pub mod relay;
 pub mod request;
+#[cfg(test)]
+mod tests;
 pub mod upstream;
 
 use std::os::unix::net::UnixStream;

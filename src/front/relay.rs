@@ -66,7 +66,7 @@ pub fn exchange(permit: Permit<'_>, request: &Request, client: &Client<'_>, clos
             client.send(&answer).map_err(RelayError::Broken)
         }
         Framing::Length(missing) => relay_large(permit, answer, missing, client),
-        Framing::Chunked => relay_stream(permit, answer, request.head.is_http10, client),
+        Framing::Chunked => relay_stream(permit, &answer, request.head.is_http10, client),
     }
 }
 
@@ -205,25 +205,20 @@ impl Unsent<'_> {
 }
 
 /// Relays an answer without a known length, each chunk at once.
-fn relay_stream(permit: Permit<'_>, start: Vec<u8>, is_http10: bool, client: &Client<'_>) -> Result<(), RelayError> {
-    let head = head_end(&start);
+fn relay_stream(permit: Permit<'_>, start: &[u8], is_http10: bool, client: &Client<'_>) -> Result<(), RelayError> {
+    let head = head_end(start);
     write_all(client.stream, &start[..head], WRITE_TIMEOUT).map_err(RelayError::Broken)?;
     let mut input = start[head..].to_vec();
     let mut buffer = vec![0; FIRST_READ];
     loop {
         while let Some((data, used)) = chunked::first_chunk(&input).map_err(|_| RelayError::Broken(malformed()))? {
-            let is_last = data.is_empty();
-            if is_http10 {
-                write_all(client.stream, data, WRITE_TIMEOUT).map_err(RelayError::Broken)?;
-            } else {
-                let end: &[u8] = if is_last { b"\r\n" } else { b"" };
-                let chunk = [&input[..used], end].concat();
-                write_all(client.stream, &chunk, WRITE_TIMEOUT).map_err(RelayError::Broken)?;
+            if data.is_empty() {
+                end_stream(permit, &input[used..])?;
+                let end: &[u8] = if is_http10 { b"" } else { b"0\r\n\r\n" };
+                return write_all(client.stream, end, WRITE_TIMEOUT).map_err(RelayError::Broken);
             }
-            if is_last {
-                // The server sends no trailer, only the empty line.
-                return end_stream(permit, &mut input, used);
-            }
+            let piece = if is_http10 { data } else { &input[..used] };
+            write_all(client.stream, piece, WRITE_TIMEOUT).map_err(RelayError::Broken)?;
             input.drain(..used);
         }
         if input.len() > 2 * MAX_CHUNK {
@@ -239,17 +234,15 @@ fn relay_stream(permit: Permit<'_>, start: Vec<u8>, is_http10: bool, client: &Cl
     }
 }
 
-/// Reads the empty line after the last chunk, which ends at `used`, and gives the private connection back.
-fn end_stream(permit: Permit<'_>, input: &mut Vec<u8>, used: usize) -> Result<(), RelayError> {
+/// Reads the empty line after the last chunk, of which `rest` has arrived, and gives the private connection back.
+fn end_stream(permit: Permit<'_>, rest: &[u8]) -> Result<(), RelayError> {
+    let (mut rest, start) = (rest.to_vec(), rest.len());
+    rest.resize(start.max(2), 0);
     let mut stream = &permit.connection().stream;
-    let mut rest = input.split_off(used);
-    while rest.len() < 2 {
-        let mut byte = [0; 1];
-        stream.read_exact(&mut byte).map_err(RelayError::Broken)?;
-        rest.push(byte[0]);
+    stream.read_exact(&mut rest[start..]).map_err(RelayError::Broken)?;
+    if rest != b"\r\n" {
+        return Err(RelayError::Broken(malformed()));
     }
-    if rest == b"\r\n" {
-        permit.give_back();
-    }
+    permit.give_back();
     Ok(())
 }

@@ -1,10 +1,10 @@
-//! The server's descriptors and threads, as /proc shows them.
+//! The server's descriptors and threads, read from /proc.
 
 use std::collections::{BTreeSet, HashSet};
 
 use super::server::Server;
 
-/// The largest number of private connections, by the program's limits: 32 for Kubernetes, 8 for answers from memory, 16 for streams.
+/// Limit of private connections: pool classes kubernetes 32, memory 8, stream 16.
 const MAX_PRIVATE: usize = 32 + 8 + 16;
 
 /// The folder of the server's process in /proc.
@@ -44,7 +44,7 @@ pub fn private_descriptors(server: &Server) -> BTreeSet<u64> {
     descriptors(server).into_iter().filter(is_private).collect()
 }
 
-/// The numbers of descriptors and threads without those of private connections, which stay open for later requests and are limited.
+/// Number of descriptors and of threads, without those of the pooled private connections.
 pub fn client_resources(server: &Server) -> (usize, usize) {
     let folder = folder(server);
     let name = |task: &String| std::fs::read_to_string(format!("{folder}/task/{task}/comm")).unwrap_or_default();

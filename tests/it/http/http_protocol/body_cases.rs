@@ -107,7 +107,7 @@ pub fn encodings() -> Vec<Case> {
     cases
 }
 
-/// Chunked bodies: a well-formed one is answered like any other, and the bytes behind it are the next request.
+/// Chunked bodies. A well-formed one is treated like any other body; the bytes after it are the next request.
 pub fn chunks() -> Vec<Case> {
     let with = |body: &str| format!("POST {FREE} HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n{body}");
     let mut cases = Vec::new();

@@ -7,7 +7,6 @@ use crate::support::eventually;
 use crate::support::http::Connection;
 use crate::support::process::client_resources;
 use crate::support::response::{ApiResponse, Behavior, Latch, pod_list};
-use crate::support::server::Server;
 use serde_json::Value;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
