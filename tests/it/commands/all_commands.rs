@@ -31,10 +31,10 @@ fn unreachable_cluster_is_one_line_with_the_reason() {
     for args in COMMANDS {
         for (api, words) in [
             (&gone, "cannot reach https://"),
-            (&refused, "answered 401 Unauthorized"),
-            (&html, "is not a Kubernetes answer"),
+            (&refused, "returned 401 Unauthorized"),
+            (&html, "expected a response from the Kubernetes API"),
             (&forbidden, "use an administrator's kubeconfig"),
-            (&hung, "no answer in time"),
+            (&hung, "timed out"),
         ] {
             let end = Setup::for_api(api).args(&["--kube-timeout", "1"]).run(args);
             let line = failure(&end);

@@ -65,11 +65,11 @@ fn unreachable_api_server_is_named_with_its_error() {
         (
             "no Kubernetes",
             ApiResponse::html(200).into(),
-            "not a Kubernetes answer",
+            "expected a response from the Kubernetes API",
             "another server responds at that address",
         ),
         ("500", response::internal_error().into(), "500 InternalError", "readyz"),
-        ("silence", Behavior::Hang, "no answer in time", "--kube-timeout"),
+        ("silence", Behavior::Hang, "timed out", "--kube-timeout"),
     ];
     for (what, response, words, fix) in cases {
         let api = ApiServer::start();
@@ -82,7 +82,7 @@ fn unreachable_api_server_is_named_with_its_error() {
     let other_ca = Kubeconfig::new(&api.url())
         .cluster(json!({"certificate-authority-data": crate::support::tls::base64("other-ca.pem")}));
     let end = doctor(host(Setup::new()).kubeconfig(other_ca.yaml()).args(GOOD));
-    expect_no_api("another CA", &end, "FAIL API: ", "no trusted connection", "writes the cluster's current CA");
+    expect_no_api("another CA", &end, "FAIL API: ", "TLS connection to", "writes the cluster's current CA");
 
     api.on_accept([Accept::Hang; 8]);
     let end = host(Setup::for_api(&api)).args(GOOD).args(&["--kube-timeout", "1"]).run(&["doctor"]);
@@ -93,7 +93,13 @@ fn unreachable_api_server_is_named_with_its_error() {
 fn api_server_that_stops_responding_is_reported_once() {
     let api = cluster(|request| is(request, "GET", "/api/v1/nodes").then(|| ApiResponse::html(200)));
     let end = doctor(host(Setup::for_api(&api)).args(GOOD));
-    expect("half way", &end, "FAIL nodes: ", "not a Kubernetes answer", "another server responds at that address");
+    expect(
+        "half way",
+        &end,
+        "FAIL nodes: ",
+        "expected a response from the Kubernetes API",
+        "another server responds at that address",
+    );
     assert!(line(&end, "warning not checked: ").ends_with("pull, leftover Jobs: no API server reachable"));
 }
 
@@ -165,12 +171,12 @@ fn credential_plugin_is_found_and_run_or_its_failure_explained() {
 
     let nonsense = Plugin::write(folder.path(), "nonsense", "echo secret-on-stdout");
     let end = doctor(with(nonsense.user()));
-    expect("nonsense", &end, "FAIL API: ", "gave no usable ExecCredential", "aws eks update-kubeconfig");
+    expect("nonsense", &end, "FAIL API: ", "printed no usable ExecCredential", "aws eks update-kubeconfig");
     assert!(!end.stdout.contains("secret-on-stdout"), "{}", end.stdout);
 
     let slow = Plugin::write(folder.path(), "slow", "exec sleep 60");
     let end = with(slow.user()).args(&["--kube-timeout", "1"]).run(&["doctor"]);
-    expect("slow", &end, "FAIL API: ", "has not answered yet", "--kube-timeout");
+    expect("slow", &end, "FAIL API: ", "is still running", "--kube-timeout");
     crate::support::eventually("the slow plugin's end", || {
         slow.pids().iter().all(|pid| !crate::support::plugin::is_alive(*pid))
     });
