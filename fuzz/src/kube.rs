@@ -1,5 +1,5 @@
-//! The modules of src/kube for the fuzz targets, with one replacement: only four constant files exist. A fuzzed kubeconfig
-//! can open no other file.
+//! The modules of src/kube for the fuzz targets, with one replacement: only four constant files exist. A fuzzed
+//! kubeconfig can open no other file.
 
 #[path = "../../src/kube/auth/mod.rs"]
 mod auth;

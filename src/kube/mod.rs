@@ -1,13 +1,13 @@
-//! The Kubernetes API, as far as this program needs it: who we are, where the cluster is, and its calls.
+//! The Kubernetes API: the cluster's configuration, the credential, and the operations that this program uses.
 //!
-//! ureq, rustls and YAML are named in this folder only, and nothing here imports from outside it. It holds no policy of
-//! the service: no tiers, no quotas, no HTTP statuses of ours.
+//! Only this folder names rustls and serde_yaml. It imports nothing from outside itself and contains no policy of the
+//! service: no tiers and no HTTP statuses of our API.
 //!
-//! What holds for every call made through [`Client`]:
-//! - it ends by its deadline, retries and a credential refresh included;
-//! - a create is repeated under the same name only, so that a lost reply never makes a second object;
-//! - a list is whole or an error;
-//! - no error text holds a token, a key, or what a credential plugin printed.
+//! Guarantees for every operation of [`Client`]:
+//! - It ends by its deadline, retries and a credential refresh included.
+//! - A create is retried under the same name only, so that a lost response never causes a second object.
+//! - A list is complete or an error.
+//! - No error text contains a token, a key or a credential plugin's stdout.
 
 pub mod quantity;
 

@@ -1,7 +1,8 @@
 //! A credential plugin: the kubeconfig's settings, and the ExecCredential that the plugin prints. Plain data.
 //!
-//! The protocol: <https://kubernetes.io/docs/reference/access-authn-authz/authentication/#client-go-credential-plugins>.
-//! The plugin's stdout is a secret, and no error contains it.
+//! The protocol:
+//! <https://kubernetes.io/docs/reference/access-authn-authz/authentication/#client-go-credential-plugins>. The plugin's
+//! stdout is a secret, and no error contains it.
 
 use std::ffi::OsString;
 use std::io;

@@ -38,7 +38,8 @@ impl ProcessGroup {
     }
 }
 
-/// Runs the plugin in its own process group, recorded in `group`, and returns its stdout. Kills the group at the deadline.
+/// Runs the plugin in its own process group, recorded in `group`, and returns its stdout. Kills the group at the
+/// deadline.
 ///
 /// # Errors
 /// [`CredentialError`], without any of the stdout.

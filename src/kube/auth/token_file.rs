@@ -10,8 +10,8 @@ use crate::kube::auth::secret::Secret;
 use crate::kube::files::read_text;
 use crate::kube::transport::tls::Identity;
 
-/// Maximum age of a token before the file is read again. The kubelet rotates a mounted token long before it expires, and
-/// Kubernetes asks clients to reload it at least once a minute; client-go subtracts ten seconds.
+/// Maximum age of a token before the file is read again. The kubelet rotates a mounted token long before it expires,
+/// and Kubernetes asks clients to reload it at least once a minute; client-go subtracts ten seconds.
 pub const MAX_TOKEN_AGE: Duration = Duration::from_secs(50);
 
 /// Reads a token and trims the white space around it.

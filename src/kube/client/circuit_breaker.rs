@@ -1,8 +1,8 @@
 //! The circuit breaker: fail fast while the cluster is unreachable.
 //!
 //! The circuit opens when an operation has spent its whole deadline on failures to connect. An API server that restarts
-//! within that time therefore opens no circuit. While the circuit is open, one operation at a time probes the cluster and
-//! the others fail at once. The first response closes the circuit.
+//! within that time therefore opens no circuit. While the circuit is open, one operation at a time probes the cluster
+//! and the others fail at once. The first response closes the circuit.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 

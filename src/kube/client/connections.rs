@@ -17,7 +17,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(4);
 /// Maximum idle time of a connection, well below the 350 s after which AWS load balancers drop it silently.
 pub const MAX_IDLE_AGE: Duration = Duration::from_secs(30);
 
-/// Read buffer of a connection, in bytes: one TLS record, an eighth of ureq's default. A response's head must fit into it.
+/// Read buffer of a connection, in bytes: one TLS record, an eighth of ureq's default. A response's head must fit into
+/// it.
 pub const INPUT_BUFFER: usize = 16 * 1024;
 
 /// Write buffer of a connection, in bytes: a whole request with a 1.5 KB Job and an EKS token of 2 KB.

@@ -94,8 +94,8 @@ impl Client {
         }
     }
 
-    /// Changes an object by a JSON merge patch, in one attempt. Returns `false` if the object no longer exists, or no longer
-    /// has the resource version in the patch.
+    /// Changes an object by a JSON merge patch, in one attempt. Returns `false` if the object no longer exists, or no
+    /// longer has the resource version in the patch.
     ///
     /// # Errors
     /// [`Error`]; the object may have changed.

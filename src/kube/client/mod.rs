@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use crate::kube::auth::credentials::Credentials;
 use crate::kube::client::attempt::{Attempt, JSON};
-use crate::kube::client::circuit_breaker::Circuit;
+use crate::kube::client::circuit_breaker::{BreakerPermit, Circuit};
 use crate::kube::client::connections::Connections;
 use crate::kube::client::paginate::paginate;
 use crate::kube::client::retry::retry_delay;
@@ -121,31 +121,20 @@ impl Client {
             if !matches!(error, Error::Unreachable { .. } | Error::Timeout { .. }) {
                 permit.record_success();
             }
-            if error.unauthorized() && !is_renewed {
-                is_renewed = true;
-                if self.renew_credential(&mut attempt)? {
-                    continue;
-                }
+            let may_renew = error.unauthorized() && !is_renewed;
+            is_renewed |= may_renew;
+            if may_renew && self.renew_credential(&mut attempt)? {
+                continue;
             }
-            let is_cancelled = permit.is_cancelled();
-            match retry_delay(&error, attempt.retries) {
-                Some(delay) if !is_cancelled && delay < attempt.remaining() => {
-                    log::debug!("retrying in {} ms: {}", delay.as_millis(), chain(&error));
-                    thread::sleep(delay);
-                }
-                _ => {
-                    if !is_cancelled && matches!(error, Error::Unreachable { .. }) {
-                        permit.record_failure();
-                    }
-                    return Err(error);
-                }
-            }
+            let Some(delay) = next_delay(&error, &attempt, &permit) else { return Err(error) };
+            log::debug!("retrying in {} ms: {}", delay.as_millis(), chain(&error));
+            thread::sleep(delay);
             attempt.retries += 1;
         }
     }
 
-    /// Attempts an operation once, and again with a new credential if the first is rejected. For background work with its
-    /// own backoff: it ignores the circuit breaker. `is_retry` selects a new connection.
+    /// Attempts an operation once, and again with a new credential if the first is rejected. It serves background work
+    /// with its own backoff, and ignores the circuit breaker. `is_retry` selects a new connection.
     pub(in crate::kube) fn attempt<T>(
         &self,
         timeout: Duration,
@@ -189,4 +178,17 @@ impl Client {
     pub fn close(&self) {
         self.credentials.close();
     }
+}
+
+/// Returns the delay before the next attempt, or `None` if this was the last. A deadline spent on failures to connect
+/// opens the circuit.
+fn next_delay(error: &Error, attempt: &Attempt<'_>, permit: &BreakerPermit<'_>) -> Option<Duration> {
+    if permit.is_cancelled() {
+        return None;
+    }
+    let delay = retry_delay(error, attempt.retries).filter(|delay| *delay < attempt.remaining());
+    if delay.is_none() && matches!(error, Error::Unreachable { .. }) {
+        permit.record_failure();
+    }
+    delay
 }

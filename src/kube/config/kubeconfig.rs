@@ -173,21 +173,23 @@ fn resolve(origin: String, cluster: &ConfigField<'_>, user: Option<&ConfigField<
             .error("is http, over which no credential is sent; fix: use https, or a context without a user"));
     }
     let trust = Trust { ca, insecure, server_name };
-    // Built here only as a check, so that an unusable CA is a start-up error.
-    let checked = if server.is_https() {
-        TlsEndpoint::cluster(&trust, user.identity.as_deref(), server.host()).map(drop)
-    } else {
-        Ok(())
-    };
-    checked.map_err(|source| {
+    if server.is_https() {
+        check_tls(cluster, &server, &trust, &user)?;
+    }
+    Ok(Cluster { origin, server, trust, proxy, user })
+}
+
+/// Builds the TLS configuration once and drops it, so that an unusable CA is a start-up error.
+fn check_tls(cluster: &ConfigField<'_>, server: &Address, trust: &Trust, user: &User) -> Result<(), ConfigError> {
+    let built = TlsEndpoint::cluster(trust, user.identity.as_deref(), server.host());
+    built.map(drop).map_err(|source| {
         let field = match (&source, &trust.server_name) {
             (TlsError::BadName, Some(_)) => "tls-server-name",
             (TlsError::BadName, None) => "server",
             _ => "certificate-authority",
         };
         ConfigError::Tls { what: cluster.location(field), source }
-    })?;
-    Ok(Cluster { origin, server, trust, proxy, user })
+    })
 }
 
 /// Reads the server's address. Without a scheme it is http, unless the configuration has TLS settings: client-go's

@@ -15,8 +15,8 @@ pub struct Sources<'a> {
     pub file: Option<PathBuf>,
     /// The context to use instead of current-context.
     pub context: Option<String>,
-    /// The environment: KUBECONFIG (a list; missing files are skipped), HOME, KUBERNETES_SERVICE_HOST and _PORT, and the
-    /// proxy variables.
+    /// The environment: KUBECONFIG (a list; missing files are skipped), HOME, KUBERNETES_SERVICE_HOST and _PORT, and
+    /// the proxy variables.
     pub env: &'a dyn Fn(&str) -> Option<OsString>,
 }
 

@@ -8,7 +8,8 @@ use ureq::http::Uri;
 
 use crate::kube::config::address::Address;
 
-/// Returns the value of HTTPS_PROXY or HTTP_PROXY, depending on the server's scheme, unless NO_PROXY excludes the server.
+/// Returns the value of HTTPS_PROXY or HTTP_PROXY, depending on the server's scheme, unless NO_PROXY excludes the
+/// server.
 pub fn from_environment(server: &Address, env: impl Fn(&str) -> Option<String>) -> Option<String> {
     let names = if server.is_https() { ["HTTPS_PROXY", "https_proxy"] } else { ["HTTP_PROXY", "http_proxy"] };
     let proxy = names.into_iter().find_map(&env)?;
@@ -20,8 +21,8 @@ pub fn from_environment(server: &Address, env: impl Fn(&str) -> Option<String>) 
     Some(proxy)
 }
 
-/// Parses a proxy's address. Returns `None` if it is invalid. A socks5 proxy resolves host names itself, as in Go and as a
-/// tunnel to a private network requires.
+/// Parses a proxy's address. Returns `None` if it is invalid. A socks5 proxy resolves host names itself, as in Go and
+/// as a tunnel to a private network requires.
 pub fn parse(url: &str) -> Option<Proxy> {
     let (scheme, rest) = url.split_once("://")?;
     let scheme = match scheme.to_ascii_lowercase().as_str() {

@@ -1,5 +1,5 @@
-//! The user of a kubeconfig context: certificate, token, password, plugin, impersonation. This module runs no command and
-//! sends no request.
+//! The user of a kubeconfig context: certificate, token, password, plugin, impersonation. This module runs no command
+//! and sends no request.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -38,14 +38,7 @@ pub fn resolve(
     if (token.is_some() || token_file.is_some()) && (username.is_some() || password.is_some()) {
         return Err(field.error("has a token and a username; fix: remove one"));
     }
-    user.bearer = match (token_file, token) {
-        (Some(path), Some(token)) => Some(Bearer::file_or(&path, token)),
-        (Some(path), None) => {
-            Some(Bearer::file(&path).map_err(|source| ConfigError::Read { what: "tokenFile", path, source })?)
-        }
-        (None, Some(token)) => Some(Bearer::Fixed(Secret::new(token))),
-        (None, None) => None,
-    };
+    user.bearer = bearer(token_file, token)?;
     if username.is_some() || password.is_some() {
         let password = Secret::new(password.unwrap_or_default());
         user.basic = Some(Basic { username: username.unwrap_or_default().to_owned(), password });
@@ -58,6 +51,17 @@ pub fn resolve(
         user.exec = Some(exec(&field.field("exec").mapping()?, exec_cluster)?);
     }
     Ok(user)
+}
+
+fn bearer(file: Option<PathBuf>, token: Option<&str>) -> Result<Option<Bearer>, ConfigError> {
+    Ok(Some(match (file, token) {
+        (Some(path), Some(token)) => Bearer::file_or(&path, token),
+        (Some(path), None) => {
+            Bearer::file(&path).map_err(|source| ConfigError::Read { what: "tokenFile", path, source })?
+        }
+        (None, Some(token)) => Bearer::Fixed(Secret::new(token)),
+        (None, None) => return Ok(None),
+    }))
 }
 
 fn identity(field: &ConfigField<'_>) -> Result<Option<Arc<Identity>>, ConfigError> {
@@ -76,8 +80,8 @@ fn identity(field: &ConfigField<'_>) -> Result<Option<Arc<Identity>>, ConfigErro
     }
 }
 
-/// The characters of a header's name besides letters and digits: RFC 9110, section 5.6.2, without `%`, which client-go's
-/// transport/round_trippers.go (headerKeyEscape) escapes as well.
+/// The characters of a header's name besides letters and digits: RFC 9110, section 5.6.2, without `%`, which
+/// client-go's transport/round_trippers.go (headerKeyEscape) escapes as well.
 const TOKEN: &[u8] = b"!#$&'*+-.^_`|~";
 
 /// Reads the impersonation headers, see
@@ -130,12 +134,7 @@ fn exec(
     let name = command.text()?.ok_or_else(|| command.error("is missing"))?;
     // A command without a slash is searched in PATH.
     let program = if name.contains('/') { field.folder().join(name) } else { PathBuf::from(name) };
-    let mut env = Vec::new();
-    for item in field.field("env").items()? {
-        let value = item.field("value").text()?.unwrap_or_default().to_owned();
-        let name = item.field("name").text()?.filter(|name| !name.contains(['=', '\0']));
-        env.push((name.ok_or_else(|| item.error("has no valid name"))?.to_owned(), value));
-    }
+    let env = exec_env(field)?;
     let args = field.field("args").texts()?;
     if args.iter().chain(env.iter().map(|(_, value)| value)).any(|text| text.contains('\0')) {
         return Err(field.error("has a NUL character"));
@@ -143,6 +142,15 @@ fn exec(
     let cluster = if field.field("provideClusterInfo").flag()? { Some(cluster()?) } else { None };
     let hint = field.field("installHint").text()?.unwrap_or_default().to_owned();
     Ok(ExecConfig { program, args, env, api_version, hint, cluster })
+}
+
+fn exec_env(exec: &ConfigField<'_>) -> Result<Vec<(String, String)>, ConfigError> {
+    let variable = |item: &ConfigField<'_>| {
+        let value = item.field("value").text()?.unwrap_or_default().to_owned();
+        let name = item.field("name").text()?.filter(|name| !name.contains(['=', '\0']));
+        Ok((name.ok_or_else(|| item.error("has no valid name"))?.to_owned(), value))
+    };
+    exec.field("env").items()?.iter().map(variable).collect()
 }
 
 /// Describes the cluster for a plugin (ExecCredentialSpec.cluster), see

@@ -1,8 +1,8 @@
 //! Connections to the cluster for ureq: DNS, TCP, the proxy's tunnel, TLS.
 //!
-//! ureq's own chain resolves the name for every request, even over a live connection. It also gives each step of a tunnel
-//! the full timeout. Here a name is resolved for a new connection only, and all steps share one deadline. ureq's SOCKS
-//! connector is used unchanged.
+//! ureq's own chain resolves the name for every request, even over a live connection. It also gives each step of a
+//! tunnel the full timeout. Here a name is resolved for a new connection only, and all steps share one deadline. ureq's
+//! SOCKS connector is used unchanged.
 
 use std::fmt;
 use std::io::{self, Read, Write};
@@ -154,15 +154,7 @@ impl Tunnel {
         };
         let request = format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n{authorization}\r\n");
         stream.write_all(request.as_bytes())?;
-        let mut head = Vec::new();
-        let mut byte = [0];
-        // Byte by byte from the transport's buffer: the bytes after the head belong to the cluster's connection.
-        while !head.ends_with(b"\r\n\r\n") {
-            if head.len() >= HEAD_LIMIT || stream.read(&mut byte)? == 0 {
-                return Err(ureq::Error::ConnectProxyFailed("its response is not HTTP".to_owned()));
-            }
-            head.push(byte[0]);
-        }
+        let head = read_head(&mut stream)?;
         let mut headers = [httparse::EMPTY_HEADER; 64];
         let mut response = httparse::Response::new(&mut headers);
         match response.parse(&head).ok().and(response.code) {
@@ -170,9 +162,25 @@ impl Tunnel {
             // The proxy cannot reach the cluster: a retry may succeed.
             Some(code @ 500..) => Err(io::Error::other(format!("the proxy returned {code}")).into()),
             Some(code) => Err(ureq::Error::ConnectProxyFailed(format!("it returned {code}"))),
-            None => Err(ureq::Error::ConnectProxyFailed("its response is not HTTP".to_owned())),
+            None => Err(not_http()),
         }
     }
+}
+
+/// Reads the head of the proxy's response byte by byte, because the bytes after it belong to the cluster's connection.
+fn read_head(stream: &mut impl Read) -> Result<Vec<u8>, ureq::Error> {
+    let (mut head, mut byte) = (Vec::new(), [0]);
+    while !head.ends_with(b"\r\n\r\n") {
+        if head.len() >= HEAD_LIMIT || stream.read(&mut byte)? == 0 {
+            return Err(not_http());
+        }
+        head.push(byte[0]);
+    }
+    Ok(head)
+}
+
+fn not_http() -> ureq::Error {
+    ureq::Error::ConnectProxyFailed("its response is not HTTP".to_owned())
 }
 
 /// Tests for a SOCKS proxy, for which ureq has a connector.

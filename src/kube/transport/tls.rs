@@ -164,7 +164,8 @@ impl TlsEndpoint {
         Ok(Self { config: client_config(trust, identity)?, name })
     }
 
-    /// An https proxy at `host`, verified by the system's CAs or, as in Go, the cluster's. It gets no client certificate.
+    /// An https proxy at `host`, verified by the system's CAs or, as in Go, the cluster's. It gets no client
+    /// certificate.
     ///
     /// # Errors
     /// As [`client_config`] and [`server_name`].

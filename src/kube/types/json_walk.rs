@@ -1,6 +1,7 @@
 //! A JSON text as a sequence of leaves, each with its path.
 //!
-//! One small walker serves lists, events and every kind of object. Types of serde's derive would add 250 KB to the binary.
+//! One small walker serves lists, events and every kind of object. Types of serde's derive would add 250 KB to the
+//! binary.
 
 use std::fmt::{self, Display};
 

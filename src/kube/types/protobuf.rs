@@ -1,5 +1,5 @@
-//! A PodList or a Status in Kubernetes' protocol buffers. A list is parsed as it streams, and all but five fields of a pod
-//! are skipped. Protocol buffers cost the API server half the work of JSON, and have two thirds of its bytes.
+//! A PodList or a Status in Kubernetes' protocol buffers. A list is parsed as it streams, and all but five fields of a
+//! pod are skipped. Protocol buffers cost the API server half the work of JSON, and have two thirds of its bytes.
 //!
 //! Encoding: protobuf.dev/programming-guides/encoding. Envelope: kubernetes.io/docs/reference/using-api/api-concepts
 //! (Protobuf encoding). Field numbers: k8s.io/api/core/v1/generated.proto and

@@ -15,7 +15,7 @@ pub trait WatchedObject: Default {
     #[cfg(test)]
     fn parse(text: &str) -> Result<Self, serde_json::Error> {
         let mut object = Self::default();
-        super::json_walk::walk(text.as_bytes(), &mut |path, leaf| object.set(path, leaf)).map(|()| object)
+        crate::kube::types::json_walk::walk(text.as_bytes(), &mut |path, leaf| object.set(path, leaf)).map(|()| object)
     }
 }
 

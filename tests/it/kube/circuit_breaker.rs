@@ -72,7 +72,7 @@ fn check_unreachable(response: &Response, what: &str) {
 fn transitions(server: &Server) -> (usize, usize) {
     let log = server.stderr();
     let count = |start: &str| log.lines().filter(|line| line.starts_with(start)).count();
-    (count("error: the cluster cannot be reached"), count("warning: the cluster can be reached again"))
+    (count("error: cluster unreachable"), count("warning: cluster reachable again"))
 }
 
 /// Requests /healthz until `done` is set; returns the sorted durations.
@@ -106,7 +106,7 @@ fn outage_fails_fast_for_every_caller_until_the_cluster_is_back() {
     check_unreachable(&first, "the first");
     // The first request retries for as long as a restart may take.
     assert!(took > DEADLINE / 2 && took < DEADLINE + SLACK, "{took:?}");
-    server.wait_for_log("of the outage", |line| line.starts_with("error: the cluster cannot be reached"));
+    server.wait_for_log("of the outage", |line| line.starts_with("error: cluster unreachable"));
 
     // Sequential attempts for every request would take many times the deadline.
     let done = AtomicBool::new(false);
@@ -132,7 +132,7 @@ fn outage_fails_fast_for_every_caller_until_the_cluster_is_back() {
     assert_eq!(server.post_job().status, 200, "the next one works");
     assert_eq!(server.get("/readyz").status, 200);
     assert!(posts_at_once(&server, 50).iter().all(|(response, _)| response.status == 200));
-    server.wait_for_log("of the end", |line| line.starts_with("warning: the cluster can be reached again"));
+    server.wait_for_log("of the end", |line| line.starts_with("warning: cluster reachable again"));
     assert_eq!(transitions(&server), (1, 1));
     assert_eq!(api.jobs().len(), 52);
 }

@@ -141,7 +141,7 @@ fn refused_token_is_refreshed() {
     eventually("a watch", || tier.world().watches.len() == 2);
     tier.used(0);
     tier.until_requeued(&["a"]);
-    assert_eq!(warnings(&server, "401"), 0, "{}", server.stderr());
+    assert_eq!(warnings(&server, " 401 "), 0, "{}", server.stderr());
 }
 
 #[test]
