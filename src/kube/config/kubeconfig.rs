@@ -208,3 +208,38 @@ fn proxy_url(cluster: &ConfigField<'_>) -> Result<Option<Proxy>, ConfigError> {
         field.error("is not a proxy address; fix: use http://HOST:PORT, https://HOST:PORT or socks5://HOST:PORT")
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CLUSTER: &str =
+        "clusters: [{name: c, cluster: {server: 'http://first:1', insecure-skip-tls-verify: true}}]\n";
+    const CONTEXTS: &str = "contexts: [{name: a, context: {cluster: c}}, {name: b, context: {cluster: lost}}]\n";
+
+    fn from(texts: &[&str], context: Option<&str>) -> Result<Cluster, String> {
+        let texts = texts.iter().map(|text| (PathBuf::from("/etc/config"), (*text).to_owned())).collect();
+        Cluster::from_texts(texts, context).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn the_first_file_with_an_entry_provides_all_of_it() {
+        let second = "current-context: a\nclusters: [{name: c, cluster: {server: 'http://second:2'}}]\n";
+        let cluster = from(&[CONTEXTS, CLUSTER, second], None).expect("a cluster");
+        assert_eq!((cluster.server.to_string().as_str(), cluster.trust.insecure), ("http://first:1", true));
+        let cluster = from(&[CONTEXTS, second, CLUSTER], None).expect("a cluster");
+        assert_eq!((cluster.server.to_string().as_str(), cluster.trust.insecure), ("http://second:2", false));
+    }
+
+    #[test]
+    fn an_error_names_the_reference_and_the_known_entries() {
+        for (context, words) in [
+            (None, &["current-context", "known: a, b"][..]),
+            (Some("x"), &["--context", "\"x\"", "known: a, b"]),
+            (Some("b"), &["context \"b\"", "cluster \"lost\"", "known: c"]),
+        ] {
+            let error = from(&[CONTEXTS, CLUSTER], context).expect_err("no such entry");
+            assert!(words.iter().all(|word| error.contains(word)), "{context:?}: {error}");
+        }
+    }
+}
