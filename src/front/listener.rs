@@ -165,7 +165,7 @@ impl Acceptor {
     /// Gives the connection a thread, or refuses it.
     fn spawn_connection(&self, stream: TcpStream, peer: IpAddr) {
         let stream = Arc::new(stream);
-        let Some(guard) = self.shared.connections.admit(&stream, peer) else {
+        let Some(guard) = self.shared.connections.register(&stream, peer) else {
             self.shared.log_throttled("connection limit reached");
             return refuse(&stream);
         };
