@@ -53,7 +53,7 @@ def markdown(head, rows):
 class Results:
     def __init__(self, bench):
         self.bench, self.measured = bench, bench.results
-        self.systems = ["program", *bench.options.peers]
+        self.systems = ["program", *bench.peers]
 
     def median(self, key, system, figure):
         values = self.measured.get((key, system), {}).get(figure)

@@ -3,13 +3,13 @@
 #![no_main]
 
 use img_classification_fuzz::front::chunked::decode;
-use img_classification_fuzz::front::request::BODY_LIMIT;
+use img_classification_fuzz::front::limits::MAX_BODY;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|input: &[u8]| {
     match decode(input) {
         Ok(Some((body, length))) => {
-            assert!(body.len() <= BODY_LIMIT && length <= input.len());
+            assert!(body.len() <= MAX_BODY && length <= input.len());
             assert!(input[..length].ends_with(b"\r\n"));
             assert_eq!(decode(&input[..length]), Ok(Some((body, length))), "later bytes change the body");
             assert_eq!(decode(&input[..length - 1]), Ok(None), "complete or rejected one byte earlier");

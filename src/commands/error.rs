@@ -54,7 +54,7 @@ impl fmt::Display for CommandError {
             }
             Self::Setup(error) => write!(f, "{error}"),
             Self::Clean(error) => write!(f, "{error}"),
-            Self::PremiumToken(_) => write!(f, "cannot use the file that --premium-token-file names"),
+            Self::PremiumToken(_) => write!(f, "cannot use the file of --premium-token-file"),
         }
     }
 }

@@ -23,28 +23,64 @@ use crate::queue::controller::QueueController;
 use crate::server;
 use crate::simulator;
 
-/// What is in flight at a stop gets this long: the default deadline of a Kubernetes operation.
-const STOP_LIMIT: Duration = Duration::from_secs(10);
+/// Time for requests in flight at a stop: the default deadline of a Kubernetes operation.
+const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How much longer than its Kubernetes operations a request may take.
+/// Time that a request may take beside its Kubernetes operations.
 const SLACK: Duration = Duration::from_secs(5);
 
 /// Serves until a signal ends it.
 ///
 /// # Errors
-/// What keeps it from starting; then nothing has been bound, or is no longer.
+/// A step of the start failed; no socket is bound any more.
 pub fn run(options: &Options, env: Env<'_>) -> Result<(), StartError> {
-    // First of all: what is made below is to be taken away again, whenever a signal comes.
-    let mut signals = heard().map_err(StartError::Threads)?;
+    // First, so that a signal at any later point removes the simulator's files.
+    let mut signals = install_signal_handlers().map_err(StartError::Threads)?;
     let local = options.local.as_ref().map(simulator::Local::start).transpose().map_err(StartError::Local)?;
-    let file = local.as_ref().map(|local| local.kubeconfig().to_owned()).or_else(|| options.access.kubeconfig.clone());
-    let context = options.access.context.clone().filter(|_| local.is_none());
-    let cluster = kube::Cluster::load(&kube::Sources { file, context, env }).map_err(StartError::Config)?;
-    let mut configuration: Vec<String> = options.lines().into_iter().chain(cluster.lines()).collect();
-    let kube_timeout = options.access.kube_timeout;
     let limits = Limits::from_descriptors(options.posts_per_minute);
-    let kube = Arc::new(kube::Client::new(cluster, kube_timeout, limits.kubernetes).map_err(StartError::Tls)?);
-    if let Some(local) = &local {
+    let mut configuration = options.lines();
+    let app = Arc::new(load(options, env, local.as_ref(), limits, &mut configuration)?);
+    let front = listen(options, limits, &app)?;
+    // After the bind: a start that fails must not leave a plugin running.
+    app.kube.warm_up();
+    let (alive, watched, timeout) = (front.clone(), front.clone(), options.access.kube_timeout + SLACK);
+    let is_alive = move || alive.is_alive(timeout);
+    systemd::start_watchdog(front.address(), is_alive, move || watched.is_closing()).map_err(StartError::Threads)?;
+    configuration.push(format!("listening on http://{}", front.address()));
+    for line in configuration {
+        let _ = writeln!(io::stderr(), "{}", one_line(&line));
+    }
+    systemd::ready();
+    if let Some(queue) = &app.queue
+        && let Err(error) = queue.spawn()
+    {
+        log::warn!("no threads for the watches of the queue: {error}; Kubernetes' own retries start the waiting Jobs");
+    }
+    signals.forever().next();
+    systemd::stopping();
+    front.close(STOP_TIMEOUT);
+    app.queue.iter().for_each(|queue| queue.stop());
+    app.kube.close();
+    Ok(())
+}
+
+/// Reads the kubeconfig and all files that the options name. Adds lines on the cluster to `configuration`.
+fn load(
+    options: &Options,
+    env: Env<'_>,
+    local: Option<&simulator::Local>,
+    limits: Limits,
+    configuration: &mut Vec<String>,
+) -> Result<api::App, StartError> {
+    let (file, context) = match local {
+        Some(local) => (Some(local.kubeconfig().to_owned()), None),
+        None => (options.access.kubeconfig.clone(), options.access.context.clone()),
+    };
+    let timeout = options.access.kube_timeout;
+    let cluster = kube::Cluster::load(&kube::Sources { file, context, env }).map_err(StartError::Config)?;
+    configuration.extend(cluster.lines());
+    let kube = Arc::new(kube::Client::new(cluster, timeout, limits.kubernetes).map_err(StartError::Tls)?);
+    if let Some(local) = local {
         setup::apply(&kube, |_| {}).map_err(StartError::Setup)?;
         configuration.push("local: a simulated cluster that ends with this process; no container is run".to_owned());
         // A line of its own, to be copied into a shell for kubectl and the other commands.
@@ -53,39 +89,23 @@ pub fn run(options: &Options, env: Env<'_>) -> Result<(), StartError> {
     let premium = options.premium_token_file.as_deref().map(auth::Token::read).transpose();
     let premium = premium.map_err(StartError::PremiumToken)?;
     let queue = options.requeue.then(|| Arc::new(QueueController::new(Arc::clone(&kube))));
-    let app = Arc::new(api::App::new(kube, options.jobs.clone(), premium, queue, kube_timeout));
+    Ok(api::App::new(kube, options.jobs.clone(), premium, queue, timeout))
+}
+
+/// Binds the public socket, or takes that of systemd, and starts to accept connections.
+fn listen(options: &Options, limits: Limits, app: &Arc<api::App>) -> Result<Front, StartError> {
     let bind = |source| StartError::Bind { address: options.listen.clone(), source };
     let socket = match systemd::inherited_socket().map_err(StartError::Inherited)? {
         Some(listener) => Socket::Inherited(listener),
         None => Socket::Own(TcpListener::bind(&options.listen).map_err(bind)?),
     };
-    let backend = backend(&app, kube_timeout).map_err(StartError::PrivateSocket)?;
+    let backend = backend(app, options.access.kube_timeout).map_err(StartError::PrivateSocket)?;
     let (front, acceptor) = Front::new(socket, limits, backend).map_err(bind)?;
     acceptor.spawn().map_err(StartError::Threads)?;
-    // Not before: a start that fails must not leave a plugin running.
-    app.kube.warm_up();
-    let (alive, watched) = (front.clone(), front.clone());
-    let is_alive = move || alive.is_alive(kube_timeout + SLACK);
-    systemd::start_watchdog(front.address(), is_alive, move || watched.is_closing()).map_err(StartError::Threads)?;
-    for line in configuration {
-        let _ = writeln!(io::stderr(), "{}", one_line(&line));
-    }
-    let _ = writeln!(io::stderr(), "listening on http://{}", front.address());
-    systemd::ready();
-    if let Some(queue) = &app.queue
-        && let Err(error) = queue.spawn()
-    {
-        log::warn!("no threads to watch the queue with: {error}; Kubernetes itself starts the Jobs that wait");
-    }
-    signals.forever().next();
-    systemd::stopping();
-    front.close(STOP_LIMIT);
-    app.queue.iter().for_each(|queue| queue.stop());
-    app.kube.close();
-    Ok(())
+    Ok(front)
 }
 
-/// The tiny_http server and what the front needs to use it.
+/// Starts the tiny_http server, and returns all that the front needs to use it.
 fn backend(app: &Arc<api::App>, kube_timeout: Duration) -> io::Result<Backend> {
     let app = Arc::clone(app);
     let server = server::Server::start(Box::new(move |request| api::handle(&app, request)))?;
@@ -97,19 +117,14 @@ fn backend(app: &Arc<api::App>, kube_timeout: Duration) -> io::Result<Backend> {
         },
         headers: &api::REQUEST_HEADERS,
         acquire_timeout: kube_timeout,
-        answer_timeout: answer_timeout(kube_timeout),
+        // A request that waits for another's list of the pods takes two Kubernetes operations.
+        answer_timeout: 2 * kube_timeout + SLACK,
         log: server::log_response,
     })
 }
 
-/// A request that waits for another's list of the pods takes two Kubernetes operations.
-fn answer_timeout(kube_timeout: Duration) -> Duration {
-    2 * kube_timeout + SLACK
-}
-
-/// The signals that end the server. From here on the first is kept until somebody waits for it; a second one ends the process
-/// at once.
-fn heard() -> io::Result<Signals> {
+/// Starts to record the signals that end the server: the first for the caller; a second one ends the process at once.
+fn install_signal_handlers() -> io::Result<Signals> {
     let ending = signals::ending();
     let again = Arc::new(AtomicBool::new(false));
     for signal in &ending {
@@ -119,7 +134,7 @@ fn heard() -> io::Result<Signals> {
     Signals::new(ending)
 }
 
-/// Why the server does not start.
+/// The reason for a failed start.
 #[derive(Debug)]
 pub enum StartError {
     Local(io::Error),
@@ -138,23 +153,22 @@ impl fmt::Display for StartError {
         match self {
             Self::Local(_) => {
                 let folder = std::env::temp_dir();
-                write!(
-                    f,
-                    "cannot start the embedded cluster, whose kubeconfig goes below {} (TMPDIR)",
-                    folder.display()
-                )
+                write!(f, "cannot start the simulator, which writes its kubeconfig below {} (TMPDIR)", folder.display())
             }
-            Self::Setup(error) => write!(f, "the embedded cluster does not take our manifests: {error}"),
+            Self::Setup(error) => write!(f, "the simulator rejects the manifests of k8s/: {error}"),
             Self::Config(error) => write!(f, "{error}"),
             Self::Tls(error) => write!(f, "the kubeconfig's certificates cannot be used: {error}"),
             Self::Bind { address, .. } => {
-                write!(f, "cannot listen on {address}; choose another address with --listen, or end what has it")
+                write!(
+                    f,
+                    "cannot listen on {address}; fix: choose another address with --listen, or stop the process that uses it"
+                )
             }
-            Self::Inherited(_) => write!(f, "cannot use the socket that LISTEN_FDS passes"),
+            Self::Inherited(_) => write!(f, "cannot use the socket of LISTEN_FDS"),
             Self::PrivateSocket(_) => {
-                write!(f, "cannot make the private socket in {} (TMPDIR) or /dev/shm", std::env::temp_dir().display())
+                write!(f, "cannot create the private socket in {} (TMPDIR) or /dev/shm", std::env::temp_dir().display())
             }
-            Self::PremiumToken(_) => write!(f, "cannot use the file that --premium-token-file names"),
+            Self::PremiumToken(_) => write!(f, "cannot use the file of --premium-token-file"),
             Self::Threads(_) => write!(f, "cannot start threads or watch for signals"),
         }
     }

@@ -1,7 +1,7 @@
 //! The chunked transfer coding, RFC 9112, section 7.1. Pure, no I/O.
 
 use crate::front::error::RequestError;
-use crate::front::request::BODY_LIMIT;
+use crate::front::limits::MAX_BODY;
 
 /// Longest chunk-size line, in bytes, with its extensions, which are ignored.
 const MAX_SIZE_LINE: usize = 256;
@@ -9,7 +9,7 @@ const MAX_SIZE_LINE: usize = 256;
 /// Largest chunk of a streamed answer, in bytes; the server sends smaller ones.
 pub const MAX_CHUNK: usize = 64 * 1024;
 
-/// Longest chunked request body, in bytes as sent: a body of [`BODY_LIMIT`] in chunks of a few bytes, with trailers.
+/// Longest chunked request body, in bytes as sent: a body of [`MAX_BODY`] in chunks of a few bytes, with trailers.
 const MAX_ENCODED: usize = 8 * 1024;
 
 /// Most trailer fields, which are checked and dropped.
@@ -83,7 +83,7 @@ pub fn decode(input: &[u8]) -> Result<Option<(Vec<u8>, usize)>, RequestError> {
             None if input.len() >= MAX_ENCODED => return Err(RequestError::BodyTooLarge),
             None => return Ok(None),
         }
-        if body.len() > BODY_LIMIT {
+        if body.len() > MAX_BODY {
             return Err(RequestError::BodyTooLarge);
         }
     }
@@ -144,11 +144,11 @@ mod tests {
 
     #[test]
     fn a_long_body_is_refused_however_it_is_sent() {
-        let whole = format!("{:x}\r\n{}\r\n0\r\n\r\n", BODY_LIMIT + 1, "a".repeat(BODY_LIMIT + 1));
+        let whole = format!("{:x}\r\n{}\r\n0\r\n\r\n", MAX_BODY + 1, "a".repeat(MAX_BODY + 1));
         assert_eq!(status(whole.as_bytes()), Some(413));
-        let fits = format!("{:x}\r\n{}\r\n0\r\n\r\n", BODY_LIMIT, "a".repeat(BODY_LIMIT));
-        assert!(matches!(decode(fits.as_bytes()), Ok(Some((body, _))) if body.len() == BODY_LIMIT));
-        let slow = "1;extension=of-some-length\r\na\r\n".repeat(BODY_LIMIT / 2);
+        let fits = format!("{:x}\r\n{}\r\n0\r\n\r\n", MAX_BODY, "a".repeat(MAX_BODY));
+        assert!(matches!(decode(fits.as_bytes()), Ok(Some((body, _))) if body.len() == MAX_BODY));
+        let slow = "1;extension=of-some-length\r\na\r\n".repeat(MAX_BODY / 2);
         assert_eq!(status(&slow.as_bytes()[..MAX_ENCODED]), Some(413));
     }
 }

@@ -2,20 +2,23 @@
 //!
 //! After any doubt about the end of a request the connection is closed. This module never looks into a target or a body.
 
+use std::io;
 use std::net::TcpStream;
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
-use std::{io, thread};
 
-use crate::front::connections::{ConnectionGuard, Phase};
+use crate::front::backend::LogEntry;
+use crate::front::chunked;
+use crate::front::client::Client;
+use crate::front::connections::Phase;
 use crate::front::error::RequestError;
-use crate::front::io::{ReadOutcome, lingering_close, read_some, try_send, write_all};
-use crate::front::listener::Front;
+use crate::front::io::{ReadOutcome, lingering_close, read_some, write_all};
+use crate::front::limits::MAX_BODY;
 use crate::front::rate_limiter::network;
 use crate::front::relay::{self, RelayError};
-use crate::front::request::{self, BODY_LIMIT, Framing, Request, RequestHead};
+use crate::front::request::{self, Framing, Request, RequestHead};
+use crate::front::shared::Shared;
 use crate::front::upstream::{AcquireError, Permit};
-use crate::front::{LogEntry, chunked};
 
 /// Time to a complete head from its first byte: three lost packets on a bad line.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
@@ -25,17 +28,6 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Time between requests of a kept-alive connection.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
-
-/// Time to take an answer: 1.5 MB (10,000 pods) at 0.5 Mbit/s.
-pub const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// A client connection with its place in the table.
-pub struct Client<'a> {
-    /// The socket.
-    pub stream: &'a TcpStream,
-    /// The place.
-    pub guard: &'a ConnectionGuard,
-}
 
 /// The reason why no request was read.
 enum ReadError {
@@ -55,33 +47,21 @@ impl From<RequestError> for ReadError {
     }
 }
 
-impl Client<'_> {
-    /// Sends an answer. A client that keeps up takes it at once; the rest counts against the budget for slow clients.
-    pub fn send(&self, bytes: &[u8]) -> io::Result<()> {
-        let sent = try_send(self.stream, bytes)?;
-        if sent < bytes.len() {
-            self.guard.count_unsent(bytes.len());
-            write_all(self.stream, &bytes[sent..], WRITE_TIMEOUT)?;
-        }
-        Ok(())
-    }
-}
-
 /// Serves a connection until it ends.
 ///
 /// # Errors
 /// The client went away.
-pub fn serve(front: &Front, client: &Client<'_>) -> io::Result<()> {
+pub fn serve(shared: &Shared, client: &Client<'_>) -> io::Result<()> {
     client.stream.set_nodelay(true)?;
     let mut input = Vec::with_capacity(1024);
     let mut timeout = HEAD_TIMEOUT;
     loop {
-        let request = match read_request(front, client.stream, &mut input, timeout) {
+        let request = match read_request(shared, client.stream, &mut input, timeout) {
             Ok(Some(request)) => request,
             Ok(None) => return Ok(()),
             Err(ReadError::Io(error)) => return Err(error),
             Err(ReadError::Refused(error)) => {
-                log_refusal(front, ("-", "-"), &error, Duration::ZERO);
+                log_refusal(shared, ("-", "-"), &error, Duration::ZERO);
                 client.send(&error.to_response(input.starts_with(b"HEAD "), true))?;
                 return lingering_close(client.stream);
             }
@@ -90,24 +70,24 @@ pub fn serve(front: &Front, client: &Client<'_>) -> io::Result<()> {
         if !client.guard.set_phase(Phase::Handling) {
             return Ok(());
         }
-        let close = !request.head.keep_alive || front.is_closing();
-        answer(front, client, &request, close)?;
+        let close = !request.head.keep_alive || shared.is_closing();
+        answer(shared, client, &request, close)?;
         client.guard.set_phase(Phase::Idle);
         if close {
             return lingering_close(client.stream);
         }
         // The thread that closes the front waits for idle connections.
-        if front.is_closing() {
-            front.connections().notify();
+        if shared.is_closing() {
+            shared.connections.notify();
         }
         timeout = IDLE_TIMEOUT;
     }
 }
 
 /// Forwards the request and relays its answer, or answers with the front's own error.
-fn answer(front: &Front, client: &Client<'_>, request: &Request, close: bool) -> io::Result<()> {
+fn answer(shared: &Shared, client: &Client<'_>, request: &Request, close: bool) -> io::Result<()> {
     let arrived = Instant::now();
-    let relayed = match acquire(front, client, request) {
+    let relayed = match acquire(shared, client, request) {
         Ok(permit) => relay::exchange(permit, request, client, close),
         Err(error) => Err(RelayError::Unanswered(error)),
     };
@@ -115,23 +95,23 @@ fn answer(front: &Front, client: &Client<'_>, request: &Request, close: bool) ->
         Ok(()) => Ok(()),
         Err(RelayError::Broken(error)) => Err(error),
         Err(RelayError::Unanswered(error)) => {
-            log_refusal(front, (&request.head.method, &request.head.target), &error, arrived.elapsed());
+            log_refusal(shared, (&request.head.method, &request.head.target), &error, arrived.elapsed());
             client.send(&error.to_response(request.head.method == "HEAD", close))
         }
     }
 }
 
 /// Counts a POST against its network, and takes a private connection.
-fn acquire<'a>(front: &'a Front, client: &Client<'_>, request: &Request) -> Result<Permit<'a>, RequestError> {
+fn acquire<'a>(shared: &'a Shared, client: &Client<'_>, request: &Request) -> Result<Permit<'a>, RequestError> {
     let RequestHead { method, target, .. } = &request.head;
     if method == "POST"
-        && let Some(limiter) = front.limiter()
+        && let Some(limiter) = &shared.limiter
     {
         let mut limiter = limiter.lock().unwrap_or_else(PoisonError::into_inner);
         limiter.take(client.guard.peer, Instant::now()).map_err(RequestError::RateLimited)?;
     }
-    let backend = front.backend();
-    let pool = front.pool((backend.classify)(method, target));
+    let backend = &shared.backend;
+    let pool = shared.pool((backend.classify)(method, target));
     let connect = || {
         let connection = (backend.connect)()?;
         connection.stream.set_read_timeout(Some(backend.answer_timeout))?;
@@ -141,29 +121,29 @@ fn acquire<'a>(front: &'a Front, client: &Client<'_>, request: &Request) -> Resu
     pool.acquire(network(client.guard.peer), backend.acquire_timeout, connect).map_err(|error| match error {
         AcquireError::Overloaded => RequestError::Overloaded,
         AcquireError::Connect(error) => {
-            front.log_throttled(&format!("cannot open a private connection: {error}"));
+            shared.log_throttled(&format!("cannot open a private connection: {error}"));
             RequestError::Unavailable
         }
     })
 }
 
-fn log_refusal(front: &Front, (method, target): (&str, &str), error: &RequestError, took: Duration) {
+fn log_refusal(shared: &Shared, (method, target): (&str, &str), error: &RequestError, took: Duration) {
     let (status, detail, _) = error.to_status();
-    (front.backend().log)(&LogEntry { method, target, status, took, detail: &detail });
+    (shared.backend.log)(&LogEntry { method, target, status, took, detail: &detail });
 }
 
 /// Reads a whole request; `None` if the client left, or sent nothing within `timeout`. `input` keeps the bytes after it, and all
 /// bytes of a refused one.
 fn read_request(
-    front: &Front,
+    shared: &Shared,
     stream: &TcpStream,
     input: &mut Vec<u8>,
     timeout: Duration,
 ) -> Result<Option<Request>, ReadError> {
-    let Some((head, used)) = read_head(front, stream, input, timeout)? else { return Ok(None) };
+    let Some((head, used)) = read_head(shared, stream, input, timeout)? else { return Ok(None) };
     let body = match head.framing {
         Framing::None => None,
-        Framing::Length(length) if length > BODY_LIMIT => return Err(RequestError::BodyTooLarge.into()),
+        Framing::Length(length) if length > MAX_BODY => return Err(RequestError::BodyTooLarge.into()),
         Framing::Length(length) => Some(read_body(stream, input, (&head, used), |input| {
             Ok(input.get(..length).map(|body| (body.to_vec(), length)))
         })?),
@@ -176,7 +156,7 @@ fn read_request(
 }
 
 fn read_head(
-    front: &Front,
+    shared: &Shared,
     stream: &TcpStream,
     input: &mut Vec<u8>,
     timeout: Duration,
@@ -185,7 +165,7 @@ fn read_head(
     let mut deadline = input.first().map(|_| Instant::now() + HEAD_TIMEOUT);
     loop {
         request::skip_empty_lines(input);
-        if let Some(found) = RequestHead::parse(input, front.backend().headers)? {
+        if let Some(found) = RequestHead::parse(input, shared.backend.headers)? {
             return Ok(Some(found));
         }
         match read_some(stream, input, deadline.unwrap_or(idle))? {
@@ -221,11 +201,4 @@ fn read_body(
             ReadOutcome::TimedOut => return Err(RequestError::RequestTimeout.into()),
         }
     }
-}
-
-/// The name of the threads of client connections.
-pub fn thread_builder() -> thread::Builder {
-    /// Stack of a connection's thread, in bytes: parsing takes 10 KB in a build without optimization. Unused pages take no memory.
-    const STACK: usize = 256 * 1024;
-    thread::Builder::new().name("connection".into()).stack_size(STACK)
 }

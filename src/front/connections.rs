@@ -63,7 +63,7 @@ impl Connections {
     }
 
     /// Adds a connection. The longest idle one makes room if the table is full; `None` if no connection is idle.
-    pub fn admit(self: &Arc<Self>, stream: &Arc<TcpStream>, peer: IpAddr) -> Option<ConnectionGuard> {
+    pub fn register(self: &Arc<Self>, stream: &Arc<TcpStream>, peer: IpAddr) -> Option<ConnectionGuard> {
         let peer = peer.to_canonical();
         let mut state = self.lock();
         let of_peer = state.open.values().filter(|other| other.peer == peer).count();

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use crate::front::request::BODY_LIMIT;
+use crate::front::limits::MAX_BODY;
 
 /// Retry-After, in seconds, of a limit that ends by itself.
 const RETRY_SOON: u64 = 5;
@@ -12,7 +12,7 @@ const RETRY_SOON: u64 = 5;
 pub enum RequestError {
     /// Not HTTP as RFC 9112 defines it; the text follows "malformed request:".
     Malformed(&'static str),
-    /// A body over [`BODY_LIMIT`].
+    /// A body over [`MAX_BODY`].
     BodyTooLarge,
     /// A transfer coding other than chunked.
     TransferCoding,
@@ -45,7 +45,7 @@ impl RequestError {
         let retry = |sentence: &str| (503, sentence.to_owned(), Some(RETRY_SOON));
         match self {
             Self::Malformed(problem) => (400, format!("malformed request: {problem}"), None),
-            Self::BodyTooLarge => (413, format!("the body is over {BODY_LIMIT} bytes; send only the dataset"), None),
+            Self::BodyTooLarge => (413, format!("the body is over {MAX_BODY} bytes; send only the dataset"), None),
             Self::TransferCoding => {
                 plain(501, "only the transfer coding chunked is supported; send the body with a Content-Length")
             }

@@ -2,6 +2,9 @@
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
+/// Longest request body, in bytes: forty times a valid one. tiny_http reads a body of this size before its handler runs.
+pub const MAX_BODY: usize = 1024;
+
 /// Largest number of client connections, descriptors permitting. Each is a thread with 20 KB in use, so 10 MB of a t2.nano's 512.
 const MAX_CONNECTIONS: usize = 512;
 

@@ -4,7 +4,9 @@
 //! It holds bytes and limits. It imports nothing from the rest of the program and contains no route: [`Backend`] has all that it
 //! needs from outside.
 
+pub mod backend;
 pub mod chunked;
+pub mod client;
 pub mod connection;
 pub mod connections;
 pub mod error;
@@ -14,52 +16,11 @@ pub mod listener;
 pub mod rate_limiter;
 pub mod relay;
 pub mod request;
+pub mod shared;
 #[cfg(test)]
 mod tests;
 pub mod upstream;
 
-use std::os::unix::net::UnixStream;
-use std::time::Duration;
-
+pub use backend::{Backend, Class, LogEntry, PrivateConnection};
 pub use limits::Limits;
 pub use listener::{Front, Socket};
-pub use upstream::Class;
-
-/// The server behind the front.
-pub struct Backend {
-    /// Opens a private connection and starts the worker that serves it.
-    pub connect: Box<dyn Fn() -> std::io::Result<PrivateConnection> + Send + Sync>,
-    /// Returns the class of a request from its method and target.
-    pub classify: fn(&str, &str) -> Class,
-    /// Request headers to forward. A repeated one is dropped.
-    pub headers: &'static [&'static str],
-    /// Longest wait for a private connection.
-    pub acquire_timeout: Duration,
-    /// Longest time from a forwarded request to the next bytes of its answer.
-    pub answer_timeout: Duration,
-    /// Writes the access log's line for a request that the front answers itself.
-    pub log: fn(&LogEntry<'_>),
-}
-
-/// A connection to the server behind.
-pub struct PrivateConnection {
-    /// The front's end.
-    pub stream: UnixStream,
-    /// Ends the worker when the connection is dropped.
-    #[expect(dead_code, reason = "held for its Drop")]
-    pub worker: Box<dyn Send>,
-}
-
-/// A line of the access log.
-pub struct LogEntry<'a> {
-    /// The method, or "-" for a malformed request.
-    pub method: &'a str,
-    /// The target, or "-" for a malformed request.
-    pub target: &'a str,
-    /// HTTP status.
-    pub status: u16,
-    /// Time from the whole request to its response.
-    pub took: Duration,
-    /// A Job's name, a count, or the chain of causes of an error.
-    pub detail: &'a str,
-}

@@ -7,7 +7,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 
 use crate::front::chunked::{self, MAX_CHUNK};
-use crate::front::connection::{Client, WRITE_TIMEOUT};
+use crate::front::client::{Client, WRITE_TIMEOUT};
 use crate::front::error::RequestError;
 use crate::front::io::{try_send, write_all};
 use crate::front::request::Request;

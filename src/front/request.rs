@@ -5,9 +5,6 @@
 
 use crate::front::error::RequestError;
 
-/// Longest request body, in bytes: forty times a good one. tiny_http reads a body of this size before its handler runs.
-pub const BODY_LIMIT: usize = 1024;
-
 /// Longest request line, in bytes. RFC 9112, section 3, advises at least 8000 for general servers; the paths here have 27.
 const MAX_LINE: usize = 4 * 1024;
 

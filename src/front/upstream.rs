@@ -13,25 +13,13 @@ use std::time::{Duration, Instant};
 use rustix::io::Errno;
 use rustix::net::RecvFlags;
 
-use crate::front::PrivateConnection;
+use crate::front::backend::PrivateConnection;
 
 /// Time without use after which a private connection is closed, and its worker thread ends.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// One client network may have one in this many waiting places.
 const NETWORK_SHARE: usize = 4;
-
-/// The class of a request. Requests of one class never wait for those of another.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Class {
-    /// The server calls Kubernetes for the answer.
-    Kubernetes,
-    /// The server answers from memory.
-    Memory,
-    /// The answer is a stream without a known end.
-    #[cfg_attr(not(test), expect(dead_code, reason = "no route of today streams"))]
-    Stream,
-}
 
 /// The reason for a missing permit.
 #[derive(Debug)]

@@ -19,10 +19,8 @@ use serde_json::{Value, json};
 use crate::kube::{Job, JobState, Quota};
 use crate::queue::capacity::Capacity;
 use crate::queue::queued_job::QueuedJob;
+pub use crate::queue::queued_job::REQUEUED_AT;
 pub use crate::queue::watch_state::{Unavailable, WatchState};
-
-/// The annotation that a requeue sets: its time, RFC 3339.
-pub const REQUEUED_AT: &str = "img-classification/requeued-at";
 
 /// Pauses of one Job after a failed requeue, and after a conflict: by then the watch has reported the change.
 const FAILED_PAUSE: Duration = Duration::from_secs(5);

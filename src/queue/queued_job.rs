@@ -3,8 +3,10 @@
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::kube::{Job, JobState};
-use crate::queue::REQUEUED_AT;
 use crate::queue::capacity::Capacity;
+
+/// The annotation that a requeue sets: its time, RFC 3339.
+pub const REQUEUED_AT: &str = "img-classification/requeued-at";
 
 /// The Job controller starts a new Job by itself within this time.
 const GRACE_PERIOD: Duration = Duration::from_secs(1);

@@ -6,8 +6,9 @@ use serde_json::{Value, json};
 
 use super::cluster::Cluster;
 use super::rbac::{self, Attributes, User};
-use super::request::{Request, Response};
+use super::request::Request;
 use super::resources::{self, Resource, Target};
+use super::response::Response;
 use super::selector::Selector;
 use super::status::ApiStatus;
 use super::store::{Object, Store, name, namespace};

@@ -15,7 +15,8 @@ use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
 use super::api;
 use super::cluster::Cluster;
-use super::request::{Request, Response};
+use super::request::Request;
+use super::response::Response;
 use super::watch::Watch;
 
 /// Concurrent connections: requests of this program, its commands and a few kubectl.

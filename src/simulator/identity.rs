@@ -4,11 +4,11 @@ use serde_json::{Value, json};
 
 use super::cluster::Cluster;
 use super::rbac::{self, Attributes, User};
-use super::request::{Request, Response};
+use super::request::Request;
 use super::resources::{ACCOUNTS, Target};
+use super::response::Response;
 use super::status::ApiStatus;
-use super::store::{Store, items, text};
-use super::write;
+use super::store::{Store, items, merge, text};
 
 /// Returns the user of a request: the owner of its token, or the user that an administrator impersonates.
 ///
@@ -52,7 +52,7 @@ pub fn review(store: &Store, request: &Request, user: &User, plural: &str) -> Re
     let spec = review["spec"].clone();
     let subject = match plural {
         "selfsubjectreviews" => {
-            write::merge(&mut review, json!({"status": {"userInfo": {"username": user.name, "groups": user.groups}}}));
+            merge(&mut review, json!({"status": {"userInfo": {"username": user.name, "groups": user.groups}}}));
             return Ok(Some(Response::json(201, &review)));
         }
         "selfsubjectaccessreviews" => user.clone(),
@@ -69,6 +69,6 @@ pub fn review(store: &Store, request: &Request, user: &User, plural: &str) -> Re
     };
     let (verb, group, namespace, name) = (field("verb"), field("group"), field("namespace"), field("name"));
     let allowed = rbac::allows(store, &subject, &Attributes { verb, group, resource: &resource, namespace, name });
-    write::merge(&mut review, json!({"status": {"allowed": allowed}}));
+    merge(&mut review, json!({"status": {"allowed": allowed}}));
     Ok(Some(Response::json(201, &review)))
 }

@@ -17,6 +17,7 @@ mod quota;
 mod rbac;
 mod request;
 mod resources;
+mod response;
 mod seed;
 mod selector;
 mod status;

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::request::Response;
 use super::resources::{PODS, Target};
+use super::response::Response;
 use super::status::ApiStatus;
 use super::store::{Store, has_ended, items, text};
 use crate::kube::quantity;

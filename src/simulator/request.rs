@@ -1,10 +1,9 @@
-//! Requests and responses of the API.
+//! Requests of the API.
 
 use serde_json::{Value, json};
 
 use super::protobuf;
 use super::status::ApiStatus;
-use super::watch::Watch;
 
 /// A request; path and query are decoded.
 pub struct Request {
@@ -13,12 +12,6 @@ pub struct Request {
     pub query: Vec<(String, String)>,
     pub headers: Vec<(String, String)>,
     pub body: Vec<u8>,
-}
-
-/// A response: status, media type and body, or an endless watch.
-pub enum Response {
-    Complete(u16, &'static str, Vec<u8>),
-    Watch(Watch),
 }
 
 impl Request {
@@ -53,15 +46,5 @@ impl Request {
         }
         let malformed = |error| ApiStatus::bad_request(format!("the object provided is unrecognized: {error}"));
         if self.body.is_empty() { Ok(json!({})) } else { serde_json::from_slice(&self.body).map_err(malformed) }
-    }
-}
-
-impl Response {
-    pub fn json(code: u16, value: &Value) -> Self {
-        Self::Complete(code, "application/json", format!("{value}\n").into_bytes())
-    }
-
-    pub fn text(text: impl Into<Vec<u8>>) -> Self {
-        Self::Complete(200, "text/plain", text.into())
     }
 }

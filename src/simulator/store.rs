@@ -159,3 +159,20 @@ pub fn suffix() -> String {
 pub fn hex<const N: usize>() -> String {
     random::<N>().iter().map(|byte| format!("{byte:02x}")).collect()
 }
+
+/// Merges a patch into an object, RFC 7396. Keys that begin with `$` are directives of strategic merge patches and are ignored.
+pub fn merge(target: &mut Value, patch: Value) {
+    let Value::Object(patch) = patch else {
+        *target = patch;
+        return;
+    };
+    if !target.is_object() {
+        *target = json!({});
+    }
+    for (key, value) in patch.into_iter().filter(|(key, _)| !key.starts_with('$')) {
+        match (value, target.as_object_mut()) {
+            (Value::Null, Some(fields)) => drop(fields.remove(&key)),
+            (value, _) => merge(&mut target[key], value),
+        }
+    }
+}

@@ -5,8 +5,7 @@ use serde_json::{Map, Value, json};
 use super::quota;
 use super::resources::{JOBS, NAMESPACES, PODS, QUOTAS, Resource, Target};
 use super::status::ApiStatus;
-use super::store::{items, name, namespace, text, uid};
-use super::write::merge;
+use super::store::{items, merge, name, namespace, text, uid};
 use crate::kube::quantity;
 
 /// Seconds that a pod has to end unless it sets another limit; see Kubernetes' terminationGracePeriodSeconds.

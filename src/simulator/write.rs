@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::quota;
 use super::resources::{ACCOUNTS, ALL, JOBS, NAMESPACES, PODS, QUOTAS, Resource, Target};
 use super::status::ApiStatus;
-use super::store::{self, Object, Store, has_ended, is_terminating, items, name, namespace, owner, text, uid};
+use super::store::{self, Object, Store, has_ended, is_terminating, items, merge, name, namespace, owner, text, uid};
 use super::validation::{GRACE_PERIOD, decode, set_defaults, validate};
 
 /// Namespaces that cannot be deleted.
@@ -73,23 +73,6 @@ fn set_identity(object: &mut Value) {
     let uid = format!("{}-{}-4{}-a{}-{}", &id[..8], &id[8..12], &id[13..16], &id[17..20], &id[20..]);
     object["metadata"]["uid"] = json!(uid);
     object["metadata"]["creationTimestamp"] = json!(store::now());
-}
-
-/// Merges a patch into an object, RFC 7396. Keys that begin with `$` are directives of strategic merge patches and are ignored.
-pub fn merge(target: &mut Value, patch: Value) {
-    let Value::Object(patch) = patch else {
-        *target = patch;
-        return;
-    };
-    if !target.is_object() {
-        *target = json!({});
-    }
-    for (key, value) in patch.into_iter().filter(|(key, _)| !key.starts_with('$')) {
-        match (value, target.as_object_mut()) {
-            (Value::Null, Some(fields)) => drop(fields.remove(&key)),
-            (value, _) => merge(&mut target[key], value),
-        }
-    }
 }
 
 /// Patches an object. Returns it, and true if an apply created it. Field managers are not recorded: an apply never

@@ -3,10 +3,11 @@
 use std::io::{self, Read};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal};
 
 use crate::kube::auth::exec::ExecConfig;
 use crate::kube::error::CredentialError;
@@ -23,18 +24,32 @@ const POLL_INTERVAL: Duration = Duration::from_millis(5);
 /// Time for the output to end after the plugin has ended. A child that it left behind may keep the pipe open.
 const OUTPUT_GRACE: Duration = Duration::from_millis(500);
 
-/// The process group of the current run; 0 if no plugin runs.
+/// The process group of the current run, or `None` if no plugin runs.
 #[derive(Default)]
-pub struct ProcessGroup(AtomicU32);
+pub struct ProcessGroup(Mutex<Option<Pid>>);
 
 impl ProcessGroup {
-    /// Kills the plugin and its children, if it runs.
+    /// Kills the plugin and its children, if it runs. Waits for a spawn in progress, so that no plugin escapes.
     pub fn kill(&self) {
-        let group = i32::try_from(self.0.load(Ordering::SeqCst)).ok().and_then(rustix::process::Pid::from_raw);
-        if let Some(group) = group {
+        if let Some(group) = *self.lock() {
             // An error means that the group has no process left.
-            let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
+            let _ = rustix::process::kill_process_group(group, Signal::KILL);
         }
+    }
+
+    fn spawn(&self, config: &ExecConfig) -> Result<Child, CredentialError> {
+        let mut group = self.lock();
+        let child = spawn(config)?;
+        *group = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+        Ok(child)
+    }
+
+    fn clear(&self) {
+        *self.lock() = None;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Pid>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -45,8 +60,7 @@ impl ProcessGroup {
 /// [`CredentialError`], without any of the stdout.
 pub fn run(config: &ExecConfig, limit: Duration, group: &ProcessGroup) -> Result<Vec<u8>, CredentialError> {
     let deadline = Instant::now() + limit;
-    let mut child = spawn(config)?;
-    group.0.store(child.id(), Ordering::SeqCst);
+    let mut child = group.spawn(config)?;
     let stdout = OutputReader::start(child.stdout.take());
     let stderr = OutputReader::start(child.stderr.take());
     let ended = wait(&mut child, deadline);
@@ -55,7 +69,7 @@ pub fn run(config: &ExecConfig, limit: Duration, group: &ProcessGroup) -> Result
         group.kill();
         let _ = child.wait();
     }
-    group.0.store(0, Ordering::SeqCst);
+    group.clear();
     let status = ended.map_err(|error| spawn_error(config, &error))?;
     let Some(status) = status else {
         return Err(CredentialError::TimedOut { command: config.name(), limit });

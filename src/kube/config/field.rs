@@ -17,30 +17,33 @@ pub struct ConfigField<'a> {
 }
 
 impl<'a> ConfigField<'a> {
-    /// The top level of a file.
+    /// Returns the top level of a file.
     pub fn root(path: &'a Path, value: &'a Value) -> Self {
         Self { path, field: String::new(), value }
     }
 
+    /// Tests for a value other than null.
     pub fn is_present(&self) -> bool {
         !self.value.is_null()
     }
 
-    /// The keys of a mapping; `None` stands for a key that is not a string.
+    /// Returns the keys of a mapping, `None` for a key that is not a string.
     pub fn keys(&self) -> Vec<Option<&'a str>> {
         self.value.as_mapping().into_iter().flat_map(|mapping| mapping.keys()).map(Value::as_str).collect()
     }
 
+    /// Converts the value to JSON.
     pub fn to_json(&self) -> Result<serde_json::Value, ConfigError> {
         serde_json::to_value(self.value).map_err(|_| self.error("has a value that JSON cannot express"))
     }
 
-    /// The field under `key`. An absent key reads as null.
-    pub fn field(&self, key: &str) -> ConfigField<'a> {
+    /// Returns the field under `key`. An absent key counts as null.
+    pub fn get(&self, key: &str) -> ConfigField<'a> {
         let field = if self.field.is_empty() { key.to_owned() } else { format!("{}.{key}", self.field) };
         ConfigField { path: self.path, field, value: self.value.get(key).unwrap_or(&Value::Null) }
     }
 
+    /// Checks for a mapping or null.
     pub fn mapping(self) -> Result<Self, ConfigError> {
         match self.value {
             Value::Mapping(_) | Value::Null => Ok(self),
@@ -48,6 +51,7 @@ impl<'a> ConfigField<'a> {
         }
     }
 
+    /// Returns the items of a list; null counts as an empty list.
     pub fn items(&self) -> Result<Vec<ConfigField<'a>>, ConfigError> {
         let items = match self.value {
             Value::Null => return Ok(Vec::new()),
@@ -65,7 +69,7 @@ impl<'a> ConfigField<'a> {
         Ok(items.iter().enumerate().map(item).collect())
     }
 
-    /// A string. An empty string counts as absent, as in client-go.
+    /// Returns a string. An empty string counts as absent, as in client-go.
     pub fn text(&self) -> Result<Option<&'a str>, ConfigError> {
         match self.value {
             Value::Null => Ok(None),
@@ -74,10 +78,12 @@ impl<'a> ConfigField<'a> {
         }
     }
 
+    /// Returns a list of strings.
     pub fn texts(&self) -> Result<Vec<String>, ConfigError> {
         self.items()?.iter().map(|item| item.text().map(|text| text.unwrap_or_default().to_owned())).collect()
     }
 
+    /// Returns a boolean; null counts as false.
     pub fn flag(&self) -> Result<bool, ConfigError> {
         match self.value {
             Value::Null => Ok(false),
@@ -86,31 +92,32 @@ impl<'a> ConfigField<'a> {
         }
     }
 
-    /// A file name, resolved against the kubeconfig's folder.
+    /// Returns a path, resolved against the kubeconfig's folder.
     pub fn file(&self) -> Result<Option<PathBuf>, ConfigError> {
         Ok(self.text()?.map(|name| self.folder().join(name)))
     }
 
+    /// Returns the kubeconfig's folder.
     pub fn folder(&self) -> &'a Path {
         self.path.parent().unwrap_or_else(|| Path::new(""))
     }
 
-    /// The bytes of `KEY-data` (base64), or else of the file that `KEY` names.
+    /// Returns the bytes of `KEY-data` (base64), or of the file that `KEY` names.
     pub fn data_or_file(&self, key: &'static str) -> Result<Option<Vec<u8>>, ConfigError> {
-        let data = self.field(&format!("{key}-data"));
+        let data = self.get(&format!("{key}-data"));
         if let Some(text) = data.text()? {
             let compact: String = text.split_ascii_whitespace().collect();
             let decoded = base64::engine::general_purpose::STANDARD.decode(compact);
             return decoded.map(Some).map_err(|_| data.error("is not valid base64"));
         }
-        let Some(path) = self.field(key).file()? else { return Ok(None) };
+        let Some(path) = self.get(key).file()? else { return Ok(None) };
         read_file(&path).map(Some).map_err(|source| ConfigError::Read { what: key, path, source })
     }
 
-    /// The location of `KEY-data` or `KEY` for an error: the kubeconfig, the field, and the file that it names.
+    /// Returns the location of `KEY-data` or `KEY` for an error: the kubeconfig, the field, and the file that it names.
     pub fn location(&self, key: &str) -> String {
-        let data = self.field(&format!("{key}-data"));
-        let (field, named) = match (data.value, self.field(key)) {
+        let data = self.get(&format!("{key}-data"));
+        let (field, named) = match (data.value, self.get(key)) {
             (Value::Null, field) => (field.clone(), field.file().ok().flatten()),
             (_, _) => (data, None),
         };
@@ -118,6 +125,7 @@ impl<'a> ConfigField<'a> {
         format!("kubeconfig {}: {}{named}", self.path.display(), field.field)
     }
 
+    /// Returns an error; `problem` is the end of a sentence whose subject is the field.
     pub fn error(&self, problem: &'static str) -> ConfigError {
         let field = if self.field.is_empty() { "the top level" } else { &self.field };
         ConfigError::Field { path: self.path.to_owned(), field: field.to_owned(), problem }

@@ -37,10 +37,10 @@ impl Cluster {
         };
         let context = find(&files, List::Contexts, &name, by)?;
         let by = format!("the context {name:?}");
-        let cluster = context.field("cluster");
+        let cluster = context.get("cluster");
         let cluster_name = cluster.text()?.ok_or_else(|| cluster.error("is missing"))?;
         let cluster = find(&files, List::Clusters, cluster_name, by.clone())?;
-        let user = match context.field("user").text()? {
+        let user = match context.get("user").text()? {
             Some(user) => Some(find(&files, List::Users, user, by)?),
             None => None,
         };
@@ -72,32 +72,32 @@ impl List {
 struct File {
     path: PathBuf,
     current_context: Option<String>,
-    root: Value,
+    content: Value,
 }
 
 impl File {
     fn parse(path: PathBuf, text: &str) -> Result<Self, ConfigError> {
-        let root = yaml::parse(text).map_err(|source| ConfigError::Yaml { path: path.clone(), source })?;
-        let mut file = Self { path, current_context: None, root };
-        let root = file.field();
-        if !file.root.is_mapping() && !file.root.is_null() {
+        let content = yaml::parse(text).map_err(|source| ConfigError::Yaml { path: path.clone(), source })?;
+        let mut file = Self { path, current_context: None, content };
+        let root = file.root();
+        if !file.content.is_mapping() && !file.content.is_null() {
             return Err(root.error("is not a mapping; is this a kubeconfig?"));
         }
-        if !matches!(root.field("kind").text()?, None | Some("Config")) {
-            return Err(root.field("kind").error("is not Config; is this a kubeconfig?"));
+        if !matches!(root.get("kind").text()?, None | Some("Config")) {
+            return Err(root.get("kind").error("is not Config; is this a kubeconfig?"));
         }
-        if !matches!(root.field("apiVersion").text()?, None | Some("v1")) {
-            return Err(root.field("apiVersion").error("is not v1"));
+        if !matches!(root.get("apiVersion").text()?, None | Some("v1")) {
+            return Err(root.get("apiVersion").error("is not v1"));
         }
         for list in [List::Clusters, List::Contexts, List::Users] {
             file.check_names(list)?;
         }
-        file.current_context = file.field().field("current-context").text()?.map(str::to_owned);
+        file.current_context = file.root().get("current-context").text()?.map(str::to_owned);
         Ok(file)
     }
 
-    fn field(&self) -> ConfigField<'_> {
-        ConfigField::root(&self.path, &self.root)
+    fn root(&self) -> ConfigField<'_> {
+        ConfigField::root(&self.path, &self.content)
     }
 
     fn check_names(&self, list: List) -> Result<(), ConfigError> {
@@ -114,11 +114,11 @@ impl File {
     /// Returns names and contents. Entries without a name are skipped, as no reference can name them.
     fn entries(&self, list: List) -> Result<Vec<(&str, ConfigField<'_>)>, ConfigError> {
         let (list_key, content_key) = list.keys();
-        let entries = self.field().field(list_key).items()?;
+        let entries = self.root().get(list_key).items()?;
         Ok(entries
             .into_iter()
             .filter_map(|entry| match entry.value.get("name") {
-                Some(Value::String(name)) => Some((name.as_str(), entry.field(content_key))),
+                Some(Value::String(name)) => Some((name.as_str(), entry.get(content_key))),
                 _ => None,
             })
             .collect())
@@ -151,17 +151,17 @@ fn names(files: &[File], list: List) -> String {
 fn resolve(origin: String, cluster: &ConfigField<'_>, user: Option<&ConfigField<'_>>) -> Result<Cluster, ConfigError> {
     let ca = cluster.data_or_file("certificate-authority")?;
     let ca = ca.filter(|pem| !pem.is_empty());
-    let insecure = cluster.field("insecure-skip-tls-verify").flag()?;
+    let insecure = cluster.get("insecure-skip-tls-verify").flag()?;
     if insecure && ca.is_some() {
         return Err(cluster
-            .field("insecure-skip-tls-verify")
+            .get("insecure-skip-tls-verify")
             .error("conflicts with certificate-authority; fix: remove one"));
     }
     let has_identity = user.is_some_and(|user| {
-        ["client-certificate", "client-certificate-data"].iter().any(|key| user.field(key).is_present())
+        ["client-certificate", "client-certificate-data"].iter().any(|key| user.get(key).is_present())
     });
     let server = server(cluster, ca.is_some() || insecure || has_identity)?;
-    let server_name = cluster.field("tls-server-name").text()?.map(str::to_owned);
+    let server_name = cluster.get("tls-server-name").text()?.map(str::to_owned);
     let proxy = proxy_url(cluster)?;
     let user = match user {
         Some(user) => user::resolve(user, || user::exec_cluster(cluster, &server, ca.as_deref()))?,
@@ -169,7 +169,7 @@ fn resolve(origin: String, cluster: &ConfigField<'_>, user: Option<&ConfigField<
     };
     if !server.is_https() && user.has_secret() {
         return Err(cluster
-            .field("server")
+            .get("server")
             .error("is http, over which no credential is sent; fix: use https, or a context without a user"));
     }
     let trust = Trust { ca, insecure, server_name };
@@ -195,16 +195,51 @@ fn check_tls(cluster: &ConfigField<'_>, server: &Address, trust: &Trust, user: &
 /// Reads the server's address. Without a scheme it is http, unless the configuration has TLS settings: client-go's
 /// rest/url_utils.go (DefaultServerUrlFor).
 fn server(cluster: &ConfigField<'_>, tls_by_default: bool) -> Result<Address, ConfigError> {
-    let field = cluster.field("server");
+    let field = cluster.get("server");
     let text =
         field.text()?.ok_or_else(|| field.error("is missing; fix: set it to the address of the Kubernetes API"))?;
     Address::parse(text, tls_by_default).map_err(|problem| field.error(problem))
 }
 
 fn proxy_url(cluster: &ConfigField<'_>) -> Result<Option<Proxy>, ConfigError> {
-    let field = cluster.field("proxy-url");
+    let field = cluster.get("proxy-url");
     let Some(url) = field.text()? else { return Ok(None) };
     proxy::parse(url).map(Some).ok_or_else(|| {
         field.error("is not a proxy address; fix: use http://HOST:PORT, https://HOST:PORT or socks5://HOST:PORT")
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CLUSTER: &str =
+        "clusters: [{name: c, cluster: {server: 'http://first:1', insecure-skip-tls-verify: true}}]\n";
+    const CONTEXTS: &str = "contexts: [{name: a, context: {cluster: c}}, {name: b, context: {cluster: lost}}]\n";
+
+    fn from(texts: &[&str], context: Option<&str>) -> Result<Cluster, String> {
+        let texts = texts.iter().map(|text| (PathBuf::from("/etc/config"), (*text).to_owned())).collect();
+        Cluster::from_texts(texts, context).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn the_first_file_with_an_entry_provides_all_of_it() {
+        let second = "current-context: a\nclusters: [{name: c, cluster: {server: 'http://second:2'}}]\n";
+        let cluster = from(&[CONTEXTS, CLUSTER, second], None).expect("a cluster");
+        assert_eq!((cluster.server.to_string().as_str(), cluster.trust.insecure), ("http://first:1", true));
+        let cluster = from(&[CONTEXTS, second, CLUSTER], None).expect("a cluster");
+        assert_eq!((cluster.server.to_string().as_str(), cluster.trust.insecure), ("http://second:2", false));
+    }
+
+    #[test]
+    fn an_error_names_the_reference_and_the_known_entries() {
+        for (context, words) in [
+            (None, &["current-context", "known: a, b"][..]),
+            (Some("x"), &["--context", "\"x\"", "known: a, b"]),
+            (Some("b"), &["context \"b\"", "cluster \"lost\"", "known: c"]),
+        ] {
+            let error = from(&[CONTEXTS, CLUSTER], context).expect_err("no such entry");
+            assert!(words.iter().all(|word| error.contains(word)), "{context:?}: {error}");
+        }
+    }
 }

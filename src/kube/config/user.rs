@@ -25,16 +25,14 @@ pub fn resolve(
     field: &ConfigField<'_>,
     exec_cluster: impl FnOnce() -> Result<serde_json::Value, ConfigError>,
 ) -> Result<User, ConfigError> {
-    if field.field("auth-provider").is_present() {
-        return Err(field
-            .field("auth-provider")
-            .error("is no longer supported by Kubernetes; fix: use an exec plugin"));
+    if field.get("auth-provider").is_present() {
+        return Err(field.get("auth-provider").error("is no longer supported by Kubernetes; fix: use an exec plugin"));
     }
     let mut user = User { identity: identity(field)?, impersonate: impersonation(field)?, ..User::default() };
-    let username = field.field("username").text()?;
-    let password = field.field("password").text()?;
-    let token = field.field("token").text()?;
-    let token_file = field.field("tokenFile").file()?;
+    let username = field.get("username").text()?;
+    let password = field.get("password").text()?;
+    let token = field.get("token").text()?;
+    let token_file = field.get("tokenFile").file()?;
     if (token.is_some() || token_file.is_some()) && (username.is_some() || password.is_some()) {
         return Err(field.error("has a token and a username; fix: remove one"));
     }
@@ -47,8 +45,8 @@ pub fn resolve(
         return Err(field.error("has a credential with characters that no HTTP header can carry"));
     }
     // Another credential takes precedence over a plugin, as in client-go's plugin/pkg/client/auth/exec.
-    if field.field("exec").is_present() && !user.has_secret() {
-        user.exec = Some(exec(&field.field("exec").mapping()?, exec_cluster)?);
+    if field.get("exec").is_present() && !user.has_secret() {
+        user.exec = Some(exec(&field.get("exec").mapping()?, exec_cluster)?);
     }
     Ok(user)
 }
@@ -75,8 +73,8 @@ fn identity(field: &ConfigField<'_>) -> Result<Option<Arc<Identity>>, ConfigErro
                 .map(|identity| Some(identity.into()))
                 .map_err(|source| ConfigError::Tls { what, source })
         }
-        (Some(_), None) => Err(field.field("client-key").error("is missing, but client-certificate is set")),
-        (None, Some(_)) => Err(field.field("client-certificate").error("is missing, but client-key is set")),
+        (Some(_), None) => Err(field.get("client-key").error("is missing, but client-certificate is set")),
+        (None, Some(_)) => Err(field.get("client-certificate").error("is missing, but client-key is set")),
     }
 }
 
@@ -88,69 +86,69 @@ const TOKEN: &[u8] = b"!#$&'*+-.^_`|~";
 /// <https://kubernetes.io/docs/reference/access-authn-authz/authentication/#user-impersonation>.
 fn impersonation(field: &ConfigField<'_>) -> Result<Vec<(String, String)>, ConfigError> {
     let mut headers = Vec::new();
-    let user = field.field("as").text()?;
+    let user = field.get("as").text()?;
     headers.extend(user.map(|user| ("Impersonate-User".to_owned(), user.to_owned())));
-    headers.extend(field.field("as-uid").text()?.map(|uid| ("Impersonate-Uid".to_owned(), uid.to_owned())));
-    let groups = field.field("as-groups").texts()?;
+    headers.extend(field.get("as-uid").text()?.map(|uid| ("Impersonate-Uid".to_owned(), uid.to_owned())));
+    let groups = field.get("as-groups").texts()?;
     headers.extend(groups.into_iter().map(|group| ("Impersonate-Group".to_owned(), group)));
-    let extra = field.field("as-user-extra").mapping()?;
+    let extra = field.get("as-user-extra").mapping()?;
     for key in extra.keys() {
         let key = key.ok_or_else(|| extra.error("has a key that is not a string"))?;
         let name = format!("Impersonate-Extra-{}", percent_encode(key, TOKEN));
-        headers.extend(extra.field(key).texts()?.into_iter().map(|value| (name.clone(), value)));
+        headers.extend(extra.get(key).texts()?.into_iter().map(|value| (name.clone(), value)));
     }
     if user.is_none() && !headers.is_empty() {
-        return Err(field.field("as").error("is missing, but other as-... fields are set"));
+        return Err(field.get("as").error("is missing, but other as-... fields are set"));
     }
     let sendable = headers.iter().all(|(name, value)| {
         use ureq::http::{HeaderName, HeaderValue};
         HeaderName::try_from(name).is_ok() && HeaderValue::try_from(value).is_ok()
     });
-    if sendable { Ok(headers) } else { Err(field.field("as").error("has characters that no HTTP header can carry")) }
+    if sendable { Ok(headers) } else { Err(field.get("as").error("has characters that no HTTP header can carry")) }
 }
 
 fn exec(
     field: &ConfigField<'_>,
     cluster: impl FnOnce() -> Result<serde_json::Value, ConfigError>,
 ) -> Result<ExecConfig, ConfigError> {
-    let api_version = match field.field("apiVersion").text()? {
+    let api_version = match field.get("apiVersion").text()? {
         Some("client.authentication.k8s.io/v1") => ApiVersion::V1,
         Some("client.authentication.k8s.io/v1beta1") => ApiVersion::V1Beta1,
         Some("client.authentication.k8s.io/v1alpha1") => {
-            return Err(field.field("apiVersion").error(
+            return Err(field.get("apiVersion").error(
                 "is v1alpha1, which Kubernetes has removed; fix: run aws eks update-kubeconfig, or your cluster's equivalent",
             ));
         }
-        _ => return Err(field.field("apiVersion").error("is neither client.authentication.k8s.io/v1 nor v1beta1")),
+        _ => return Err(field.get("apiVersion").error("is neither client.authentication.k8s.io/v1 nor v1beta1")),
     };
-    let mode = field.field("interactiveMode");
+    let mode = field.get("interactiveMode");
     match (mode.text()?, api_version) {
         (Some("Never" | "IfAvailable"), _) | (None, ApiVersion::V1Beta1) => {}
         (Some("Always"), _) => return Err(mode.error("is Always, but a server has no terminal")),
         (Some(_), _) => return Err(mode.error("is not Never, IfAvailable or Always")),
         (None, ApiVersion::V1) => return Err(mode.error("is missing; fix: set it to Never or IfAvailable")),
     }
-    let command = field.field("command");
+    let command = field.get("command");
     let name = command.text()?.ok_or_else(|| command.error("is missing"))?;
     // A command without a slash is searched in PATH.
     let program = if name.contains('/') { field.folder().join(name) } else { PathBuf::from(name) };
     let env = exec_env(field)?;
-    let args = field.field("args").texts()?;
+    let args = field.get("args").texts()?;
     if args.iter().chain(env.iter().map(|(_, value)| value)).any(|text| text.contains('\0')) {
         return Err(field.error("has a NUL character"));
     }
-    let cluster = if field.field("provideClusterInfo").flag()? { Some(cluster()?) } else { None };
-    let hint = field.field("installHint").text()?.unwrap_or_default().to_owned();
+    let cluster = if field.get("provideClusterInfo").flag()? { Some(cluster()?) } else { None };
+    let hint = field.get("installHint").text()?.unwrap_or_default().to_owned();
     Ok(ExecConfig { program, args, env, api_version, hint, cluster })
 }
 
 fn exec_env(exec: &ConfigField<'_>) -> Result<Vec<(String, String)>, ConfigError> {
     let variable = |item: &ConfigField<'_>| {
-        let value = item.field("value").text()?.unwrap_or_default().to_owned();
-        let name = item.field("name").text()?.filter(|name| !name.contains(['=', '\0']));
+        let value = item.get("value").text()?.unwrap_or_default().to_owned();
+        let name = item.get("name").text()?.filter(|name| !name.contains(['=', '\0']));
         Ok((name.ok_or_else(|| item.error("has no valid name"))?.to_owned(), value))
     };
-    exec.field("env").items()?.iter().map(variable).collect()
+    exec.get("env").items()?.iter().map(variable).collect()
 }
 
 /// Describes the cluster for a plugin (ExecCredentialSpec.cluster), see
@@ -163,21 +161,21 @@ pub fn exec_cluster(
     let mut info = serde_json::Map::new();
     info.insert("server".into(), server.to_string().into());
     for key in ["tls-server-name", "proxy-url"] {
-        if let Some(text) = cluster.field(key).text()? {
+        if let Some(text) = cluster.get(key).text()? {
             info.insert(key.into(), text.into());
         }
     }
-    if cluster.field("insecure-skip-tls-verify").flag()? {
+    if cluster.get("insecure-skip-tls-verify").flag()? {
         info.insert("insecure-skip-tls-verify".into(), true.into());
     }
     if let Some(pem) = ca {
         let data = base64::engine::general_purpose::STANDARD.encode(pem);
         info.insert("certificate-authority-data".into(), data.into());
     }
-    let extensions = cluster.field("extensions").items()?;
-    let exec = extensions.iter().find(|item| matches!(item.field("name").text(), Ok(Some(EXEC_EXTENSION))));
+    let extensions = cluster.get("extensions").items()?;
+    let exec = extensions.iter().find(|item| matches!(item.get("name").text(), Ok(Some(EXEC_EXTENSION))));
     if let Some(extension) = exec {
-        info.insert("config".into(), extension.field("extension").to_json()?);
+        info.insert("config".into(), extension.get("extension").to_json()?);
     }
     Ok(info.into())
 }

@@ -1,0 +1,56 @@
+//! The boundary to the server behind the front: all that the front needs from outside.
+
+use std::io;
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+/// The server behind the front.
+pub struct Backend {
+    /// Opens a private connection and starts the worker that serves it.
+    pub connect: Box<dyn Fn() -> io::Result<PrivateConnection> + Send + Sync>,
+    /// Returns the class of a request from its method and target.
+    pub classify: fn(&str, &str) -> Class,
+    /// Request headers to forward. A repeated one is dropped.
+    pub headers: &'static [&'static str],
+    /// Longest wait for a private connection.
+    pub acquire_timeout: Duration,
+    /// Longest time from a forwarded request to the next bytes of its answer.
+    pub answer_timeout: Duration,
+    /// Writes the access log's line for a request that the front answers itself.
+    pub log: fn(&LogEntry<'_>),
+}
+
+/// A connection to the server behind.
+pub struct PrivateConnection {
+    /// The front's end.
+    pub stream: UnixStream,
+    /// Ends the worker when the connection is dropped.
+    #[expect(dead_code, reason = "held for its Drop")]
+    pub worker: Box<dyn Send>,
+}
+
+/// A line of the access log.
+pub struct LogEntry<'a> {
+    /// The method, or "-" for a malformed request.
+    pub method: &'a str,
+    /// The target, or "-" for a malformed request.
+    pub target: &'a str,
+    /// HTTP status.
+    pub status: u16,
+    /// Time from the whole request to its response.
+    pub took: Duration,
+    /// A Job's name, a count, or the chain of causes of an error.
+    pub detail: &'a str,
+}
+
+/// The class of a request. Requests of one class never wait for those of another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Class {
+    /// The server calls Kubernetes for the answer.
+    Kubernetes,
+    /// The server answers from memory.
+    Memory,
+    /// The answer is a stream without a known end.
+    #[cfg_attr(not(test), expect(dead_code, reason = "no route of today streams"))]
+    Stream,
+}

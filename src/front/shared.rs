@@ -1,0 +1,80 @@
+//! The state that the acceptor and all client connections share.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::front::backend::{Backend, Class};
+use crate::front::connections::Connections;
+use crate::front::limits::Limits;
+use crate::front::rate_limiter::Limiter;
+use crate::front::upstream::Pool;
+
+/// The shared state of the front.
+pub struct Shared {
+    /// The listening address with the real port.
+    pub address: SocketAddr,
+    /// The server behind.
+    pub backend: Backend,
+    /// The rate limiter of POSTs; `None` without a limit.
+    pub limiter: Option<Mutex<Limiter>>,
+    /// The table of client connections.
+    pub connections: Arc<Connections>,
+    kubernetes: Pool,
+    memory: Pool,
+    stream: Pool,
+    is_closing: AtomicBool,
+    last_logged: Mutex<Option<Instant>>,
+}
+
+impl Shared {
+    /// The state of a front that listens at `address`.
+    pub fn new(address: SocketAddr, limits: Limits, backend: Backend) -> Self {
+        Self {
+            address,
+            backend,
+            limiter: (limits.posts_per_minute > 0).then(|| Mutex::new(Limiter::new(limits.posts_per_minute))),
+            connections: Arc::new(Connections::new(limits.connections)),
+            kubernetes: Pool::new(limits.kubernetes, limits.waiting),
+            memory: Pool::new(limits.memory, limits.waiting),
+            // A stream has no end that is worth waiting for.
+            stream: Pool::new(limits.stream, 0),
+            is_closing: AtomicBool::new(false),
+            last_logged: Mutex::default(),
+        }
+    }
+
+    /// The private connections of a class.
+    pub fn pool(&self, class: Class) -> &Pool {
+        match class {
+            Class::Kubernetes => &self.kubernetes,
+            Class::Memory => &self.memory,
+            Class::Stream => &self.stream,
+        }
+    }
+
+    /// Closes private connections that were idle for too long.
+    pub fn close_idle(&self) {
+        [&self.kubernetes, &self.memory, &self.stream].into_iter().for_each(Pool::close_idle);
+    }
+
+    /// Returns true once no more connections are accepted.
+    pub fn is_closing(&self) -> bool {
+        self.is_closing.load(Ordering::SeqCst)
+    }
+
+    /// Ends the accepting of connections.
+    pub fn start_closing(&self) {
+        self.is_closing.store(true, Ordering::SeqCst);
+    }
+
+    /// Logs an error at most once a second, so that a flood of clients cannot fill the log.
+    pub fn log_throttled(&self, text: &str) {
+        let mut last = self.last_logged.lock().unwrap_or_else(PoisonError::into_inner);
+        if last.is_none_or(|at| at.elapsed() >= Duration::from_secs(1)) {
+            *last = Some(Instant::now());
+            log::error!("{text}");
+        }
+    }
+}
