@@ -54,7 +54,7 @@ pub fn run(options: &Options, env: Env<'_>) -> Result<(), StartError> {
     let premium = options.premium_token_file.as_deref().map(auth::Token::read).transpose();
     let premium = premium.map_err(StartError::PremiumToken)?;
     let queue = options.requeue.then(|| Arc::new(QueueController::new(Arc::clone(&kube))));
-    let app = Arc::new(api::App::new(kube, options.jobs.clone(), premium, queue, kube_timeout));
+    let app = Arc::new(api::App::new(kube, &options.jobs, premium, queue, kube_timeout));
     let bind = |source| StartError::Bind { address: options.listen.clone(), source };
     let socket = match systemd::inherited_socket().map_err(StartError::Inherited)? {
         Some(listener) => Socket::Inherited(listener),
