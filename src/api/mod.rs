@@ -35,8 +35,8 @@ pub const MAX_BODY: usize = 1024;
 pub struct App {
     /// The cluster.
     pub kube: Arc<kube::Client>,
-    /// The settings of the Jobs.
-    jobs: job::Settings,
+    /// The serialized manifests of the Jobs.
+    manifests: job::Manifests,
     /// The token that premium requests must carry. `None` leaves premium open.
     premium: Option<Token>,
     /// The watched queue of the free tier. `None` with --no-requeue.
@@ -51,12 +51,19 @@ impl App {
     /// `list_timeout` limits the wait for another caller's list to end.
     pub fn new(
         kube: Arc<kube::Client>,
-        jobs: job::Settings,
+        jobs: &job::Settings,
         premium: Option<Token>,
         queue: Option<Arc<QueueController>>,
         list_timeout: Duration,
     ) -> Self {
-        Self { kube, jobs, premium, queue, lists: SingleFlight::default(), list_timeout }
+        Self {
+            kube,
+            manifests: job::Manifests::new(jobs),
+            premium,
+            queue,
+            lists: SingleFlight::default(),
+            list_timeout,
+        }
     }
 }
 

@@ -89,7 +89,7 @@ fn load(
     let premium = options.premium_token_file.as_deref().map(auth::Token::read).transpose();
     let premium = premium.map_err(StartError::PremiumToken)?;
     let queue = options.requeue.then(|| Arc::new(QueueController::new(Arc::clone(&kube))));
-    Ok(api::App::new(kube, options.jobs.clone(), premium, queue, timeout))
+    Ok(api::App::new(kube, &options.jobs, premium, queue, timeout))
 }
 
 /// Binds the public socket, or takes that of systemd, and starts to accept connections.
