@@ -1,8 +1,8 @@
 //! The blocking tiny_http loop: worker threads that receive a request, handle it and respond. The only file that names tiny_http.
 //!
 //! tiny_http listens on a private Unix socket behind the front, because it must not face a network. The socket's file is removed
-//! at once: only this process, which keeps a handle on it, can connect. Each private connection has one worker, so a request never
-//! waits for a worker.
+//! at once: only this process, which keeps a handle on it, can connect (and one that may read its /proc, as a debugger may). There are
+//! as many workers as private connections, so a request never waits for a worker.
 
 use std::fs::{self, DirBuilder};
 use std::io::{self, Cursor, Read, Write};
@@ -11,7 +11,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -25,8 +25,9 @@ use crate::front::{LogEntry, PrivateConnection};
 /// Stack of a worker, in bytes: a TLS handshake in a build without optimization takes most, some 100 KB. Unused pages take no memory.
 const WORKER_STACK: usize = 512 * 1024;
 
-/// Longest target in the log, in characters.
-const MAX_TARGET_CHARS: usize = 200;
+/// Longest method and path in the log, in characters.
+const MAX_METHOD_CHARS: usize = 20;
+const MAX_PATH_CHARS: usize = 200;
 
 /// One read of a streamed body, in bytes, which becomes one chunk.
 const STREAM_PIECE: usize = 16 * 1024;
@@ -49,17 +50,47 @@ pub struct Server {
 
 /// A tiny_http server on a socket without a name.
 struct Listening {
-    server: Arc<tiny_http::Server>,
+    shared: Arc<Shared>,
     /// A handle on the socket's removed file.
     socket: OwnedFd,
+    /// The time of the last failure to connect. Callers that waited for it meanwhile fail at once.
+    failed: Option<Instant>,
 }
 
-/// Ends one worker when it is dropped: which one does not matter, since each connection keeps one.
-struct Worker(Arc<tiny_http::Server>);
+/// A tiny_http server and its workers.
+struct Shared {
+    server: tiny_http::Server,
+    workers: Mutex<Workers>,
+}
 
-impl Drop for Worker {
+/// Each open connection has at most one request, so as many idle workers as connections are enough. A worker beyond that ends.
+#[derive(Default)]
+struct Workers {
+    connections: usize,
+    idle: usize,
+}
+
+/// Counts a private connection until it is dropped.
+struct ConnectionCount(Arc<Shared>);
+
+impl ConnectionCount {
+    fn new(shared: &Arc<Shared>) -> Self {
+        shared.workers().connections += 1;
+        Self(Arc::clone(shared))
+    }
+}
+
+impl Drop for ConnectionCount {
     fn drop(&mut self) {
-        self.0.unblock();
+        self.0.workers().connections -= 1;
+        // An idle worker looks at the count again. If all are busy, the first that has finished does.
+        self.0.server.unblock();
+    }
+}
+
+impl Shared {
+    fn workers(&self) -> MutexGuard<'_, Workers> {
+        self.workers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -79,14 +110,17 @@ impl Server {
     /// No descriptor or thread is free.
     pub fn connect(&self) -> io::Result<PrivateConnection> {
         let mut listening = self.listening.lock().unwrap_or_else(PoisonError::into_inner);
-        match listening.connect(&self.handler) {
-            Err(error) if has_ended(&error) => {
-                log::warn!("tiny_http's accept thread ended, for lack of descriptors or threads; starting another");
-                *listening = Listening::start()?;
-                listening.connect(&self.handler)
-            }
-            connected => connected,
+        if listening.failed.is_some_and(|at| at.elapsed() < PING_TIMEOUT) {
+            return Err(io::Error::other("another attempt has just failed"));
         }
+        let mut connected = listening.connect(&self.handler);
+        if connected.as_ref().is_err_and(has_ended) {
+            log::warn!("tiny_http's accept thread ended, for lack of descriptors or threads; starting another");
+            *listening = Listening::start()?;
+            connected = listening.connect(&self.handler);
+        }
+        listening.failed = connected.as_ref().err().filter(|error| is_timeout(error)).map(|_| Instant::now());
+        connected
     }
 }
 
@@ -94,6 +128,10 @@ impl Server {
 fn has_ended(error: &io::Error) -> bool {
     use io::ErrorKind::{BrokenPipe, ConnectionRefused, ConnectionReset, UnexpectedEof};
     matches!(error.kind(), BrokenPipe | ConnectionRefused | ConnectionReset | UnexpectedEof)
+}
+
+fn is_timeout(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
 }
 
 impl Listening {
@@ -106,28 +144,30 @@ impl Listening {
         // tiny_http panics where it cannot start a thread.
         let started = catch_unwind(AssertUnwindSafe(|| tiny_http::Server::from_listener(listener, None)));
         let server = started.map_err(|_| io::Error::other("no thread for tiny_http"))?.map_err(io::Error::other)?;
-        Ok(Self { server: Arc::new(server), socket })
+        Ok(Self { shared: Arc::new(Shared { server, workers: Mutex::default() }), socket, failed: None })
     }
 
     /// Connects, starts a worker, and waits until tiny_http serves the connection.
     fn connect(&self, handler: &Arc<Handler>) -> io::Result<PrivateConnection> {
         let mut stream = UnixStream::connect(proc_path(&self.socket))?;
-        let (server, handler) = (Arc::clone(&self.server), Arc::clone(handler));
+        let count = ConnectionCount::new(&self.shared);
+        let (shared, handler) = (Arc::clone(&self.shared), Arc::clone(handler));
         let builder = thread::Builder::new().name("worker".into()).stack_size(WORKER_STACK);
-        builder.spawn(move || work(&server, &handler))?;
-        let worker = Worker(Arc::clone(&self.server));
+        builder.spawn(move || work(&shared, &handler))?;
         stream.set_read_timeout(Some(PING_TIMEOUT))?;
         stream.write_all(format!("OPTIONS * HTTP/1.1\r\n{PING}: 1\r\n\r\n").as_bytes())?;
         let mut answer = [0; 512];
         let mut length = 0;
         while !answer[..length].ends_with(b"\r\n\r\n") {
-            match stream.read(&mut answer[length..])? {
-                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-                count => length += count,
+            match stream.read(&mut answer[length..]) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(count) => length += count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
             }
         }
         stream.set_read_timeout(None)?;
-        Ok(PrivateConnection { stream, worker: Box::new(worker) })
+        Ok(PrivateConnection { stream, count: Box::new(count) })
     }
 }
 
@@ -140,8 +180,8 @@ fn proc_path(file: &OwnedFd) -> String {
 fn private_socket() -> io::Result<(UnixListener, OwnedFd)> {
     // A container's root file system may be read-only, without a /tmp; it still has /dev/shm.
     let folders = [std::env::temp_dir(), PathBuf::from("/dev/shm")];
-    let [first, second] = folders.map(|folder| private_socket_in(&folder));
-    first.or(second)
+    let [temporary, memory] = &folders;
+    private_socket_in(temporary).or_else(|error| private_socket_in(memory).map_err(|_| error))
 }
 
 fn private_socket_in(parent: &Path) -> io::Result<(UnixListener, OwnedFd)> {
@@ -161,19 +201,26 @@ fn private_socket_in(parent: &Path) -> io::Result<(UnixListener, OwnedFd)> {
     bound
 }
 
-/// Handles one request after the other until the connection of a worker is closed.
-fn work(server: &tiny_http::Server, handler: &Handler) {
+/// Handles one request after the other until enough other workers are idle.
+fn work(shared: &Shared, handler: &Handler) {
     loop {
-        match server.recv() {
-            Ok(request) => {
-                // A request that a panic drops is answered by tiny_http, with 500.
-                let _ = catch_unwind(AssertUnwindSafe(|| respond(request, handler)));
+        {
+            let mut workers = shared.workers();
+            if workers.idle >= workers.connections {
+                return;
             }
+            workers.idle += 1;
+        }
+        let received = shared.server.recv();
+        shared.workers().idle -= 1;
+        match received {
+            // A request that a panic drops is answered by tiny_http, with 500.
+            Ok(request) => drop(catch_unwind(AssertUnwindSafe(|| respond(request, handler)))),
             Err(error) if error.raw_os_error().is_some() => {
                 log::warn!("tiny_http cannot accept a private connection: {error}");
             }
-            // Unblocked by a Worker.
-            Err(_) => return,
+            // Unblocked: a connection was closed.
+            Err(_) => {}
         }
     }
 }
@@ -212,10 +259,12 @@ fn respond(mut request: tiny_http::Request, handler: &Handler) {
     }
 }
 
-/// The access log: method, target, status, milliseconds, and a detail.
+/// The access log: method, path without its query, status, milliseconds, and a detail.
 pub fn log_response(entry: &LogEntry<'_>) {
-    let target: String = entry.target.chars().take(MAX_TARGET_CHARS).collect();
-    log::info!("{} {target} {} {}ms {}", entry.method, entry.status, entry.took.as_millis(), entry.detail);
+    let short = |text: &str, max| text.chars().take(max).collect::<String>();
+    let method = short(entry.method, MAX_METHOD_CHARS);
+    let path = short(entry.target.split('?').next().unwrap_or_default(), MAX_PATH_CHARS);
+    log::info!("{method} {path} {} {}ms {}", entry.status, entry.took.as_millis(), entry.detail);
 }
 
 fn send(request: tiny_http::Request, response: Response) -> io::Result<()> {

@@ -17,7 +17,7 @@ use crate::commands::output::one_line;
 use crate::commands::setup;
 use crate::commands::signals;
 use crate::commands::systemd;
-use crate::front::{Backend, Class, Front, Limits, Socket};
+use crate::front::{self, Acceptor, Backend, Class, Front, Limits, Socket};
 use crate::kube;
 use crate::queue::controller::QueueController;
 use crate::server;
@@ -28,6 +28,9 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Time that a request may take beside its Kubernetes operations.
 const SLACK: Duration = Duration::from_secs(5);
+
+/// The front forwards no body that a handler would cut.
+const _: () = assert!(front::limits::MAX_BODY <= api::MAX_BODY);
 
 /// Serves until a signal ends it.
 ///
@@ -40,12 +43,15 @@ pub fn run(options: &Options, env: Env<'_>) -> Result<(), StartError> {
     let limits = Limits::from_descriptors(options.posts_per_minute);
     let mut configuration = options.lines();
     let app = Arc::new(load(options, env, local.as_ref(), limits, &mut configuration)?);
-    let front = listen(options, limits, &app)?;
-    // After the bind: a start that fails must not leave a plugin running.
-    app.kube.warm_up();
+    let backend = backend(&app, options.access.kube_timeout).map_err(StartError::PrivateSocket)?;
+    let (front, acceptor) = listen(options, limits, backend)?;
     let (alive, watched, timeout) = (front.clone(), front.clone(), options.access.kube_timeout + SLACK);
     let is_alive = move || alive.is_alive(timeout);
     systemd::start_watchdog(front.address(), is_alive, move || watched.is_closing()).map_err(StartError::Threads)?;
+    // Last of all that can fail: from here on requests are served.
+    acceptor.spawn().map_err(StartError::Threads)?;
+    // A start that fails must not leave a plugin running.
+    app.kube.warm_up();
     configuration.push(format!("listening on http://{}", front.address()));
     for line in configuration {
         let _ = writeln!(io::stderr(), "{}", one_line(&line));
@@ -92,17 +98,14 @@ fn load(
     Ok(api::App::new(kube, &options.jobs, premium, queue, timeout))
 }
 
-/// Binds the public socket, or takes that of systemd, and starts to accept connections.
-fn listen(options: &Options, limits: Limits, app: &Arc<api::App>) -> Result<Front, StartError> {
+/// Binds the public socket, or takes that of systemd.
+fn listen(options: &Options, limits: Limits, backend: Backend) -> Result<(Front, Acceptor), StartError> {
     let bind = |source| StartError::Bind { address: options.listen.clone(), source };
     let socket = match systemd::inherited_socket().map_err(StartError::Inherited)? {
         Some(listener) => Socket::Inherited(listener),
         None => Socket::Own(TcpListener::bind(&options.listen).map_err(bind)?),
     };
-    let backend = backend(app, options.access.kube_timeout).map_err(StartError::PrivateSocket)?;
-    let (front, acceptor) = Front::new(socket, limits, backend).map_err(bind)?;
-    acceptor.spawn().map_err(StartError::Threads)?;
-    Ok(front)
+    Front::new(socket, limits, backend).map_err(StartError::Threads)
 }
 
 /// Starts the tiny_http server, and returns all that the front needs to use it.

@@ -24,20 +24,20 @@ pub struct Backend {
 pub struct PrivateConnection {
     /// The front's end.
     pub stream: UnixStream,
-    /// Ends the worker when the connection is dropped.
+    /// Tells the server when the connection is dropped.
     #[expect(dead_code, reason = "held for its Drop")]
-    pub worker: Box<dyn Send>,
+    pub count: Box<dyn Send>,
 }
 
 /// A line of the access log.
 pub struct LogEntry<'a> {
-    /// The method, or "-" for a malformed request.
+    /// The method, or "-" if no whole request was read.
     pub method: &'a str,
-    /// The target, or "-" for a malformed request.
+    /// The target, or "-" if no whole request was read.
     pub target: &'a str,
     /// HTTP status.
     pub status: u16,
-    /// Time from the whole request to its response.
+    /// Time of handling, without the wait for a private connection.
     pub took: Duration,
     /// A Job's name, a count, or the chain of causes of an error.
     pub detail: &'a str,
@@ -51,6 +51,5 @@ pub enum Class {
     /// The server answers from memory.
     Memory,
     /// The answer is a stream without a known end.
-    #[cfg_attr(not(test), expect(dead_code, reason = "no route of today streams"))]
     Stream,
 }

@@ -3,11 +3,8 @@
 use crate::front::error::RequestError;
 use crate::front::limits::MAX_BODY;
 
-/// Longest chunk-size line, in bytes, with its extensions, which are ignored.
-const MAX_SIZE_LINE: usize = 256;
-
-/// Largest chunk of a streamed answer, in bytes; the server sends smaller ones.
-pub const MAX_CHUNK: usize = 64 * 1024;
+/// Longest line, in bytes: of a chunk's size with its extensions, which are ignored, or of a trailer field.
+const MAX_LINE: usize = 256;
 
 /// Longest chunked request body, in bytes as sent: a body of [`MAX_BODY`] in chunks of a few bytes, with trailers.
 const MAX_ENCODED: usize = 8 * 1024;
@@ -15,24 +12,27 @@ const MAX_ENCODED: usize = 8 * 1024;
 /// Most trailer fields, which are checked and dropped.
 const MAX_TRAILERS: usize = 16;
 
-/// The bytes are not a chunk.
+/// The reason why the bytes are not a chunk.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Malformed;
+pub enum ChunkError {
+    Malformed,
+    TooLarge,
+}
 
-/// The data of the first chunk of `input` and the bytes that the chunk takes; `None` if it is incomplete. Empty data means the last
-/// chunk, whose trailer section follows.
+/// Returns the data of the first chunk of `input` and the bytes that the chunk takes; `None` if it is incomplete. Empty data means
+/// the last chunk, whose trailer section follows.
 ///
 /// # Errors
-/// The input does not start with a chunk of at most [`MAX_CHUNK`] bytes.
-pub fn first_chunk(input: &[u8]) -> Result<Option<(&[u8], usize)>, Malformed> {
-    let Some(line) = size_line(input)? else { return Ok(None) };
+/// The input does not start with a chunk, or the chunk has more than `max` bytes.
+pub fn first_chunk(input: &[u8], max: usize) -> Result<Option<(&[u8], usize)>, ChunkError> {
+    let Some(line) = line(input)? else { return Ok(None) };
     let digits = line.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
-    let size = std::str::from_utf8(&line[..digits]).ok().and_then(|text| usize::from_str_radix(text, 16).ok());
-    let size = size.filter(|size| *size <= MAX_CHUNK).ok_or(Malformed)?;
     // Anything but an extension after the size could be read as another size.
-    if !matches!(line[digits..].trim_ascii_start().first(), None | Some(b';')) {
-        return Err(Malformed);
+    if digits == 0 || !matches!(line[digits..].trim_ascii_start().first(), None | Some(b';')) {
+        return Err(ChunkError::Malformed);
     }
+    let size = std::str::from_utf8(&line[..digits]).ok().and_then(|text| usize::from_str_radix(text, 16).ok());
+    let size = size.filter(|size| *size <= max).ok_or(ChunkError::TooLarge)?;
     let start = line.len() + 2;
     if size == 0 {
         return Ok(Some((&[], start)));
@@ -40,28 +40,28 @@ pub fn first_chunk(input: &[u8]) -> Result<Option<(&[u8], usize)>, Malformed> {
     let end = start + size;
     match input.get(end..end + 2) {
         Some(b"\r\n") => Ok(Some((&input[start..end], end + 2))),
-        Some(_) => Err(Malformed),
+        Some(_) => Err(ChunkError::Malformed),
         None => Ok(None),
     }
 }
 
-/// The line up to CRLF; `None` if its end has not arrived. A CR or LF alone is refused, as is any other control character.
-fn size_line(input: &[u8]) -> Result<Option<&[u8]>, Malformed> {
-    for (at, byte) in input.iter().enumerate().take(MAX_SIZE_LINE) {
+/// Returns the line up to CRLF; `None` if its end has not arrived. A CR or LF alone is refused, as is any other control character.
+fn line(input: &[u8]) -> Result<Option<&[u8]>, ChunkError> {
+    for (at, byte) in input.iter().enumerate().take(MAX_LINE) {
         match byte {
             b'\r' => {
                 return match input.get(at + 1) {
                     Some(b'\n') => Ok(Some(&input[..at])),
-                    Some(_) => Err(Malformed),
+                    Some(_) => Err(ChunkError::Malformed),
                     None => Ok(None),
                 };
             }
             b'\t' => {}
-            byte if byte.is_ascii_control() => return Err(Malformed),
+            byte if byte.is_ascii_control() => return Err(ChunkError::Malformed),
             _ => {}
         }
     }
-    if input.len() < MAX_SIZE_LINE { Ok(None) } else { Err(Malformed) }
+    if input.len() < MAX_LINE { Ok(None) } else { Err(ChunkError::Malformed) }
 }
 
 /// Decodes a whole chunked request body: its data and its length as sent; `None` if it is incomplete.
@@ -69,33 +69,42 @@ fn size_line(input: &[u8]) -> Result<Option<&[u8]>, Malformed> {
 /// # Errors
 /// 400 for a malformed body, 413 for one that is too long.
 pub fn decode(input: &[u8]) -> Result<Option<(Vec<u8>, usize)>, RequestError> {
-    const BAD: RequestError = RequestError::Malformed("its chunked body is not well-formed");
+    let refused = |error| match error {
+        ChunkError::Malformed => RequestError::Malformed("its chunked body is not well-formed"),
+        ChunkError::TooLarge => RequestError::BodyTooLarge,
+    };
     let (mut body, mut used) = (Vec::new(), 0);
+    let incomplete = if input.len() < MAX_ENCODED { Ok(None) } else { Err(RequestError::BodyTooLarge) };
     loop {
-        match first_chunk(&input[used..]).map_err(|Malformed| BAD)? {
-            Some((data, length)) => {
-                used += length;
-                if data.is_empty() {
-                    break;
-                }
-                body.extend_from_slice(data);
-            }
-            None if input.len() >= MAX_ENCODED => return Err(RequestError::BodyTooLarge),
-            None => return Ok(None),
+        let Some((data, length)) = first_chunk(&input[used..], MAX_BODY).map_err(refused)? else { return incomplete };
+        used += length;
+        if data.is_empty() {
+            break;
         }
+        body.extend_from_slice(data);
         if body.len() > MAX_BODY {
             return Err(RequestError::BodyTooLarge);
         }
     }
-    let trailers = &input[used..];
-    if trailers.iter().enumerate().any(|(at, byte)| *byte == b'\n' && (at == 0 || trailers[at - 1] != b'\r')) {
-        return Err(BAD);
+    match trailers(&input[used..]).map_err(refused)? {
+        Some(length) => Ok(Some((body, used + length))),
+        None => incomplete,
     }
-    match httparse::parse_headers(trailers, &mut [httparse::EMPTY_HEADER; MAX_TRAILERS]) {
-        Ok(httparse::Status::Complete((length, _))) => Ok(Some((body, used + length))),
-        Ok(httparse::Status::Partial) if input.len() >= MAX_ENCODED => Err(RequestError::BodyTooLarge),
-        Ok(httparse::Status::Partial) => Ok(None),
-        Err(_) => Err(BAD),
+}
+
+/// Returns the length of the trailer section with its empty line; `None` if it is incomplete. Its fields are checked and dropped.
+fn trailers(input: &[u8]) -> Result<Option<usize>, ChunkError> {
+    let mut length = 0;
+    loop {
+        let Some(line) = line(&input[length..])? else { return Ok(None) };
+        length += line.len() + 2;
+        if line.is_empty() {
+            break;
+        }
+    }
+    match httparse::parse_headers(&input[..length], &mut [httparse::EMPTY_HEADER; MAX_TRAILERS]) {
+        Ok(httparse::Status::Complete(_)) => Ok(Some(length)),
+        _ => Err(ChunkError::Malformed),
     }
 }
 
@@ -113,7 +122,7 @@ mod tests {
             for end in 0..text.len() {
                 assert_eq!(decode(&text.as_bytes()[..end]), Ok(None), "{:?}", &text[..end]);
             }
-            let longer = format!("{text}GET /");
+            let longer = format!("{text}POST / HTTP/1.1\r\n\r\n{{\n}}");
             assert_eq!(decode(longer.as_bytes()), Ok(Some((b"abcde".to_vec(), text.len()))));
         }
     }
@@ -133,7 +142,6 @@ mod tests {
             "3\r\rabc\r\n0\r\n\r\n",
             "3;a\nb\r\nabc\r\n0\r\n\r\n",
             "g\r\n",
-            "fffffffffffffffff3\r\nabc\r\n0\r\n\r\n",
             "3\r\nabc\r\n0\r\nX y\r\n\r\n",
             "3\r\nabc\r\n0\r\nX: y\n\r\n",
             "3\r\nabc\r\n0\r\n\n",
@@ -144,6 +152,8 @@ mod tests {
 
     #[test]
     fn a_long_body_is_refused_however_it_is_sent() {
+        assert_eq!(status(b"fffffffffffffffff3\r\n"), Some(413));
+        assert_eq!(status(b"20000\r\n"), Some(413));
         let whole = format!("{:x}\r\n{}\r\n0\r\n\r\n", MAX_BODY + 1, "a".repeat(MAX_BODY + 1));
         assert_eq!(status(whole.as_bytes()), Some(413));
         let fits = format!("{:x}\r\n{}\r\n0\r\n\r\n", MAX_BODY, "a".repeat(MAX_BODY));

@@ -3,18 +3,16 @@
 //! After any doubt about the end of a request the connection is closed. This module never looks into a target or a body.
 
 use std::io;
-use std::net::TcpStream;
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
-use crate::front::backend::LogEntry;
+use crate::front::backend::{Class, LogEntry};
 use crate::front::chunked;
 use crate::front::client::Client;
 use crate::front::connections::Phase;
 use crate::front::error::RequestError;
 use crate::front::io::{ReadOutcome, lingering_close, read_some, write_all};
 use crate::front::limits::MAX_BODY;
-use crate::front::rate_limiter::network;
 use crate::front::relay::{self, RelayError};
 use crate::front::request::{self, Framing, Request, RequestHead};
 use crate::front::shared::Shared;
@@ -56,7 +54,7 @@ pub fn serve(shared: &Shared, client: &Client<'_>) -> io::Result<()> {
     let mut input = Vec::with_capacity(1024);
     let mut timeout = HEAD_TIMEOUT;
     loop {
-        let request = match read_request(shared, client.stream, &mut input, timeout) {
+        let request = match read_request(shared, client, &mut input, timeout) {
             Ok(Some(request)) => request,
             Ok(None) => return Ok(()),
             Err(ReadError::Io(error)) => return Err(error),
@@ -111,14 +109,17 @@ fn acquire<'a>(shared: &'a Shared, client: &Client<'_>, request: &Request) -> Re
         limiter.take(client.guard.peer, Instant::now()).map_err(RequestError::RateLimited)?;
     }
     let backend = &shared.backend;
-    let pool = shared.pool((backend.classify)(method, target));
+    let class = (backend.classify)(method, target);
+    let pool = shared.pool(class);
     let connect = || {
         let connection = (backend.connect)()?;
-        connection.stream.set_read_timeout(Some(backend.answer_timeout))?;
+        // A stream may pause for any time.
+        let timeout = (class != Class::Stream).then_some(backend.answer_timeout);
+        connection.stream.set_read_timeout(timeout)?;
         connection.stream.set_write_timeout(Some(backend.answer_timeout))?;
         Ok(connection)
     };
-    pool.acquire(network(client.guard.peer), backend.acquire_timeout, connect).map_err(|error| match error {
+    pool.acquire(client.guard.peer, backend.acquire_timeout, connect).map_err(|error| match error {
         AcquireError::Overloaded => RequestError::Overloaded,
         AcquireError::Connect(error) => {
             shared.log_throttled(&format!("cannot open a private connection: {error}"));
@@ -136,18 +137,18 @@ fn log_refusal(shared: &Shared, (method, target): (&str, &str), error: &RequestE
 /// bytes of a refused one.
 fn read_request(
     shared: &Shared,
-    stream: &TcpStream,
+    client: &Client<'_>,
     input: &mut Vec<u8>,
     timeout: Duration,
 ) -> Result<Option<Request>, ReadError> {
-    let Some((head, used)) = read_head(shared, stream, input, timeout)? else { return Ok(None) };
+    let Some((head, used)) = read_head(shared, client, input, timeout)? else { return Ok(None) };
     let body = match head.framing {
         Framing::None => None,
         Framing::Length(length) if length > MAX_BODY => return Err(RequestError::BodyTooLarge.into()),
-        Framing::Length(length) => Some(read_body(stream, input, (&head, used), |input| {
+        Framing::Length(length) => Some(read_body(shared, client, input, (&head, used), |input| {
             Ok(input.get(..length).map(|body| (body.to_vec(), length)))
         })?),
-        Framing::Chunked => Some(read_body(stream, input, (&head, used), chunked::decode)?),
+        Framing::Chunked => Some(read_body(shared, client, input, (&head, used), chunked::decode)?),
     };
     if body.is_none() {
         input.drain(..used);
@@ -157,22 +158,26 @@ fn read_request(
 
 fn read_head(
     shared: &Shared,
-    stream: &TcpStream,
+    client: &Client<'_>,
     input: &mut Vec<u8>,
     timeout: Duration,
 ) -> Result<Option<(RequestHead, usize)>, ReadError> {
     let idle = Instant::now() + timeout;
-    let mut deadline = input.first().map(|_| Instant::now() + HEAD_TIMEOUT);
+    let mut deadline = None;
     loop {
         request::skip_empty_lines(input);
         if let Some(found) = RequestHead::parse(input, shared.backend.headers)? {
             return Ok(Some(found));
         }
-        match read_some(stream, input, deadline.unwrap_or(idle))? {
-            ReadOutcome::Data => deadline = deadline.or_else(|| Some(Instant::now() + HEAD_TIMEOUT)),
+        if !input.is_empty() && deadline.is_none() {
+            deadline = Some(Instant::now() + HEAD_TIMEOUT);
+            client.guard.restart_idle();
+        }
+        match read_some(client.stream, input, deadline.unwrap_or(idle))? {
+            ReadOutcome::Data => {}
             ReadOutcome::Eof if input.is_empty() => return Ok(None),
-            ReadOutcome::TimedOut if deadline.is_none() => return Ok(None),
-            ReadOutcome::Eof => return Err(RequestError::Malformed("it ends in the middle of its head").into()),
+            ReadOutcome::TimedOut if input.is_empty() => return Ok(None),
+            ReadOutcome::Eof => return Err(cut_off(shared, "it ends in the middle of its head").into()),
             ReadOutcome::TimedOut => return Err(RequestError::RequestTimeout.into()),
         }
     }
@@ -180,25 +185,34 @@ fn read_head(
 
 /// Reads a body after a head of `used` bytes until `decode` returns it with its length as sent.
 fn read_body(
-    stream: &TcpStream,
+    shared: &Shared,
+    client: &Client<'_>,
     input: &mut Vec<u8>,
     (head, used): (&RequestHead, usize),
     decode: impl Fn(&[u8]) -> Result<Option<(Vec<u8>, usize)>, RequestError>,
 ) -> Result<Vec<u8>, ReadError> {
     let deadline = Instant::now() + BODY_TIMEOUT;
-    let mut awaits_continue = head.expect_continue;
+    let mut is_first_read = true;
     loop {
         if let Some((body, length)) = decode(&input[used..])? {
             input.drain(..used + length);
             return Ok(body);
         }
-        if std::mem::take(&mut awaits_continue) {
-            write_all(stream, b"HTTP/1.1 100 Continue\r\n\r\n", BODY_TIMEOUT)?;
+        if std::mem::take(&mut is_first_read) {
+            client.guard.restart_idle();
+            if head.expect_continue {
+                write_all(client.stream, b"HTTP/1.1 100 Continue\r\n\r\n", BODY_TIMEOUT)?;
+            }
         }
-        match read_some(stream, input, deadline)? {
+        match read_some(client.stream, input, deadline)? {
             ReadOutcome::Data => {}
-            ReadOutcome::Eof => return Err(RequestError::Malformed("it ends in the middle of its body").into()),
+            ReadOutcome::Eof => return Err(cut_off(shared, "it ends in the middle of its body").into()),
             ReadOutcome::TimedOut => return Err(RequestError::RequestTimeout.into()),
         }
     }
+}
+
+/// The error of a request that ends too early. At a stop the server itself ends the reading.
+fn cut_off(shared: &Shared, problem: &'static str) -> RequestError {
+    if shared.is_closing() { RequestError::RequestTimeout } else { RequestError::Malformed(problem) }
 }

@@ -5,7 +5,9 @@ use std::net::{IpAddr, Shutdown, TcpStream};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// One address may have one in this many connections, so that it alone cannot take all.
+use crate::front::rate_limiter::network;
+
+/// One client network may have one in this many connections, so that it alone cannot take all.
 const PEER_SHARE: usize = 2;
 
 /// At a stop, a connection that was accepted or answered less than this ago may still send a request that is on its way. Long for a
@@ -51,7 +53,7 @@ pub enum Phase {
 /// A place in the table, given up when it is dropped.
 pub struct ConnectionGuard {
     connections: Arc<Connections>,
-    /// The client's address.
+    /// The client network.
     pub peer: IpAddr,
     key: u64,
 }
@@ -64,7 +66,7 @@ impl Connections {
 
     /// Adds a connection. The longest idle one makes room if the table is full; `None` if no connection is idle.
     pub fn register(self: &Arc<Self>, stream: &Arc<TcpStream>, peer: IpAddr) -> Option<ConnectionGuard> {
-        let peer = peer.to_canonical();
+        let peer = network(peer);
         let mut state = self.lock();
         let of_peer = state.open.values().filter(|other| other.peer == peer).count();
         if of_peer >= self.max / PEER_SHARE {
@@ -151,6 +153,11 @@ impl ConnectionGuard {
         connection.map(|connection| (connection.phase, connection.since) = (phase, Instant::now())).is_some()
     }
 
+    /// Counts the idle time from now: the first part of a request has arrived.
+    pub fn restart_idle(&self) {
+        self.set_phase(Phase::Idle);
+    }
+
     /// Counts an answer of `bytes` that the client takes too slowly, and evicts the slowest other clients while all answers together
     /// exceed [`MAX_UNSENT`].
     pub fn count_unsent(&self, bytes: usize) {
@@ -172,5 +179,69 @@ impl Drop for ConnectionGuard {
     fn drop(&mut self) {
         self.connections.lock().open.remove(&self.key);
         self.connections.notify();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::net::{Ipv4Addr, TcpListener};
+
+    use super::*;
+
+    /// A client's end and the server's.
+    fn pair() -> (TcpStream, Arc<TcpStream>) {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+        let client = TcpStream::connect(listener.local_addr().expect("bound")).expect("connected");
+        (client, Arc::new(listener.accept().expect("accepted").0))
+    }
+
+    fn is_open(client: &TcpStream) -> bool {
+        client.set_nonblocking(true).expect("a socket");
+        let mut client = client;
+        client.read(&mut [0; 1]).is_err()
+    }
+
+    fn peer(last: u8) -> IpAddr {
+        IpAddr::V4(Ipv4Addr::new(192, 0, 2, last))
+    }
+
+    #[test]
+    fn the_slowest_client_loses_its_answer_when_all_exceed_the_budget() {
+        let table = Arc::new(Connections::new(8));
+        let clients: Vec<_> = (0..4).map(|_| pair()).collect();
+        let guards: Vec<_> = clients
+            .iter()
+            .zip(1..)
+            .map(|((_, stream), last)| table.register(stream, peer(last)).expect("a place"))
+            .collect();
+        guards[..3].iter().for_each(|guard| guard.count_unsent(MAX_UNSENT / 3));
+        assert!(clients.iter().all(|(client, _)| is_open(client)));
+        guards[3].count_unsent(MAX_UNSENT / 3);
+        let open: Vec<bool> = clients.iter().map(|(client, _)| is_open(client)).collect();
+        assert_eq!(open, [false, true, true, true]);
+        assert!(!guards[0].set_phase(Phase::Idle) && guards[1].set_phase(Phase::Idle));
+        // One answer beyond the budget is sent, alone.
+        guards[3].count_unsent(2 * MAX_UNSENT);
+        let open: Vec<bool> = clients.iter().map(|(client, _)| is_open(client)).collect();
+        assert_eq!(open, [false, true, false, true], "an idle client has nothing to lose");
+    }
+
+    #[test]
+    fn the_longest_idle_client_makes_room() {
+        let table = Arc::new(Connections::new(2));
+        let clients: Vec<_> = (0..4).map(|_| pair()).collect();
+        let register = |index: usize, last| table.register(&clients[index].1, peer(last));
+        let (first, second) = (register(0, 1).expect("a place"), register(1, 2).expect("a place"));
+        first.restart_idle();
+        let third = register(2, 3).expect("the second makes room");
+        assert!(is_open(&clients[0].0) && !is_open(&clients[1].0));
+        drop(second);
+        first.set_phase(Phase::Handling);
+        third.set_phase(Phase::Handling);
+        assert!(register(3, 4).is_none(), "no client is idle");
+        drop(third);
+        assert!(register(3, 1).is_none(), "half of the places for each network");
+        assert!(register(3, 4).is_some());
     }
 }

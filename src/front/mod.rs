@@ -23,4 +23,4 @@ pub mod upstream;
 
 pub use backend::{Backend, Class, LogEntry, PrivateConnection};
 pub use limits::Limits;
-pub use listener::{Front, Socket};
+pub use listener::{Acceptor, Front, Socket};

@@ -6,7 +6,7 @@
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 
-use crate::front::chunked::{self, MAX_CHUNK};
+use crate::front::chunked;
 use crate::front::client::{Client, WRITE_TIMEOUT};
 use crate::front::error::RequestError;
 use crate::front::io::{try_send, write_all};
@@ -18,6 +18,9 @@ const FIRST_READ: usize = 4 * 1024;
 
 /// Each further read, in bytes.
 const NEXT_READ: usize = 64 * 1024;
+
+/// Largest chunk of a streamed answer, in bytes; the server sends smaller ones.
+const MAX_CHUNK: usize = 64 * 1024;
 
 /// Longest head of an answer, in bytes; the server's have 200.
 const MAX_ANSWER_HEAD: usize = 8 * 1024;
@@ -49,7 +52,7 @@ pub fn exchange(permit: Permit<'_>, request: &Request, client: &Client<'_>, clos
     let (mut answer, framing) = match send_and_read_head(stream, request, close) {
         Ok(read) => read,
         Err(error) => {
-            log::error!("the private connection of {} {} broke: {error}", request.head.method, request.head.target);
+            log::error!("the private connection of a {} broke: {error}", request.head.method);
             return Err(RelayError::Unanswered(RequestError::Internal));
         }
     };
@@ -108,6 +111,12 @@ fn send_and_read_head(mut stream: &UnixStream, request: &Request, close: bool) -
     }
 }
 
+/// Logs that an answer broke off after a part of it was sent.
+fn broken(error: io::Error) -> RelayError {
+    log::error!("an answer on a private connection broke off: {error}");
+    RelayError::Broken(error)
+}
+
 fn malformed() -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, "malformed answer")
 }
@@ -162,8 +171,7 @@ fn relay_large(permit: Permit<'_>, start: Vec<u8>, missing: usize, client: &Clie
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             read => read,
         };
-        let count = count.inspect_err(|error| log::error!("an answer on a private connection broke off: {error}"));
-        let count = count.map_err(RelayError::Broken)?;
+        let count = count.map_err(broken)?;
         unsent.push(&buffer[..count]).map_err(RelayError::Broken)?;
         left -= count;
     }
@@ -211,7 +219,7 @@ fn relay_stream(permit: Permit<'_>, start: &[u8], is_http10: bool, client: &Clie
     let mut input = start[head..].to_vec();
     let mut buffer = vec![0; FIRST_READ];
     loop {
-        while let Some((data, used)) = chunked::first_chunk(&input).map_err(|_| RelayError::Broken(malformed()))? {
+        while let Some((data, used)) = chunked::first_chunk(&input, MAX_CHUNK).map_err(|_| broken(malformed()))? {
             if data.is_empty() {
                 end_stream(permit, &input[used..])?;
                 let end: &[u8] = if is_http10 { b"" } else { b"0\r\n\r\n" };
@@ -221,15 +229,12 @@ fn relay_stream(permit: Permit<'_>, start: &[u8], is_http10: bool, client: &Clie
             write_all(client.stream, piece, WRITE_TIMEOUT).map_err(RelayError::Broken)?;
             input.drain(..used);
         }
-        if input.len() > 2 * MAX_CHUNK {
-            return Err(RelayError::Broken(malformed()));
-        }
         let mut stream = &permit.connection().stream;
         match stream.read(&mut buffer) {
-            Ok(0) => return Err(RelayError::Broken(io::ErrorKind::UnexpectedEof.into())),
+            Ok(0) => return Err(broken(io::ErrorKind::UnexpectedEof.into())),
             Ok(count) => input.extend_from_slice(&buffer[..count]),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(RelayError::Broken(error)),
+            Err(error) => return Err(broken(error)),
         }
     }
 }
@@ -239,9 +244,9 @@ fn end_stream(permit: Permit<'_>, rest: &[u8]) -> Result<(), RelayError> {
     let (mut rest, start) = (rest.to_vec(), rest.len());
     rest.resize(start.max(2), 0);
     let mut stream = &permit.connection().stream;
-    stream.read_exact(&mut rest[start..]).map_err(RelayError::Broken)?;
+    stream.read_exact(&mut rest[start..]).map_err(broken)?;
     if rest != b"\r\n" {
-        return Err(RelayError::Broken(malformed()));
+        return Err(broken(malformed()));
     }
     permit.give_back();
     Ok(())

@@ -78,9 +78,8 @@ pub enum Framing {
 
 /// Removes empty lines before a request line, which RFC 9112, section 2.2, ignores.
 pub fn skip_empty_lines(input: &mut Vec<u8>) {
-    while input.starts_with(b"\r\n") {
-        input.drain(..2);
-    }
+    let lines = input.chunks_exact(2).take_while(|pair| pair == b"\r\n").count();
+    input.drain(..2 * lines);
 }
 
 impl RequestHead {

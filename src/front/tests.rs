@@ -22,7 +22,7 @@ fn start(scripts: Vec<Script>) -> Front {
         let (stream, other) = UnixStream::pair()?;
         let script = scripts.lock().expect("no panic").next().ok_or(io::ErrorKind::ConnectionRefused)?;
         thread::spawn(move || script(other));
-        Ok(PrivateConnection { stream, worker: Box::new(()) })
+        Ok(PrivateConnection { stream, count: Box::new(()) })
     };
     let backend = Backend {
         connect: Box::new(connect),

@@ -211,7 +211,7 @@ mod tests {
 
     fn connect() -> io::Result<PrivateConnection> {
         let (stream, other) = UnixStream::pair()?;
-        Ok(PrivateConnection { stream, worker: Box::new(other) })
+        Ok(PrivateConnection { stream, count: Box::new(other) })
     }
 
     #[test]

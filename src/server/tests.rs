@@ -92,12 +92,12 @@ fn a_connection_opens_after_the_accept_thread_has_ended() {
 #[test]
 fn a_worker_ends_with_its_connection() {
     let server = server(mpsc::channel().1);
-    let tiny_http = Arc::clone(&server.listening.lock().expect("no panic").server);
+    let shared = Arc::clone(&server.listening.lock().expect("no panic").shared);
     let connections: Vec<_> = (0..8).map(|_| server.connect().expect("connected")).collect();
     connections.iter().for_each(|connection| connection.stream.shutdown(Shutdown::Both).expect("open"));
     drop(connections);
-    // Each worker holds the tiny_http server, as do the server and this test.
-    while Arc::strong_count(&tiny_http) > 2 {
+    // Each worker holds the shared state, as do the server and this test.
+    while Arc::strong_count(&shared) > 2 {
         thread::yield_now();
     }
 }

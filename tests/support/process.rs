@@ -27,21 +27,29 @@ pub fn threads(server: &Server) -> usize {
     entries(&format!("{}/task", folder(server))).len()
 }
 
-/// The descriptors of the server's connected private sockets.
+/// The descriptors of connected Unix sockets: both ends of the private connections, and a few socket pairs.
 pub fn private_descriptors(server: &Server) -> BTreeSet<u64> {
+    unix_descriptors(server, |_| true)
+}
+
+/// The descriptors of the private connections' ends that tiny_http has accepted, which have the path of its socket.
+pub fn accepted_descriptors(server: &Server) -> BTreeSet<u64> {
+    unix_descriptors(server, |path| path.is_some())
+}
+
+fn unix_descriptors(server: &Server, matches: impl Fn(Option<&str>) -> bool) -> BTreeSet<u64> {
     let folder = folder(server);
     let table = std::fs::read_to_string(format!("{folder}/net/unix")).unwrap();
     // State 03 is SS_CONNECTED, state 01 a listening or unconnected socket.
     let rows = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
-    let inodes: HashSet<String> = rows.filter(|row| row.get(5) == Some(&"03")).map(|row| row[6].to_owned()).collect();
-    let is_private = |descriptor: &u64| {
+    let rows = rows.filter(|row| row.get(5) == Some(&"03") && matches(row.get(7).copied()));
+    let inodes: HashSet<String> = rows.map(|row| row[6].to_owned()).collect();
+    let is_wanted = |descriptor: &u64| {
         let link = std::fs::read_link(format!("{folder}/fd/{descriptor}")).unwrap_or_default();
-        link.to_str()
-            .unwrap()
-            .strip_prefix("socket:[")
-            .is_some_and(|inode| inodes.contains(inode.trim_end_matches(']')))
+        let inode = link.to_str().unwrap().strip_prefix("socket:[").map(|rest| rest.trim_end_matches(']'));
+        inode.is_some_and(|inode| inodes.contains(inode))
     };
-    descriptors(server).into_iter().filter(is_private).collect()
+    descriptors(server).into_iter().filter(is_wanted).collect()
 }
 
 /// Number of descriptors and of threads, without those of the pooled private connections.
