@@ -35,7 +35,7 @@ const STREAM_PIECE: usize = 16 * 1024;
 /// The header of the first request of a private connection, which shows that tiny_http serves it. The front forwards no such header.
 const PING: &str = "Private-Ping";
 
-/// Time for the answer to it.
+/// Time for the response to it.
 const PING_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Handles a request.
@@ -156,10 +156,10 @@ impl Listening {
         builder.spawn(move || work(&shared, &handler))?;
         stream.set_read_timeout(Some(PING_TIMEOUT))?;
         stream.write_all(format!("OPTIONS * HTTP/1.1\r\n{PING}: 1\r\n\r\n").as_bytes())?;
-        let mut answer = [0; 512];
+        let mut response = [0; 512];
         let mut length = 0;
-        while !answer[..length].ends_with(b"\r\n\r\n") {
-            match stream.read(&mut answer[length..]) {
+        while !response[..length].ends_with(b"\r\n\r\n") {
+            match stream.read(&mut response[length..]) {
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Ok(count) => length += count,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

@@ -90,9 +90,7 @@ impl ApiError {
             Self::LengthRequired => plain(411, "the request has no body length; send the body with a Content-Length"),
             Self::UnknownMethod => plain(501, "this method is not known; use GET, HEAD or POST"),
             Self::Unauthorized => plain(401, "premium needs a token; send it as Authorization: Bearer TOKEN"),
-            Self::Overloaded => {
-                (503, "too many requests are waiting for Kubernetes; try again later".to_owned(), Some(RETRY_SOON))
-            }
+            Self::Overloaded => (503, "too many requests are waiting; try again later".to_owned(), Some(RETRY_SOON)),
             Self::Kube(error, tier) => kube_to_status(error, *tier),
             Self::NotReady(reason) => {
                 let (_, sentence, retry_after) = reason.to_status();

@@ -14,8 +14,8 @@ pub struct Backend {
     pub headers: &'static [&'static str],
     /// Longest wait for a private connection.
     pub acquire_timeout: Duration,
-    /// Longest time from a forwarded request to the next bytes of its answer.
-    pub answer_timeout: Duration,
+    /// Longest time from a forwarded request to the next bytes of its response.
+    pub response_timeout: Duration,
     /// Writes the access log's line for a request that the front answers itself.
     pub log: fn(&LogEntry<'_>),
 }
@@ -46,10 +46,10 @@ pub struct LogEntry<'a> {
 /// The class of a request. Requests of one class never wait for those of another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Class {
-    /// The server calls Kubernetes for the answer.
+    /// The server calls Kubernetes for the response.
     Kubernetes,
     /// The server answers from memory.
     Memory,
-    /// The answer is a stream without a known end.
+    /// The response is a stream without a known end.
     Stream,
 }

@@ -1,4 +1,4 @@
-//! One client connection: requests in, answers out, one after the other, until either side ends it.
+//! One client connection: requests in, responses out, one after the other, until either side ends it.
 //!
 //! After any doubt about the end of a request the connection is closed. This module never looks into a target or a body.
 
@@ -64,12 +64,12 @@ pub fn serve(shared: &Shared, client: &Client<'_>) -> io::Result<()> {
                 return lingering_close(client.stream);
             }
         };
-        // An evicted client gets no answer, so its request must not create a Job.
+        // An evicted client gets no response, so its request must not create a Job.
         if !client.guard.set_phase(Phase::Handling) {
             return Ok(());
         }
         let close = !request.head.keep_alive || shared.is_closing();
-        answer(shared, client, &request, close)?;
+        respond(shared, client, &request, close)?;
         client.guard.set_phase(Phase::Idle);
         if close {
             return lingering_close(client.stream);
@@ -82,17 +82,17 @@ pub fn serve(shared: &Shared, client: &Client<'_>) -> io::Result<()> {
     }
 }
 
-/// Forwards the request and relays its answer, or answers with the front's own error.
-fn answer(shared: &Shared, client: &Client<'_>, request: &Request, close: bool) -> io::Result<()> {
+/// Forwards the request and relays its response, or responds with the front's own error.
+fn respond(shared: &Shared, client: &Client<'_>, request: &Request, close: bool) -> io::Result<()> {
     let arrived = Instant::now();
     let relayed = match acquire(shared, client, request) {
         Ok(permit) => relay::exchange(permit, request, client, close),
-        Err(error) => Err(RelayError::Unanswered(error)),
+        Err(error) => Err(RelayError::NoResponse(error)),
     };
     match relayed {
         Ok(()) => Ok(()),
         Err(RelayError::Broken(error)) => Err(error),
-        Err(RelayError::Unanswered(error)) => {
+        Err(RelayError::NoResponse(error)) => {
             log_refusal(shared, (&request.head.method, &request.head.target), &error, arrived.elapsed());
             client.send(&error.to_response(request.head.method == "HEAD", close))
         }
@@ -114,9 +114,9 @@ fn acquire<'a>(shared: &'a Shared, client: &Client<'_>, request: &Request) -> Re
     let connect = || {
         let connection = (backend.connect)()?;
         // A stream may pause for any time.
-        let timeout = (class != Class::Stream).then_some(backend.answer_timeout);
+        let timeout = (class != Class::Stream).then_some(backend.response_timeout);
         connection.stream.set_read_timeout(timeout)?;
-        connection.stream.set_write_timeout(Some(backend.answer_timeout))?;
+        connection.stream.set_write_timeout(Some(backend.response_timeout))?;
         Ok(connection)
     };
     pool.acquire(client.guard.peer, backend.acquire_timeout, connect).map_err(|error| match error {
@@ -163,20 +163,20 @@ fn read_head(
     timeout: Duration,
 ) -> Result<Option<(RequestHead, usize)>, ReadError> {
     let idle = Instant::now() + timeout;
-    let mut deadline = None;
+    let mut deadline = input.first().map(|_| Instant::now() + HEAD_TIMEOUT);
+    let mut is_first_part = true;
     loop {
         request::skip_empty_lines(input);
         if let Some(found) = RequestHead::parse(input, shared.backend.headers)? {
             return Ok(Some(found));
         }
-        if !input.is_empty() && deadline.is_none() {
-            deadline = Some(Instant::now() + HEAD_TIMEOUT);
+        if deadline.is_some() && std::mem::take(&mut is_first_part) {
             client.guard.restart_idle();
         }
         match read_some(client.stream, input, deadline.unwrap_or(idle))? {
-            ReadOutcome::Data => {}
+            ReadOutcome::Data => deadline = deadline.or_else(|| Some(Instant::now() + HEAD_TIMEOUT)),
             ReadOutcome::Eof if input.is_empty() => return Ok(None),
-            ReadOutcome::TimedOut if input.is_empty() => return Ok(None),
+            ReadOutcome::TimedOut if deadline.is_none() => return Ok(None),
             ReadOutcome::Eof => return Err(cut_off(shared, "it ends in the middle of its head").into()),
             ReadOutcome::TimedOut => return Err(RequestError::RequestTimeout.into()),
         }

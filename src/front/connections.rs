@@ -14,7 +14,7 @@ const PEER_SHARE: usize = 2;
 /// network, short for a stop.
 const LAST_REQUEST: Duration = Duration::from_secs(1);
 
-/// Bytes of answers that slow clients have not taken, all together. Beyond it the slowest of them loses its answer.
+/// Bytes of responses that slow clients have not taken, all together. Beyond it the slowest of them loses its response.
 const MAX_UNSENT: usize = 32 * 1024 * 1024;
 
 /// Every client connection that has a thread.
@@ -46,7 +46,7 @@ pub enum Phase {
     Idle,
     /// The server handles a request.
     Handling,
-    /// The client takes an answer of this many bytes too slowly.
+    /// The client takes a response of this many bytes too slowly.
     Writing(usize),
 }
 
@@ -81,7 +81,7 @@ impl Connections {
         Some(ConnectionGuard { connections: Arc::clone(self), peer, key })
     }
 
-    /// Notes that connections are accepted, or no longer.
+    /// Records that connections are accepted, or no longer.
     pub fn set_accepting(&self, is_accepting: bool) {
         self.lock().is_accepting = is_accepting;
         self.connection_closed.notify_all();
@@ -146,7 +146,7 @@ impl State {
 }
 
 impl ConnectionGuard {
-    /// Notes a new phase. Returns false if the connection has been evicted.
+    /// Sets the phase. Returns false if the connection has been evicted.
     pub fn set_phase(&self, phase: Phase) -> bool {
         let mut state = self.connections.lock();
         let connection = state.open.get_mut(&self.key);
@@ -158,7 +158,7 @@ impl ConnectionGuard {
         self.set_phase(Phase::Idle);
     }
 
-    /// Counts an answer of `bytes` that the client takes too slowly, and evicts the slowest other clients while all answers together
+    /// Counts a response of `bytes` that the client takes too slowly, and evicts the slowest other clients while all responses together
     /// exceed [`MAX_UNSENT`].
     pub fn count_unsent(&self, bytes: usize) {
         self.set_phase(Phase::Writing(bytes));
@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn the_slowest_client_loses_its_answer_when_all_exceed_the_budget() {
+    fn the_slowest_client_loses_its_response_when_all_exceed_the_budget() {
         let table = Arc::new(Connections::new(8));
         let clients: Vec<_> = (0..4).map(|_| pair()).collect();
         let guards: Vec<_> = clients
@@ -221,7 +221,7 @@ mod tests {
         let open: Vec<bool> = clients.iter().map(|(client, _)| is_open(client)).collect();
         assert_eq!(open, [false, true, true, true]);
         assert!(!guards[0].set_phase(Phase::Idle) && guards[1].set_phase(Phase::Idle));
-        // One answer beyond the budget is sent, alone.
+        // One response beyond the budget is sent, alone.
         guards[3].count_unsent(2 * MAX_UNSENT);
         let open: Vec<bool> = clients.iter().map(|(client, _)| is_open(client)).collect();
         assert_eq!(open, [false, true, false, true], "an idle client has nothing to lose");

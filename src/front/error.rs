@@ -34,7 +34,7 @@ pub enum RequestError {
     Overloaded,
     /// No private connection could be opened.
     Unavailable,
-    /// The private connection broke, or its answer is malformed or late.
+    /// The private connection broke, or its response is malformed or late.
     Internal,
 }
 
@@ -59,8 +59,8 @@ impl RequestError {
                 (429, sentence, Some(wait.as_secs().saturating_add(1)))
             }
             Self::ConnectionLimit => retry("there are too many connections; try again later"),
-            Self::Overloaded => retry("too many requests are waiting for Kubernetes; try again later"),
-            Self::Unavailable => retry("the server is short of descriptors or threads; try again later"),
+            Self::Overloaded => retry("too many requests are waiting; try again later"),
+            Self::Unavailable => retry("the server cannot open a private connection now; try again later"),
             Self::Internal => plain(500, "the server failed; this is a bug, see its log"),
         }
     }

@@ -11,7 +11,8 @@ const MAX_CONNECTIONS: usize = 512;
 /// Smallest number of client connections, however few descriptors there are.
 const MIN_CONNECTIONS: usize = 8;
 
-/// One in this many client connections may wait for a private connection. The others stay free for /healthz and for refusals.
+/// One in this many client connections may wait for a private connection of a class. The others stay free for /healthz and for
+/// refusals.
 const WAITING_SHARE: usize = 2;
 
 /// Private connections by class, at most. The quotas of Kubernetes store Jobs that arrive together in one transaction: with 32 it

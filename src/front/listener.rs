@@ -1,4 +1,4 @@
-//! The listening socket: accepts client connections and gives each a thread, or refuses it. All of it is limited.
+//! The listening socket: accepts client connections, and gives each a thread or refuses it.
 
 use std::io::{self, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -85,7 +85,7 @@ impl Front {
         self.shared.pool(Class::Kubernetes).is_alive(timeout)
     }
 
-    /// Refuses new connections, ends idle ones, and waits at most `timeout` for the answers to requests that have arrived or are on
+    /// Refuses new connections, ends idle ones, and waits at most `timeout` for the responses to requests that have arrived or are on
     /// their way.
     pub fn close(&self, timeout: Duration) {
         self.shared.start_closing();
@@ -98,7 +98,7 @@ impl Front {
     }
 }
 
-/// Refuses a connection without waiting: the answer fits into the socket's empty buffer. It is not in the access log, which a flood
+/// Refuses a connection without waiting: the response fits into the socket's empty buffer. It is not in the access log, which a flood
 /// would fill.
 fn refuse(stream: &TcpStream) {
     // A client that cannot take even this gets nothing.

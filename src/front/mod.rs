@@ -1,5 +1,5 @@
 //! The hardened front: accepts client connections, limits them in time, size and number, reads each request whole, checks its
-//! framing, forwards it over a pooled private connection to the server behind, and relays the answer to clients of any speed.
+//! framing, forwards it over a pooled private connection to the server behind, and relays the response to clients of any speed.
 //!
 //! It holds bytes and limits. It imports nothing from the rest of the program and contains no route: [`Backend`] has all that it
 //! needs from outside.

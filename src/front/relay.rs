@@ -1,6 +1,6 @@
-//! One exchange on a private connection: the request out, the answer back to the client.
+//! One exchange on a private connection: the request out, the response back to the client.
 //!
-//! The private connection is free again as soon as its answer is read. A slow client holds memory, never a worker; only an answer
+//! The private connection is free again as soon as its response is read. A slow client holds memory, never a worker; only a response
 //! without a known length is sent at the client's pace.
 
 use std::io::{self, Read, Write};
@@ -13,117 +13,117 @@ use crate::front::io::{try_send, write_all};
 use crate::front::request::Request;
 use crate::front::upstream::Permit;
 
-/// First read of an answer, in bytes: all but a large list of pods fits.
+/// First read of a response, in bytes: all but a large list of pods fits.
 const FIRST_READ: usize = 4 * 1024;
 
 /// Each further read, in bytes.
 const NEXT_READ: usize = 64 * 1024;
 
-/// Largest chunk of a streamed answer, in bytes; the server sends smaller ones.
+/// Largest chunk of a streamed response, in bytes; the server sends smaller ones.
 const MAX_CHUNK: usize = 64 * 1024;
 
-/// Longest head of an answer, in bytes; the server's have 200.
-const MAX_ANSWER_HEAD: usize = 8 * 1024;
+/// Longest head of a response, in bytes; the server's have 200.
+const MAX_RESPONSE_HEAD: usize = 8 * 1024;
 
-/// Most headers of an answer.
-const MAX_ANSWER_HEADERS: usize = 32;
+/// Most headers of a response.
+const MAX_RESPONSE_HEADERS: usize = 32;
 
 /// The reason for an incomplete exchange.
 pub enum RelayError {
     /// The client has received nothing and can get an error.
-    Unanswered(RequestError),
-    /// The client went away, or the answer broke off after a part of it was sent: the connection ends.
+    NoResponse(RequestError),
+    /// The client went away, or the response broke off after a part of it was sent: the connection ends.
     Broken(io::Error),
 }
 
-/// The framing of an answer's body.
+/// The framing of a response's body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Framing {
     Length(usize),
     Chunked,
 }
 
-/// Sends `request` on the private connection and relays the answer to the client; `close`: the client's connection ends with it.
+/// Sends `request` on the private connection and relays the response to the client; `close`: the client's connection ends with it.
 ///
 /// # Errors
 /// [`RelayError`]
 pub fn exchange(permit: Permit<'_>, request: &Request, client: &Client<'_>, close: bool) -> Result<(), RelayError> {
     let stream = &permit.connection().stream;
-    let (mut answer, framing) = match send_and_read_head(stream, request, close) {
+    let (mut response, framing) = match send_and_read_head(stream, request, close) {
         Ok(read) => read,
         Err(error) => {
             log::error!("the private connection of a {} broke: {error}", request.head.method);
-            return Err(RelayError::Unanswered(RequestError::Internal));
+            return Err(RelayError::NoResponse(RequestError::Internal));
         }
     };
     match framing {
         Framing::Length(missing) if missing <= NEXT_READ => {
-            let start = answer.len();
-            answer.resize(start + missing, 0);
+            let start = response.len();
+            response.resize(start + missing, 0);
             let mut stream = stream;
-            if let Err(error) = stream.read_exact(&mut answer[start..]) {
-                log::error!("an answer on a private connection broke off: {error}");
-                return Err(RelayError::Unanswered(RequestError::Internal));
+            if let Err(error) = stream.read_exact(&mut response[start..]) {
+                log::error!("a response on a private connection broke off: {error}");
+                return Err(RelayError::NoResponse(RequestError::Internal));
             }
             permit.give_back();
-            client.send(&answer).map_err(RelayError::Broken)
+            client.send(&response).map_err(RelayError::Broken)
         }
-        Framing::Length(missing) => relay_large(permit, answer, missing, client),
-        Framing::Chunked => relay_stream(permit, &answer, request.head.is_http10, client),
+        Framing::Length(missing) => relay_large(permit, response, missing, client),
+        Framing::Chunked => relay_stream(permit, &response, request.head.is_http10, client),
     }
 }
 
-/// Sends the request in one write, and reads until the answer's head is complete. Returns the head as it goes to the client with
+/// Sends the request in one write, and reads until the response's head is complete. Returns the head as it goes to the client with
 /// the body bytes read so far, and the framing: of a known length, the number of missing bytes.
 fn send_and_read_head(mut stream: &UnixStream, request: &Request, close: bool) -> io::Result<(Vec<u8>, Framing)> {
     stream.write_all(&request.to_private())?;
-    let mut answer = vec![0; FIRST_READ];
+    let mut response = vec![0; FIRST_READ];
     let mut length = 0;
     loop {
-        let count = match stream.read(&mut answer[length..]) {
+        let count = match stream.read(&mut response[length..]) {
             Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             read => read?,
         };
         length += count;
-        if let Some((head, framing)) = parse_head(&answer[..length], request.head.method == "HEAD")? {
-            answer.truncate(length);
+        if let Some((head, framing)) = parse_head(&response[..length], request.head.method == "HEAD")? {
+            response.truncate(length);
             let missing = match framing {
                 Framing::Length(body) => Framing::Length((head + body).checked_sub(length).ok_or_else(malformed)?),
                 Framing::Chunked => Framing::Chunked,
             };
             if framing == Framing::Chunked && request.head.is_http10 {
-                remove_transfer_encoding(&mut answer, head);
+                remove_transfer_encoding(&mut response, head);
             }
             if close {
                 // Before the empty line, which ends the head.
-                let at = head_end(&answer) - 2;
-                answer.splice(at..at, *b"Connection: close\r\n");
+                let at = head_end(&response) - 2;
+                response.splice(at..at, *b"Connection: close\r\n");
             }
-            return Ok((answer, missing));
+            return Ok((response, missing));
         }
-        if length == answer.len() {
-            if length >= MAX_ANSWER_HEAD {
+        if length == response.len() {
+            if length >= MAX_RESPONSE_HEAD {
                 return Err(malformed());
             }
-            answer.resize(MAX_ANSWER_HEAD, 0);
+            response.resize(MAX_RESPONSE_HEAD, 0);
         }
     }
 }
 
-/// Logs that an answer broke off after a part of it was sent.
+/// Logs that a response broke off after a part of it was sent.
 fn broken(error: io::Error) -> RelayError {
-    log::error!("an answer on a private connection broke off: {error}");
+    log::error!("a response on a private connection broke off: {error}");
     RelayError::Broken(error)
 }
 
 fn malformed() -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, "malformed answer")
+    io::Error::new(io::ErrorKind::InvalidData, "malformed response")
 }
 
 /// The length of a complete head and the framing of its body.
 fn parse_head(input: &[u8], is_head: bool) -> io::Result<Option<(usize, Framing)>> {
-    let mut headers = [httparse::EMPTY_HEADER; MAX_ANSWER_HEADERS];
+    let mut headers = [httparse::EMPTY_HEADER; MAX_RESPONSE_HEADERS];
     let mut parsed = httparse::Response::new(&mut headers);
     let httparse::Status::Complete(length) = parsed.parse(input).map_err(|_| malformed())? else { return Ok(None) };
     if is_head || matches!(parsed.code, Some(204 | 304)) {
@@ -138,24 +138,24 @@ fn parse_head(input: &[u8], is_head: bool) -> io::Result<Option<(usize, Framing)
 }
 
 /// The length of the head with its empty line.
-fn head_end(answer: &[u8]) -> usize {
-    answer.windows(4).position(|bytes| bytes == b"\r\n\r\n").map_or(answer.len(), |at| at + 4)
+fn head_end(response: &[u8]) -> usize {
+    response.windows(4).position(|bytes| bytes == b"\r\n\r\n").map_or(response.len(), |at| at + 4)
 }
 
 /// HTTP/1.0 has no chunks: the end of the connection ends the body.
-fn remove_transfer_encoding(answer: &mut Vec<u8>, head: usize) {
+fn remove_transfer_encoding(response: &mut Vec<u8>, head: usize) {
     let mut start = 0;
     while start < head {
-        let end = answer[start..head].iter().position(|byte| *byte == b'\n').map_or(head, |at| start + at + 1);
-        if answer[start..end].to_ascii_lowercase().starts_with(b"transfer-encoding:") {
-            answer.drain(start..end);
+        let end = response[start..head].iter().position(|byte| *byte == b'\n').map_or(head, |at| start + at + 1);
+        if response[start..end].to_ascii_lowercase().starts_with(b"transfer-encoding:") {
+            response.drain(start..end);
             return;
         }
         start = end;
     }
 }
 
-/// Relays a large answer in pieces while the client keeps up, and keeps for it what it does not take.
+/// Relays a large response in pieces while the client keeps up, and keeps for it what it does not take.
 fn relay_large(permit: Permit<'_>, start: Vec<u8>, missing: usize, client: &Client<'_>) -> Result<(), RelayError> {
     let total = start.len() + missing;
     let mut unsent = Unsent { client, bytes: Vec::new(), sent: 0, total };
@@ -179,12 +179,12 @@ fn relay_large(permit: Permit<'_>, start: Vec<u8>, missing: usize, client: &Clie
     unsent.finish().map_err(RelayError::Broken)
 }
 
-/// The part of a large answer that the client has not taken.
+/// The part of a large response that the client has not taken.
 struct Unsent<'a> {
     client: &'a Client<'a>,
     bytes: Vec<u8>,
     sent: usize,
-    /// The length of the whole answer.
+    /// The length of the whole response.
     total: usize,
 }
 
@@ -212,7 +212,7 @@ impl Unsent<'_> {
     }
 }
 
-/// Relays an answer without a known length, each chunk at once.
+/// Relays a response without a known length, each chunk at once.
 fn relay_stream(permit: Permit<'_>, start: &[u8], is_http10: bool, client: &Client<'_>) -> Result<(), RelayError> {
     let head = head_end(start);
     write_all(client.stream, &start[..head], WRITE_TIMEOUT).map_err(RelayError::Broken)?;

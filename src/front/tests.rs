@@ -17,6 +17,10 @@ type Script = Box<dyn FnOnce(UnixStream) + Send>;
 
 /// A front with at most one private connection of each class at a time. The scripts serve the connections in order.
 fn start(scripts: Vec<Script>) -> Front {
+    start_with(scripts, LONG)
+}
+
+fn start_with(scripts: Vec<Script>, response_timeout: Duration) -> Front {
     let scripts = Mutex::new(scripts.into_iter());
     let connect = move || {
         let (stream, other) = UnixStream::pair()?;
@@ -29,7 +33,7 @@ fn start(scripts: Vec<Script>) -> Front {
         classify: |_, target| if target == "/stream" { Class::Stream } else { Class::Memory },
         headers: &[],
         acquire_timeout: LONG,
-        answer_timeout: LONG,
+        response_timeout,
         log: |_| {},
     };
     let limits = Limits { connections: 8, waiting: 8, kubernetes: 1, memory: 1, stream: 1, posts_per_minute: 0 };
@@ -45,7 +49,7 @@ fn read_request(stream: &UnixStream) {
     while lines.next().is_some_and(|line| line.is_ok_and(|line| !line.is_empty())) {}
 }
 
-fn answer(mut stream: &UnixStream, bytes: &[u8]) {
+fn send_response(mut stream: &UnixStream, bytes: &[u8]) {
     read_request(stream);
     // The client of a test may have left.
     let _ = stream.write_all(bytes);
@@ -76,11 +80,11 @@ fn a_stream_is_relayed_piece_by_piece() {
     for version in ["HTTP/1.1", "HTTP/1.0"] {
         let (sender, pieces) = mpsc::channel::<&str>();
         let script = move |mut stream: UnixStream| {
-            answer(&stream, b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nX: y\r\n\r\n");
+            send_response(&stream, b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nX: y\r\n\r\n");
             for piece in pieces {
                 stream.write_all(piece.as_bytes()).expect("relayed");
             }
-            answer(&stream, OK);
+            send_response(&stream, OK);
         };
         let front = start(vec![Box::new(script)]);
         let mut client = get(&front, "/stream", version);
@@ -108,11 +112,11 @@ fn a_stream_is_relayed_piece_by_piece() {
 #[test]
 fn a_malformed_chunk_ends_the_client_connection() {
     let script = |mut stream: UnixStream| {
-        answer(&stream, b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\none\r\n");
+        send_response(&stream, b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\none\r\n");
         stream.write_all(b"failed\r\n").expect("sent");
         let _ = stream.read(&mut [0; 1]);
     };
-    let front = start(vec![Box::new(script), Box::new(|stream| answer(&stream, OK))]);
+    let front = start(vec![Box::new(script), Box::new(|stream| send_response(&stream, OK))]);
     let mut text = String::new();
     get(&front, "/stream", "HTTP/1.1").read_to_string(&mut text).expect("the end");
     assert!(text.ends_with("3\r\none\r\n"), "{text}");
@@ -122,8 +126,8 @@ fn a_malformed_chunk_ends_the_client_connection() {
 #[test]
 fn a_private_connection_that_breaks_is_a_500_and_is_replaced() {
     for broken in ["", "HTTP/1.1 200", "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\npart", "nonsense\r\n\r\n"] {
-        let script = move |stream: UnixStream| answer(&stream, broken.as_bytes());
-        let front = start(vec![Box::new(script), Box::new(|stream| answer(&stream, OK))]);
+        let script = move |stream: UnixStream| send_response(&stream, broken.as_bytes());
+        let front = start(vec![Box::new(script), Box::new(|stream| send_response(&stream, OK))]);
         let client = get(&front, "/", "HTTP/1.1");
         assert!(read_until(&client, "}").starts_with("HTTP/1.1 500 "), "{broken:?}");
         // The client's connection stays open, too.
@@ -135,14 +139,14 @@ fn a_private_connection_that_breaks_is_a_500_and_is_replaced() {
 #[test]
 fn a_server_that_cannot_be_reached_is_a_503() {
     let front = start(Vec::new());
-    let answer = read_until(&get(&front, "/", "HTTP/1.1"), "}");
-    assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("Retry-After: "), "{answer}");
+    let response = read_until(&get(&front, "/", "HTTP/1.1"), "}");
+    assert!(response.starts_with("HTTP/1.1 503 ") && response.contains("Retry-After: "), "{response}");
 }
 
 #[test]
-fn a_large_answer_that_breaks_off_ends_the_client_connection() {
+fn a_large_response_that_breaks_off_ends_the_client_connection() {
     let head = "HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n";
-    let script = move |stream: UnixStream| answer(&stream, format!("{head}part").as_bytes());
+    let script = move |stream: UnixStream| send_response(&stream, format!("{head}part").as_bytes());
     let front = start(vec![Box::new(script)]);
     let mut text = String::new();
     get(&front, "/", "HTTP/1.1").read_to_string(&mut text).expect("the end");
@@ -154,15 +158,52 @@ fn a_client_that_reads_nothing_holds_no_private_connection() {
     // More than the buffers of a socket take.
     const LARGE: usize = 16 * 1024 * 1024;
     let script = |mut stream: UnixStream| {
-        answer(&stream, format!("HTTP/1.1 200 OK\r\nContent-Length: {LARGE}\r\n\r\n").as_bytes());
+        send_response(&stream, format!("HTTP/1.1 200 OK\r\nContent-Length: {LARGE}\r\n\r\n").as_bytes());
         stream.write_all(&vec![b'a'; LARGE]).expect("taken");
-        answer(&stream, OK);
+        send_response(&stream, OK);
     };
     let front = start(vec![Box::new(script)]);
     let slow = get(&front, "/", "HTTP/1.1");
     assert!(read_until(&get(&front, "/", "HTTP/1.1"), "ok").starts_with("HTTP/1.1 200 "));
     slow.shutdown(Shutdown::Write).expect("open");
     let mut whole = Vec::new();
-    (&slow).read_to_end(&mut whole).expect("the whole answer");
+    (&slow).read_to_end(&mut whole).expect("the whole response");
     assert!(whole.len() > LARGE && whole.ends_with(b"aaaa"));
+}
+
+#[test]
+fn a_late_response_reaches_no_other_client() {
+    let (sender, late) = mpsc::channel();
+    let script = move |mut stream: UnixStream| {
+        read_request(&stream);
+        late.recv().expect("the test sends");
+        // The front has closed its end.
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nlate");
+    };
+    let scripts: Vec<Script> = vec![Box::new(script), Box::new(|stream| send_response(&stream, OK))];
+    let front = start_with(scripts, Duration::from_millis(20));
+    let client = get(&front, "/", "HTTP/1.1");
+    assert!(read_until(&client, "}").starts_with("HTTP/1.1 500 "));
+    sender.send(()).expect("the script runs");
+    (&client).write_all(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n").expect("sent");
+    assert!(read_until(&client, "ok").starts_with("HTTP/1.1 200 "));
+}
+
+#[test]
+fn a_private_connection_with_stray_bytes_serves_no_other_request() {
+    let ((go, gone), (sender, sent)) = (mpsc::channel(), mpsc::channel());
+    let script = move |mut stream: UnixStream| {
+        send_response(&stream, OK);
+        gone.recv().expect("the test sends");
+        stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nstray").expect("sent");
+        sender.send(()).expect("the test receives");
+        let _ = stream.read(&mut [0; 1]);
+    };
+    let front = start(vec![Box::new(script), Box::new(|stream| send_response(&stream, OK))]);
+    let client = get(&front, "/", "HTTP/1.1");
+    assert!(read_until(&client, "ok").starts_with("HTTP/1.1 200 "));
+    go.send(()).expect("the script runs");
+    sent.recv().expect("the script sends");
+    (&client).write_all(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n").expect("sent");
+    assert!(read_until(&client, "ok").ends_with("\r\n\r\nok"));
 }

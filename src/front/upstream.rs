@@ -184,7 +184,7 @@ impl Permit<'_> {
         self.connection.as_ref().expect("a permit has its connection until it is given back")
     }
 
-    /// Gives the connection back for the next request; its last answer has been read to its end. A permit that is dropped instead
+    /// Gives the connection back for the next request; its last response has been read to its end. A permit that is dropped instead
     /// closes its connection.
     pub fn give_back(mut self) {
         self.is_intact = true;

@@ -30,7 +30,7 @@ impl Read for Pieces {
     }
 }
 
-/// Sends a request and reads until the answer ends with `end`.
+/// Sends a request and reads until the response ends with `end`.
 fn exchange(connection: &PrivateConnection, request: &str, end: &str) -> String {
     let mut stream = &connection.stream;
     stream.write_all(request.as_bytes()).expect("sent");
@@ -38,13 +38,13 @@ fn exchange(connection: &PrivateConnection, request: &str, end: &str) -> String 
 }
 
 fn read_until(mut stream: &UnixStream, end: &str) -> String {
-    let mut answer = String::new();
-    while !answer.ends_with(end) {
+    let mut response = String::new();
+    while !response.ends_with(end) {
         let mut byte = [0; 1];
-        stream.read_exact(&mut byte).unwrap_or_else(|error| panic!("{error} after {answer:?}"));
-        answer.push(char::from(byte[0]));
+        stream.read_exact(&mut byte).unwrap_or_else(|error| panic!("{error} after {response:?}"));
+        response.push(char::from(byte[0]));
     }
-    answer
+    response
 }
 
 const POST: &str = "POST / HTTP/1.1\r\nContent-Length: 4\r\n\r\nbody";
@@ -53,8 +53,8 @@ const POST: &str = "POST / HTTP/1.1\r\nContent-Length: 4\r\n\r\nbody";
 fn a_panic_is_a_500_and_the_connection_serves_on() {
     let server = server(mpsc::channel().1);
     let connection = server.connect().expect("connected");
-    let answer = exchange(&connection, "GET /panic HTTP/1.1\r\n\r\n", "\r\n\r\n");
-    assert!(answer.starts_with("HTTP/1.1 500 "), "{answer}");
+    let response = exchange(&connection, "GET /panic HTTP/1.1\r\n\r\n", "\r\n\r\n");
+    assert!(response.starts_with("HTTP/1.1 500 "), "{response}");
     assert!(exchange(&connection, POST, "body").starts_with("HTTP/1.1 200 "));
 }
 
