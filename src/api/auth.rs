@@ -25,8 +25,14 @@ impl Token {
     /// # Errors
     /// The file cannot be read, is empty, or holds characters that no header can carry.
     pub fn read(path: &Path) -> io::Result<Self> {
+        let error = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
+        let file = File::open(path).map_err(error)?;
+        Self::parse(file).map_err(error)
+    }
+
+    fn parse(file: File) -> io::Result<Self> {
         let mut text = String::new();
-        let length = File::open(path)?.take(FILE_LIMIT + 1).read_to_string(&mut text)?;
+        let length = file.take(FILE_LIMIT + 1).read_to_string(&mut text)?;
         if length as u64 > FILE_LIMIT {
             return Err(io::Error::new(io::ErrorKind::FileTooLarge, "it has over 4096 bytes"));
         }
