@@ -114,7 +114,7 @@ impl Connections {
 }
 
 impl State {
-    /// Ends the connection that has been in its phase for longest, among those that `matches`; `None` if there is none.
+    /// Ends the connection that has been in its phase for longest, among those that match; `None` if no connection matches.
     fn evict(&mut self, matches: impl Fn(&Connection) -> bool) -> Option<()> {
         let (key, _) = self.open.iter().filter(|(_, one)| matches(one)).min_by_key(|(_, one)| one.since)?;
         let key = *key;

@@ -130,7 +130,7 @@ fn a_private_connection_that_breaks_is_a_500_and_is_replaced() {
         let front = start(vec![Box::new(script), Box::new(|stream| send_response(&stream, OK))]);
         let client = get(&front, "/", "HTTP/1.1");
         assert!(read_until(&client, "}").starts_with("HTTP/1.1 500 "), "{broken:?}");
-        // The client's connection stays open, too.
+        // The client's connection also stays open.
         (&client).write_all(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n").expect("sent");
         assert!(read_until(&client, "ok").starts_with("HTTP/1.1 200 "), "{broken:?}");
     }

@@ -121,7 +121,7 @@ fn credential_fix(error: &CredentialError) -> &'static str {
     }
 }
 
-/// Returns the message of Kubernetes, or the error if there is none.
+/// Returns the message of Kubernetes, or the error without one.
 pub fn message(error: &Error) -> String {
     match error {
         Error::Status { status, .. } => status.message.clone(),

@@ -126,7 +126,7 @@ impl From<serde_json::Error> for DecodeError {
 /// Returns the continue token; empty on the last page.
 ///
 /// # Errors
-/// The text ended early, is unreadable, or is not a PodList. `pods` then holds an unusable part of it.
+/// The text ended early, is unreadable, or is not a PodList. `pods` then holds an unusable part.
 pub fn read_pod_list<C: Extend<Pod>>(from: impl Read, pods: &mut C) -> Result<String, serde_json::Error> {
     let mut json = serde_json::Deserializer::from_reader(from);
     let next = ListSeed(pods).deserialize(&mut json)?;

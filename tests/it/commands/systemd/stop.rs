@@ -71,7 +71,7 @@ fn request_under_way_at_the_stop_gets_its_response() {
     let mut server = manager.watches(Setup::for_api(&api)).start();
     assert_eq!(manager.next(), READY);
     let mut silent = server.connect();
-    // The server accepts connections in order: with this response the silent connection has been accepted, too.
+    // The server accepts connections in order: with this response the silent connection has also been accepted.
     let mut kept = server.connect();
     kept.send(request(false).as_bytes());
     assert_eq!(kept.response(false).unwrap().status, 200);
