@@ -80,7 +80,7 @@ impl Front {
         self.shared.is_closing()
     }
 
-    /// Returns true if requests that call Kubernetes end: see [`Pool::is_alive`].
+    /// Returns true if requests that call Kubernetes end: see [`is_alive`](crate::front::upstream::Pool::is_alive).
     pub fn is_alive(&self, timeout: Duration) -> bool {
         self.shared.pool(Class::Kubernetes).is_alive(timeout)
     }
