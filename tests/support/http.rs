@@ -1,9 +1,10 @@
 //! A small HTTP/1.1 client: sends raw bytes; reads status, headers and body.
 
 use super::TIMEOUT;
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use serde_json::Value;
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 
 pub struct Connection(BufReader<TcpStream>);
 
@@ -20,6 +21,16 @@ impl Connection {
         stream.set_read_timeout(Some(TIMEOUT)).unwrap();
         stream.set_nodelay(true).unwrap();
         Connection(BufReader::new(stream))
+    }
+
+    /// Connects from an address of this host.
+    pub fn open_from(ip: Ipv4Addr, address: SocketAddr) -> Connection {
+        // Without CLOEXEC a server started by another test would inherit the socket and keep it open.
+        let (family, kind) = (AddressFamily::INET, SocketType::STREAM);
+        let socket = rustix::net::socket_with(family, kind, SocketFlags::CLOEXEC, None).unwrap();
+        rustix::net::bind(&socket, &SocketAddr::from((ip, 0))).unwrap();
+        rustix::net::connect(&socket, &address).unwrap();
+        Connection::over(TcpStream::from(socket))
     }
 
     /// Wraps an open socket.
