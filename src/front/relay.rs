@@ -10,7 +10,7 @@ use crate::front::chunked;
 use crate::front::client::{Client, WRITE_TIMEOUT};
 use crate::front::error::RequestError;
 use crate::front::io::{try_send, write_all};
-use crate::front::request::Request;
+use crate::front::request::{Framing, Request};
 use crate::front::upstream::Permit;
 
 /// First read of a response, in bytes: all but a large list of pods fits.
@@ -36,11 +36,14 @@ pub enum RelayError {
     Broken(io::Error),
 }
 
-/// The framing of a response's body.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Framing {
-    Length(usize),
-    Chunked,
+/// A response whose head is complete.
+struct Started {
+    /// The head as it goes to the client, with the bytes of the body that have arrived.
+    bytes: Vec<u8>,
+    /// The length of the head in `bytes`.
+    head: usize,
+    /// The number of bytes of the body that are missing; `None` if it is chunked.
+    missing: Option<usize>,
 }
 
 /// Sends `request` on the private connection and relays the response to the client; `close`: the client's connection ends with it.
@@ -49,76 +52,67 @@ enum Framing {
 /// [`RelayError`]
 pub fn exchange(permit: Permit<'_>, request: &Request, client: &Client<'_>, close: bool) -> Result<(), RelayError> {
     let stream = &permit.connection().stream;
-    let (mut response, framing) = match send_and_read_head(stream, request, close) {
-        Ok(read) => read,
-        Err(error) => {
-            log::error!("the private connection of a {} broke: {error}", request.head.method);
-            return Err(RelayError::NoResponse(RequestError::Internal));
-        }
-    };
-    match framing {
-        Framing::Length(missing) if missing <= NEXT_READ => {
-            let start = response.len();
-            response.resize(start + missing, 0);
-            let mut stream = stream;
-            if let Err(error) = stream.read_exact(&mut response[start..]) {
-                log::error!("a response on a private connection broke off: {error}");
-                return Err(RelayError::NoResponse(RequestError::Internal));
-            }
+    let mut response = send_and_read_head(stream, request, close).map_err(|error| no_response(&error))?;
+    match response.missing {
+        Some(missing) if missing <= NEXT_READ => {
+            read_exact(stream, &mut response.bytes, missing).map_err(|error| no_response(&error))?;
             permit.give_back();
-            client.send(&response).map_err(RelayError::Broken)
+            client.send(&response.bytes).map_err(RelayError::Broken)
         }
-        Framing::Length(missing) => relay_large(permit, response, missing, client),
-        Framing::Chunked => relay_stream(permit, &response, request.head.is_http10, client),
+        Some(missing) => relay_large(permit, response.bytes, missing, client),
+        None => relay_stream(permit, &response, request.head.is_http10, client),
     }
 }
 
-/// Sends the request in one write, and reads until the response's head is complete. Returns the head as it goes to the client with
-/// the body bytes read so far, and the framing: of a known length, the number of missing bytes.
-fn send_and_read_head(mut stream: &UnixStream, request: &Request, close: bool) -> io::Result<(Vec<u8>, Framing)> {
-    stream.write_all(&request.to_private())?;
-    let mut response = vec![0; FIRST_READ];
-    let mut length = 0;
-    loop {
-        let count = match stream.read(&mut response[length..]) {
-            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            read => read?,
-        };
-        length += count;
-        if let Some((head, framing)) = parse_head(&response[..length], request.head.method == "HEAD")? {
-            response.truncate(length);
-            let missing = match framing {
-                Framing::Length(body) => Framing::Length((head + body).checked_sub(length).ok_or_else(malformed)?),
-                Framing::Chunked => Framing::Chunked,
-            };
-            if framing == Framing::Chunked && request.head.is_http10 {
-                remove_transfer_encoding(&mut response, head);
-            }
-            if close {
-                // Before the empty line, which ends the head.
-                let at = head_end(&response) - 2;
-                response.splice(at..at, *b"Connection: close\r\n");
-            }
-            return Ok((response, missing));
-        }
-        if length == response.len() {
-            if length >= MAX_RESPONSE_HEAD {
-                return Err(malformed());
-            }
-            response.resize(MAX_RESPONSE_HEAD, 0);
-        }
-    }
+/// The private connection failed before the client received anything.
+fn no_response(error: &io::Error) -> RelayError {
+    log_broken(error);
+    RelayError::NoResponse(RequestError::Internal)
 }
 
-/// Logs that a response broke off after a part of it was sent.
+/// The private connection failed after the client received a part of the response.
 fn broken(error: io::Error) -> RelayError {
-    log::error!("a response on a private connection broke off: {error}");
+    log_broken(&error);
     RelayError::Broken(error)
+}
+
+fn log_broken(error: &io::Error) {
+    log::error!("the response on a private connection broke off: {error}");
 }
 
 fn malformed() -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, "malformed response")
+}
+
+/// Sends the request in one write, and reads until the response's head is complete.
+fn send_and_read_head(mut stream: &UnixStream, request: &Request, close: bool) -> io::Result<Started> {
+    stream.write_all(&request.to_private())?;
+    let mut bytes = vec![0; FIRST_READ];
+    let mut length = 0;
+    let (head, framing) = loop {
+        length += read(stream, &mut bytes[length..])?;
+        if let Some(parsed) = parse_head(&bytes[..length], request.head.method == "HEAD")? {
+            break parsed;
+        }
+        if length >= MAX_RESPONSE_HEAD {
+            return Err(malformed());
+        }
+        bytes.resize(MAX_RESPONSE_HEAD, 0);
+    };
+    bytes.truncate(length);
+    let missing = match framing {
+        Framing::None => Some(0),
+        Framing::Length(body) => Some((head + body).checked_sub(length).ok_or_else(malformed)?),
+        Framing::Chunked => None,
+    };
+    let mut response = Started { bytes, head, missing };
+    if framing == Framing::Chunked && request.head.is_http10 {
+        response.remove_transfer_encoding();
+    }
+    if close {
+        response.add_connection_close();
+    }
+    Ok(response)
 }
 
 /// The length of a complete head and the framing of its body.
@@ -127,7 +121,7 @@ fn parse_head(input: &[u8], is_head: bool) -> io::Result<Option<(usize, Framing)
     let mut parsed = httparse::Response::new(&mut headers);
     let httparse::Status::Complete(length) = parsed.parse(input).map_err(|_| malformed())? else { return Ok(None) };
     if is_head || matches!(parsed.code, Some(204 | 304)) {
-        return Ok(Some((length, Framing::Length(0))));
+        return Ok(Some((length, Framing::None)));
     }
     let value = |name: &str| parsed.headers.iter().find(|header| header.name.eq_ignore_ascii_case(name));
     if value("transfer-encoding").is_some() {
@@ -137,22 +131,46 @@ fn parse_head(input: &[u8], is_head: bool) -> io::Result<Option<(usize, Framing)
     Ok(Some((length, Framing::Length(body.ok_or_else(malformed)?))))
 }
 
-/// The length of the head with its empty line.
-fn head_end(response: &[u8]) -> usize {
-    response.windows(4).position(|bytes| bytes == b"\r\n\r\n").map_or(response.len(), |at| at + 4)
+impl Started {
+    fn add_connection_close(&mut self) {
+        const HEADER: &[u8] = b"Connection: close\r\n";
+        // Before the empty line, which ends the head.
+        let at = self.head - 2;
+        self.bytes.splice(at..at, HEADER.iter().copied());
+        self.head += HEADER.len();
+    }
+
+    /// HTTP/1.0 has no chunks: the end of the connection ends the body.
+    fn remove_transfer_encoding(&mut self) {
+        let mut start = 0;
+        for line in self.bytes[..self.head].split_inclusive(|byte| *byte == b'\n') {
+            let end = start + line.len();
+            if line.to_ascii_lowercase().starts_with(b"transfer-encoding:") {
+                self.bytes.drain(start..end);
+                self.head -= end - start;
+                return;
+            }
+            start = end;
+        }
+    }
 }
 
-/// HTTP/1.0 has no chunks: the end of the connection ends the body.
-fn remove_transfer_encoding(response: &mut Vec<u8>, head: usize) {
-    let mut start = 0;
-    while start < head {
-        let end = response[start..head].iter().position(|byte| *byte == b'\n').map_or(head, |at| start + at + 1);
-        if response[start..end].to_ascii_lowercase().starts_with(b"transfer-encoding:") {
-            response.drain(start..end);
-            return;
+/// Reads available bytes, at least one.
+fn read(mut stream: &UnixStream, buffer: &mut [u8]) -> io::Result<usize> {
+    loop {
+        match stream.read(buffer) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            read => return read,
         }
-        start = end;
     }
+}
+
+/// Appends the next `count` bytes.
+fn read_exact(mut stream: &UnixStream, bytes: &mut Vec<u8>, count: usize) -> io::Result<()> {
+    let start = bytes.len();
+    bytes.resize(start + count, 0);
+    stream.read_exact(&mut bytes[start..])
 }
 
 /// Relays a large response in pieces while the client keeps up, and keeps for it what it does not take.
@@ -161,17 +179,11 @@ fn relay_large(permit: Permit<'_>, start: Vec<u8>, missing: usize, client: &Clie
     let mut unsent = Unsent { client, bytes: Vec::new(), sent: 0, total };
     unsent.push(&start).map_err(RelayError::Broken)?;
     drop(start);
-    let mut stream = &permit.connection().stream;
     let mut buffer = vec![0; NEXT_READ];
     let mut left = missing;
     while left > 0 {
         let size = left.min(buffer.len());
-        let count = match stream.read(&mut buffer[..size]) {
-            Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            read => read,
-        };
-        let count = count.map_err(broken)?;
+        let count = read(&permit.connection().stream, &mut buffer[..size]).map_err(broken)?;
         unsent.push(&buffer[..count]).map_err(RelayError::Broken)?;
         left -= count;
     }
@@ -213,10 +225,10 @@ impl Unsent<'_> {
 }
 
 /// Relays a response without a known length, each chunk at once.
-fn relay_stream(permit: Permit<'_>, start: &[u8], is_http10: bool, client: &Client<'_>) -> Result<(), RelayError> {
-    let head = head_end(start);
-    write_all(client.stream, &start[..head], WRITE_TIMEOUT).map_err(RelayError::Broken)?;
-    let mut input = start[head..].to_vec();
+fn relay_stream(permit: Permit<'_>, start: &Started, is_http10: bool, client: &Client<'_>) -> Result<(), RelayError> {
+    let (head, body) = start.bytes.split_at(start.head);
+    write_all(client.stream, head, WRITE_TIMEOUT).map_err(RelayError::Broken)?;
+    let mut input = body.to_vec();
     let mut buffer = vec![0; FIRST_READ];
     loop {
         while let Some((data, used)) = chunked::first_chunk(&input, MAX_CHUNK).map_err(|_| broken(malformed()))? {
@@ -229,22 +241,16 @@ fn relay_stream(permit: Permit<'_>, start: &[u8], is_http10: bool, client: &Clie
             write_all(client.stream, piece, WRITE_TIMEOUT).map_err(RelayError::Broken)?;
             input.drain(..used);
         }
-        let mut stream = &permit.connection().stream;
-        match stream.read(&mut buffer) {
-            Ok(0) => return Err(broken(io::ErrorKind::UnexpectedEof.into())),
-            Ok(count) => input.extend_from_slice(&buffer[..count]),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(broken(error)),
-        }
+        let count = read(&permit.connection().stream, &mut buffer).map_err(broken)?;
+        input.extend_from_slice(&buffer[..count]);
     }
 }
 
 /// Reads the empty line after the last chunk, of which `rest` has arrived, and gives the private connection back.
 fn end_stream(permit: Permit<'_>, rest: &[u8]) -> Result<(), RelayError> {
-    let (mut rest, start) = (rest.to_vec(), rest.len());
-    rest.resize(start.max(2), 0);
-    let mut stream = &permit.connection().stream;
-    stream.read_exact(&mut rest[start..]).map_err(broken)?;
+    let mut rest = rest.to_vec();
+    let missing = 2usize.saturating_sub(rest.len());
+    read_exact(&permit.connection().stream, &mut rest, missing).map_err(broken)?;
     if rest != b"\r\n" {
         return Err(broken(malformed()));
     }

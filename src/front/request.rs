@@ -65,7 +65,7 @@ pub struct RequestHead {
     pub is_http10: bool,
 }
 
-/// The framing of a request's body.
+/// The framing of a body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Framing {
     /// No body.
