@@ -11,7 +11,7 @@ use crate::front::chunked;
 use crate::front::client::Client;
 use crate::front::connections::Phase;
 use crate::front::error::RequestError;
-use crate::front::io::{ReadOutcome, lingering_close, read_some, write_all};
+use crate::front::io::{ReadOutcome, lingering_close, read_some};
 use crate::front::limits::MAX_BODY;
 use crate::front::relay::{self, RelayError};
 use crate::front::request::{self, Framing, Request, RequestHead};
@@ -78,6 +78,7 @@ pub fn serve(shared: &Shared, client: &Client<'_>) -> io::Result<()> {
         if shared.is_closing() {
             shared.connections.notify();
         }
+        client.wait_until_taken()?;
         timeout = IDLE_TIMEOUT;
     }
 }
@@ -201,7 +202,7 @@ fn read_body(
         if std::mem::take(&mut is_first_read) {
             client.guard.restart_idle();
             if head.expect_continue {
-                write_all(client.stream, b"HTTP/1.1 100 Continue\r\n\r\n", BODY_TIMEOUT)?;
+                client.write_all(b"HTTP/1.1 100 Continue\r\n\r\n")?;
             }
         }
         match read_some(client.stream, input, deadline)? {

@@ -5,6 +5,15 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 /// Longest request body, in bytes: forty times a valid one. tiny_http reads a body of this size before its handler runs.
 pub const MAX_BODY: usize = 1024;
 
+/// Send buffer of a client connection, in bytes. Without it the kernel lets a slow reader's grow to 4 MB, outside any budget.
+pub const SEND_BUFFER: usize = 32 * 1024;
+
+/// Memory that the kernel takes for a send buffer, in bytes: socket(7), twice the buffer's size.
+pub const KERNEL_SEND_BUFFER: usize = 2 * SEND_BUFFER;
+
+/// Receive buffer of a client connection, in bytes: the longest head.
+pub const RECEIVE_BUFFER: usize = 16 * 1024;
+
 /// Largest number of client connections, descriptors permitting. Each is a thread with 20 KB in use, so 10 MB of a t2.nano's 512.
 const MAX_CONNECTIONS: usize = 512;
 

@@ -7,9 +7,9 @@ use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 
 use crate::front::chunked;
-use crate::front::client::{Client, WRITE_TIMEOUT};
+use crate::front::client::Client;
 use crate::front::error::RequestError;
-use crate::front::io::{try_send, write_all};
+use crate::front::io::try_send;
 use crate::front::request::{Framing, Request};
 use crate::front::upstream::Permit;
 
@@ -204,7 +204,9 @@ impl Unsent<'_> {
     /// Adds a piece, and sends as much as the client takes without waiting.
     fn push(&mut self, piece: &[u8]) -> io::Result<()> {
         if self.sent < self.bytes.len() {
-            self.sent += try_send(self.client.stream, &self.bytes[self.sent..])?;
+            let sent = try_send(self.client.stream, &self.bytes[self.sent..])?;
+            self.client.guard.count_taken(sent);
+            self.sent += sent;
         }
         if self.sent < self.bytes.len() {
             self.bytes.extend_from_slice(piece);
@@ -220,14 +222,14 @@ impl Unsent<'_> {
     }
 
     fn finish(self) -> io::Result<()> {
-        write_all(self.client.stream, &self.bytes[self.sent..], WRITE_TIMEOUT)
+        self.client.write_all(&self.bytes[self.sent..])
     }
 }
 
 /// Relays a response without a known length, each chunk at once.
 fn relay_stream(permit: Permit<'_>, start: &Started, is_http10: bool, client: &Client<'_>) -> Result<(), RelayError> {
     let (head, body) = start.bytes.split_at(start.head);
-    write_all(client.stream, head, WRITE_TIMEOUT).map_err(RelayError::Broken)?;
+    client.write_all(head).map_err(RelayError::Broken)?;
     let mut input = body.to_vec();
     let mut buffer = vec![0; FIRST_READ];
     loop {
@@ -235,10 +237,10 @@ fn relay_stream(permit: Permit<'_>, start: &Started, is_http10: bool, client: &C
             if data.is_empty() {
                 end_stream(permit, &input[used..])?;
                 let end: &[u8] = if is_http10 { b"" } else { b"0\r\n\r\n" };
-                return write_all(client.stream, end, WRITE_TIMEOUT).map_err(RelayError::Broken);
+                return client.write_all(end).map_err(RelayError::Broken);
             }
             let piece = if is_http10 { data } else { &input[..used] };
-            write_all(client.stream, piece, WRITE_TIMEOUT).map_err(RelayError::Broken)?;
+            client.write_all(piece).map_err(RelayError::Broken)?;
             input.drain(..used);
         }
         let count = read(&permit.connection().stream, &mut buffer).map_err(broken)?;
