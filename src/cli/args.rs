@@ -68,7 +68,7 @@ pub struct ServeArgs {
     #[arg(long, value_name = "SECONDS", value_parser = values::job_ttl, default_value = "3600")]
     pub job_ttl: u32,
     /// POSTs per minute of one client network (IPv4 address or IPv6 /64), in a burst or spread out; 0 means unlimited
-    #[arg(long, value_name = "NUMBER", value_parser = values::posts_per_minute, default_value = "1200")]
+    #[arg(long, value_name = "NUMBER", value_parser = values::posts_per_minute, default_value = "120")]
     pub posts_per_minute: u32,
     #[command(flatten)]
     pub premium: PremiumArgs,

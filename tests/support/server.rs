@@ -69,6 +69,8 @@ impl Setup {
             ("TMPDIR".to_owned(), home.path().to_str().unwrap().to_owned()),
             // Only HTTP requests cause Kubernetes requests; tests of the queue override this.
             ("NO_REQUEUE".to_owned(), "1".to_owned()),
+            // Tests of other subjects send as many POSTs as they need.
+            ("POSTS_PER_MINUTE".to_owned(), "0".to_owned()),
         ];
         Setup { home, args: Vec::new(), env, through: Vec::new(), stdin: None }
     }

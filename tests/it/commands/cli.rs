@@ -19,7 +19,7 @@ const OPTIONS: [(&str, &str, &str); 12] = [
     ("--local", "LOCAL=1", "off"),
     ("--local-job-seconds", "LOCAL_JOB_SECONDS", "20"),
     ("--local-nodes", "LOCAL_NODES", "2"),
-    ("--posts-per-minute", "POSTS_PER_MINUTE", "1200"),
+    ("--posts-per-minute", "POSTS_PER_MINUTE", "120"),
     ("--premium-token-file", "PREMIUM_TOKEN_FILE", "none"),
     ("--log-level", "LOG_LEVEL", "info"),
 ];
