@@ -15,9 +15,8 @@ import sys
 import time
 
 PIPELINE = b"GET /nothing HTTP/1.1\r\nHost: x\r\n\r\n" * 400
-# Bytes of a receive buffer: a client that reads nothing and offers a small window, so that the server's kernel keeps the responses.
-SMALL_WINDOW = 4096
 REOPEN_PAUSE = 1.0
+CONNECT_TIMEOUT = 5.0
 
 
 class Reader:
@@ -54,22 +53,7 @@ class Loop:
             self.stream.send(self.request)
 
 
-def connect(address, server, window):
-    stream = socket.socket()
-    if window:
-        stream.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, window)
-    stream.bind((address, 0))
-    stream.settimeout(5)
-    try:
-        stream.connect(server)
-    except OSError:
-        stream.close()
-        raise
-    stream.setblocking(False)
-    return stream
-
-
-def run(kind, server, addresses, window):
+def run(kind, server, addresses):
     """Keeps a connection open for each entry of `addresses`."""
     selector = selectors.DefaultSelector()
     due = [(0.0, address) for address in addresses]
@@ -77,7 +61,9 @@ def run(kind, server, addresses, window):
         while due and due[0][0] <= time.monotonic():
             _, address = heapq.heappop(due)
             try:
-                client = kind(connect(address, server, window))
+                stream = socket.create_connection(server, CONNECT_TIMEOUT, (address, 0))
+                stream.setblocking(False)
+                client = kind(stream)
                 selector.register(client.stream, kind.events, (client, address))
             except OSError:
                 heapq.heappush(due, (time.monotonic() + REOPEN_PAUSE, address))
@@ -101,9 +87,7 @@ def main():
     host, port, connections, *addresses = rest
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    addresses *= int(connections)
-    kinds = {"readers": (Reader, SMALL_WINDOW), "loop": (Loop, None)}
-    run(kinds[kind][0], (host, int(port)), addresses, kinds[kind][1])
+    run({"readers": Reader, "loop": Loop}[kind], (host, int(port)), addresses * int(connections))
 
 
 if __name__ == "__main__":
