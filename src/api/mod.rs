@@ -98,6 +98,7 @@ fn respond(app: &App, request: Request<'_>) -> Result<Response, ApiError> {
         Route::Queue => queue::show(app),
         Route::Healthz => Ok(health::healthz()),
         Route::Readyz => health::readyz(app),
+        Route::Options(methods) => Ok(Response::allow(methods)),
     }
 }
 

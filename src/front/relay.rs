@@ -114,7 +114,12 @@ fn send_and_read_head(mut stream: &UnixStream, request: &Request, close: bool) -
     };
     let mut response = Started { bytes, head, missing };
     if framing == Framing::Chunked && request.head.is_http10 {
-        response.remove_transfer_encoding();
+        // HTTP/1.0 has no chunks: the end of the connection ends the body.
+        response.remove_header(b"transfer-encoding:");
+    }
+    if response.bytes.starts_with(b"HTTP/1.1 204 ") {
+        // RFC 9110, section 8.6: a 204 has no Content-Length. tiny_http sends one.
+        response.remove_header(b"content-length:");
     }
     if close {
         response.add_connection_close();
@@ -147,12 +152,12 @@ impl Started {
         self.head += HEADER.len();
     }
 
-    /// HTTP/1.0 has no chunks: the end of the connection ends the body.
-    fn remove_transfer_encoding(&mut self) {
+    /// Removes a header from the head. `name` is in lower case and ends with a colon.
+    fn remove_header(&mut self, name: &[u8]) {
         let mut start = 0;
         for line in self.bytes[..self.head].split_inclusive(|byte| *byte == b'\n') {
             let end = start + line.len();
-            if line.to_ascii_lowercase().starts_with(b"transfer-encoding:") {
+            if line.to_ascii_lowercase().starts_with(name) {
                 self.bytes.drain(start..end);
                 self.head -= end - start;
                 return;

@@ -90,7 +90,7 @@ fn queue_shows_watched_jobs_in_order() {
     let head = server.connect().request("HEAD", "/queue", None);
     assert_eq!((head.status, head.header("Content-Length")), (200, Some(expected.len().to_string().as_str())));
     let post = server.post("/queue", "{}");
-    assert_eq!((post.status, post.header("Allow")), (405, Some("GET, HEAD")));
+    assert_eq!((post.status, post.header("Allow")), (405, Some("GET, HEAD, OPTIONS")));
 
     let requests_before = tier.api.requests().len();
     tier.runs("b", 4);
