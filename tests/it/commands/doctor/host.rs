@@ -5,7 +5,9 @@ use crate::support::api::{ApiServer, Listen};
 use crate::support::kubeconfig::Kubeconfig;
 use crate::support::response::ApiResponse;
 use crate::support::server::Setup;
+use std::ffi::OsStr;
 use std::net::TcpListener;
+use std::os::unix::ffi::OsStrExt;
 use std::time::Duration;
 
 #[test]
@@ -41,6 +43,10 @@ fn invalid_server_variables_are_reported() {
     assert_eq!(end.code, Some(1), "{end:?}");
     line(&end, "FAIL environment: LISTEN is \"5000\", but must be an address and a port");
     line(&end, "FAIL environment: JOB_TTL is \"soon\", but must be");
+    line(&end, "ok API: ");
+    let end = doctor(host(Setup::for_api(&api)).env("LISTEN", OsStr::from_bytes(b"\xff")).env("NO_NUDGE", "1"));
+    line(&end, "FAIL environment: LISTEN is ");
+    expect("old name", &end, "warning environment: ", "NO_NUDGE has no effect", "set NO_REQUEUE instead");
     line(&end, "ok API: ");
     let flag = host(Setup::for_api(&api)).run(&["doctor", "--listen", "5000"]);
     assert_eq!((flag.code, flag.stdout.as_str()), (Some(2), ""), "{flag:?}");
