@@ -126,7 +126,7 @@ pub struct DoctorArgs {
     /// Print one JSON object instead of lines
     #[arg(long)]
     pub json: bool,
-    /// Address that the server would listen on [default: 0.0.0.0:5000]
+    /// Address that the server would listen on [default: 0.0.0.0:5000, with LOCAL=1 127.0.0.1:5000]
     #[arg(long, value_name = "ADDR:PORT", value_parser = text(values::address))]
     pub listen: Option<String>,
     #[command(flatten)]

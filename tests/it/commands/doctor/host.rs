@@ -53,6 +53,23 @@ fn invalid_server_variables_are_reported() {
 }
 
 #[test]
+fn default_address_is_the_one_of_serve_as_the_help_says() {
+    let api = cluster(no_fault);
+    let help = Setup::new().run(&["doctor", "--help"]).stdout;
+    let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
+    for (local, address) in [("", "default: 0.0.0.0:5000"), ("1", "with LOCAL=1 127.0.0.1:5000]")] {
+        assert!(help.contains(address), "{help}");
+        let setup = host(Setup::new()).args(&["--image", "r.io/a:1"]).env("LOCAL", local);
+        let kubeconfig = setup.file("kubeconfig", Kubeconfig::new(&api.url()).yaml());
+        let end = doctor(setup.env("KUBECONFIG", kubeconfig.to_str().unwrap()));
+        let address = address.rsplit(' ').next().unwrap().trim_end_matches(']');
+        // Another program may hold the port; the check names the address in any case.
+        let is_named = |line: &str| line.contains(" port: ") && line.contains(address);
+        assert!(end.stdout.lines().any(is_named), "{local:?}: {}", end.stdout);
+    }
+}
+
+#[test]
 fn occupied_port_is_attributed_to_this_program_or_another() {
     let api = cluster(no_fault);
     let port = |listen: &str| doctor(host(Setup::for_api(&api)).args(&["--image", "r.io/a:1", "--listen", listen]));
