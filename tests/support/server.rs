@@ -12,7 +12,7 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Instant;
 use tempfile::TempDir;
@@ -237,7 +237,18 @@ impl Server {
         self.post("/img-classification/free", r#"{"dataset":"mnist"}"#)
     }
 
-    /// Everything on stderr so far.
+    /// The log up to the responses that this test has received. The thread that reads stderr may lag behind the sockets, so
+    /// a marker request follows, and its line ends the log.
+    pub fn log_until_now(&self) -> String {
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        let marker = format!("/marker-{}", NEXT.fetch_add(1, Ordering::SeqCst));
+        assert_eq!(self.get(&marker).status, 404);
+        let start = format!("GET {marker} 404 ");
+        self.wait_for_log("of the marker request", |line| line.starts_with(&start));
+        self.stderr()
+    }
+
+    /// The lines read from stderr so far, for the message of a failure. [`Server::log_until_now`] is complete.
     pub fn stderr(&self) -> String {
         self.lines.all().join("\n")
     }
