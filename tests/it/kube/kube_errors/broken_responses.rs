@@ -2,10 +2,10 @@
 
 use super::retries::Cut;
 use super::{check_retry_after, check_sentence, started};
+use crate::support::LONG_KUBE_TIMEOUT;
 use crate::support::cluster::pod;
 use crate::support::response::{ApiResponse, Behavior, pod_list, unauthorized, unavailable};
 use serde_json::{Value, json};
-use std::time::{Duration, Instant};
 
 #[test]
 fn headers_over_the_size_limit_are_502_at_once() {
@@ -26,15 +26,13 @@ fn check_headers(lengths: &[usize]) {
         let reply = headers.fold(ApiResponse::json(status, &json!({"kind": "Job"})), |reply, (number, length)| {
             reply.header(&format!("X-{number}"), &"x".repeat(*length))
         });
-        let (api, server) = started(15);
+        let (api, server) = started(LONG_KUBE_TIMEOUT);
         api.always(reply);
-        let start = Instant::now();
         for response in [server.post_job(), server.get("/config")] {
             assert_eq!(response.status, 502, "{what}: {}", response.text());
             check_sentence(&response);
         }
         assert_eq!(server.get("/readyz").status, 503, "{what}");
-        assert!(start.elapsed() < Duration::from_secs(10), "{what} was repeated until the deadline");
         assert!(api.requests().len() <= 3, "{what}: {} requests", api.requests().len());
     }
 }

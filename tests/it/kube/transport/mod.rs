@@ -37,8 +37,7 @@ fn failing(setup: Setup, api: &ApiServer) -> (u16, String) {
     let response = server.post_job();
     response.error();
     assert_eq!(api.requests().len(), 0);
-    server.wait_for_log("of the POST", |line| line.starts_with("POST "));
-    (response.status, server.stderr())
+    (response.status, server.log_until_now())
 }
 
 fn named(identity: &str) -> ApiServer {
