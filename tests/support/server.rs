@@ -21,10 +21,13 @@ use tempfile::TempDir;
 const SERVE: &[&str] = &["serve", "--listen", "127.0.0.1:0"];
 
 /// Prefix of the line with the simulator's kubeconfig.
-const KUBECONFIG: &str = "export KUBECONFIG=";
+pub const KUBECONFIG: &str = "export KUBECONFIG=";
 
 /// Prefix of the line with the bound address.
 const LISTENING: &str = "listening on http://";
+
+/// In the log line of a stop that gave up on requests after its time limit.
+pub const UNFINISHED: &str = "did not finish in time";
 
 /// A process to start: its arguments, complete environment and home folder.
 pub struct Setup {
