@@ -6,7 +6,7 @@ use super::{INTERVAL, Manager, READY, STOPPING, request};
 use crate::support::api::ApiServer;
 use crate::support::http::Connection;
 use crate::support::response::{Behavior, Latch};
-use crate::support::server::{Setup, UNFINISHED};
+use crate::support::server::{Server, Setup, UNFINISHED};
 use rustix::process::Signal;
 use std::fs::File;
 use std::net::TcpListener;
@@ -48,17 +48,23 @@ fn failed_start_never_sends_ready() {
     assert_eq!(manager.messages(), [""; 0]);
 }
 
-#[test]
-fn stopping_is_sent_while_requests_are_in_flight() {
-    let (api, manager, latch) = (ApiServer::start(), Manager::new(), Latch::default());
-    api.always(Behavior::After(latch.clone(), Box::new(Behavior::Default)));
-    let mut server = manager.watches(Setup::for_api(&api)).start();
+/// Stops the server while Kubernetes holds the response to a POST; returns the client's connection.
+fn stopping_during_a_post(api: &ApiServer, server: &Server, manager: &Manager) -> Connection {
     assert_eq!(manager.next(), READY);
     let mut client = server.connect();
     client.send(request(true).as_bytes());
     api.wait_for_requests(1);
     server.signal(Signal::TERM);
     assert_eq!(manager.next(), STOPPING);
+    client
+}
+
+#[test]
+fn stopping_is_sent_while_requests_are_in_flight() {
+    let (api, manager, latch) = (ApiServer::start(), Manager::new(), Latch::default());
+    api.always(Behavior::After(latch.clone(), Box::new(Behavior::Default)));
+    let mut server = manager.watches(Setup::for_api(&api)).start();
+    let mut client = stopping_during_a_post(&api, &server, &manager);
     latch.open();
     assert_eq!(client.response(false).unwrap().status, 200);
     assert_eq!(server.wait().code(), Some(0));
@@ -100,12 +106,7 @@ fn second_signal_ends_the_process_at_once() {
         let (api, manager) = (ApiServer::start(), Manager::new());
         api.always(Behavior::Hang);
         let mut server = manager.watches(Setup::for_api(&api)).args(&["--kube-timeout", "60"]).start();
-        assert_eq!(manager.next(), READY);
-        let mut client = server.connect();
-        client.send(request(true).as_bytes());
-        api.wait_for_requests(1);
-        server.signal(Signal::TERM);
-        assert_eq!(manager.next(), STOPPING);
+        let mut client = stopping_during_a_post(&api, &server, &manager);
         server.signal(second);
         // The process exits without success: it dropped a request.
         assert_eq!(server.wait().code(), Some(1), "{second:?}");

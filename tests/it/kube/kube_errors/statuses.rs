@@ -90,7 +90,7 @@ fn error_names_the_fix_and_the_log_quotes_kubernetes() {
 
 #[test]
 fn config_and_readyz_explain_a_kubernetes_error() {
-    let (api, server) = started(1);
+    let (api, server) = started(10);
     for (reply, config) in [(unauthorized(), 502), (no_permission(), 502), (unavailable(), 503)] {
         api.always(reply);
         let response = server.get("/config");

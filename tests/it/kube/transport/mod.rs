@@ -11,7 +11,7 @@ use serde_json::Value;
 
 /// A kubeconfig for `api` with these fields of its cluster.
 fn with(api: &ApiServer, cluster: Value) -> Setup {
-    Setup::new().kubeconfig(Kubeconfig::new(&api.url()).cluster(cluster).yaml()).args(&["--kube-timeout", "2"])
+    Setup::new().kubeconfig(Kubeconfig::new(&api.url()).cluster(cluster).yaml())
 }
 
 /// Returns the Kubernetes request of one POST.
