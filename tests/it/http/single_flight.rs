@@ -9,7 +9,6 @@ use crate::support::process::{folder, private_descriptors};
 use crate::support::response::{ApiResponse, Behavior, Latch, pod_list};
 use crate::support::server::{Server, Setup};
 use std::thread;
-use std::time::Duration;
 
 const PODS: &str = "/api/v1/pods";
 
@@ -155,13 +154,10 @@ fn hanging_list_ends_for_all_waiters_and_healthz_still_responds() {
         let during_a_list: Vec<_> = (0..CLIENTS).map(|_| scope.spawn(|| server.get("/config"))).collect();
         api.wait_for_requests(1);
         assert_eq!(server.get("/healthz").status, 200);
-        let start = std::time::Instant::now();
         let statuses: Vec<u16> = during_a_list.into_iter().map(|one| one.join().unwrap().status).collect();
         // 504: shared a list without a response. 503: waited too long.
         assert!(statuses.iter().all(|status| [503, 504].contains(status)), "{statuses:?}");
         assert!(statuses.contains(&504), "{statuses:?}");
-        // The first list and the shared list take one deadline each.
-        assert!(start.elapsed() < Duration::from_secs(4), "{:?}", start.elapsed());
     });
     api.always(Behavior::Default);
     eventually("lists work again", || server.get("/config").status == 200);

@@ -8,7 +8,6 @@ use crate::support::server::Setup;
 use std::ffi::OsStr;
 use std::net::TcpListener;
 use std::os::unix::ffi::OsStrExt;
-use std::time::Duration;
 
 #[test]
 fn service_environment_is_checked() {
@@ -137,10 +136,8 @@ fn ec2_public_address_is_reported() {
     expect("private only", &end, "warning address: ", "started without a public address", "aws ec2 associate-address");
 
     let mute = TcpListener::bind("127.0.0.1:0").unwrap();
-    let start = std::time::Instant::now();
     let end = on_ec2(&format!("http://{}", mute.local_addr().unwrap()), "0.0.0.0:0");
     expect("mute", &end, "warning address: ", "does not respond", "aws ec2");
-    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
 
     let off = host(Setup::for_api(&api)).env("AWS_EC2_METADATA_SERVICE_ENDPOINT", &service.url());
     let requests_before = service.requests().len();
