@@ -62,7 +62,7 @@ fn conflict_is_retried_after_a_pause() {
 }
 
 /// The least time between the first two requeues of a tier of 300 Jobs that answers the first with this response.
-fn pause_after(response: ApiResponse) -> Duration {
+fn pause_after(response: &ApiResponse) -> Duration {
     let tier = Tier::full();
     let names: Vec<String> = (0..300).map(|number| format!("job-{number:03}")).collect();
     for name in &names {
@@ -81,13 +81,13 @@ fn pause_after(response: ApiResponse) -> Duration {
 
 #[test]
 fn failed_requeue_pauses_all_others() {
-    let pause = pause_after(internal_error());
+    let pause = pause_after(&internal_error());
     assert!(pause >= Duration::from_secs(5), "{pause:?}");
 }
 
 #[test]
 fn overloaded_kubernetes_sets_the_pause_of_all_requeues() {
-    let pause = pause_after(too_many_requests(8));
+    let pause = pause_after(&too_many_requests(8));
     assert!(pause >= Duration::from_secs(8), "{pause:?}");
 }
 
