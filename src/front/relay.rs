@@ -8,6 +8,7 @@ use std::os::unix::net::UnixStream;
 
 use crate::front::chunked;
 use crate::front::client::Client;
+use crate::front::connections::Phase;
 use crate::front::error::RequestError;
 use crate::front::io::try_send;
 use crate::front::request::{Framing, Request};
@@ -34,6 +35,12 @@ pub enum RelayError {
     NoResponse(RequestError),
     /// The client went away, or the response broke off after a part of it was sent: the connection ends.
     Broken(io::Error),
+}
+
+impl From<RequestError> for RelayError {
+    fn from(error: RequestError) -> Self {
+        Self::NoResponse(error)
+    }
 }
 
 /// A response whose head is complete.
@@ -181,6 +188,7 @@ fn read_exact(mut stream: &UnixStream, bytes: &mut Vec<u8>, count: usize) -> io:
 /// Relays a large response in pieces while the client keeps up, and keeps for it what it does not take.
 fn relay_large(permit: Permit<'_>, start: Vec<u8>, missing: usize, client: &Client<'_>) -> Result<(), RelayError> {
     let total = start.len() + missing;
+    client.begin_response(total);
     let mut unsent = Unsent { client, bytes: Vec::new(), sent: 0, total };
     unsent.push(&start).map_err(RelayError::Broken)?;
     drop(start);
@@ -220,7 +228,7 @@ impl Unsent<'_> {
         (self.sent, self.bytes) = (0, Vec::new());
         let sent = try_send(self.client.stream, piece)?;
         if sent < piece.len() {
-            self.client.guard.count_unsent(self.total);
+            self.client.guard.count_unsent(Phase::Writing(self.total));
             self.bytes.extend_from_slice(&piece[sent..]);
         }
         Ok(())
