@@ -4,7 +4,7 @@
 usage: attack.py readers HOST PORT CONNECTIONS ADDRESS...       pipelines GET /nothing, reads nothing
        attack.py loop PATH HOST PORT CONNECTIONS ADDRESS...     sends GET PATH again after each response
 
-Each address gets CONNECTIONS connections. A connection that the server closes is opened again after a second.
+Each address gets CONNECTIONS connections. A connection that the server closes is opened again after 5 s.
 """
 
 import heapq
@@ -16,7 +16,7 @@ import sys
 import time
 
 PIPELINE = b"GET /nothing HTTP/1.1\r\nHost: x\r\n\r\n" * 400
-REOPEN_PAUSE = 1.0
+REOPEN_PAUSE = 5.0
 CONNECT_TIMEOUT = 5.0
 
 
