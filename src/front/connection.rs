@@ -10,7 +10,7 @@ use crate::front::chunked;
 use crate::front::client::Client;
 use crate::front::connections::Phase;
 use crate::front::error::RequestError;
-use crate::front::io::{ReadOutcome, lingering_close, read_some};
+use crate::front::io::{ReadOutcome, lingering_close, read_some, wait_closed};
 use crate::front::limits::MAX_BODY;
 use crate::front::relay::{self, RelayError};
 use crate::front::request::{self, Framing, Request, RequestHead};
@@ -25,6 +25,10 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Time between requests of a kept-alive connection.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Time after a refusal for lack of places or tokens before the connection's next request is read. Connections that are refused again
+/// and again would keep both cores of a small host busy.
+const REFUSAL_PAUSE: Duration = Duration::from_millis(200);
 
 /// The reason why no request was read.
 enum ReadError {
@@ -87,7 +91,12 @@ fn respond(shared: &Shared, client: &Client<'_>, request: &Request, close: bool)
         Err(RelayError::Broken(error)) => Err(error),
         Err(RelayError::NoResponse(error)) => {
             log_refusal(shared, (&request.head.method, &request.head.target), &error, arrived.elapsed());
-            client.send(&error.to_response(request.head.method == "HEAD", close))
+            client.send(&error.to_response(request.head.method == "HEAD", close))?;
+            if !close && matches!(error, RequestError::Overloaded | RequestError::RateLimited(_)) {
+                client.guard.set_phase(Phase::Idle);
+                wait_closed(client.stream, REFUSAL_PAUSE)?;
+            }
+            Ok(())
         }
     }
 }

@@ -81,8 +81,17 @@ pub fn write_all(
 
 /// Waits at most `timeout` until the client has taken a third of a full send buffer; false if it has not.
 pub fn wait_writable(stream: &TcpStream, timeout: Duration) -> io::Result<bool> {
+    wait_for(stream, PollFlags::OUT, timeout)
+}
+
+/// Waits at most `timeout` for the end of the connection; false if it goes on.
+pub fn wait_closed(stream: &TcpStream, timeout: Duration) -> io::Result<bool> {
+    wait_for(stream, PollFlags::empty(), timeout)
+}
+
+fn wait_for(stream: &TcpStream, events: PollFlags, timeout: Duration) -> io::Result<bool> {
     let timeout = Timespec::try_from(timeout).map_err(io::Error::other)?;
-    let mut sources = [PollFd::new(stream, PollFlags::OUT)];
+    let mut sources = [PollFd::new(stream, events)];
     loop {
         match poll(&mut sources, Some(&timeout)) {
             Err(Errno::INTR) => {}

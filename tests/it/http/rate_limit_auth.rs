@@ -202,7 +202,7 @@ fn concurrent_posts_up_to_the_default_limit_pass() {
 
 #[test]
 fn default_limit_stops_a_flood_and_zero_disables_the_limit() {
-    const POSTS: usize = DEFAULT + 300;
+    const POSTS: usize = DEFAULT + 20;
     let api = ApiServer::start();
     let (passed, took) = flood(&Setup::for_api(&api).env("POSTS_PER_MINUTE", "").start(), POSTS);
     // Tokens that return during the test.
