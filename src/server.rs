@@ -263,7 +263,7 @@ fn respond(mut request: tiny_http::Request, handler: &Handler) {
 pub fn log_response(entry: &LogEntry<'_>) {
     let short = |text: &str, max| text.chars().take(max).collect::<String>();
     let method = short(entry.method, MAX_METHOD_CHARS);
-    let path = short(entry.target.split('?').next().unwrap_or_default(), MAX_PATH_CHARS);
+    let path = short(entry.target.split(['?', '#']).next().unwrap_or_default(), MAX_PATH_CHARS);
     log::info!("{method} {path} {} {}ms {}", entry.status, entry.took.as_millis(), entry.detail);
 }
 
