@@ -65,7 +65,7 @@ pub struct ServeArgs {
     #[arg(long, value_name = "SECONDS", value_parser = text(values::job_ttl), default_value = "3600")]
     pub job_ttl: u32,
     /// POSTs per minute of one client network (IPv4 address or IPv6 /64), in a burst or spread out; 0 means unlimited
-    #[arg(long, value_name = "NUMBER", value_parser = text(values::posts_per_minute), default_value = "1200")]
+    #[arg(long, value_name = "NUMBER", value_parser = text(values::posts_per_minute), default_value = "120")]
     pub posts_per_minute: u32,
     #[command(flatten)]
     pub premium: PremiumArgs,
@@ -126,7 +126,7 @@ pub struct DoctorArgs {
     /// Print one JSON object instead of lines
     #[arg(long)]
     pub json: bool,
-    /// Address that the server would listen on [default: 0.0.0.0:5000]
+    /// Address that the server would listen on [default: 0.0.0.0:5000, with LOCAL=1 127.0.0.1:5000]
     #[arg(long, value_name = "ADDR:PORT", value_parser = text(values::address))]
     pub listen: Option<String>,
     #[command(flatten)]

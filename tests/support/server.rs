@@ -13,7 +13,7 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Instant;
 use tempfile::TempDir;
@@ -22,10 +22,13 @@ use tempfile::TempDir;
 const SERVE: &[&str] = &["serve", "--listen", "127.0.0.1:0"];
 
 /// Prefix of the line with the simulator's kubeconfig.
-const KUBECONFIG: &str = "export KUBECONFIG=";
+pub const KUBECONFIG: &str = "export KUBECONFIG=";
 
 /// Prefix of the line with the bound address.
 const LISTENING: &str = "listening on http://";
+
+/// In the log line of a stop that gave up on requests after its time limit.
+pub const UNFINISHED: &str = "did not finish in time";
 
 /// A process to start: its arguments, complete environment and home folder.
 pub struct Setup {
@@ -70,6 +73,8 @@ impl Setup {
             ("TMPDIR".to_owned(), home.path().into()),
             // Only HTTP requests cause Kubernetes requests; tests of the queue override this.
             ("NO_REQUEUE".to_owned(), "1".into()),
+            // Tests of other subjects send as many POSTs as they need.
+            ("POSTS_PER_MINUTE".to_owned(), "0".into()),
         ];
         Setup { home, args: Vec::new(), env, through: Vec::new(), stdin: None }
     }
@@ -238,7 +243,18 @@ impl Server {
         self.post("/img-classification/free", r#"{"dataset":"mnist"}"#)
     }
 
-    /// Everything on stderr so far.
+    /// The log up to the responses that this test has received. The thread that reads stderr may lag behind the sockets, so
+    /// a marker request follows, and its line ends the log.
+    pub fn log_until_now(&self) -> String {
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        let marker = format!("/marker-{}", NEXT.fetch_add(1, Ordering::SeqCst));
+        assert_eq!(self.get(&marker).status, 404);
+        let start = format!("GET {marker} 404 ");
+        self.wait_for_log("of the marker request", |line| line.starts_with(&start));
+        self.stderr()
+    }
+
+    /// The lines read from stderr so far, for the message of a failure. [`Server::log_until_now`] is complete.
     pub fn stderr(&self) -> String {
         self.lines.all().join("\n")
     }

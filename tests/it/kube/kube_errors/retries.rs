@@ -1,13 +1,13 @@
 //! Retries of a create: at most one Job, whichever response is lost.
 
 use super::{check_retry_after, check_sentence, creates, started};
+use crate::support::LONG_KUBE_TIMEOUT;
 use crate::support::api::Request;
 use crate::support::response::{
     Accept, ApiResponse, Behavior, conflict, internal_error, quota_full, too_many_requests, unavailable,
 };
 use serde_json::json;
 use std::collections::BTreeSet;
-use std::time::{Duration, Instant};
 
 #[test]
 fn transient_errors_are_retried_until_the_job_exists() {
@@ -88,15 +88,13 @@ fn taken() -> ApiResponse {
 fn lost_create_followed_by_a_quota_error_is_outcome_unknown() {
     for lost in [Behavior::ApplyThenDrop, Behavior::Reset] {
         let stored = usize::from(matches!(lost, Behavior::ApplyThenDrop));
-        let (api, server) = started(10);
+        let (api, server) = started(LONG_KUBE_TIMEOUT);
         let mut first = Some(lost);
         api.script(move |_| first.take().unwrap_or_else(|| quota_full().into()));
-        let start = Instant::now();
         let response = server.post_job();
         // The Job may be stored, so 429 (retry) would create a second one. It may be missing, so 200 would be false.
         assert_eq!(response.status, 504, "{}", response.text());
         check_sentence(&response);
-        assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
         assert_eq!(api.jobs().len(), stored);
     }
 }
