@@ -32,6 +32,8 @@ pub enum ConfigError {
     Yaml { path: PathBuf, source: YamlError },
     /// A field has the wrong type or a rejected value. The value is not shown: it may be a secret.
     Field { path: PathBuf, field: String, problem: &'static str },
+    /// A file that a field names cannot be read.
+    FieldFile { path: PathBuf, field: String, named: PathBuf, source: io::Error },
     /// Two entries of one list share a name.
     Duplicate { path: PathBuf, list: &'static str, name: String },
     /// No option names a context, and no file sets current-context.
@@ -57,6 +59,9 @@ impl fmt::Display for ConfigError {
             Self::Read { what, path, .. } => write!(f, "cannot read {what} {}", path.display()),
             Self::Yaml { path, .. } => write!(f, "kubeconfig {} is not valid YAML", path.display()),
             Self::Field { path, field, problem } => write!(f, "kubeconfig {}: {field} {problem}", path.display()),
+            Self::FieldFile { path, field, named, .. } => {
+                write!(f, "kubeconfig {}: {field}: cannot read {}", path.display(), named.display())
+            }
             Self::Duplicate { path, list, name } => {
                 write!(f, "kubeconfig {}: {list} has two entries named {name:?}; fix: remove one", path.display())
             }
@@ -80,7 +85,7 @@ impl fmt::Display for ConfigError {
 impl StdError for ConfigError {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         match self {
-            Self::Read { source, .. } => Some(source),
+            Self::Read { source, .. } | Self::FieldFile { source, .. } => Some(source),
             Self::Yaml { source, .. } => Some(source),
             Self::Tls { source, .. } => Some(source),
             _ => None,

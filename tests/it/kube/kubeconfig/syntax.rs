@@ -215,6 +215,18 @@ fn deep_nesting_is_refused_without_overflow() {
 }
 
 #[test]
+fn nesting_that_would_take_hours_is_refused() {
+    // The scanner's time grows with the square of the depth: it would read these 4 MB for hours.
+    let open = "[a: ".repeat(1_000_000);
+    // The brackets in strings hide the depth.
+    let hidden = "[\"]\", a: ".repeat(400_000);
+    for text in [open, hidden] {
+        let line = Setup::new().kubeconfig(text).refused();
+        assert!(line.contains("is not valid YAML: nested too deep, "), "{line}");
+    }
+}
+
+#[test]
 fn errors_show_no_secret() {
     let api = ApiServer::start();
     let secret = "s3cr3t-0f-m1ne";
