@@ -91,6 +91,12 @@ pub fn wait_writable(stream: &TcpStream, timeout: Duration) -> io::Result<bool> 
     }
 }
 
+/// Sets the size of the send buffer, in bytes.
+pub fn set_send_buffer(stream: &TcpStream, bytes: usize) {
+    // An error means that the connection has ended.
+    let _ = sockopt::set_socket_send_buffer_size(stream, bytes);
+}
+
 /// Makes the close of a connection drop the bytes that the client has not taken, which the kernel would keep for minutes.
 pub fn reset_on_close(stream: &TcpStream) {
     // An error means that the connection has ended.

@@ -7,6 +7,7 @@ use super::kubeconfig::Kubeconfig;
 use super::kubernetes::Kubernetes;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
+use std::ffi::{OsStr, OsString};
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
@@ -33,7 +34,7 @@ pub const UNFINISHED: &str = "did not finish in time";
 pub struct Setup {
     home: TempDir,
     args: Vec<String>,
-    env: Vec<(String, String)>,
+    env: Vec<(String, OsString)>,
     through: Vec<String>,
     stdin: Option<OwnedFd>,
 }
@@ -66,12 +67,14 @@ impl Setup {
     pub fn new() -> Setup {
         let home = TempDir::new().unwrap();
         let env = vec![
-            ("PATH".to_owned(), std::env::var("PATH").unwrap()),
-            ("HOME".to_owned(), home.path().to_str().unwrap().to_owned()),
+            ("PATH".to_owned(), std::env::var_os("PATH").unwrap()),
+            ("HOME".to_owned(), home.path().into()),
             // A killed process leaves its temporary folder behind; here the home folder contains it.
-            ("TMPDIR".to_owned(), home.path().to_str().unwrap().to_owned()),
+            ("TMPDIR".to_owned(), home.path().into()),
             // Only HTTP requests cause Kubernetes requests; tests of the queue override this.
-            ("NO_REQUEUE".to_owned(), "1".to_owned()),
+            ("NO_REQUEUE".to_owned(), "1".into()),
+            // Tests of other subjects send as many POSTs as they need.
+            ("POSTS_PER_MINUTE".to_owned(), "0".into()),
         ];
         Setup { home, args: Vec::new(), env, through: Vec::new(), stdin: None }
     }
@@ -97,9 +100,9 @@ impl Setup {
         self
     }
 
-    pub fn env(mut self, name: &str, value: &str) -> Setup {
+    pub fn env(mut self, name: &str, value: &(impl AsRef<OsStr> + ?Sized)) -> Setup {
         self.env.retain(|(key, _)| key != name);
-        self.env.push((name.to_owned(), value.to_owned()));
+        self.env.push((name.to_owned(), value.as_ref().to_owned()));
         self
     }
 

@@ -6,7 +6,9 @@ use crate::support::kubeconfig::TOKEN;
 use crate::support::response::{Behavior, Latch};
 use crate::support::server::{Finished, Setup, UNFINISHED};
 use rustix::process::Signal;
+use std::ffi::OsStr;
 use std::net::TcpListener;
+use std::os::unix::ffi::OsStrExt;
 use std::process::Command;
 
 /// Each option with its variable and its default as shown by --help.
@@ -20,7 +22,7 @@ const OPTIONS: [(&str, &str, &str); 12] = [
     ("--local", "LOCAL=1", "off"),
     ("--local-job-seconds", "LOCAL_JOB_SECONDS", "20"),
     ("--local-nodes", "LOCAL_NODES", "2"),
-    ("--posts-per-minute", "POSTS_PER_MINUTE", "1200"),
+    ("--posts-per-minute", "POSTS_PER_MINUTE", "120"),
     ("--premium-token-file", "PREMIUM_TOKEN_FILE", "none"),
     ("--log-level", "LOG_LEVEL", "info"),
 ];
@@ -94,6 +96,28 @@ fn invalid_variable_is_named_like_an_invalid_option() {
         let line = end.refusal(2);
         assert!(line.contains(name) && line.contains(value), "{line}");
     }
+}
+
+#[test]
+fn value_that_is_not_utf8_is_named_by_its_variable_or_option() {
+    let value = OsStr::from_bytes(b"\xff");
+    let line = |end: Finished| end.refusal(2).to_owned();
+    assert!(line(Setup::new().env("LISTEN", value).run(&["serve"])).contains("LISTEN is "));
+    let flag = Command::new(env!("CARGO_BIN_EXE_img-classification")).arg("--listen").arg(value).output().unwrap();
+    let stderr = String::from_utf8(flag.stderr).unwrap();
+    assert!(stderr.starts_with("img-classification: --listen is "), "{stderr}");
+    assert_eq!((flag.status.code(), stderr.lines().count()), (Some(2), 1));
+}
+
+#[test]
+fn variable_of_an_old_name_is_a_warning_once() {
+    let api = ApiServer::start();
+    let server = Setup::for_api(&api).env("NO_NUDGE", "1").start();
+    server.get("/nowhere");
+    server.wait_for_log("of the request", |line| line.starts_with("GET /nowhere "));
+    let text = server.stderr();
+    let lines: Vec<&str> = text.lines().filter(|line| line.contains("NO_NUDGE")).collect();
+    assert_eq!(lines, ["warning: NO_NUDGE has no effect; fix: set NO_REQUEUE instead"]);
 }
 
 #[test]

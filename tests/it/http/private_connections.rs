@@ -47,7 +47,8 @@ fn private_socket_has_no_name_that_another_process_could_connect_to() {
 fn private_connection_that_ends_in_mid_answer_is_a_500_and_the_pool_recovers() {
     const REQUESTS: usize = 8;
     let api = ApiServer::start();
-    let server = Setup::for_api(&api).start();
+    // No request times out before its private connection ends.
+    let server = Setup::for_api(&api).args(&["--kube-timeout", "60"]).start();
     assert_eq!(server.post_job().status, 200);
     for _ in 0..3 {
         let before = client_resources(&server);

@@ -247,26 +247,39 @@ fn known_path_with_another_method_is_405_with_allow() {
         allowed.sort();
         allowed
     };
+    let [get, post] = [vec!["GET", "HEAD", "OPTIONS"], vec!["OPTIONS", "POST"]]
+        .map(|list| list.into_iter().map(str::to_owned).collect::<Vec<_>>());
     for path in [FREE, PREMIUM] {
-        for method in ["GET", "PUT", "DELETE", "PATCH", "OPTIONS"] {
-            let response = server.connect().request(method, path, None.or(Some(b"" as &[u8])));
-            assert_eq!((response.status, sorted(&response)), (405, vec!["POST".to_owned()]), "{method} {path}");
+        for method in ["GET", "PUT", "DELETE", "PATCH"] {
+            let response = server.connect().request(method, path, Some(b""));
+            assert_eq!((response.status, sorted(&response)), (405, post.clone()), "{method} {path}");
             response.error();
         }
         let response = server.connect().request("HEAD", path, None);
-        assert_eq!((response.status, sorted(&response)), (405, vec!["POST".to_owned()]), "HEAD {path}");
+        assert_eq!((response.status, sorted(&response)), (405, post.clone()), "HEAD {path}");
     }
     for path in ["/config", "/healthz", "/readyz"] {
-        for method in ["POST", "PUT", "DELETE", "PATCH", "OPTIONS"] {
+        for method in ["POST", "PUT", "DELETE", "PATCH"] {
             let response = server.connect().request(method, path, Some(b""));
-            assert_eq!(
-                (response.status, sorted(&response)),
-                (405, vec!["GET".to_owned(), "HEAD".to_owned()]),
-                "{method} {path}"
-            );
+            assert_eq!((response.status, sorted(&response)), (405, get.clone()), "{method} {path}");
             response.error();
         }
     }
+    assert_eq!(server.jobs().len(), 0);
+}
+
+#[test]
+fn options_of_a_known_path_is_204_with_allow_and_without_a_body() {
+    let server = Setup::local().start();
+    let mut connection = server.connect();
+    for (path, allowed) in [(FREE, "POST, OPTIONS"), (PREMIUM, "POST, OPTIONS"), ("/config", "GET, HEAD, OPTIONS")] {
+        let response = connection.request("OPTIONS", path, None);
+        assert_eq!((response.status, response.header("Allow")), (204, Some(allowed)), "{path}");
+        // RFC 9110, section 8.6: a 204 has no Content-Length.
+        assert_eq!((response.header("Content-Length"), response.text()), (None, ""), "{path}");
+    }
+    assert_eq!(connection.request("OPTIONS", "/nothing", None).status, 404);
+    assert_eq!(connection.request("GET", "/healthz", None).status, 200);
     assert_eq!(server.jobs().len(), 0);
 }
 

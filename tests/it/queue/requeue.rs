@@ -2,7 +2,7 @@
 
 use super::{FULL, JOBS, SMALL, Tier, names, until_waiting, warnings};
 use crate::support::eventually;
-use crate::support::response::{ApiResponse, Behavior, Latch};
+use crate::support::response::{ApiResponse, Behavior, Latch, internal_error, too_many_requests};
 use crate::support::server::Setup;
 use serde_json::json;
 use std::time::{Duration, Instant};
@@ -61,6 +61,36 @@ fn conflict_is_retried_after_a_pause() {
     assert_eq!(warnings(&server, ""), 0, "{}", server.stderr());
 }
 
+/// The least time between the first two requeues of a tier of 300 Jobs that answers the first with this response.
+fn pause_after(response: &ApiResponse) -> Duration {
+    let tier = Tier::full();
+    let names: Vec<String> = (0..300).map(|number| format!("job-{number:03}")).collect();
+    for name in &names {
+        tier.waits(name, 1, FULL);
+        tier.instead("PATCH", &format!("{JOBS}/{name}"), response.clone());
+    }
+    let server = tier.watched();
+    until_waiting(&server, &names.iter().map(String::as_str).collect::<Vec<_>>());
+    tier.used(0);
+    eventually("a second requeue", || tier.requeued().len() >= 2);
+    assert_eq!(warnings(&server, "cannot requeue job-000"), 1, "{}", server.stderr());
+    let world = tier.world();
+    assert_eq!((world.touches[0].0.as_str(), world.touches[1].0.as_str()), ("job-000", "job-000"));
+    world.touches[1].2 - world.touches[0].2
+}
+
+#[test]
+fn failed_requeue_pauses_all_others() {
+    let pause = pause_after(&internal_error());
+    assert!(pause >= Duration::from_secs(5), "{pause:?}");
+}
+
+#[test]
+fn overloaded_kubernetes_sets_the_pause_of_all_requeues() {
+    let pause = pause_after(&too_many_requests(8));
+    assert!(pause >= Duration::from_secs(8), "{pause:?}");
+}
+
 #[test]
 fn queue_shows_watched_jobs_in_order() {
     let tier = Tier::full();
@@ -88,7 +118,7 @@ fn queue_shows_watched_jobs_in_order() {
     let head = server.connect().request("HEAD", "/queue", None);
     assert_eq!((head.status, head.header("Content-Length")), (200, Some(expected.len().to_string().as_str())));
     let post = server.post("/queue", "{}");
-    assert_eq!((post.status, post.header("Allow")), (405, Some("GET, HEAD")));
+    assert_eq!((post.status, post.header("Allow")), (405, Some("GET, HEAD, OPTIONS")));
 
     let requests_before = tier.api.requests().len();
     tier.runs("b", 4);

@@ -3,6 +3,7 @@
 mod cache;
 mod config;
 mod failures;
+mod processes;
 
 use crate::support::api::{ApiServer, Request};
 use crate::support::http::Response;

@@ -3,6 +3,7 @@
 use super::{check_retry_after, check_sentence, creates, started};
 use crate::support::LONG_KUBE_TIMEOUT;
 use crate::support::api::{ApiServer, Listen};
+use crate::support::eventually;
 use crate::support::http::Response;
 use crate::support::response::{Accept, ApiResponse, Behavior, Latch, internal_error, too_many_requests, unavailable};
 use crate::support::server::{Server, Setup};
@@ -37,7 +38,7 @@ fn request_that_waits_too_long_for_a_permit_is_503_and_creates_no_job() {
     assert!(turned_away > 0 && done > 0, "{done} done, {late} late, {turned_away} turned away");
     of(503).for_each(check_retry_after);
     assert_eq!(creates(&api).len(), done + late, "a request that was turned away reached Kubernetes");
-    crate::support::eventually("every create is a Job", || api.jobs().len() == done + late);
+    eventually("every create is a Job", || api.jobs().len() == done + late);
     let names: BTreeSet<String> = api.jobs().iter().map(|job| job["metadata"]["name"].to_string()).collect();
     assert_eq!(names.len(), done + late);
     assert!(of(200).all(|response| names.contains(&response.json()["job"].to_string())));
@@ -165,7 +166,7 @@ fn outage_is_503_and_ends_without_a_restart() {
         assert_eq!(server.get("/readyz").status, 503);
         assert_eq!(server.get("/healthz").status, 200);
         api.reopen_port();
-        assert_eq!(server.get("/readyz").status, 200);
+        eventually("ready again", || server.get("/readyz").status == 200);
         assert_eq!(server.post_job().status, 200);
         assert_eq!(server.get("/config").status, 200);
     }
@@ -195,7 +196,7 @@ fn server_starts_while_kubernetes_is_down() {
     assert_eq!(server.get("/healthz").status, 200);
     assert_eq!(server.get("/readyz").status, 503);
     api.reopen_port();
-    assert_eq!(server.get("/readyz").status, 200);
+    eventually("ready", || server.get("/readyz").status == 200);
 }
 
 #[test]
