@@ -16,10 +16,10 @@ pub type List = (Arc<Vec<u8>>, usize);
 /// Lists the pods, or shares the list of another caller.
 ///
 /// # Errors
-/// The failure of Kubernetes, or no list started in time.
+/// The failure of Kubernetes, or no list ended in time.
 pub fn list(app: &App) -> Result<Response, ApiError> {
-    let list = app.lists.run(app.list_timeout, || {
-        let view: View = app.kube.list_pods().map_err(|error| ApiError::Kube(Arc::new(error), None))?;
+    let list = app.lists.run(app.list_timeout, |deadline| {
+        let view: View = app.kube.list_pods(deadline).map_err(|error| ApiError::Kube(Arc::new(error), None))?;
         let count = view.count;
         Ok((Arc::new(view.into_json()), count))
     });

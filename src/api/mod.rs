@@ -48,7 +48,7 @@ pub struct App {
 }
 
 impl App {
-    /// `list_timeout` limits the wait for another caller's list to end.
+    /// `list_timeout` limits a list of the pods, with the wait for another caller's.
     pub fn new(
         kube: Arc<kube::Client>,
         jobs: &job::Settings,

@@ -121,8 +121,8 @@ fn check_read_again(pods: &[Value], faults: &[(&str, Cut)]) {
 
 #[test]
 fn list_with_a_truncated_head_is_read_again_and_503_if_that_lasts() {
-    let (api, server) = started(1);
     for bytes in [1, 15, 40] {
+        let (api, server) = started(1);
         api.queue([Behavior::ApplyThenTruncate(bytes)]);
         assert_eq!(server.get("/config").status, 200, "{bytes}");
         api.always(Behavior::ApplyThenTruncate(bytes));
