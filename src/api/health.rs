@@ -1,12 +1,47 @@
 //! GET /healthz and GET /readyz.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 
 use crate::api::App;
 use crate::api::error::ApiError;
 use crate::api::response::Response;
+use crate::api::single_flight::SingleFlight;
+
+/// Time for which all callers of /readyz share an answer of Kubernetes, so that their number does not matter to it.
+const SHARED_FOR: Duration = Duration::from_secs(1);
+
+/// The last answer of Kubernetes to /readyz.
+#[derive(Default)]
+pub struct Readiness {
+    rounds: SingleFlight<Result<(), ApiError>>,
+    last: Mutex<Option<(Instant, Result<(), ApiError>)>>,
+}
+
+impl Readiness {
+    /// Returns the answer of the last second, or that of `ask`, which one caller at a time calls.
+    fn get(&self, timeout: Duration, ask: impl FnOnce(Instant) -> Result<(), ApiError>) -> Result<(), ApiError> {
+        if let Some(answer) = self.recent() {
+            return answer;
+        }
+        let round = self.rounds.run(timeout, |deadline| {
+            // The caller before may have asked meanwhile.
+            self.recent().unwrap_or_else(|| {
+                let answer = ask(deadline);
+                *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), answer.clone()));
+                answer
+            })
+        });
+        round.map_err(ApiError::from)?
+    }
+
+    fn recent(&self) -> Option<Result<(), ApiError>> {
+        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        last.as_ref().filter(|(at, _)| at.elapsed() < SHARED_FOR).map(|(_, answer)| answer.clone())
+    }
+}
 
 /// 200 while the process serves requests.
 pub fn healthz() -> Response {
@@ -18,8 +53,9 @@ pub fn healthz() -> Response {
 /// # Errors
 /// 503 with the reason.
 pub fn readyz(app: &App) -> Result<Response, ApiError> {
-    match app.kube.ready() {
+    let ask = |deadline| app.kube.ready(deadline).map_err(|error| ApiError::Kube(Arc::new(error), None));
+    match app.readiness.get(app.shared_timeout, ask) {
         Ok(()) => Ok(healthz()),
-        Err(error) => Err(ApiError::NotReady(Box::new(ApiError::Kube(Arc::new(error), None)))),
+        Err(error) => Err(ApiError::NotReady(Box::new(error))),
     }
 }

@@ -43,18 +43,20 @@ pub struct App {
     pub queue: Option<Arc<QueueController>>,
     /// Concurrent GETs of /config share one list.
     lists: SingleFlight<Result<config::List, ApiError>>,
-    /// Longest wait for a list to start.
-    list_timeout: Duration,
+    /// Callers of GET /readyz share one answer.
+    readiness: health::Readiness,
+    /// Deadline of an operation that callers share, with the wait for another caller's.
+    shared_timeout: Duration,
 }
 
 impl App {
-    /// `list_timeout` limits a list of the pods, with the wait for another caller's.
+    /// `shared_timeout` limits an operation that callers share, with the wait for another caller's.
     pub fn new(
         kube: Arc<kube::Client>,
         jobs: &job::Settings,
         premium: Option<Token>,
         queue: Option<Arc<QueueController>>,
-        list_timeout: Duration,
+        shared_timeout: Duration,
     ) -> Self {
         Self {
             kube,
@@ -62,7 +64,8 @@ impl App {
             premium,
             queue,
             lists: SingleFlight::default(),
-            list_timeout,
+            readiness: health::Readiness::default(),
+            shared_timeout,
         }
     }
 }
@@ -95,6 +98,7 @@ fn respond(app: &App, request: Request<'_>) -> Result<Response, ApiError> {
         Route::Queue => queue::show(app),
         Route::Healthz => Ok(health::healthz()),
         Route::Readyz => health::readyz(app),
+        Route::Options(methods) => Ok(Response::allow(methods)),
     }
 }
 

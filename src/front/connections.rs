@@ -5,16 +5,31 @@ use std::net::{IpAddr, Shutdown, TcpStream};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::front::io::reset_on_close;
+use crate::front::limits::KERNEL_SEND_BUFFER;
 use crate::front::rate_limiter::network;
 
 /// One client network may have one in this many connections, so that it alone cannot take all.
 const PEER_SHARE: usize = 2;
 
+/// One in this many connections is kept for clients on this host: the watchdog's probe and an operator's curl.
+const HOST_SHARE: usize = 128;
+
+/// The slowest rate at which a client makes progress, in bytes per second: a slow modem.
+const PROGRESS_RATE: usize = 16 * 1024;
+
+/// The time over which the rate of a client counts: long for lost packets.
+const PROGRESS_TIME: Duration = Duration::from_secs(2);
+
+/// The bytes that a client takes in this time, unless it is stalled.
+const PROGRESS_BYTES: usize = 2 * PROGRESS_RATE;
+
 /// At a stop, a connection that was accepted or answered less than this ago may still send a request that is on its way. Long for a
 /// network, short for a stop.
 const LAST_REQUEST: Duration = Duration::from_secs(1);
 
-/// Bytes of responses that slow clients have not taken, all together. Beyond it the slowest of them loses its response.
+/// Bytes of responses that slow clients have not taken, all together, in this process and in the kernel. Beyond it the slowest of
+/// them loses its response.
 const MAX_UNSENT: usize = 32 * 1024 * 1024;
 
 /// Every client connection that has a thread.
@@ -33,10 +48,14 @@ struct State {
 }
 
 struct Connection {
+    /// The client network.
     peer: IpAddr,
     stream: Arc<TcpStream>,
     phase: Phase,
+    /// The start of the phase, or the last progress of a client that takes a response.
     since: Instant,
+    /// Bytes of the response that the client has taken since then.
+    taken: usize,
 }
 
 /// The phase of a client connection.
@@ -48,6 +67,8 @@ pub enum Phase {
     Handling,
     /// The client takes a response of this many bytes too slowly.
     Writing(usize),
+    /// The kernel holds the rest of a response of this many bytes, or of several, so the next request is not read.
+    Backlogged(usize),
 }
 
 /// A place in the table, given up when it is dropped.
@@ -64,20 +85,30 @@ impl Connections {
         Self { max, state: Mutex::default(), connection_closed: Condvar::new() }
     }
 
-    /// Adds a connection. The longest idle one makes room if the table is full; `None` if no connection is idle.
-    pub fn register(self: &Arc<Self>, stream: &Arc<TcpStream>, peer: IpAddr) -> Option<ConnectionGuard> {
+    /// Adds a connection; `is_local`: the client runs on this host. If the table is full, a connection makes room that waits for its
+    /// client: of the same network if there is one, else an idle one before a stalled one, the longest first. `None` if the server
+    /// works for every connection.
+    pub fn register(
+        self: &Arc<Self>,
+        stream: &Arc<TcpStream>,
+        peer: IpAddr,
+        is_local: bool,
+    ) -> Option<ConnectionGuard> {
         let peer = network(peer);
         let mut state = self.lock();
         let of_peer = state.open.values().filter(|other| other.peer == peer).count();
-        if of_peer >= self.max / PEER_SHARE {
-            state.evict(|other| other.peer == peer && other.phase == Phase::Idle)?;
-        } else if state.open.len() >= self.max {
-            state.evict(|other| other.phase == Phase::Idle)?;
+        let max = if is_local { self.max } else { self.max - self.max.div_ceil(HOST_SHARE) };
+        let is_own_only = of_peer >= self.max / PEER_SHARE;
+        if is_own_only || state.open.len() >= max {
+            state.evict(|_, other| {
+                let is_candidate = other.can_be_evicted() && (other.peer == peer || !is_own_only);
+                is_candidate.then(|| (other.peer != peer, other.unsent() > 0, other.since))
+            })?;
         }
         state.last_key += 1;
         let key = state.last_key;
-        let connection = Connection { peer, stream: Arc::clone(stream), phase: Phase::Idle, since: Instant::now() };
-        state.open.insert(key, connection);
+        let stream = Arc::clone(stream);
+        state.open.insert(key, Connection { peer, stream, phase: Phase::Idle, since: Instant::now(), taken: 0 });
         Some(ConnectionGuard { connections: Arc::clone(self), peer, key })
     }
 
@@ -114,12 +145,15 @@ impl Connections {
 }
 
 impl State {
-    /// Ends the connection that has been in its phase for longest, among those that match; `None` if no connection matches.
-    fn evict(&mut self, matches: impl Fn(&Connection) -> bool) -> Option<()> {
-        let (key, _) = self.open.iter().filter(|(_, one)| matches(one)).min_by_key(|(_, one)| one.since)?;
-        let key = *key;
-        // The connection's thread sees the end of the stream.
+    /// Ends the connection of the lowest rank; `None` if no connection has one.
+    fn evict<R: Ord>(&mut self, rank: impl Fn(u64, &Connection) -> Option<R>) -> Option<()> {
+        let ranked = self.open.iter().filter_map(|(key, one)| Some((rank(*key, one)?, *key)));
+        let (_, key) = ranked.min()?;
         let evicted = self.open.remove(&key)?;
+        if evicted.unsent() > 0 {
+            reset_on_close(&evicted.stream);
+        }
+        // The connection's thread sees the end of the stream.
         let _ = evicted.stream.shutdown(Shutdown::Both);
         Some(())
     }
@@ -127,21 +161,37 @@ impl State {
     /// Ends connections that were idle for [`LAST_REQUEST`]. Returns the time until the next one.
     fn end_idle(&self) -> Option<Duration> {
         let mut next = None;
-        for idle in self.open.values().filter(|one| one.phase == Phase::Idle) {
+        for idle in self.open.values().filter(|one| matches!(one.phase, Phase::Idle | Phase::Backlogged(_))) {
             let left = LAST_REQUEST.saturating_sub(idle.since.elapsed());
             if left.is_zero() {
-                // Reading only: a request that has just arrived is still answered.
-                let _ = idle.stream.shutdown(Shutdown::Read);
+                // Reading only: a request that has just arrived is still answered. A backlogged client has none, and waits to write.
+                let direction = if idle.phase == Phase::Idle { Shutdown::Read } else { Shutdown::Both };
+                let _ = idle.stream.shutdown(direction);
             } else {
                 next = Some(next.map_or(left, |next: Duration| next.min(left)));
             }
         }
         next
     }
+}
 
+impl Connection {
+    /// Tests for a connection whose client the server waits for: it is idle, or takes its responses too slowly.
+    fn can_be_evicted(&self) -> bool {
+        match self.phase {
+            Phase::Idle => true,
+            Phase::Handling => false,
+            Phase::Writing(_) => self.since.elapsed() >= PROGRESS_TIME,
+            Phase::Backlogged(bytes) => self.since.elapsed().as_millis() >= (bytes / (PROGRESS_RATE / 1000)) as u128,
+        }
+    }
+
+    /// Bytes of memory for responses that the client has not taken.
     fn unsent(&self) -> usize {
-        let bytes = |one: &Connection| if let Phase::Writing(bytes) = one.phase { bytes } else { 0 };
-        self.open.values().map(bytes).sum()
+        match self.phase {
+            Phase::Idle | Phase::Handling => 0,
+            Phase::Writing(bytes) | Phase::Backlogged(bytes) => bytes + KERNEL_SEND_BUFFER,
+        }
     }
 }
 
@@ -149,8 +199,19 @@ impl ConnectionGuard {
     /// Sets the phase. Returns false if the connection has been evicted.
     pub fn set_phase(&self, phase: Phase) -> bool {
         let mut state = self.connections.lock();
-        let connection = state.open.get_mut(&self.key);
-        connection.map(|connection| (connection.phase, connection.since) = (phase, Instant::now())).is_some()
+        let Some(connection) = state.open.get_mut(&self.key) else { return false };
+        (connection.phase, connection.since, connection.taken) = (phase, Instant::now(), 0);
+        true
+    }
+
+    /// Counts bytes that the client has taken of its response.
+    pub fn count_taken(&self, bytes: usize) {
+        let mut state = self.connections.lock();
+        let Some(connection) = state.open.get_mut(&self.key) else { return };
+        connection.taken += bytes;
+        if connection.taken >= PROGRESS_BYTES {
+            (connection.since, connection.taken) = (Instant::now(), 0);
+        }
     }
 
     /// Counts the idle time from now: the first part of a request has arrived.
@@ -158,17 +219,14 @@ impl ConnectionGuard {
         self.set_phase(Phase::Idle);
     }
 
-    /// Counts a response of `bytes` that the client takes too slowly, and evicts the slowest other clients while all responses together
-    /// exceed [`MAX_UNSENT`].
-    pub fn count_unsent(&self, bytes: usize) {
-        self.set_phase(Phase::Writing(bytes));
+    /// Sets the phase of a client that has not taken a response, and evicts the slowest other clients while all such responses
+    /// together exceed [`MAX_UNSENT`].
+    pub fn count_unsent(&self, phase: Phase) {
+        self.set_phase(phase);
         let mut state = self.connections.lock();
-        let own = state.open.get(&self.key).map(|connection| Arc::clone(&connection.stream));
-        while state.unsent() > MAX_UNSENT {
-            let is_other = |one: &Connection| {
-                matches!(one.phase, Phase::Writing(_)) && own.as_ref().is_none_or(|own| !Arc::ptr_eq(own, &one.stream))
-            };
-            if state.evict(is_other).is_none() {
+        while state.open.values().map(Connection::unsent).sum::<usize>() > MAX_UNSENT {
+            let evicted = state.evict(|key, one| (key != self.key && one.unsent() > 0).then_some(one.since));
+            if evicted.is_none() {
                 break;
             }
         }
@@ -190,7 +248,9 @@ mod tests {
     use super::*;
 
     /// A client's end and the server's.
-    fn pair() -> (TcpStream, Arc<TcpStream>) {
+    type Pair = (TcpStream, Arc<TcpStream>);
+
+    fn pair() -> Pair {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
         let client = TcpStream::connect(listener.local_addr().expect("bound")).expect("connected");
         (client, Arc::new(listener.accept().expect("accepted").0))
@@ -206,42 +266,90 @@ mod tests {
         IpAddr::V4(Ipv4Addr::new(192, 0, 2, last))
     }
 
+    /// A table, clients of the networks, and their places.
+    fn table(max: usize, peers: &[u8]) -> (Arc<Connections>, Vec<Pair>, Vec<ConnectionGuard>) {
+        let table = Arc::new(Connections::new(max));
+        let clients: Vec<_> = peers.iter().map(|_| pair()).collect();
+        let register = |((_, stream), last): (&Pair, &u8)| table.register(stream, peer(*last), false);
+        let guards = clients.iter().zip(peers).map(register).map(|guard| guard.expect("a place")).collect();
+        (table, clients, guards)
+    }
+
+    /// Tries to register one more connection of the network.
+    fn register(table: &Arc<Connections>, last: u8, is_local: bool) -> Option<ConnectionGuard> {
+        table.register(&pair().1, peer(last), is_local)
+    }
+
+    fn open(clients: &[Pair]) -> Vec<bool> {
+        clients.iter().map(|(client, _)| is_open(client)).collect()
+    }
+
+    /// Sets the time of the last progress.
+    fn set_since(guard: &ConnectionGuard, since: Instant) {
+        guard.connections.lock().open.get_mut(&guard.key).expect("open").since = since;
+    }
+
+    fn stall(guard: &ConnectionGuard) {
+        set_since(guard, Instant::now().checked_sub(PROGRESS_TIME).expect("the host runs for longer"));
+    }
+
     #[test]
     fn the_slowest_client_loses_its_response_when_all_exceed_the_budget() {
-        let table = Arc::new(Connections::new(8));
-        let clients: Vec<_> = (0..4).map(|_| pair()).collect();
-        let guards: Vec<_> = clients
-            .iter()
-            .zip(1..)
-            .map(|((_, stream), last)| table.register(stream, peer(last)).expect("a place"))
-            .collect();
-        guards[..3].iter().for_each(|guard| guard.count_unsent(MAX_UNSENT / 3));
-        assert!(clients.iter().all(|(client, _)| is_open(client)));
-        guards[3].count_unsent(MAX_UNSENT / 3);
-        let open: Vec<bool> = clients.iter().map(|(client, _)| is_open(client)).collect();
-        assert_eq!(open, [false, true, true, true]);
+        let (_, clients, guards) = table(8, &[1, 2, 3, 4]);
+        const THIRD: usize = MAX_UNSENT / 3 - KERNEL_SEND_BUFFER;
+        guards[..3].iter().for_each(|guard| guard.count_unsent(Phase::Writing(THIRD)));
+        assert_eq!(open(&clients), [true; 4]);
+        guards[3].count_unsent(Phase::Writing(THIRD));
+        assert_eq!(open(&clients), [false, true, true, true]);
         assert!(!guards[0].set_phase(Phase::Idle) && guards[1].set_phase(Phase::Idle));
         // One response beyond the budget is sent, alone.
-        guards[3].count_unsent(2 * MAX_UNSENT);
-        let open: Vec<bool> = clients.iter().map(|(client, _)| is_open(client)).collect();
-        assert_eq!(open, [false, true, false, true], "an idle client has nothing to lose");
+        guards[3].count_unsent(Phase::Writing(2 * MAX_UNSENT));
+        assert_eq!(open(&clients), [false, true, false, true], "an idle client has nothing to lose");
     }
 
     #[test]
     fn the_longest_idle_client_makes_room() {
-        let table = Arc::new(Connections::new(2));
-        let clients: Vec<_> = (0..4).map(|_| pair()).collect();
-        let register = |index: usize, last| table.register(&clients[index].1, peer(last));
-        let (first, second) = (register(0, 1).expect("a place"), register(1, 2).expect("a place"));
-        first.restart_idle();
-        let third = register(2, 3).expect("the second makes room");
-        assert!(is_open(&clients[0].0) && !is_open(&clients[1].0));
-        drop(second);
-        first.set_phase(Phase::Handling);
+        let (table, clients, mut guards) = table(3, &[1, 2]);
+        guards[0].restart_idle();
+        let third = register(&table, 3, false).expect("the second makes room");
+        assert_eq!(open(&clients), [true, false]);
+        drop(guards.pop());
+        guards[0].set_phase(Phase::Handling);
         third.set_phase(Phase::Handling);
-        assert!(register(3, 4).is_none(), "no client is idle");
+        assert!(register(&table, 4, false).is_none(), "no client is idle");
+        assert!(register(&table, 4, true).is_some(), "a place is kept for clients on this host");
         drop(third);
-        assert!(register(3, 1).is_none(), "half of the places for each network");
-        assert!(register(3, 4).is_some());
+        assert!(register(&table, 1, true).is_none(), "half of the places for each network, rounded down");
+        assert!(register(&table, 4, false).is_some());
+    }
+
+    #[test]
+    fn a_client_makes_room_for_its_own_network_first() {
+        let (table, clients, guards) = table(5, &[1, 2, 2, 3]);
+        guards[1].count_unsent(Phase::Backlogged(200));
+        stall(&guards[1]);
+        guards[2].set_phase(Phase::Handling);
+        let _second = register(&table, 2, false).expect("the backlogged client makes room");
+        assert_eq!(open(&clients), [true, false, true, true]);
+        guards[3].count_unsent(Phase::Writing(1));
+        stall(&guards[3]);
+        let _other = register(&table, 4, false).expect("an idle client loses nothing, so it goes before a stalled one");
+        assert_eq!(open(&clients), [false, false, true, true]);
+    }
+
+    #[test]
+    fn a_client_without_progress_makes_room() {
+        let (table, clients, guards) = table(4, &[1, 2, 3]);
+        guards.iter().for_each(|guard| guard.count_unsent(Phase::Writing(1_000_000)));
+        // However slow the test is.
+        let later = Instant::now() + Duration::from_secs(3600);
+        guards.iter().for_each(|guard| set_since(guard, later));
+        assert!(register(&table, 4, false).is_none(), "a response has just begun");
+        guards.iter().for_each(stall);
+        for (guard, taken) in guards.iter().zip([PROGRESS_BYTES, PROGRESS_BYTES - 1, PROGRESS_BYTES]) {
+            guard.count_taken(taken);
+        }
+        let _fourth = register(&table, 4, false).expect("the second makes room");
+        assert_eq!(open(&clients), [true, false, true]);
     }
 }

@@ -5,12 +5,16 @@ use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::net::SendFlags;
+use rustix::net::{SendFlags, sockopt};
 
 /// Time and bytes that a refused client may still send before the connection is reset. Closing at once would discard the refusal
 /// that the client has not read yet.
 const LINGER: (Duration, usize) = (Duration::from_secs(1), 256 * 1024);
+
+/// Longest time of one write, after which the bytes that the socket took are reported.
+const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The outcome of a read.
 pub enum ReadOutcome {
@@ -46,23 +50,57 @@ pub fn read_some(mut stream: &TcpStream, input: &mut Vec<u8>, deadline: Instant)
     }
 }
 
-/// Writes all bytes within `timeout`.
-pub fn write_all(mut stream: &TcpStream, mut bytes: &[u8], timeout: Duration) -> io::Result<()> {
+/// Writes all bytes within `timeout`, and reports each part that the socket takes.
+pub fn write_all(
+    mut stream: &TcpStream,
+    mut bytes: &[u8],
+    timeout: Duration,
+    report: impl Fn(usize),
+) -> io::Result<()> {
     let deadline = Instant::now() + timeout;
     while !bytes.is_empty() {
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
             return Err(io::ErrorKind::TimedOut.into());
         }
-        stream.set_write_timeout(Some(left))?;
+        stream.set_write_timeout(Some(left.min(REPORT_INTERVAL)))?;
         match stream.write(bytes) {
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-            Ok(count) => bytes = &bytes[count..],
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
+            Ok(count) => {
+                report(count);
+                bytes = &bytes[count..];
+            }
+            Err(error) => match error.kind() {
+                io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {}
+                _ => return Err(error),
+            },
         }
     }
     Ok(())
+}
+
+/// Waits at most `timeout` until the client has taken a third of a full send buffer; false if it has not.
+pub fn wait_writable(stream: &TcpStream, timeout: Duration) -> io::Result<bool> {
+    let timeout = Timespec::try_from(timeout).map_err(io::Error::other)?;
+    let mut sources = [PollFd::new(stream, PollFlags::OUT)];
+    loop {
+        match poll(&mut sources, Some(&timeout)) {
+            Err(Errno::INTR) => {}
+            ready => return Ok(ready? > 0),
+        }
+    }
+}
+
+/// Sets the size of the send buffer, in bytes.
+pub fn set_send_buffer(stream: &TcpStream, bytes: usize) {
+    // An error means that the connection has ended.
+    let _ = sockopt::set_socket_send_buffer_size(stream, bytes);
+}
+
+/// Makes the close of a connection drop the bytes that the client has not taken, which the kernel would keep for minutes.
+pub fn reset_on_close(stream: &TcpStream) {
+    // An error means that the connection has ended.
+    let _ = sockopt::set_socket_linger(stream, Some(Duration::ZERO));
 }
 
 /// Writes as much as the socket takes without waiting, and returns the number of bytes.

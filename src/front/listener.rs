@@ -9,13 +9,14 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
+use rustix::net::sockopt;
 
 use crate::front::backend::{Backend, Class};
 use crate::front::client::Client;
 use crate::front::connection;
 use crate::front::error::RequestError;
 use crate::front::io::try_send;
-use crate::front::limits::Limits;
+use crate::front::limits::{Limits, RECEIVE_BUFFER, SEND_BUFFER};
 use crate::front::shared::Shared;
 
 /// Pause after a failure to accept that may last: no descriptors, no memory.
@@ -64,6 +65,9 @@ impl Front {
         let address = listener.local_addr()?;
         // The acceptor polls for a connection or the shutdown, so accept() itself never waits.
         listener.set_nonblocking(true)?;
+        // Accepted connections inherit the sizes of the buffers.
+        sockopt::set_socket_send_buffer_size(&listener, SEND_BUFFER)?;
+        sockopt::set_socket_recv_buffer_size(&listener, RECEIVE_BUFFER)?;
         let (shutdown_tx, shutdown_rx) = UnixStream::pair()?;
         let shared = Arc::new(Shared::new(address, limits, backend));
         let acceptor = Acceptor { shared: Arc::clone(&shared), listener, shutdown_rx, is_inherited };
@@ -165,7 +169,8 @@ impl Acceptor {
     /// Gives the connection a thread, or refuses it.
     fn spawn_connection(&self, stream: TcpStream, peer: IpAddr) {
         let stream = Arc::new(stream);
-        let Some(guard) = self.shared.connections.register(&stream, peer) else {
+        let is_local = stream.local_addr().is_ok_and(|local| local.ip() == peer);
+        let Some(guard) = self.shared.connections.register(&stream, peer, is_local) else {
             self.shared.log_throttled("connection limit reached");
             return refuse(&stream);
         };
@@ -173,7 +178,7 @@ impl Acceptor {
         let served = Arc::clone(&stream);
         let spawned = thread::Builder::new().name("connection".into()).stack_size(STACK).spawn(move || {
             // An error means that the client went away.
-            let _ = connection::serve(&shared, &Client { stream: &served, guard: &guard });
+            let _ = connection::serve(&shared, &Client::new(&served, &guard));
         });
         if let Err(error) = spawned {
             self.shared.log_throttled(&format!("no thread for another connection: {error}"));

@@ -7,9 +7,10 @@ use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 
 use crate::front::chunked;
-use crate::front::client::{Client, WRITE_TIMEOUT};
+use crate::front::client::Client;
+use crate::front::connections::Phase;
 use crate::front::error::RequestError;
-use crate::front::io::{try_send, write_all};
+use crate::front::io::try_send;
 use crate::front::request::{Framing, Request};
 use crate::front::upstream::Permit;
 
@@ -34,6 +35,12 @@ pub enum RelayError {
     NoResponse(RequestError),
     /// The client went away, or the response broke off after a part of it was sent: the connection ends.
     Broken(io::Error),
+}
+
+impl From<RequestError> for RelayError {
+    fn from(error: RequestError) -> Self {
+        Self::NoResponse(error)
+    }
 }
 
 /// A response whose head is complete.
@@ -107,7 +114,12 @@ fn send_and_read_head(mut stream: &UnixStream, request: &Request, close: bool) -
     };
     let mut response = Started { bytes, head, missing };
     if framing == Framing::Chunked && request.head.is_http10 {
-        response.remove_transfer_encoding();
+        // HTTP/1.0 has no chunks: the end of the connection ends the body.
+        response.remove_header(b"transfer-encoding:");
+    }
+    if response.bytes.starts_with(b"HTTP/1.1 204 ") {
+        // RFC 9110, section 8.6: a 204 has no Content-Length. tiny_http sends one.
+        response.remove_header(b"content-length:");
     }
     if close {
         response.add_connection_close();
@@ -140,12 +152,12 @@ impl Started {
         self.head += HEADER.len();
     }
 
-    /// HTTP/1.0 has no chunks: the end of the connection ends the body.
-    fn remove_transfer_encoding(&mut self) {
+    /// Removes a header from the head. `name` is in lower case and ends with a colon.
+    fn remove_header(&mut self, name: &[u8]) {
         let mut start = 0;
         for line in self.bytes[..self.head].split_inclusive(|byte| *byte == b'\n') {
             let end = start + line.len();
-            if line.to_ascii_lowercase().starts_with(b"transfer-encoding:") {
+            if line.to_ascii_lowercase().starts_with(name) {
                 self.bytes.drain(start..end);
                 self.head -= end - start;
                 return;
@@ -176,6 +188,7 @@ fn read_exact(mut stream: &UnixStream, bytes: &mut Vec<u8>, count: usize) -> io:
 /// Relays a large response in pieces while the client keeps up, and keeps for it what it does not take.
 fn relay_large(permit: Permit<'_>, start: Vec<u8>, missing: usize, client: &Client<'_>) -> Result<(), RelayError> {
     let total = start.len() + missing;
+    client.begin_response(total);
     let mut unsent = Unsent { client, bytes: Vec::new(), sent: 0, total };
     unsent.push(&start).map_err(RelayError::Broken)?;
     drop(start);
@@ -204,7 +217,9 @@ impl Unsent<'_> {
     /// Adds a piece, and sends as much as the client takes without waiting.
     fn push(&mut self, piece: &[u8]) -> io::Result<()> {
         if self.sent < self.bytes.len() {
-            self.sent += try_send(self.client.stream, &self.bytes[self.sent..])?;
+            let sent = try_send(self.client.stream, &self.bytes[self.sent..])?;
+            self.client.guard.count_taken(sent);
+            self.sent += sent;
         }
         if self.sent < self.bytes.len() {
             self.bytes.extend_from_slice(piece);
@@ -213,21 +228,21 @@ impl Unsent<'_> {
         (self.sent, self.bytes) = (0, Vec::new());
         let sent = try_send(self.client.stream, piece)?;
         if sent < piece.len() {
-            self.client.guard.count_unsent(self.total);
+            self.client.guard.count_unsent(Phase::Writing(self.total));
             self.bytes.extend_from_slice(&piece[sent..]);
         }
         Ok(())
     }
 
     fn finish(self) -> io::Result<()> {
-        write_all(self.client.stream, &self.bytes[self.sent..], WRITE_TIMEOUT)
+        self.client.write_all(&self.bytes[self.sent..])
     }
 }
 
 /// Relays a response without a known length, each chunk at once.
 fn relay_stream(permit: Permit<'_>, start: &Started, is_http10: bool, client: &Client<'_>) -> Result<(), RelayError> {
     let (head, body) = start.bytes.split_at(start.head);
-    write_all(client.stream, head, WRITE_TIMEOUT).map_err(RelayError::Broken)?;
+    client.write_all(head).map_err(RelayError::Broken)?;
     let mut input = body.to_vec();
     let mut buffer = vec![0; FIRST_READ];
     loop {
@@ -235,10 +250,10 @@ fn relay_stream(permit: Permit<'_>, start: &Started, is_http10: bool, client: &C
             if data.is_empty() {
                 end_stream(permit, &input[used..])?;
                 let end: &[u8] = if is_http10 { b"" } else { b"0\r\n\r\n" };
-                return write_all(client.stream, end, WRITE_TIMEOUT).map_err(RelayError::Broken);
+                return client.write_all(end).map_err(RelayError::Broken);
             }
             let piece = if is_http10 { data } else { &input[..used] };
-            write_all(client.stream, piece, WRITE_TIMEOUT).map_err(RelayError::Broken)?;
+            client.write_all(piece).map_err(RelayError::Broken)?;
             input.drain(..used);
         }
         let count = read(&permit.connection().stream, &mut buffer).map_err(broken)?;

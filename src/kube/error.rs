@@ -204,6 +204,14 @@ impl Error {
         }
     }
 
+    /// Returns the Retry-After of an error response.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Status { retry_after, .. } => *retry_after,
+            _ => None,
+        }
+    }
+
     /// Tests for a permission that the credential's role lacks.
     pub fn not_permitted(&self) -> bool {
         matches!(self, Self::Status { status, .. } if status.not_permitted())

@@ -13,11 +13,15 @@ use std::time::{Duration, Instant, SystemTime};
 use serde_json::{Value, json};
 
 use crate::job::Tier;
-use crate::kube::{Client, Error, Job, Quota, WatchEvent, chain};
+use crate::kube::{Client, Error, Job, Quota, Status, WatchEvent, chain};
+use crate::queue::backoff::Backoff;
 use crate::queue::{Action, MAX_JOBS, Queue, REQUEUED_AT, RequeueOutcome, Unavailable, WatchState};
 
 /// Pause of a thread after a panic, so that a repeated panic does not keep the processor busy.
 const PANIC_BACKOFF: Duration = Duration::from_secs(1);
+
+/// Pause of all requeues after a missing permission, which only the operator can grant.
+const FORBIDDEN_PAUSE: Duration = Duration::from_secs(60);
 
 /// The endless loop of a thread.
 type Loop = fn(&QueueController);
@@ -135,13 +139,13 @@ impl QueueController {
 
     /// Carries out the queue's actions.
     fn run(&self) {
-        let mut is_failing = false;
+        let mut backoff = Backoff::default();
         let mut queue = self.lock();
         loop {
             queue = match queue.next_action(Instant::now()) {
                 Action::Requeue { name, version } => {
                     drop(queue);
-                    let outcome = self.requeue(&name, &version, &mut is_failing);
+                    let outcome = self.requeue(&name, &version, &mut backoff);
                     let mut queue = self.lock();
                     queue.requeue_finished(&name, outcome, Instant::now());
                     queue
@@ -156,26 +160,46 @@ impl QueueController {
     }
 
     /// Annotates a Job that still has this resource version. Logs the first of several failures.
-    fn requeue(&self, name: &str, version: &str, is_failing: &mut bool) -> RequeueOutcome {
+    fn requeue(&self, name: &str, version: &str, backoff: &mut Backoff) -> RequeueOutcome {
         let time = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
         let patch = json!({ "metadata": { "resourceVersion": version, "annotations": { REQUEUED_AT: time } } });
         let result =
             self.kube.patch_if_current(&format!("{}/{name}", path("/apis/batch/v1", "jobs")), &patch.to_string());
-        let was_failing = std::mem::replace(is_failing, result.is_err());
         match result {
             Ok(true) => {
+                backoff.succeeded();
                 log::info!("requeued {name}: oldest waiting Job, quota available");
                 RequeueOutcome::Done
             }
             Ok(false) => RequeueOutcome::Conflict,
             Err(error) => {
+                let was_failing = backoff.is_failing();
+                let pause = backoff.failed(error.retry_after(), random());
                 if !was_failing {
-                    log::warn!("cannot requeue {name}: {}{}", chain(&error), fix(&error));
+                    let seconds = pause.as_secs();
+                    log::warn!("cannot requeue {name}; pausing for {seconds} s: {}{}", chain(&error), fix(&error));
                 }
-                if error.not_permitted() { RequeueOutcome::Forbidden } else { RequeueOutcome::Failed }
+                outcome(&error, pause)
             }
         }
     }
+}
+
+/// Returns the outcome of a failed requeue.
+fn outcome(error: &Error, pause: Duration) -> RequeueOutcome {
+    match error {
+        error if error.not_permitted() => RequeueOutcome::Failed(pause.max(FORBIDDEN_PAUSE)),
+        // An admission webhook may reject this Job alone.
+        Error::Status { status: Status { code: 400 | 403 | 422, .. }, .. } => RequeueOutcome::Rejected(pause),
+        _ => RequeueOutcome::Failed(pause),
+    }
+}
+
+/// Returns a random number from 0 to 1. Without randomness all pauses are equal, which is acceptable.
+fn random() -> f64 {
+    let mut byte = [0];
+    let _ = getrandom::getrandom(&mut byte);
+    f64::from(byte[0]) / f64::from(u8::MAX)
 }
 
 /// The path of the free tier's objects of one kind.

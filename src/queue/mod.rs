@@ -5,6 +5,7 @@
 //! A change of the Job makes it retry at once, so an annotation gives a free slot to the oldest Job.
 //! A requeue is only a hint: without it the controller's own retry starts the Job.
 
+mod backoff;
 pub mod capacity;
 pub mod controller;
 mod queued_job;
@@ -22,12 +23,8 @@ use crate::queue::queued_job::QueuedJob;
 pub use crate::queue::queued_job::REQUEUED_AT;
 pub use crate::queue::watch_state::{Unavailable, WatchState};
 
-/// Pauses of one Job after a failed requeue, and after a conflict: by then the watch has reported the change.
-const FAILED_PAUSE: Duration = Duration::from_secs(5);
+/// Pause of all requeues after a conflict: by then the watch has reported the change.
 const CONFLICT_PAUSE: Duration = Duration::from_secs(1);
-
-/// Pause of all requeues after a missing permission, which only the operator can grant.
-const FORBIDDEN_PAUSE: Duration = Duration::from_secs(60);
 
 /// Limit on Jobs in memory, of 300 bytes each; the quota of k8s/ allows 300. Kubernetes starts any others on its own.
 pub const MAX_JOBS: usize = 2000;
@@ -64,8 +61,10 @@ pub enum RequeueOutcome {
     Done,
     /// The Job has changed or no longer exists.
     Conflict,
-    Failed,
-    Forbidden,
+    /// No requeue is to be sent for this long.
+    Failed(Duration),
+    /// The same, and the cause may be this Job: others go first after the pause.
+    Rejected(Duration),
 }
 
 impl Queue {
@@ -161,17 +160,15 @@ impl Queue {
 
     /// Records the outcome of this Job's last requeue.
     pub fn requeue_finished(&mut self, name: &str, outcome: RequeueOutcome, now: Instant) {
-        let pause = match outcome {
+        let (pause, job_pause) = match outcome {
             RequeueOutcome::Done => return,
-            RequeueOutcome::Conflict => CONFLICT_PAUSE,
-            RequeueOutcome::Failed => FAILED_PAUSE,
-            RequeueOutcome::Forbidden => {
-                self.paused_until = Some(now + FORBIDDEN_PAUSE);
-                FORBIDDEN_PAUSE
-            }
+            RequeueOutcome::Conflict => (CONFLICT_PAUSE, CONFLICT_PAUSE),
+            RequeueOutcome::Failed(pause) => (pause, pause),
+            RequeueOutcome::Rejected(pause) => (pause, pause * 2),
         };
+        self.paused_until = Some(now + pause);
         if let Some(job) = self.jobs.iter_mut().find(|job| job.name == name) {
-            job.retry.postpone(now + pause);
+            job.retry.postpone(now + job_pause);
         }
     }
 

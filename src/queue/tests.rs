@@ -153,17 +153,21 @@ fn a_job_whose_capacity_another_took_stays_first_in_line() {
 }
 
 #[test]
-fn a_failed_requeue_frees_the_capacity_and_is_repeated_after_a_pause() {
-    for (outcome, pause) in
-        [(RequeueOutcome::Conflict, 1000), (RequeueOutcome::Failed, 5000), (RequeueOutcome::Forbidden, 60_000)]
-    {
+fn a_failed_requeue_pauses_all_jobs_and_keeps_their_order() {
+    let pause = Duration::from_secs(5);
+    for (outcome, pause, then) in [
+        (RequeueOutcome::Conflict, 1000, "a"),
+        (RequeueOutcome::Failed(pause), 5000, "a"),
+        (RequeueOutcome::Rejected(pause), 5000, "b"),
+    ] {
         let mut harness = Harness::new();
         harness.used("1");
-        harness.wait(&["a"]);
+        harness.wait(&["a", "b"]);
         assert_eq!(harness.at(1000), ["a"]);
         harness.queue.requeue_finished("a", outcome, harness.time());
         assert_eq!(harness.at(1000 + pause - 1), NONE, "{outcome:?}");
-        assert_eq!(harness.at(1000 + pause), ["a"], "{outcome:?}");
+        assert_eq!(harness.due(), Some(u128::from(1000 + pause)));
+        assert_eq!(harness.at(1000 + pause), [then], "{outcome:?}");
     }
 }
 

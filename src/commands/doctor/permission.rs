@@ -17,14 +17,12 @@ const PREMIUM: Option<&str> = Some(Tier::Premium.namespace());
 const SERVER: [Permission; 3] =
     [("create", "batch", "jobs", FREE), ("create", "batch", "jobs", PREMIUM), ("list", "", "pods", None)];
 
-/// Permissions to requeue waiting Jobs and to show the queue.
-const QUEUE: [Permission; 5] = [
-    ("list", "batch", "jobs", FREE),
-    ("watch", "batch", "jobs", FREE),
-    ("patch", "batch", "jobs", FREE),
-    ("list", "", "resourcequotas", FREE),
-    ("watch", "", "resourcequotas", FREE),
-];
+/// Permissions to show the queue.
+const QUEUE: [Permission; 2] = [("list", "batch", "jobs", FREE), ("watch", "batch", "jobs", FREE)];
+
+/// Further permissions to requeue waiting Jobs.
+const REQUEUE: [Permission; 3] =
+    [("patch", "batch", "jobs", FREE), ("list", "", "resourcequotas", FREE), ("watch", "", "resourcequotas", FREE)];
 
 /// Further permissions of `clean`.
 const CLEAN: [Permission; 8] = [
@@ -55,16 +53,8 @@ pub fn check(kube: &Client) -> Result<Vec<Check>, Error> {
             Some(reason) => Check::fail("permission", format!("may not {}{reason}", in_words(permission)), GRANT),
         });
     }
-    let queue = missing(kube, &QUEUE)?;
-    checks.push(if queue.is_empty() {
-        Check::ok("permission", "may watch the free tier's queue and requeue waiting Jobs")
-    } else {
-        let text = format!(
-            "may not {queue}; without it waiting Jobs start only on Kubernetes' own retry, and GET /queue is empty"
-        );
-        Check::warning("permission", text, GRANT)
-    });
-    let clean = missing(kube, &CLEAN)?;
+    checks.push(queue(kube)?);
+    let clean = missing(kube, &CLEAN)?.join(", ");
     checks.push(if clean.is_empty() {
         Check::ok("permission", "may do what `clean` needs")
     } else {
@@ -78,15 +68,28 @@ pub fn check(kube: &Client) -> Result<Vec<Check>, Error> {
     Ok(checks)
 }
 
-/// Returns the missing permissions in words, separated by commas.
-fn missing(kube: &Client, permissions: &[Permission]) -> Result<String, Error> {
+/// Checks the permissions of the queue, which the server can do without.
+fn queue(kube: &Client) -> Result<Check, Error> {
+    let (queue, requeue) = (missing(kube, &QUEUE)?, missing(kube, &REQUEUE)?);
+    let hidden = if queue.is_empty() { "" } else { ", and GET /queue returns 503" };
+    let missing = [queue, requeue].concat().join(", ");
+    Ok(if missing.is_empty() {
+        Check::ok("permission", "may watch the free tier's queue and requeue waiting Jobs")
+    } else {
+        let text = format!("may not {missing}; without it waiting Jobs start only on Kubernetes' own retry{hidden}");
+        Check::warning("permission", text, GRANT)
+    })
+}
+
+/// Returns the missing permissions in words.
+fn missing(kube: &Client, permissions: &[Permission]) -> Result<Vec<String>, Error> {
     let mut missing = Vec::new();
     for permission in permissions {
         if denial(kube, *permission)?.is_some() {
             missing.push(in_words(*permission));
         }
     }
-    Ok(missing.join(", "))
+    Ok(missing)
 }
 
 /// Returns `None` if the permission is granted, else the reason, which Kubernetes may leave empty.

@@ -99,8 +99,9 @@ impl Account {
     }
 }
 
-/// Sets the user, its group and four variables, as systemd does for User=. The environment file may override the variables.
-/// Returns a warning if the user stays the caller.
+/// Sets four variables and, for root, the user and its group, as systemd does for User=. The environment file may override
+/// the variables.
+/// Returns a warning if the program will not run as the service's user.
 fn become_user(command: &mut Command, account: Option<Account>, caller: u32) -> Option<Check> {
     let Some(account) = account else {
         let text = format!("the service's user {USER} does not exist");

@@ -93,13 +93,13 @@ impl Client {
         })
     }
 
-    /// Lists a single pod of all namespaces. That requires a server, a valid credential and the permission of
+    /// Lists a single pod of all namespaces, by `deadline`. That requires a server, a valid credential and the permission of
     /// [`list_pods`](Self::list_pods), and costs little.
     ///
     /// # Errors
     /// [`Error`]
-    pub fn ready(&self) -> Result<(), Error> {
-        self.retry(|attempt| attempt.pod_list("/api/v1/pods?limit=1", &mut DiscardPods).map(drop))
+    pub fn ready(&self, deadline: Instant) -> Result<(), Error> {
+        self.retry_until(deadline, |attempt| attempt.pod_list("/api/v1/pods?limit=1", &mut DiscardPods).map(drop))
     }
 
     /// Attempts an operation until it succeeds, until a retry would not help, or until the client's deadline.

@@ -13,6 +13,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Barrier, Mutex};
 use std::time::{Duration, Instant};
 
+/// --kube-timeout of tests that wait for it: a busy machine opens connections to Kubernetes in this time.
+const DEADLINE: Duration = Duration::from_secs(3);
+
 /// The path of the server's probes.
 const PROBE: &str = "/version";
 
@@ -27,8 +30,10 @@ fn kubeconfig_of(api: &ApiServer) -> Kubeconfig {
     Kubeconfig::new(&api.url()).cluster(json!({"tls-server-name": "localhost"}))
 }
 
-fn server_of(api: &ApiServer, kube_timeout: u32) -> Server {
-    Setup::new().kubeconfig(kubeconfig_of(api).yaml()).args(&["--kube-timeout", &kube_timeout.to_string()]).start()
+/// A server with this --kube-timeout, and a log of every retry.
+fn server_of(api: &ApiServer, kube_timeout: Duration) -> Server {
+    let options = ["--kube-timeout", &kube_timeout.as_secs().to_string(), "--log-level", "debug"];
+    Setup::new().kubeconfig(kubeconfig_of(api).yaml()).args(&options).start()
 }
 
 /// Sends `count` POSTs at once.
@@ -45,10 +50,6 @@ fn posts_at_once(server: &Server, count: usize) -> Vec<Response> {
     })
 }
 
-fn all_succeed(responses: &[Response]) -> bool {
-    responses.iter().all(|response| response.status == 200)
-}
-
 fn check_unreachable(response: &Response, what: &str) {
     assert_eq!(response.status, 503, "{what}: {}", response.text());
     assert!(response.error().contains("cannot be reached"), "{what}: {}", response.text());
@@ -57,11 +58,24 @@ fn check_unreachable(response: &Response, what: &str) {
     assert!((1..=60).contains(&seconds), "{what}: {seconds}");
 }
 
-/// Counts log lines for the start and the end of an outage.
-fn transitions(server: &Server) -> (usize, usize) {
-    let log = server.stderr();
-    let count = |start: &str| log.lines().filter(|line| line.starts_with(start)).count();
-    (count("error: cluster unreachable"), count("warning: cluster reachable again"))
+/// Checks the number of outages that the log reports, and of their ends.
+fn check_outages(server: &Server, starts: usize, ends: usize) {
+    let count = |log: &str, start: &str| log.lines().filter(|line| line.starts_with(start)).count();
+    let of = |log: &str| (count(log, "error: cluster unreachable"), count(log, "warning: cluster reachable again"));
+    // A request may get its response before another request, which changed the state, logs that.
+    eventually("the log has the outages", || {
+        let (started, ended) = of(&server.stderr());
+        started >= starts && ended >= ends
+    });
+    assert_eq!(of(&server.log_until_now()), (starts, ends));
+}
+
+/// Requests /healthz until `done` is set.
+fn healthz_while(server: &Server, done: &AtomicBool) {
+    while !done.load(Ordering::SeqCst) {
+        assert_eq!(server.get("/healthz").status, 200);
+        std::thread::park_timeout(Duration::from_millis(5));
+    }
 }
 
 /// Closes the port, and waits until a request has opened the circuit.
@@ -79,7 +93,7 @@ fn wait_for_recovery(server: &Server) {
 #[test]
 fn outage_fails_fast_for_every_caller_until_a_probe_finds_the_cluster() {
     let mut api = api_of(1);
-    let server = server_of(&api, 5);
+    let server = server_of(&api, DEADLINE);
     assert_eq!(server.post_job().status, 200);
     open_circuit(&mut api, &server);
     let latch = Latch::default();
@@ -101,32 +115,33 @@ fn outage_fails_fast_for_every_caller_until_a_probe_finds_the_cluster() {
     assert!(sent.iter().all(|path| *path == PROBE), "{sent:?}");
     // A probe needs no credential, so a failing plugin does not hide the cluster's return.
     assert!(requests[before..].iter().all(|request| request.header("Authorization").is_none()));
-    assert_eq!(transitions(&server), (1, 0));
+    check_outages(&server, 1, 0);
 
     latch.open();
     wait_for_recovery(&server);
     assert_eq!(server.post_job().status, 200);
-    assert_eq!(server.get("/readyz").status, 200);
-    assert!(all_succeed(&posts_at_once(&server, 50)));
-    assert_eq!(transitions(&server), (1, 1));
+    // Its callers share one answer for a second.
+    eventually("ready again", || server.get("/readyz").status == 200);
+    assert!(posts_at_once(&server, 50).iter().all(|response| response.status == 200));
+    check_outages(&server, 1, 1);
     assert_eq!(api.jobs().len(), 52);
 }
 
 #[test]
-fn burst_into_an_outage_gets_503_for_every_request() {
+fn burst_into_an_outage_is_503_and_logged_once() {
     let mut api = api_of(2);
-    let server = server_of(&api, 1);
+    let server = server_of(&api, DEADLINE);
     api.close_port();
     for response in posts_at_once(&server, 100) {
         assert_eq!(response.status, 503, "{}", response.text());
     }
-    assert_eq!(transitions(&server), (1, 0));
+    check_outages(&server, 1, 0);
 }
 
 #[test]
 fn recovery_is_found_under_load_and_each_outage_is_logged_once() {
     let mut api = api_of(3);
-    let server = server_of(&api, 1);
+    let server = server_of(&api, DEADLINE);
     let stop = AtomicBool::new(false);
     let (good, down) = (AtomicUsize::new(0), AtomicUsize::new(0));
     let odd = Mutex::new(Vec::new());
@@ -134,7 +149,7 @@ fn recovery_is_found_under_load_and_each_outage_is_logged_once() {
         for _ in 0..8 {
             scope.spawn(|| {
                 while !stop.load(Ordering::SeqCst) {
-                    let response = server.get("/readyz");
+                    let response = server.get("/config");
                     match response.status {
                         200 => good.fetch_add(1, Ordering::SeqCst),
                         503 => down.fetch_add(1, Ordering::SeqCst),
@@ -158,7 +173,7 @@ fn recovery_is_found_under_load_and_each_outage_is_logged_once() {
                 more(&down);
                 api.reopen_port();
                 more(&good);
-                eventually("both are logged", || transitions(&server) == (outage, outage));
+                check_outages(&server, outage, outage);
             }
         }));
         stop.store(true, Ordering::SeqCst);
@@ -169,67 +184,73 @@ fn recovery_is_found_under_load_and_each_outage_is_logged_once() {
 
 #[test]
 fn short_restart_of_the_api_server_causes_no_error() {
+    const POSTS: usize = 40;
     let mut api = api_of(4);
-    let setup = Setup::new().kubeconfig(kubeconfig_of(&api).yaml());
-    let server = setup.args(&["--kube-timeout", "20", "--log-level", "debug"]).start();
+    let server = server_of(&api, DEADLINE * 10);
     assert_eq!(server.post_job().status, 200);
+    let retries = || {
+        server.log_until_now().lines().filter(|line| line.contains("retrying in") && line.contains("refused")).count()
+    };
     for _ in 0..2 {
-        let before = api.requests().len();
+        let (requests, before) = (api.requests().len(), retries());
+        api.close_port();
         std::thread::scope(|scope| {
-            let refused = || server.stderr().lines().filter(|line| line.contains("retrying in")).count();
-            let refused_before = refused();
-            api.close_port();
-            let posts = scope.spawn(|| posts_at_once(&server, 40));
-            eventually("requests are refused", || refused() >= refused_before + 64);
-            assert_eq!(api.requests().len(), before, "the port was closed");
+            let posts = scope.spawn(|| posts_at_once(&server, POSTS));
+            eventually("connections are refused", || retries() >= before + POSTS);
+            assert_eq!(api.requests().len(), requests, "the port was closed");
             api.reopen_port();
             for response in posts.join().unwrap() {
                 assert_eq!(response.status, 200, "{}", response.text());
             }
         });
     }
-    assert_eq!(api.jobs().len(), 81);
-    assert_eq!(transitions(&server), (0, 0));
+    assert_eq!(api.jobs().len(), 1 + 2 * POSTS);
+    check_outages(&server, 0, 0);
 }
 
 #[test]
-fn hanging_api_server_is_504_or_503_and_leaves_the_circuit_breaker_closed() {
-    const DEADLINE: Duration = Duration::from_secs(1);
+fn hanging_api_server_fails_requests_at_their_deadline_and_opens_no_circuit() {
     let api = ApiServer::start();
-    let server = server_of(&api, 1);
+    let server = server_of(&api, DEADLINE);
     assert_eq!(server.post_job().status, 200);
     api.always(Behavior::ApplyThenHang);
-    let began = Instant::now();
-    // 32 with a permit, and fewer than the 64 that may wait from one address.
-    let responses = posts_at_once(&server, 90);
-    assert!(began.elapsed() >= DEADLINE);
-    let mut statuses = (0, 0);
+    let (start, done) = (Instant::now(), AtomicBool::new(false));
+    let responses = std::thread::scope(|scope| {
+        scope.spawn(|| healthz_while(&server, &done));
+        // 32 with a permit, and fewer than the 64 that may wait from one address.
+        let responses = posts_at_once(&server, 90);
+        done.store(true, Ordering::SeqCst);
+        responses
+    });
+    assert!(start.elapsed() >= DEADLINE, "an error before the deadline");
+    let mut timeouts = 0;
     for response in &responses {
         match response.status {
-            504 => statuses.0 += 1,
-            503 => statuses.1 += 1,
+            504 => timeouts += 1,
+            503 => {}
             status => panic!("{status}: {}", response.text()),
         }
         assert_eq!(response.header("Retry-After").is_some(), response.status == 503, "{}", response.text());
         assert!(!response.error().is_empty());
     }
-    // The requests with a permit at once, and perhaps those with the next permits.
-    assert!((32..=64).contains(&statuses.0), "{statuses:?} of 504 and 503");
-    assert_eq!(transitions(&server), (0, 0));
+    assert!(timeouts >= 32, "{timeouts} had a permit");
+    // The API server accepts connections, so the circuit breaker stays closed.
+    check_outages(&server, 0, 0);
     let jobs = api.jobs().len();
-    assert!(jobs <= 1 + statuses.0, "{jobs} Jobs: a 503 must leave none");
+    assert!(jobs <= 1 + timeouts, "{jobs} Jobs: a 503 must leave none");
 
     api.always(Behavior::Default);
-    assert_eq!(server.post_job().status, 200);
-    assert!(all_succeed(&posts_at_once(&server, 50)));
+    for response in posts_at_once(&server, 8) {
+        assert_eq!(response.status, 200, "{}", response.text());
+    }
     assert_eq!(server.get("/readyz").status, 200);
-    assert_eq!(api.jobs().len(), jobs + 51);
+    assert_eq!(api.jobs().len(), jobs + 8);
 }
 
 #[test]
 fn outage_followed_by_a_hang_ends_without_a_restart() {
     let mut api = api_of(5);
-    let server = server_of(&api, 1);
+    let server = server_of(&api, DEADLINE);
     open_circuit(&mut api, &server);
     // Kubernetes accepts connections but hangs: the probes wait for their deadline, the requests fail fast.
     api.always(Behavior::Hang);
@@ -243,7 +264,7 @@ fn outage_followed_by_a_hang_ends_without_a_restart() {
     api.always(Behavior::Default);
     wait_for_recovery(&server);
     assert_eq!(server.post_job().status, 200);
-    assert_eq!(transitions(&server), (1, 1));
+    check_outages(&server, 1, 1);
 }
 
 #[test]
@@ -255,7 +276,7 @@ fn failing_credential_plugin_leaves_the_circuit_breaker_closed() {
     let script = format!("[ -e \"$HERE/well\" ] || exit 1\ncat <<'END'\n{good}\nEND");
     let plugin = Plugin::write(setup.home(), "plugin", &script);
     let setup = setup.kubeconfig(kubeconfig_of(&api).user(plugin.user()).yaml());
-    let server = setup.args(&["--kube-timeout", "1"]).start();
+    let server = setup.start();
     let fails = || {
         for response in posts_at_once(&server, 20) {
             assert_eq!(response.status, 502, "{}", response.text());
@@ -268,12 +289,12 @@ fn failing_credential_plugin_leaves_the_circuit_breaker_closed() {
     // Without a credential a request never reaches the cluster that is down.
     api.close_port();
     fails();
-    assert_eq!(transitions(&server), (0, 0));
+    check_outages(&server, 0, 0);
     api.reopen_port();
     fails();
     std::fs::write(server.home().join("well"), "").unwrap();
     eventually("the plugin is run again", || server.post_job().status == 200);
-    assert!(all_succeed(&posts_at_once(&server, 20)));
-    assert_eq!(transitions(&server), (0, 0));
+    assert!(posts_at_once(&server, 20).iter().all(|response| response.status == 200));
+    check_outages(&server, 0, 0);
     assert_eq!(api.jobs().len(), 21);
 }

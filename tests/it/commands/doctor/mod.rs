@@ -90,7 +90,7 @@ fn healthy(request: &Request) -> ApiResponse {
     }
 }
 
-fn cluster(fault: Fault) -> ApiServer {
+fn cluster(fault: impl Fn(&Request) -> Option<ApiResponse> + Send + 'static) -> ApiServer {
     let api = ApiServer::start();
     api.script(move |request| fault(request).unwrap_or_else(|| healthy(request)).into());
     api

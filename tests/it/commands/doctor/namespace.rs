@@ -2,8 +2,8 @@
 
 use super::nodes_and_pods::line_text;
 use super::{
-    GOOD, check, check_healthy, cluster, denied, doctor, forbidden, free_cpu, free_quotas, host, is, list, quota,
-    reviews_access,
+    GOOD, check, check_healthy, cluster, denied, doctor, expect, forbidden, free_cpu, free_quotas, host, is, list,
+    quota, reviews_access,
 };
 use crate::support::api::Request;
 use crate::support::response::ApiResponse;
@@ -130,43 +130,43 @@ fn namespace_and_quota_faults_are_named_with_their_fix() {
 
 #[test]
 fn missing_permissions_are_named_with_their_fix() {
+    let free = json!("free-service");
     let grant = "aws eks create-access-entry";
-    check(&[
+    for (verb, resource, namespace, start, words, fix) in [
+        ("create", "jobs", &free, "FAIL", "create jobs.batch in free-service: no RBAC policy matched", grant),
+        ("create", "jobs", &json!("default"), "FAIL", "create jobs.batch in default", "img-classification setup"),
+        ("list", "pods", &Value::Null, "FAIL", "list pods in all namespaces", grant),
         (
-            "no free Jobs",
-            |r| reviews_access(r, "create", "jobs", &json!("free-service")).then(denied)?,
-            "FAIL permission: ",
-            "may not create jobs.batch in free-service: no RBAC policy matched",
+            "patch",
+            "jobs",
+            &free,
+            "warning",
+            "patch jobs.batch in free-service; without it waiting Jobs start only",
             grant,
         ),
+        ("watch", "jobs", &free, "warning", "own retry, and GET /queue returns 503", grant),
         (
-            "no premium Jobs",
-            |r| reviews_access(r, "create", "jobs", &json!("default")).then(denied)?,
-            "FAIL permission: ",
-            "may not create jobs.batch in default",
-            "img-classification setup",
-        ),
-        (
-            "no pods",
-            |r| reviews_access(r, "list", "pods", &Value::Null).then(denied)?,
-            "FAIL permission: ",
-            "may not list pods in all namespaces",
-            grant,
-        ),
-        (
-            "no touching",
-            |r| reviews_access(r, "patch", "jobs", &json!("free-service")).then(denied)?,
-            "warning permission: ",
-            "may not patch jobs.batch in free-service; without it waiting Jobs start only",
-            grant,
-        ),
-        (
-            "no deleting",
-            |r| reviews_access(r, "delete", "jobs", &json!("default")).then(denied)?,
-            "warning permission: ",
-            "may not delete jobs.batch in default; only `clean`",
+            "delete",
+            "jobs",
+            &free,
+            "warning",
+            "delete jobs.batch in free-service; only `clean`",
             "img-classification clean",
         ),
+    ] {
+        let denied_namespace = namespace.clone();
+        let api =
+            cluster(move |request| reviews_access(request, verb, resource, &denied_namespace).then(denied).flatten());
+        let end = doctor(host(Setup::for_api(&api)).args(GOOD));
+        let what = format!("{verb} {resource} in {namespace}");
+        expect(&what, &end, &format!("{start} permission: may not "), words, fix);
+        assert_eq!(end.stdout.contains("GET /queue"), verb == "watch", "{what}: {}", end.stdout);
+    }
+}
+
+#[test]
+fn missing_permissions_of_the_checks_are_no_verdict() {
+    check(&[
         (
             "nodes are not shown",
             |r| is(r, "GET", "/api/v1/nodes").then(|| forbidden("nodes"))?,

@@ -76,27 +76,6 @@ fn node_pod_and_job_faults_are_named() {
             "docker push",
         ),
         (
-            "no access",
-            |r| ours(r, &waiting("ErrImagePull", "unexpected status: 403 Forbidden")),
-            "FAIL pull: ",
-            "may not pull it",
-            "AmazonEC2ContainerRegistryPullOnly",
-        ),
-        (
-            "another processor",
-            |r| ours(r, &waiting("ErrImagePull", "no match for platform in manifest")),
-            "FAIL pull: ",
-            "another CPU architecture",
-            "--platform linux/amd64",
-        ),
-        (
-            "a bad name",
-            |r| ours(r, &waiting("InvalidImageName", "couldn't parse")),
-            "FAIL pull: ",
-            "image name is invalid",
-            "--image",
-        ),
-        (
             "the cause is in an event",
             |r| {
                 if is(r, "GET", "/api/v1/namespaces/default/events") {

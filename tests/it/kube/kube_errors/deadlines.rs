@@ -1,6 +1,7 @@
 //! Retry-After, deadlines and outages.
 
 use super::{check_retry_after, check_sentence, creates, started};
+use crate::support::LONG_KUBE_TIMEOUT;
 use crate::support::api::{ApiServer, Listen};
 use crate::support::eventually;
 use crate::support::http::Response;
@@ -11,8 +12,8 @@ use std::time::{Duration, Instant};
 
 #[test]
 fn slow_kubernetes_within_the_deadline_gets_one_request() {
-    let (api, server) = started(2);
-    let slow = || Behavior::Delayed(Duration::from_millis(1200), Box::new(Behavior::Default));
+    let (api, server) = started(10);
+    let slow = || Behavior::Delayed(Duration::from_secs(3), Box::new(Behavior::Default));
     api.script(move |_| slow());
     for made in 1..=2 {
         let response = server.post_job();
@@ -23,14 +24,15 @@ fn slow_kubernetes_within_the_deadline_gets_one_request() {
 
 #[test]
 fn request_that_waits_too_long_for_a_permit_is_503_and_creates_no_job() {
-    let (api, server) = started(1);
-    api.script(move |_| Behavior::Delayed(Duration::from_millis(800), Box::new(Behavior::Default)));
+    // Kubernetes responds to the first round of requests in time; the second round ends after the last waits.
+    let (api, server) = started(5);
+    api.script(move |_| Behavior::Delayed(Duration::from_secs(3), Box::new(Behavior::Default)));
     let responses: Vec<Response> = std::thread::scope(|scope| {
         let posts: Vec<_> = (0..100).map(|_| scope.spawn(|| server.post_job())).collect();
         posts.into_iter().map(|post| post.join().unwrap()).collect()
     });
     let of = |status: u16| responses.iter().filter(move |response| response.status == status);
-    // On a busy machine the 0.8 s of Kubernetes may exceed the deadline of 1 s.
+    // On a busy machine the 3 s of Kubernetes may exceed the deadline of 5 s.
     let (done, late, turned_away) = (of(200).count(), of(504).count(), of(503).count());
     assert_eq!(done + late + turned_away, 100);
     assert!(turned_away > 0 && done > 0, "{done} done, {late} late, {turned_away} turned away");
@@ -44,14 +46,19 @@ fn request_that_waits_too_long_for_a_permit_is_503_and_creates_no_job() {
 
 #[test]
 fn lasting_overload_is_503_with_retry_after_within_the_deadline() {
-    for reply in [unavailable(), too_many_requests(1), internal_error()] {
-        let (api, server) = started(1);
+    let check = |reply| {
+        let (api, server) = started(10);
         api.always(reply);
         let response = server.post_job();
         assert_eq!(response.status, 503, "{}", response.text());
         check_retry_after(&response);
         check_sentence(&response);
-    }
+    };
+    std::thread::scope(|scope| {
+        for reply in [unavailable(), too_many_requests(1), internal_error()] {
+            scope.spawn(move || check(reply));
+        }
+    });
 }
 
 #[test]
@@ -71,19 +78,24 @@ fn retry_after_of_kubernetes_is_honoured_within_the_deadline() {
 fn invalid_retry_after_does_no_harm() {
     let values =
         ["18446744073709551615", "99999999999999999999999", "-1", "", "soon", "1.5", "Wed, 21 Oct 2065 07:28:00 GMT"];
-    let (api, server) = started(1);
-    for value in values {
+    let check = |value| {
+        let (api, server) = started(10);
         api.always(ApiResponse::failure(429, "TooManyRequests", "later").header("Retry-After", value));
         let response = server.post_job();
         assert_eq!(response.status, 503, "{value:?}: {}", response.text());
         check_retry_after(&response);
-    }
+    };
+    std::thread::scope(|scope| {
+        for value in values {
+            scope.spawn(move || check(value));
+        }
+    });
 }
 
 #[test]
 fn retry_after_over_the_longest_pause_goes_to_the_caller_at_once() {
     for seconds in [4, 3600] {
-        let (api, server) = started(20);
+        let (api, server) = started(LONG_KUBE_TIMEOUT);
         api.always(too_many_requests(seconds));
         let response = server.post_job();
         assert_eq!(response.status, 503, "{}", response.text());
@@ -95,21 +107,21 @@ fn retry_after_over_the_longest_pause_goes_to_the_caller_at_once() {
 
 #[test]
 fn kubernetes_without_a_response_is_504_at_the_deadline() {
-    let (api, server) = started(1);
+    let (api, server) = started(DEADLINE);
     api.always(Behavior::Hang);
     check_deadline(&server, 504);
 }
 
 #[test]
 fn kubernetes_without_a_tls_handshake_is_504_at_the_deadline() {
-    let (api, server) = started(1);
+    let (api, server) = started(DEADLINE);
     api.on_accept([Accept::Hang; 100]);
     check_deadline(&server, 504);
 }
 
 #[test]
 fn endpoint_without_a_tls_handshake_costs_a_connection_attempt_and_not_the_request() {
-    let (api, server) = started(30);
+    let (api, server) = started(LONG_KUBE_TIMEOUT);
     api.on_accept([Accept::Hang]);
     assert_eq!(server.post_job().status, 200);
     assert_eq!(api.connections(), 2);
@@ -118,7 +130,10 @@ fn endpoint_without_a_tls_handshake_costs_a_connection_attempt_and_not_the_reque
 /// Sends one request to the server.
 type Operation = fn(&Server) -> Response;
 
-/// Checks that every operation ends with this status, a second after its start at the earliest.
+/// --kube-timeout in seconds: a busy machine opens a connection to Kubernetes in this time.
+const DEADLINE: u32 = 3;
+
+/// Checks that every operation ends with this status, and not before [`DEADLINE`].
 fn check_deadline(server: &Server, status: u16) {
     let operations: [(&str, Operation, u16); 3] = [
         ("POST", Server::post_job, status),
@@ -131,14 +146,14 @@ fn check_deadline(server: &Server, status: u16) {
         let elapsed = start.elapsed();
         assert_eq!(response.status, status, "{what}: {}", response.text());
         check_sentence(&response);
-        assert!(elapsed > Duration::from_millis(900), "{what}: {elapsed:?}");
+        assert!(elapsed > Duration::from_secs(DEADLINE.into()) * 9 / 10, "{what}: {elapsed:?}");
     }
 }
 
 #[test]
 fn dripping_response_ends_at_the_deadline() {
-    // A read timeout alone would restart with every byte.
-    let (api, server) = started(1);
+    // A read timeout alone would restart with every byte, beyond the client's own timeout.
+    let (api, server) = started(DEADLINE);
     api.always(Behavior::Drip);
     check_deadline(&server, 504);
     api.always(Behavior::Default);
@@ -149,7 +164,7 @@ fn dripping_response_ends_at_the_deadline() {
 fn outage_is_503_and_ends_without_a_restart() {
     // An address that no other test binds, so that no process takes the port meanwhile.
     let mut api = ApiServer::listen(&Listen { ip: "127.0.0.2", ..Listen::default() });
-    let server = Setup::for_api(&api).args(&["--kube-timeout", "1"]).start();
+    let server = Setup::for_api(&api).args(&["--kube-timeout", &DEADLINE.to_string()]).start();
     assert_eq!(server.post_job().status, 200);
     for _ in 0..2 {
         api.close_port();
@@ -161,7 +176,7 @@ fn outage_is_503_and_ends_without_a_restart() {
         assert_eq!(server.get("/readyz").status, 503);
         assert_eq!(server.get("/healthz").status, 200);
         api.reopen_port();
-        eventually("a probe finds the cluster", || server.get("/readyz").status == 200);
+        eventually("ready again", || server.get("/readyz").status == 200);
         assert_eq!(server.post_job().status, 200);
         assert_eq!(server.get("/config").status, 200);
     }
@@ -171,12 +186,11 @@ fn outage_is_503_and_ends_without_a_restart() {
 #[test]
 fn kubernetes_that_starts_within_the_deadline_serves_the_request() {
     let mut api = ApiServer::listen(&Listen { ip: "127.0.0.2", ..Listen::default() });
-    let server = Setup::for_api(&api).args(&["--kube-timeout", "15"]).start();
+    let server = Setup::for_api(&api).args(&["--kube-timeout", "15", "--log-level", "debug"]).start();
     api.close_port();
     std::thread::scope(|scope| {
         let response = scope.spawn(|| server.post_job());
-        // The test cannot observe the first refused attempt; the port opens while the request is in flight.
-        std::thread::park_timeout(Duration::from_millis(300));
+        server.wait_for_log("of a retry", |line| line.contains("retrying in") && line.contains("refused"));
         api.reopen_port();
         let response = response.join().unwrap();
         assert_eq!(response.status, 200, "{}", response.text());
@@ -188,11 +202,11 @@ fn kubernetes_that_starts_within_the_deadline_serves_the_request() {
 fn server_starts_while_kubernetes_is_down() {
     let mut api = ApiServer::listen(&Listen { ip: "127.0.0.2", ..Listen::default() });
     api.close_port();
-    let server = Setup::for_api(&api).args(&["--kube-timeout", "1"]).start();
+    let server = Setup::for_api(&api).args(&["--kube-timeout", &DEADLINE.to_string()]).start();
     assert_eq!(server.get("/healthz").status, 200);
     assert_eq!(server.get("/readyz").status, 503);
     api.reopen_port();
-    eventually("a probe finds the cluster", || server.get("/readyz").status == 200);
+    eventually("ready", || server.get("/readyz").status == 200);
 }
 
 #[test]
@@ -207,20 +221,20 @@ fn unresolvable_host_name_is_503() {
 
 #[test]
 fn hanging_kubernetes_never_delays_healthz() {
-    let (api, server) = started(10);
+    const POSTS: usize = 64;
+    let (api, server) = started(LONG_KUBE_TIMEOUT);
     let latch = Latch::default();
     let held = latch.clone();
     api.script(move |_| Behavior::After(held.clone(), Box::new(Behavior::Default)));
     std::thread::scope(|scope| {
-        let posts: Vec<_> = (0..64).map(|_| scope.spawn(|| server.post_job().status)).collect();
-        api.wait_for_requests(1);
+        let posts: Vec<_> = (0..POSTS).map(|_| scope.spawn(|| server.post_job().status)).collect();
+        // Every permit is taken. No POST ends before the latch opens.
+        api.wait_for_requests(32);
         for _ in 0..10 {
             assert_eq!(server.get("/healthz").status, 200);
         }
         latch.open();
-        let responses: Vec<u16> = posts.into_iter().map(|post| post.join().unwrap()).collect();
-        let done = responses.iter().filter(|status| **status == 200).count();
-        assert!(responses.iter().all(|status| [200, 503].contains(status)), "{responses:?}");
-        assert_eq!(api.jobs().len(), done);
+        assert!(posts.into_iter().all(|post| post.join().unwrap() == 200));
     });
+    assert_eq!(api.jobs().len(), POSTS);
 }

@@ -1,6 +1,7 @@
 //! Retries of a create: at most one Job, whichever response is lost.
 
 use super::{check_retry_after, check_sentence, creates, started};
+use crate::support::LONG_KUBE_TIMEOUT;
 use crate::support::api::Request;
 use crate::support::response::{
     Accept, ApiResponse, Behavior, conflict, internal_error, quota_full, too_many_requests, unavailable,
@@ -64,7 +65,7 @@ fn error_of_an_overloaded_or_failing_kubernetes_is_retried_three_times() {
     std::thread::scope(|scope| {
         for (what, behavior) in cases {
             scope.spawn(move || {
-                let (api, server) = started(30);
+                let (api, server) = started(LONG_KUBE_TIMEOUT);
                 api.always(behavior);
                 let response = server.get("/config");
                 assert_eq!(response.status, 503, "{what}: {}", response.text());
@@ -81,7 +82,7 @@ fn error_that_a_retry_cannot_resolve_gets_one_request() {
     std::thread::scope(|scope| {
         for status in [400, 403, 404, 405, 409, 410, 413, 415, 422, 501, 505, 507] {
             scope.spawn(move || {
-                let (api, server) = started(30);
+                let (api, server) = started(LONG_KUBE_TIMEOUT);
                 api.always(ApiResponse::failure(status, "Any", "no"));
                 assert!(server.post_job().status >= 502, "{status}");
                 assert!(server.get("/config").status >= 502, "{status}");
@@ -94,7 +95,7 @@ fn error_that_a_retry_cannot_resolve_gets_one_request() {
 #[test]
 fn requests_to_a_failing_kubernetes_share_one_retry_budget() {
     const POSTS: usize = 64;
-    let (api, server) = started(30);
+    let (api, server) = started(LONG_KUBE_TIMEOUT);
     api.always(internal_error());
     let start = Instant::now();
     std::thread::scope(|scope| {
@@ -143,7 +144,7 @@ fn taken() -> ApiResponse {
 fn lost_create_followed_by_a_quota_error_is_outcome_unknown() {
     for lost in [Behavior::ApplyThenDrop, Behavior::Reset] {
         let stored = usize::from(matches!(lost, Behavior::ApplyThenDrop));
-        let (api, server) = started(10);
+        let (api, server) = started(LONG_KUBE_TIMEOUT);
         let mut first = Some(lost);
         api.script(move |_| first.take().unwrap_or_else(|| quota_full().into()));
         let response = server.post_job();
