@@ -52,7 +52,7 @@ fn invalid_bodies_are_400_and_create_nothing() {
             "single JSON object",
             &[
                 b"not json",
-                b"dataset=mnist",
+                b"x=1&dataset=mnist",
                 b"{",
                 br#"{"dataset":"mnist""#,
                 b"[]",
@@ -86,6 +86,9 @@ fn invalid_bodies_are_400_and_create_nothing() {
             &[
                 br#"{"dataset":"cifar"}"#,
                 br#"{"dataset":""}"#,
+                b"dataset=cifar",
+                b"dataset=mnist&dataset=mnist",
+                br#""{\"dataset\":\"cifar\"}""#,
                 br#"{"dataset":"MNIST"}"#,
                 br#"{"dataset":" mnist"}"#,
                 br#"{"dataset":"mnist\u0000"}"#,
@@ -138,6 +141,26 @@ fn unknown_keys_and_white_space_are_accepted() {
     for body in bodies {
         let response = server.post(FREE, body);
         assert_eq!((response.status, &response.json()["dataset"]), (200, &json!("mnist")), "{body}");
+    }
+    assert_eq!(server.jobs().len(), bodies.len());
+}
+
+#[test]
+fn bodies_of_common_client_mistakes_are_accepted() {
+    let server = Setup::local().start();
+    let bodies: [&[u8]; 5] = [
+        // requests.post(url, json=json.dumps({"dataset": "kmnist"}))
+        br#""{\"dataset\": \"kmnist\"}""#,
+        // requests.post(url, data={"dataset": "kmnist"}), curl -d dataset=kmnist
+        b"dataset=kmnist",
+        // PowerShell and editors of Windows put a byte order mark first.
+        b"\xef\xbb\xbf{\"dataset\":\"kmnist\"}",
+        b"\xef\xbb\xbfdataset=kmnist\r\n",
+        b"\xef\xbb\xbf\"{\\\"dataset\\\":\\\"kmnist\\\"}\"",
+    ];
+    for body in bodies {
+        let response = server.post(FREE, body);
+        assert_eq!((response.status, &response.json()["dataset"]), (200, &json!("kmnist")), "{}", response.text());
     }
     assert_eq!(server.jobs().len(), bodies.len());
 }
