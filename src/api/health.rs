@@ -48,13 +48,13 @@ pub fn healthz() -> Response {
     Response::value(200, &json!({ "status": "ok" }))
 }
 
-/// 200 if Kubernetes accepts the server's credentials.
+/// 200 if Kubernetes accepts the server's credentials within `timeout`.
 ///
 /// # Errors
 /// 503 with the reason.
-pub fn readyz(app: &App) -> Result<Response, ApiError> {
+pub fn readyz(app: &App, timeout: Duration) -> Result<Response, ApiError> {
     let ask = |deadline| app.kube.ready(deadline).map_err(|error| ApiError::Kube(Arc::new(error), None));
-    match app.readiness.get(app.shared_timeout, ask) {
+    match app.readiness.get(timeout, ask) {
         Ok(()) => Ok(healthz()),
         Err(error) => Err(ApiError::NotReady(Box::new(error))),
     }

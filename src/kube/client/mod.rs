@@ -50,15 +50,15 @@ impl Client {
     }
 
     /// Creates a Job. `name` is the random name in `manifest`, and every retry uses it. "Already exists" after a lost
-    /// response therefore means that an earlier attempt succeeded.
+    /// response therefore means that an earlier attempt succeeded. Ends by `deadline`.
     ///
     /// # Errors
     /// [`Error`]; the Job may still exist if the last response was lost.
-    pub fn create_job(&self, namespace: &str, name: &str, manifest: &[u8]) -> Result<(), Error> {
+    pub fn create_job(&self, namespace: &str, name: &str, manifest: &[u8], deadline: Instant) -> Result<(), Error> {
         let path = format!("/apis/batch/v1/namespaces/{namespace}/jobs");
         // An earlier attempt may have stored the Job.
         let mut maybe_stored = false;
-        self.retry(|attempt| {
+        self.retry_until(deadline, |attempt| {
             let response = match attempt.send("POST", &path, Some((JSON, manifest))) {
                 Err(Error::Status { status, .. }) if maybe_stored && status.already_exists() => return Ok(()),
                 // The quota check precedes the name check: the quota may already count this very Job.

@@ -45,6 +45,28 @@ fn request_that_waits_too_long_for_a_permit_is_503_and_creates_no_job() {
 }
 
 #[test]
+fn wait_for_a_permit_counts_against_the_deadline() {
+    const PERMITS: usize = 32;
+    let (api, server) = started(10);
+    let mut requests = 0;
+    api.script(move |_| {
+        requests += 1;
+        match requests {
+            ..=PERMITS => Behavior::Hang,
+            _ => Behavior::Delayed(Duration::from_secs(5), Box::new(Behavior::Default)),
+        }
+    });
+    std::thread::scope(|scope| {
+        let posts: Vec<_> = (0..PERMITS).map(|_| scope.spawn(|| server.post_job().status)).collect();
+        api.wait_for_requests(PERMITS);
+        // Its permit comes after 10 s, and the response of Kubernetes would take 5 s more.
+        assert_eq!(server.post_job().status, 504);
+        assert!(posts.into_iter().all(|post| post.join().unwrap() == 504));
+    });
+    assert_eq!(server.post_job().status, 200, "without a wait");
+}
+
+#[test]
 fn lasting_overload_is_503_with_retry_after_within_the_deadline() {
     let check = |reply| {
         let (api, server) = started(10);
