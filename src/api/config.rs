@@ -1,6 +1,7 @@
 //! GET /config: every pod of the cluster, written pod by pod as the list streams in.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::Serialize;
 
@@ -12,13 +13,13 @@ use crate::kube::Pod;
 /// A body of GET /config, shared by concurrent callers, and the number of its pods.
 pub type List = (Arc<Vec<u8>>, usize);
 
-/// Lists the pods, or shares the list of another caller.
+/// Lists the pods within `timeout`, or shares the list of another caller.
 ///
 /// # Errors
-/// The failure of Kubernetes, or no list started in time.
-pub fn list(app: &App) -> Result<Response, ApiError> {
-    let list = app.lists.run(app.wait_timeout, || {
-        let view: View = app.kube.list_pods().map_err(|error| ApiError::Kube(Arc::new(error), None))?;
+/// The failure of Kubernetes, or no list ended in time.
+pub fn list(app: &App, timeout: Duration) -> Result<Response, ApiError> {
+    let list = app.lists.run(timeout, |deadline| {
+        let view: View = app.kube.list_pods(deadline).map_err(|error| ApiError::Kube(Arc::new(error), None))?;
         let count = view.count;
         Ok((Arc::new(view.into_json()), count))
     });

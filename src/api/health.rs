@@ -22,14 +22,14 @@ pub struct Readiness {
 
 impl Readiness {
     /// Returns the answer of the last second, or that of `ask`, which one caller at a time calls.
-    fn get(&self, timeout: Duration, ask: impl FnOnce() -> Result<(), ApiError>) -> Result<(), ApiError> {
+    fn get(&self, timeout: Duration, ask: impl FnOnce(Instant) -> Result<(), ApiError>) -> Result<(), ApiError> {
         if let Some(answer) = self.recent() {
             return answer;
         }
-        let round = self.rounds.run(timeout, || {
+        let round = self.rounds.run(timeout, |deadline| {
             // The caller before may have asked meanwhile.
             self.recent().unwrap_or_else(|| {
-                let answer = ask();
+                let answer = ask(deadline);
                 *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), answer.clone()));
                 answer
             })
@@ -48,13 +48,13 @@ pub fn healthz() -> Response {
     Response::value(200, &json!({ "status": "ok" }))
 }
 
-/// 200 if Kubernetes accepts the server's credentials.
+/// 200 if Kubernetes accepts the server's credentials within `timeout`.
 ///
 /// # Errors
 /// 503 with the reason.
-pub fn readyz(app: &App) -> Result<Response, ApiError> {
-    let ask = || app.kube.ready().map_err(|error| ApiError::Kube(Arc::new(error), None));
-    match app.readiness.get(app.wait_timeout, ask) {
+pub fn readyz(app: &App, timeout: Duration) -> Result<Response, ApiError> {
+    let ask = |deadline| app.kube.ready(deadline).map_err(|error| ApiError::Kube(Arc::new(error), None));
+    match app.readiness.get(timeout, ask) {
         Ok(()) => Ok(healthz()),
         Err(error) => Err(ApiError::NotReady(Box::new(error))),
     }

@@ -2,25 +2,27 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Instant;
 
 use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 
-use crate::api::App;
 use crate::api::error::ApiError;
 use crate::api::response::Response;
+use crate::api::{App, Request};
 use crate::job::{self, Dataset, Tier};
 
 /// Creates a Job and returns its name.
 ///
 /// # Errors
 /// 411 without a body, 400 for a body without exactly one known dataset, or the failure of Kubernetes.
-pub fn create(app: &App, tier: Tier, body: Option<&[u8]>) -> Result<Response, ApiError> {
-    let dataset = dataset(body.ok_or(ApiError::LengthRequired)?)?;
+pub fn create(app: &App, tier: Tier, request: &Request<'_>) -> Result<Response, ApiError> {
+    let dataset = dataset(request.body.ok_or(ApiError::LengthRequired)?)?;
     let mut random = [0; 8];
     getrandom::getrandom(&mut random).map_err(|_| ApiError::NoRandomness)?;
     let name = job::name(tier, dataset, u64::from_ne_bytes(random));
     let manifest = app.manifests.named(tier, dataset, &name);
-    let created = app.kube.create_job(tier.namespace(), &name, manifest.as_bytes());
+    let deadline = Instant::now() + app.remaining(request);
+    let created = app.kube.create_job(tier.namespace(), &name, manifest.as_bytes(), deadline);
     created.map_err(|error| ApiError::Kube(Arc::new(error), Some(tier)))?;
     // Written by hand for the order of the keys; no value needs escaping.
     let body = format!(

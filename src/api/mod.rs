@@ -31,6 +31,9 @@ pub const REQUEST_HEADERS: [&str; 1] = ["Authorization"];
 /// Longest request body, in bytes, that a handler reads; the front refuses longer ones.
 pub const MAX_BODY: usize = 1024;
 
+/// Least time for Kubernetes, which usually responds in 0.1 s, after a wait for a permit.
+const MIN_REMAINING: Duration = Duration::from_secs(1);
+
 /// The state that the handlers share.
 pub struct App {
     /// The cluster.
@@ -45,18 +48,18 @@ pub struct App {
     lists: SingleFlight<Result<config::List, ApiError>>,
     /// Callers of GET /readyz share one answer.
     readiness: health::Readiness,
-    /// Longest wait for the operation of another caller.
-    wait_timeout: Duration,
+    /// Longest time of a request that calls Kubernetes.
+    kube_timeout: Duration,
 }
 
 impl App {
-    /// `wait_timeout` limits the wait for another caller's operation to end.
+    /// `kube_timeout` limits a request that calls Kubernetes, with all its waits.
     pub fn new(
         kube: Arc<kube::Client>,
         jobs: &job::Settings,
         premium: Option<Token>,
         queue: Option<Arc<QueueController>>,
-        wait_timeout: Duration,
+        kube_timeout: Duration,
     ) -> Self {
         Self {
             kube,
@@ -65,8 +68,14 @@ impl App {
             queue,
             lists: SingleFlight::default(),
             readiness: health::Readiness::default(),
-            wait_timeout,
+            kube_timeout,
         }
+    }
+
+    /// Returns the time that a request has left for Kubernetes. One that waited long has a little more: as it holds a permit, a quick
+    /// response is worth it.
+    fn remaining(&self, request: &Request<'_>) -> Duration {
+        self.kube_timeout.saturating_sub(request.waited).max(MIN_REMAINING)
     }
 }
 
@@ -81,6 +90,8 @@ pub struct Request<'a> {
     pub authorization: Option<&'a str>,
     /// The body; `None` if the request has neither Content-Length nor a chunked body.
     pub body: Option<&'a [u8]>,
+    /// The wait for a permit.
+    pub waited: Duration,
 }
 
 /// Handles a request with at most one operation on Kubernetes. A panic becomes a 500.
@@ -93,11 +104,11 @@ fn respond(app: &App, request: Request<'_>) -> Result<Response, ApiError> {
     let route = Route::parse(request.method, request.target)?;
     authorize(app, route, request.authorization)?;
     match route {
-        Route::CreateJob(tier) => jobs::create(app, tier, request.body),
-        Route::ListPods => config::list(app),
+        Route::CreateJob(tier) => jobs::create(app, tier, &request),
+        Route::ListPods => config::list(app, app.remaining(&request)),
         Route::Queue => queue::show(app),
         Route::Healthz => Ok(health::healthz()),
-        Route::Readyz => health::readyz(app),
+        Route::Readyz => health::readyz(app, app.remaining(&request)),
         Route::Options(methods) => Ok(Response::allow(methods)),
     }
 }

@@ -121,8 +121,7 @@ fn backend(app: &Arc<api::App>, kube_timeout: Duration) -> io::Result<Backend> {
         },
         headers: &api::REQUEST_HEADERS,
         acquire_timeout: kube_timeout,
-        // A request that waits for another's list of the pods takes two Kubernetes operations.
-        response_timeout: 2 * kube_timeout + SLACK,
+        response_timeout: kube_timeout + SLACK,
         log: server::log_response,
     })
 }

@@ -59,7 +59,8 @@ struct Started {
 /// [`RelayError`]
 pub fn exchange(permit: Permit<'_>, request: &Request, client: &Client<'_>, close: bool) -> Result<(), RelayError> {
     let stream = &permit.connection().stream;
-    let mut response = send_and_read_head(stream, request, close).map_err(|error| no_response(&error))?;
+    let bytes = request.to_private(permit.waited);
+    let mut response = send_and_read_head(stream, (request, &bytes), close).map_err(|error| no_response(&error))?;
     match response.missing {
         Some(missing) if missing <= NEXT_READ => {
             read_exact(stream, &mut response.bytes, missing).map_err(|error| no_response(&error))?;
@@ -91,9 +92,13 @@ fn malformed() -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, "malformed response")
 }
 
-/// Sends the request in one write, and reads until the response's head is complete.
-fn send_and_read_head(mut stream: &UnixStream, request: &Request, close: bool) -> io::Result<Started> {
-    stream.write_all(&request.to_private())?;
+/// Sends the request's `bytes` in one write, and reads until the response's head is complete.
+fn send_and_read_head(
+    mut stream: &UnixStream,
+    (request, bytes): (&Request, &[u8]),
+    close: bool,
+) -> io::Result<Started> {
+    stream.write_all(bytes)?;
     let mut bytes = vec![0; FIRST_READ];
     let mut length = 0;
     let (head, framing) = loop {

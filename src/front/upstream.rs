@@ -89,6 +89,8 @@ pub struct Permit<'a> {
     pool: &'a Pool,
     origin: Origin,
     connection: Option<PrivateConnection>,
+    /// The wait for the permit.
+    pub waited: Duration,
     /// The connection can serve another request.
     is_intact: bool,
 }
@@ -201,7 +203,8 @@ impl<'a> Place<'a> {
         timeout: Duration,
         connect: impl FnOnce() -> io::Result<PrivateConnection>,
     ) -> Result<Permit<'a>, AcquireError> {
-        let deadline = Instant::now() + timeout;
+        let began = Instant::now();
+        let deadline = began + timeout;
         let Grant(connection) = loop {
             if let Some(grant) = self.waiter.take_grant() {
                 break grant;
@@ -213,7 +216,8 @@ impl<'a> Place<'a> {
             thread::park_timeout(left);
         };
         let connection = connection.filter(|connection| is_open(&connection.stream));
-        let mut permit = Permit { pool: self.pool, origin: self.origin, connection, is_intact: false };
+        let waited = began.elapsed();
+        let mut permit = Permit { pool: self.pool, origin: self.origin, connection, waited, is_intact: false };
         if permit.connection.is_none() {
             permit.connection = Some(connect().map_err(AcquireError::Connect)?);
         }

@@ -100,7 +100,7 @@ impl Client {
     /// # Errors
     /// [`Error`]; the object may have changed.
     pub fn patch_if_current(&self, path: &str, patch: &str) -> Result<bool, Error> {
-        self.attempt(PATCH_TIMEOUT, false, |attempt| {
+        self.attempt(PATCH_TIMEOUT, |attempt| {
             match attempt.send("PATCH", path, Some((MERGE_PATCH, patch.as_bytes()))) {
                 Ok(response) => attempt.object::<Object>(path, response, RESPONSE_LIMIT).map(|_| true),
                 Err(Error::Status { status, .. }) if matches!(status.code, 404 | 409) => Ok(false),

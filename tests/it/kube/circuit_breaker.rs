@@ -6,7 +6,7 @@ use crate::support::eventually;
 use crate::support::http::Response;
 use crate::support::kubeconfig::Kubeconfig;
 use crate::support::plugin::{Plugin, credential};
-use crate::support::response::Behavior;
+use crate::support::response::{Behavior, Latch};
 use crate::support::server::{Server, Setup};
 use serde_json::json;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -15,6 +15,9 @@ use std::time::{Duration, Instant};
 
 /// --kube-timeout of tests that wait for it: a busy machine opens connections to Kubernetes in this time.
 const DEADLINE: Duration = Duration::from_secs(3);
+
+/// The path of the server's probes.
+const PROBE: &str = "/version";
 
 /// An API server whose port can be closed and reopened. Its own loopback address prevents another test from taking the
 /// port.
@@ -75,36 +78,53 @@ fn healthz_while(server: &Server, done: &AtomicBool) {
     }
 }
 
+/// Closes the port, and waits until a request has opened the circuit.
+fn open_circuit(api: &mut ApiServer, server: &Server) {
+    api.close_port();
+    check_unreachable(&server.post_job(), "the first");
+    server.wait_for_log("of the outage", |line| line.starts_with("error: cluster unreachable"));
+}
+
+/// Waits until a probe has closed the circuit.
+fn wait_for_recovery(server: &Server) {
+    server.wait_for_log("of the end", |line| line.starts_with("warning: cluster reachable again"));
+}
+
 #[test]
-fn outage_fails_fast_for_every_caller_until_the_cluster_is_back() {
+fn outage_fails_fast_for_every_caller_until_a_probe_finds_the_cluster() {
     let mut api = api_of(1);
     let server = server_of(&api, DEADLINE);
     assert_eq!(server.post_job().status, 200);
-    api.close_port();
-    let start = Instant::now();
-    check_unreachable(&server.post_job(), "the first");
-    assert!(start.elapsed() > DEADLINE / 2, "the first request retries for as long as a restart may take");
-
-    // Sequential attempts for every request would take longer than the clients wait.
-    let done = AtomicBool::new(false);
-    let responses = std::thread::scope(|scope| {
-        scope.spawn(|| healthz_while(&server, &done));
-        let responses = posts_at_once(&server, 50);
-        done.store(true, Ordering::SeqCst);
-        responses
-    });
-    responses.iter().for_each(|response| check_unreachable(response, "one of many"));
-    check_unreachable(&server.get("/readyz"), "/readyz");
-    check_unreachable(&server.get("/config"), "/config");
-    check_outages(&server, 1, 0);
-    assert_eq!(api.jobs().len(), 1);
-
+    open_circuit(&mut api, &server);
+    let latch = Latch::default();
+    let held = latch.clone();
+    api.script(move |_| Behavior::After(held.clone(), Box::new(Behavior::Default)));
+    let before = api.requests().len();
     api.reopen_port();
-    assert_eq!(server.post_job().status, 200, "the next one works");
+    api.wait_for_requests(before + 1);
+    // The probe is held, so a response that waited for Kubernetes would never come.
+    for target in ["/config", "/readyz", "/config", "/readyz"] {
+        check_unreachable(&server.get(target), target);
+    }
+    for response in posts_at_once(&server, 50) {
+        check_unreachable(&response, "one of many");
+    }
+    assert_eq!(server.get("/healthz").status, 200);
+    let requests = api.requests();
+    let sent: Vec<&str> = requests[before..].iter().map(|request| request.path()).collect();
+    assert!(sent.iter().all(|path| *path == PROBE), "{sent:?}");
+    // A probe needs no credential, so a failing plugin does not hide the cluster's return.
+    assert!(requests[before..].iter().all(|request| request.header("Authorization").is_none()));
+    check_outages(&server, 1, 0);
+
+    latch.open();
+    wait_for_recovery(&server);
+    assert_eq!(server.post_job().status, 200);
+    // Its callers share one answer for a second.
     eventually("ready again", || server.get("/readyz").status == 200);
-    assert!(posts_at_once(&server, 8).iter().all(|response| response.status == 200));
+    assert!(posts_at_once(&server, 50).iter().all(|response| response.status == 200));
     check_outages(&server, 1, 1);
-    assert_eq!(api.jobs().len(), 10);
+    assert_eq!(api.jobs().len(), 52);
 }
 
 #[test]
@@ -119,36 +139,7 @@ fn burst_into_an_outage_is_503_and_logged_once() {
 }
 
 #[test]
-fn outage_has_one_request_that_retries_for_the_others() {
-    const POSTS: usize = 6;
-    let mut api = api_of(7);
-    // The others fail while the one still retries, so they do not wait for its deadline.
-    let server = server_of(&api, DEADLINE * 3);
-    api.close_port();
-    check_unreachable(&server.post_job(), "the first");
-    let refused = AtomicUsize::new(0);
-    std::thread::scope(|scope| {
-        let post = || {
-            let response = server.post_job();
-            if response.status != 200 {
-                check_unreachable(&response, "one of the others");
-                refused.fetch_add(1, Ordering::SeqCst);
-            }
-            response.status
-        };
-        let posts: Vec<_> = (0..POSTS).map(|_| scope.spawn(post)).collect();
-        eventually("all but one fail fast", || refused.load(Ordering::SeqCst) >= POSTS - 1);
-        api.reopen_port();
-        let good = posts.into_iter().map(|post| post.join().unwrap()).filter(|status| *status == 200);
-        assert_eq!(good.count(), 1, "the one that went on trying");
-    });
-    check_outages(&server, 1, 1);
-    assert_eq!(server.post_job().status, 200);
-    assert_eq!(api.jobs().len(), 2);
-}
-
-#[test]
-fn recovery_is_found_soon_under_load_and_each_outage_is_logged_once() {
+fn recovery_is_found_under_load_and_each_outage_is_logged_once() {
     let mut api = api_of(3);
     let server = server_of(&api, DEADLINE);
     let stop = AtomicBool::new(false);
@@ -260,15 +251,18 @@ fn hanging_api_server_fails_requests_at_their_deadline_and_opens_no_circuit() {
 fn outage_followed_by_a_hang_ends_without_a_restart() {
     let mut api = api_of(5);
     let server = server_of(&api, DEADLINE);
-    api.close_port();
-    check_unreachable(&server.post_job(), "down");
-    // Kubernetes accepts connections but hangs: one request at a time tries and waits, the others fail fast.
+    open_circuit(&mut api, &server);
+    // Kubernetes accepts connections but hangs: the probes wait for their deadline, the requests fail fast.
     api.always(Behavior::Hang);
+    let before = api.requests().len();
     api.reopen_port();
+    api.wait_for_requests(before + 2);
     for response in posts_at_once(&server, 50) {
-        assert!([503, 504].contains(&response.status), "{}", response.text());
+        check_unreachable(&response, "during the hang");
     }
+    assert!(api.requests()[before..].iter().all(|request| request.path() == PROBE));
     api.always(Behavior::Default);
+    wait_for_recovery(&server);
     assert_eq!(server.post_job().status, 200);
     check_outages(&server, 1, 1);
 }

@@ -45,6 +45,28 @@ fn request_that_waits_too_long_for_a_permit_is_503_and_creates_no_job() {
 }
 
 #[test]
+fn wait_for_a_permit_counts_against_the_deadline() {
+    const PERMITS: usize = 32;
+    let (api, server) = started(10);
+    let mut requests = 0;
+    api.script(move |_| {
+        requests += 1;
+        match requests {
+            ..=PERMITS => Behavior::Hang,
+            _ => Behavior::Delayed(Duration::from_secs(5), Box::new(Behavior::Default)),
+        }
+    });
+    std::thread::scope(|scope| {
+        let posts: Vec<_> = (0..PERMITS).map(|_| scope.spawn(|| server.post_job().status)).collect();
+        api.wait_for_requests(PERMITS);
+        // Its permit comes after 10 s, and the response of Kubernetes would take 5 s more.
+        assert_eq!(server.post_job().status, 504);
+        assert!(posts.into_iter().all(|post| post.join().unwrap() == 504));
+    });
+    assert_eq!(server.post_job().status, 200, "without a wait");
+}
+
+#[test]
 fn lasting_overload_is_503_with_retry_after_within_the_deadline() {
     let check = |reply| {
         let (api, server) = started(10);
@@ -53,8 +75,6 @@ fn lasting_overload_is_503_with_retry_after_within_the_deadline() {
         assert_eq!(response.status, 503, "{}", response.text());
         check_retry_after(&response);
         check_sentence(&response);
-        // The server retries, but not in a busy loop.
-        assert!((1..=20).contains(&creates(&api).len()), "{} creates", creates(&api).len());
     };
     std::thread::scope(|scope| {
         for reply in [unavailable(), too_many_requests(1), internal_error()] {
@@ -95,12 +115,16 @@ fn invalid_retry_after_does_no_harm() {
 }
 
 #[test]
-fn retry_after_beyond_the_deadline_is_an_immediate_error() {
-    let (api, server) = started(LONG_KUBE_TIMEOUT);
-    api.always(too_many_requests(3600));
-    let response = server.post_job();
-    assert_eq!(response.status, 503, "{}", response.text());
-    check_retry_after(&response);
+fn retry_after_over_the_longest_pause_goes_to_the_caller_at_once() {
+    for seconds in [4, 3600] {
+        let (api, server) = started(LONG_KUBE_TIMEOUT);
+        api.always(too_many_requests(seconds));
+        let response = server.post_job();
+        assert_eq!(response.status, 503, "{}", response.text());
+        check_retry_after(&response);
+        assert!(seconds > 300 || response.header("Retry-After") == Some("4"));
+        assert_eq!(creates(&api).len(), 1);
+    }
 }
 
 #[test]
@@ -115,6 +139,14 @@ fn kubernetes_without_a_tls_handshake_is_504_at_the_deadline() {
     let (api, server) = started(DEADLINE);
     api.on_accept([Accept::Hang; 100]);
     check_deadline(&server, 504);
+}
+
+#[test]
+fn endpoint_without_a_tls_handshake_costs_a_connection_attempt_and_not_the_request() {
+    let (api, server) = started(LONG_KUBE_TIMEOUT);
+    api.on_accept([Accept::Hang]);
+    assert_eq!(server.post_job().status, 200);
+    assert_eq!(api.connections(), 2);
 }
 
 /// Sends one request to the server.
