@@ -34,6 +34,8 @@ pub struct QueueController {
     is_stopping: AtomicBool,
     /// The full queue has been logged.
     is_full: AtomicBool,
+    /// The missing CPU quota has been logged.
+    is_unlimited: AtomicBool,
 }
 
 impl QueueController {
@@ -45,6 +47,7 @@ impl QueueController {
             changed: Condvar::new(),
             is_stopping: AtomicBool::new(false),
             is_full: AtomicBool::new(false),
+            is_unlimited: AtomicBool::new(false),
         }
     }
 
@@ -76,6 +79,11 @@ impl QueueController {
     /// The state is missing or too old.
     pub fn snapshot(&self) -> Result<Value, Unavailable> {
         self.lock().snapshot(Instant::now())
+    }
+
+    /// Returns true if a quota of the free tier limits CPU. Returns `None` while the quotas are not known.
+    pub fn has_cpu_quota(&self) -> Option<bool> {
+        self.lock().has_cpu_quota(Instant::now())
     }
 
     /// Stops logging failures, as the server is shutting down.
@@ -120,9 +128,23 @@ impl QueueController {
                 WatchEvent::Connected => connected(&mut queue.quota_watch, "quotas"),
                 WatchEvent::Failed(error) => self.failed(&mut queue.quota_watch, "quotas", &error),
             }
+            self.log_cpu_quota(queue.has_cpu_quota(Instant::now()));
             drop(queue);
             self.changed.notify_all();
         })
+    }
+
+    /// Logs that the CPU quota is missing, and that it exists again, once each.
+    fn log_cpu_quota(&self, has_quota: Option<bool>) {
+        let Some(has_quota) = has_quota else { return };
+        match (has_quota, self.is_unlimited.swap(!has_quota, Ordering::SeqCst)) {
+            (false, false) => log::error!(
+                "no quota limits the CPU of {}: all free Jobs start at once; fix: run img-classification setup",
+                Tier::Free.namespace()
+            ),
+            (true, true) => log::info!("a quota limits the CPU of {} again", Tier::Free.namespace()),
+            _ => {}
+        }
     }
 
     /// Records a failed watch. Logs the first failure only, not each attempt.

@@ -34,8 +34,7 @@ pub const MAX_JOBS: usize = 2000;
 pub struct Queue {
     /// Ordered by [`QueuedJob::sort_key`].
     jobs: Vec<QueuedJob>,
-    /// Each quota's name and remaining capacity.
-    quotas: Vec<(String, Capacity)>,
+    quotas: Vec<KnownQuota>,
     pub job_watch: WatchState,
     pub quota_watch: WatchState,
     /// Number of Job lists begun.
@@ -44,6 +43,13 @@ pub struct Queue {
     arrivals: u64,
     /// No requeue before this time.
     paused_until: Option<Instant>,
+}
+
+/// A watched quota.
+struct KnownQuota {
+    name: String,
+    remaining: Capacity,
+    limits_cpu: bool,
 }
 
 /// The next step of the controller.
@@ -123,18 +129,28 @@ impl Queue {
     /// Adds or updates a quota.
     pub fn apply_quota(&mut self, quota: &Quota) {
         self.delete_quota(&quota.name);
-        self.quotas.push((quota.name.clone(), Capacity::remaining(quota)));
+        let (name, remaining) = (quota.name.clone(), Capacity::remaining(quota));
+        self.quotas.push(KnownQuota {
+            name,
+            remaining,
+            limits_cpu: quota.limited.iter().any(|key| capacity::is_cpu(key)),
+        });
     }
 
     /// Removes a quota.
     pub fn delete_quota(&mut self, name: &str) {
-        self.quotas.retain(|(known, _)| known != name);
+        self.quotas.retain(|known| known.name != name);
+    }
+
+    /// Returns true if a quota limits CPU, so that Jobs queue. Returns `None` while the quotas are not known.
+    pub fn has_cpu_quota(&self, now: Instant) -> Option<bool> {
+        self.quota_watch.check(now).ok().map(|()| self.quotas.iter().any(|quota| quota.limits_cpu))
     }
 
     /// Returns the next action. A returned requeue counts as done until [`requeue_finished`](Self::requeue_finished) reports
     /// otherwise.
     pub fn next_action(&mut self, now: Instant) -> Action {
-        let available = self.quotas.iter().fold(Capacity::UNLIMITED, |least, (_, remaining)| least.min(*remaining));
+        let available = self.quotas.iter().fold(Capacity::UNLIMITED, |least, quota| least.min(quota.remaining));
         // Without a limit no Job waits for quota.
         if available == Capacity::UNLIMITED || !self.job_watch.is_current() || !self.quota_watch.is_current() {
             return Action::Wait(None);

@@ -32,6 +32,8 @@ struct Tier {
 struct World {
     jobs: BTreeMap<String, Value>,
     used: u32,
+    /// The quota's limits.
+    hard: Value,
     version: u64,
     token: String,
     /// Sent events: path, resource version and line.
@@ -88,7 +90,7 @@ impl World {
     }
 
     fn quota(&self) -> Value {
-        let (hard, used) = (json!({"requests.cpu": "2"}), json!({"requests.cpu": format!("{}m", self.used)}));
+        let (hard, used) = (&self.hard, json!({"requests.cpu": format!("{}m", self.used)}));
         let metadata = json!({"name": "free-cpu", "resourceVersion": self.version.to_string()});
         json!({"metadata": metadata, "spec": {"hard": hard}, "status": {"hard": hard, "used": used}})
     }
@@ -115,7 +117,13 @@ fn job(name: &str, second: u32, cpu: &str, status: &Value, version: u64) -> Valu
 impl Tier {
     /// The quota has two running Jobs.
     fn full() -> Tier {
-        let world = World { used: 1800, version: 100, token: TOKEN.to_owned(), ..World::default() };
+        let world = World {
+            used: 1800,
+            hard: json!({"requests.cpu": "2"}),
+            version: 100,
+            token: TOKEN.to_owned(),
+            ..World::default()
+        };
         let (api, world) = (ApiServer::start(), Arc::new(Mutex::new(world)));
         let responses = Arc::clone(&world);
         api.script(move |request| responses.lock().unwrap().response(request));
@@ -161,9 +169,18 @@ impl Tier {
 
     /// Sets the used quota.
     fn used(&self, milli: u32) {
+        self.change_quota(|world| world.used = milli);
+    }
+
+    /// Sets the quota's limits.
+    fn limit(&self, hard: &Value) {
+        self.change_quota(|world| world.hard = hard.clone());
+    }
+
+    fn change_quota(&self, change: impl FnOnce(&mut World)) {
         let mut world = self.world();
         world.version += 1;
-        world.used = milli;
+        change(&mut world);
         let quota = world.quota();
         world.send_event(QUOTAS, "MODIFIED", &quota);
     }

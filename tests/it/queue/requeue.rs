@@ -143,7 +143,7 @@ fn disabled_requeue_watches_nothing_and_the_queue_names_the_option() {
         response.text()
     );
     assert_eq!(server.get("/readyz").status, 200);
-    assert!(tier.api.requests().iter().all(|request| request.path() == "/api/v1/pods"), "{:?}", tier.api.requests());
+    assert!(tier.api.requests().iter().all(|request| request.query("watch").is_none()), "{:?}", tier.api.requests());
     assert!(server.stderr().lines().any(|line| line == "requeue: off"), "{}", server.stderr());
 }
 

@@ -106,7 +106,7 @@ fn missing_watch_permission_is_logged_once_and_requests_are_served() {
             && line.contains(words)
     });
     let response = server.get("/queue");
-    assert!(response.status == 503 && response.error().contains("k8s/rbac.yaml"), "{}", response.text());
+    assert!(response.status == 503 && response.error().contains("run img-classification setup"), "{}", response.text());
     assert_eq!((server.post_job().status, server.get("/config").status), (200, 200));
 
     let other = std::mem::replace(&mut tier, Tier::full());
@@ -123,6 +123,27 @@ fn missing_watch_permission_is_logged_once_and_requests_are_served() {
     eventually("time for another try after a second", || refused.elapsed() > Duration::from_secs(2));
     assert_eq!(tier.requeued(), ["a"], "no requeue during the pause");
     assert_eq!(other.requests(JOBS, false).len(), 1, "no second list so soon");
+}
+
+#[test]
+fn missing_cpu_quota_is_an_error_once_and_not_ready_until_it_returns() {
+    let tier = Tier::full();
+    let server = tier.watched();
+    assert_eq!(server.get("/readyz").status, 200);
+    for round in 1..=2 {
+        tier.limit(&json!({"count/jobs.batch": "300"}));
+        eventually("not ready", || server.get("/readyz").status == 503);
+        tier.limit(&json!({"pods": "300"}));
+        let response = server.get("/readyz");
+        assert!(response.error().contains("no quota limits the CPU of free-service"), "{}", response.text());
+        tier.limit(&json!({"requests.cpu": "2"}));
+        eventually("ready", || server.get("/readyz").status == 200);
+        let restored = "a quota limits the CPU of free-service again";
+        eventually(restored, || server.stderr().lines().filter(|line| *line == restored).count() == round);
+        let text = server.stderr();
+        let errors = text.lines().filter(|line| line.starts_with("error: no quota limits the CPU of free-service"));
+        assert_eq!(errors.filter(|line| line.contains("img-classification setup")).count(), round, "{text}");
+    }
 }
 
 #[test]
