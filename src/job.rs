@@ -87,6 +87,8 @@ pub struct Settings {
     pub image: String,
     /// Seconds that Kubernetes keeps a finished Job.
     pub ttl: u32,
+    /// Seconds after which a pod on a node that has not ended fails, so that it frees its quota; 0 means none.
+    pub timeout: u32,
 }
 
 /// Returns a Job name: `TIER-DATASET-` and a suffix derived from `random`; a DNS label of at most 25 characters.
@@ -132,6 +134,16 @@ pub fn manifest(settings: &Settings, tier: Tier, dataset: Dataset, name: &str) -
         "img-classification/tier": tier.as_str(),
         "img-classification/dataset": dataset.as_str(),
     });
+    let mut pod = json!({
+        "restartPolicy": "Never",
+        "automountServiceAccountToken": false,
+        "securityContext": { "seccompProfile": { "type": "RuntimeDefault" } },
+        "containers": [container(settings, tier, dataset)],
+    });
+    if settings.timeout > 0 {
+        // That of the Job would run while the quota holds its pod back.
+        pod["activeDeadlineSeconds"] = json!(settings.timeout);
+    }
     let disrupted = json!({ "type": "DisruptionTarget", "status": "True" });
     json!({
         "apiVersion": "batch/v1",
@@ -141,15 +153,7 @@ pub fn manifest(settings: &Settings, tier: Tier, dataset: Dataset, name: &str) -
             "backoffLimit": 0,
             "ttlSecondsAfterFinished": settings.ttl,
             "podFailurePolicy": { "rules": [{ "action": "Ignore", "onPodConditions": [disrupted] }] },
-            "template": {
-                "metadata": { "labels": labels },
-                "spec": {
-                    "restartPolicy": "Never",
-                    "automountServiceAccountToken": false,
-                    "securityContext": { "seccompProfile": { "type": "RuntimeDefault" } },
-                    "containers": [container(settings, tier, dataset)],
-                },
-            },
+            "template": { "metadata": { "labels": labels }, "spec": pod },
         },
     })
 }
@@ -185,7 +189,7 @@ mod tests {
 
     #[test]
     fn a_copied_manifest_equals_the_serialized_one() {
-        let settings = Settings { image: "a\"b\\u0002:$NAME".into(), ttl: 7 };
+        let settings = Settings { image: "a\"b\\u0002:$NAME".into(), ttl: 7, timeout: 0 };
         let manifests = Manifests::new(&settings);
         for (tier, dataset) in [(Tier::Free, Dataset::Kmnist), (Tier::Premium, Dataset::Mnist)] {
             let text = manifests.named(tier, dataset, "a-name");
