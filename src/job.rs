@@ -14,6 +14,9 @@ const ALPHABET: &[u8; 27] = b"bcdfghjklmnpqrstvwxz2456789";
 /// Characters of a random suffix: with 27^10 = 2 * 10^14 names, no two requests ever share one.
 const SUFFIX: usize = 10;
 
+/// The label of all objects of this program, and its value.
+pub const MANAGED_BY: (&str, &str) = ("app.kubernetes.io/managed-by", "img-classification");
+
 /// Query parameter that selects the Jobs and pods of this program by the label of [`manifest`].
 pub const MANAGED_SELECTOR: &str = "labelSelector=app.kubernetes.io%2Fmanaged-by%3Dimg-classification";
 
@@ -130,7 +133,7 @@ impl Manifests {
 pub fn manifest(settings: &Settings, tier: Tier, dataset: Dataset, name: &str) -> Value {
     let labels = json!({
         "app.kubernetes.io/name": "img-classification",
-        "app.kubernetes.io/managed-by": "img-classification",
+        MANAGED_BY.0: MANAGED_BY.1,
         "img-classification/tier": tier.as_str(),
         "img-classification/dataset": dataset.as_str(),
     });

@@ -83,7 +83,7 @@ impl ApiError {
                     Unavailable::Starting => "the queue is not known yet; try again in a moment",
                     Unavailable::Failing => "the queue is not known: Kubernetes cannot be watched; try again later",
                     Unavailable::Forbidden => {
-                        "the server lacks the permission to watch Jobs in free-service; run img-classification setup"
+                        "the server lacks the permission to watch Jobs and pods in free-service; run img-classification setup"
                     }
                 };
                 (503, sentence.to_owned(), Some(RETRY_SOON))

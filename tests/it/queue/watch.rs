@@ -74,8 +74,8 @@ fn outage_is_logged_once_and_stale_data_is_not_shown() {
     tier.world().watches.clear();
     tier.api.reopen_port();
     until_waiting(&server, &["a"]);
-    eventually("both watches", || warnings(&server, " restored") == 2);
-    for what in ["cannot watch free-tier Jobs", "cannot watch free-tier quotas"] {
+    eventually("all watches", || warnings(&server, " restored") == 3);
+    for what in ["cannot watch free-tier Jobs", "cannot watch free-tier pods", "cannot watch free-tier quotas"] {
         assert_eq!(warnings(&server, what), 1, "{}", server.stderr());
     }
     tier.used(0);
@@ -86,7 +86,7 @@ fn outage_is_logged_once_and_stale_data_is_not_shown() {
 fn dead_watch_connection_is_replaced() {
     let tier = Tier::full();
     let server = tier.watched();
-    // From here both watches are dead: no event arrives, and no end.
+    // From here all watches are dead: no event arrives, and no end.
     tier.world().watches.clear();
     tier.waits("a", 1, FULL);
     tier.used(0);
@@ -159,7 +159,7 @@ fn refused_token_is_refreshed() {
     tier.world().token = "the next".to_owned();
     tier.world().watches.clear();
     tier.api.close_connections();
-    eventually("a watch", || tier.world().watches.len() == 2);
+    eventually("all watches", || tier.world().watches.len() == 3);
     tier.used(0);
     tier.until_requeued(&["a"]);
     assert_eq!(warnings(&server, " 401 "), 0, "{}", server.stderr());
