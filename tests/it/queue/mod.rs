@@ -158,10 +158,10 @@ impl Tier {
 
     fn put(&self, name: &str, second: u32, cpu: &str, status: &Value) {
         let job = job(name, second, cpu, status, self.world().version + 1);
-        self.put_job(name, job);
+        self.put_job(name, &job);
     }
 
-    fn put_job(&self, name: &str, job: Value) {
+    fn put_job(&self, name: &str, job: &Value) {
         let mut world = self.world();
         world.version += 1;
         let kind = if world.jobs.insert(name.to_owned(), job.clone()).is_some() { "MODIFIED" } else { "ADDED" };

@@ -68,7 +68,7 @@ fn job_of_another_program_has_its_turn_and_is_never_changed() {
     let tier = Tier::full();
     let mut theirs = job("theirs", 1, FULL, &json!({}), 101);
     theirs["metadata"]["labels"] = json!({"app.kubernetes.io/managed-by": "argo"});
-    tier.put_job("theirs", theirs);
+    tier.put_job("theirs", &theirs);
     tier.waits("ours", 2, FULL);
     let server = tier.watched();
     until_waiting(&server, &["theirs", "ours"]);
@@ -137,7 +137,7 @@ fn job_whose_image_is_missing_is_starting_with_the_reason_and_logged_once() {
 }
 
 /// The least time between the first two requeues of a tier of 300 Jobs that answers the first with this response.
-fn pause_after(response: ApiResponse) -> Duration {
+fn pause_after(response: &ApiResponse) -> Duration {
     let tier = Tier::full();
     let names: Vec<String> = (0..300).map(|number| format!("job-{number:03}")).collect();
     for name in &names {
@@ -156,13 +156,13 @@ fn pause_after(response: ApiResponse) -> Duration {
 
 #[test]
 fn failed_requeue_pauses_all_others() {
-    let pause = pause_after(internal_error());
+    let pause = pause_after(&internal_error());
     assert!(pause >= Duration::from_secs(5), "{pause:?}");
 }
 
 #[test]
 fn overloaded_kubernetes_sets_the_pause_of_all_requeues() {
-    let pause = pause_after(too_many_requests(8));
+    let pause = pause_after(&too_many_requests(8));
     assert!(pause >= Duration::from_secs(8), "{pause:?}");
 }
 
