@@ -53,8 +53,14 @@ make_user() {
     useradd --system --user-group --home-dir $home --no-create-home --shell "$(command -v nologin || echo /bin/false)" $name
   install -d -o $name -g $name -m 700 $home
   if [ -n "$kubeconfig" ]; then
-    install -d -o $name -g $name -m 700 $home/.kube
-    install -o $name -g $name -m 600 "$kubeconfig" $home/.kube/config
+    # As the service's user, which may have put links there: root would follow them.
+    # shellcheck disable=SC2016 # that shell expands $1
+    runuser -u $name -- sh -ec 'umask 077
+      mkdir -p "$1"
+      file=$(mktemp "$1/config.XXXXXX")
+      cat >"$file"
+      mv -fT "$file" "$1/config"' sh $home/.kube <"$kubeconfig" ||
+      die "cannot write $home/.kube/config as the user $name; fix: remove $home/.kube"
   fi
 }
 

@@ -171,6 +171,7 @@ fn container(settings: &Settings, tier: Tier, dataset: Dataset) -> Value {
             { "name": "TYPE", "value": tier.network() },
             { "name": "PYTHONUNBUFFERED", "value": "1" },
         ],
+        "terminationMessagePolicy": "FallbackToLogsOnError",
         "resources": { "requests": { "cpu": CPU }, "limits": { "cpu": CPU } },
         "securityContext": { "allowPrivilegeEscalation": false },
     })

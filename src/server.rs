@@ -20,7 +20,7 @@ use tiny_http::{HTTPVersion, Header};
 
 use crate::api;
 use crate::api::response::{Body, Response};
-use crate::front::{LogEntry, PrivateConnection};
+use crate::front::{LogEntry, PrivateConnection, WAITED};
 
 /// Stack of a worker, in bytes: a TLS handshake in a build without optimization takes most, some 100 KB. Unused pages take no memory.
 const WORKER_STACK: usize = 512 * 1024;
@@ -240,12 +240,15 @@ fn respond(mut request: tiny_http::Request, handler: &Handler) {
         log::error!("cannot read the body of a forwarded request: {error}");
         return;
     }
-    let authorization = request.headers().iter().find(|header| header.field.equiv("Authorization"));
+    let header = |name| request.headers().iter().find(|header| header.field.equiv(name));
+    let authorization = header("Authorization");
+    let waited = header(WAITED).and_then(|header| header.value.as_str().parse().ok());
     let response = handler(api::Request {
         method: request.method().as_str(),
         target: request.url(),
         authorization: authorization.map(|header| header.value.as_str()),
         body: body.as_deref(),
+        waited: Duration::from_millis(waited.unwrap_or_default()),
     });
     log_response(&LogEntry {
         method: request.method().as_str(),
@@ -263,7 +266,7 @@ fn respond(mut request: tiny_http::Request, handler: &Handler) {
 pub fn log_response(entry: &LogEntry<'_>) {
     let short = |text: &str, max| text.chars().take(max).collect::<String>();
     let method = short(entry.method, MAX_METHOD_CHARS);
-    let path = short(entry.target.split('?').next().unwrap_or_default(), MAX_PATH_CHARS);
+    let path = short(entry.target.split(['?', '#']).next().unwrap_or_default(), MAX_PATH_CHARS);
     log::info!("{method} {path} {} {}ms {}", entry.status, entry.took.as_millis(), entry.detail);
 }
 

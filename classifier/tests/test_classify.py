@@ -18,8 +18,8 @@ import classify as program  # noqa: E402  (it needs torch)
 from conftest import CLASSIFY, TIMEOUT, classify, environment  # noqa: E402
 from limited import cgroup  # noqa: E402
 
-# Longest time from a signal to the end in seconds: a tenth of Kubernetes' grace period.
-AT_ONCE = 3
+# Time from a signal to the end in seconds: the grace period of Kubernetes.
+GRACE_PERIOD = 30
 
 NEEDS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="root is needed, for namespaces")
 
@@ -225,7 +225,7 @@ def caught(pid: int) -> int:
 
 def end(training: subprocess.Popen, pid: int) -> int:
     os.kill(pid, signal.SIGTERM)
-    return training.wait(timeout=AT_ONCE)
+    return training.wait(timeout=GRACE_PERIOD)
 
 
 @NEEDS_ROOT

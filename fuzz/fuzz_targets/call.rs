@@ -28,18 +28,30 @@ fuzz_target!(|input: &[u8]| {
         Route::Queue => "GET /queue",
         Route::Healthz => "GET /healthz",
         Route::Readyz => "GET /readyz",
+        Route::Options(methods) => return assert!(method == "OPTIONS" && methods.contains("OPTIONS"), "{line}"),
     };
     assert_eq!(format!("{} {path}", if method == "HEAD" { "GET" } else { method }), expected);
     if let Route::CreateJob(_) = route {
         match dataset(body) {
-            Ok(dataset) => good_body(body, dataset),
+            Ok(dataset) => good_body(&object(body), dataset),
             Err(error) => {
-                bad_body(body);
+                bad_body(&object(body));
                 refused(error, &[400]);
             }
         }
     }
 });
+
+/// Returns the object of a body that is a form or a JSON string, and any other body without a byte order mark.
+fn object(body: &[u8]) -> Vec<u8> {
+    let Ok(text) = std::str::from_utf8(body) else { return body.to_vec() };
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text).trim();
+    match text.strip_prefix("dataset=") {
+        Some(name) => serde_json::json!({ "dataset": name }).to_string(),
+        None => serde_json::from_str(text).unwrap_or_else(|_| text.to_owned()),
+    }
+    .into_bytes()
+}
 
 /// Checks that serde_json's tree has the same dataset. A skipped value may exceed the tree's limits and still be JSON: a number
 /// out of range, deep nesting, half a surrogate pair.

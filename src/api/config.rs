@@ -1,32 +1,29 @@
 //! GET /config: every pod of the cluster, written pod by pod as the list streams in.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::Serialize;
 
 use crate::api::App;
 use crate::api::error::ApiError;
 use crate::api::response::Response;
-use crate::api::single_flight::Missed;
 use crate::kube::Pod;
 
 /// A body of GET /config, shared by concurrent callers, and the number of its pods.
 pub type List = (Arc<Vec<u8>>, usize);
 
-/// Lists the pods, or shares the list of another caller.
+/// Lists the pods within `timeout`, or shares the list of another caller.
 ///
 /// # Errors
-/// The failure of Kubernetes, or no list started in time.
-pub fn list(app: &App) -> Result<Response, ApiError> {
-    let list = app.lists.run(app.list_timeout, || {
-        let view: View = app.kube.list_pods().map_err(|error| ApiError::Kube(Arc::new(error), None))?;
+/// The failure of Kubernetes, or no list ended in time.
+pub fn list(app: &App, timeout: Duration) -> Result<Response, ApiError> {
+    let list = app.lists.run(timeout, |deadline| {
+        let view: View = app.kube.list_pods(deadline).map_err(|error| ApiError::Kube(Arc::new(error), None))?;
         let count = view.count;
         Ok((Arc::new(view.into_json()), count))
     });
-    let (body, count) = list.map_err(|missed| match missed {
-        Missed::TimedOut => ApiError::Overloaded,
-        Missed::Panicked => ApiError::Internal,
-    })??;
+    let (body, count) = list.map_err(ApiError::from)??;
     Ok(Response::json(200, body).with_detail(format!("{count} pods")))
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use serde_json::json;
 
 use crate::api::response::Response;
+use crate::api::single_flight::Missed;
 use crate::job::Tier;
 use crate::kube::{self, CredentialError};
 use crate::queue::Unavailable;
@@ -37,7 +38,7 @@ pub enum ApiError {
     UnknownMethod,
     /// Missing or wrong token on a route that needs one.
     Unauthorized,
-    /// No list of the pods started in time.
+    /// The shared operation did not start in time.
     Overloaded,
     /// Kubernetes or the connection to it failed; with the tier of the Job to create.
     Kube(Arc<kube::Error>, Option<Tier>),
@@ -49,6 +50,15 @@ pub enum ApiError {
     NoRandomness,
     /// A bug of the server.
     Internal,
+}
+
+impl From<Missed> for ApiError {
+    fn from(missed: Missed) -> Self {
+        match missed {
+            Missed::TimedOut => Self::Overloaded,
+            Missed::Panicked => Self::Internal,
+        }
+    }
 }
 
 impl ApiError {

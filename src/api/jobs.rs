@@ -2,25 +2,27 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Instant;
 
 use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 
-use crate::api::App;
 use crate::api::error::ApiError;
 use crate::api::response::Response;
+use crate::api::{App, Request};
 use crate::job::{self, Dataset, Tier};
 
 /// Creates a Job and returns its name.
 ///
 /// # Errors
 /// 411 without a body, 400 for a body without exactly one known dataset, or the failure of Kubernetes.
-pub fn create(app: &App, tier: Tier, body: Option<&[u8]>) -> Result<Response, ApiError> {
-    let dataset = dataset(body.ok_or(ApiError::LengthRequired)?)?;
+pub fn create(app: &App, tier: Tier, request: &Request<'_>) -> Result<Response, ApiError> {
+    let dataset = dataset(request.body.ok_or(ApiError::LengthRequired)?)?;
     let mut random = [0; 8];
     getrandom::getrandom(&mut random).map_err(|_| ApiError::NoRandomness)?;
     let name = job::name(tier, dataset, u64::from_ne_bytes(random));
     let manifest = app.manifests.named(tier, dataset, &name);
-    let created = app.kube.create_job(tier.namespace(), &name, manifest.as_bytes());
+    let deadline = Instant::now() + app.remaining(request);
+    let created = app.kube.create_job(tier.namespace(), &name, manifest.as_bytes(), deadline);
     created.map_err(|error| ApiError::Kube(Arc::new(error), Some(tier)))?;
     // Written by hand for the order of the keys; no value needs escaping.
     let body = format!(
@@ -33,19 +35,35 @@ pub fn create(app: &App, tier: Tier, body: Option<&[u8]>) -> Result<Response, Ap
     Ok(Response::json(200, Arc::new(body.into_bytes())).with_detail(name))
 }
 
-/// Reads `{"dataset": NAME}`; other keys are ignored.
+/// Reads `{"dataset": NAME}`; other keys are ignored. Also reads what students' clients send instead: a byte order mark before it, the
+/// object as a JSON string (`json=json.dumps(...)` of Python's requests), or the form `dataset=NAME` (`data={...}`).
 ///
 /// # Errors
 /// 400 with the problem.
 pub fn dataset(body: &[u8]) -> Result<Dataset, ApiError> {
     let text = std::str::from_utf8(body).map_err(|_| ApiError::BadBody("is not UTF-8"))?;
-    if text.trim().is_empty() {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text).trim();
+    if text.is_empty() {
         return Err(ApiError::BadBody("is empty"));
     }
+    if let Some(name) = text.strip_prefix("dataset=") {
+        return known(name);
+    }
+    match serde_json::from_str::<String>(text) {
+        Ok(inner) => dataset_of_object(&inner),
+        Err(_) => dataset_of_object(text),
+    }
+}
+
+fn known(name: &str) -> Result<Dataset, ApiError> {
+    Dataset::parse(name).ok_or(ApiError::BadBody("names an unknown dataset"))
+}
+
+fn dataset_of_object(text: &str) -> Result<Dataset, ApiError> {
     let mut json = serde_json::Deserializer::from_str(text);
     let found = json.deserialize_map(BodyVisitor).and_then(|found| json.end().map(|()| found));
     match found {
-        Ok(Found::One(name)) => Dataset::parse(&name).ok_or(ApiError::BadBody("names an unknown dataset")),
+        Ok(Found::One(name)) => known(&name),
         Ok(Found::None) => Err(ApiError::BadBody("has no dataset")),
         Ok(Found::Many) => Err(ApiError::BadBody("names the dataset more than once")),
         Ok(Found::NotText) => Err(ApiError::BadBody("has a dataset that is not a string")),
@@ -98,6 +116,9 @@ mod tests {
             " {\n\"dataset\" : \"mnist\" }\r\n",
             r#"{"x":[1,{"dataset":"kmnist"}],"dataset":"mnist"}"#,
             r#"{"d\u0061taset":"mnist"}"#,
+            "\u{feff}{\"dataset\":\"mnist\"}",
+            r#""{\"dataset\": \"mnist\"}""#,
+            "\u{feff}dataset=mnist\r\n",
         ] {
             assert_eq!(dataset(good.as_bytes()).ok(), Some(Dataset::Mnist), "{good}");
         }
@@ -119,7 +140,12 @@ mod tests {
             (r#"{"dataset":"mnist","dataset":"mnist"}"#, "more than once"),
             (r#"{"dataset":"mnist"} {}"#, "JSON"),
             (r#"{"dataset":"mnist""#, "JSON"),
-            ("\u{feff}{\"dataset\":\"mnist\"}", "JSON"),
+            ("\u{feff}", "empty"),
+            ("\u{feff}\u{feff}{\"dataset\":\"mnist\"}", "JSON"),
+            (r#""\"{\\\"dataset\\\":\\\"mnist\\\"}\"""#, "JSON"),
+            ("dataset=", "unknown"),
+            ("dataset=mnist&dataset=mnist", "unknown"),
+            ("x=1&dataset=mnist", "JSON"),
         ];
         for (bad, expected) in table {
             let response = dataset(bad.as_bytes()).map_err(ApiError::into_response).expect_err(bad);

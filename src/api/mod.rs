@@ -31,6 +31,9 @@ pub const REQUEST_HEADERS: [&str; 1] = ["Authorization"];
 /// Longest request body, in bytes, that a handler reads; the front refuses longer ones.
 pub const MAX_BODY: usize = 1024;
 
+/// Least time for Kubernetes, which usually responds in 0.1 s, after a wait for a permit.
+const MIN_REMAINING: Duration = Duration::from_secs(1);
+
 /// The state that the handlers share.
 pub struct App {
     /// The cluster.
@@ -43,18 +46,20 @@ pub struct App {
     pub queue: Option<Arc<QueueController>>,
     /// Concurrent GETs of /config share one list.
     lists: SingleFlight<Result<config::List, ApiError>>,
-    /// Longest wait for a list to start.
-    list_timeout: Duration,
+    /// Callers of GET /readyz share one answer.
+    readiness: health::Readiness,
+    /// Longest time of a request that calls Kubernetes.
+    kube_timeout: Duration,
 }
 
 impl App {
-    /// `list_timeout` limits the wait for another caller's list to end.
+    /// `kube_timeout` limits a request that calls Kubernetes, with all its waits.
     pub fn new(
         kube: Arc<kube::Client>,
         jobs: &job::Settings,
         premium: Option<Token>,
         queue: Option<Arc<QueueController>>,
-        list_timeout: Duration,
+        kube_timeout: Duration,
     ) -> Self {
         Self {
             kube,
@@ -62,8 +67,15 @@ impl App {
             premium,
             queue,
             lists: SingleFlight::default(),
-            list_timeout,
+            readiness: health::Readiness::default(),
+            kube_timeout,
         }
+    }
+
+    /// Returns the time that a request has left for Kubernetes. One that waited long has a little more: as it holds a permit, a quick
+    /// response is worth it.
+    fn remaining(&self, request: &Request<'_>) -> Duration {
+        self.kube_timeout.saturating_sub(request.waited).max(MIN_REMAINING)
     }
 }
 
@@ -78,6 +90,8 @@ pub struct Request<'a> {
     pub authorization: Option<&'a str>,
     /// The body; `None` if the request has neither Content-Length nor a chunked body.
     pub body: Option<&'a [u8]>,
+    /// The wait for a permit.
+    pub waited: Duration,
 }
 
 /// Handles a request with at most one operation on Kubernetes. A panic becomes a 500.
@@ -90,11 +104,12 @@ fn respond(app: &App, request: Request<'_>) -> Result<Response, ApiError> {
     let route = Route::parse(request.method, request.target)?;
     authorize(app, route, request.authorization)?;
     match route {
-        Route::CreateJob(tier) => jobs::create(app, tier, request.body),
-        Route::ListPods => config::list(app),
+        Route::CreateJob(tier) => jobs::create(app, tier, &request),
+        Route::ListPods => config::list(app, app.remaining(&request)),
         Route::Queue => queue::show(app),
         Route::Healthz => Ok(health::healthz()),
-        Route::Readyz => health::readyz(app),
+        Route::Readyz => health::readyz(app, app.remaining(&request)),
+        Route::Options(methods) => Ok(Response::allow(methods)),
     }
 }
 

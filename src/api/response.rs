@@ -36,6 +36,12 @@ impl Response {
         Self::json(status, Arc::new(body.to_string().into_bytes()))
     }
 
+    /// A 204 that lists the methods of a path.
+    pub fn allow(methods: &str) -> Self {
+        let headers = vec![("Allow", methods.to_owned())];
+        Self { status: 204, headers, body: Body::Bytes(Arc::default()), log_detail: String::new() }
+    }
+
     /// The same response with a detail for the access log.
     pub fn with_detail(self, log_detail: String) -> Self {
         Self { log_detail, ..self }

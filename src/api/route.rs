@@ -16,10 +16,13 @@ pub enum Route {
     Healthz,
     /// GET /readyz
     Readyz,
+    /// OPTIONS of any of these paths, with the path's methods
+    Options(&'static str),
 }
 
-const GET: &str = "GET, HEAD";
-const POST: &str = "POST";
+/// The methods of each path, as Allow lists them.
+const GET: &str = "GET, HEAD, OPTIONS";
+const POST: &str = "POST, OPTIONS";
 
 /// RFC 9110's methods and PATCH. Any other method is "not implemented" rather than "not allowed".
 const METHODS: [&str; 9] = ["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"];
@@ -41,16 +44,26 @@ impl Route {
             ("GET" | "HEAD", "/readyz")                     => Ok(Self::Readyz),
 
             (method, _) if !METHODS.contains(&method)       => Err(ApiError::UnknownMethod),
-            (_, "/img-classification/free")                 => Err(ApiError::MethodNotAllowed(POST)),
-            (_, "/img-classification/premium")              => Err(ApiError::MethodNotAllowed(POST)),
-            (_, "/config" | "/queue" | "/healthz" | "/readyz") => Err(ApiError::MethodNotAllowed(GET)),
-            _                                               => Err(ApiError::NotFound),
+            (method, path) => match allowed_methods(path) {
+                Some(methods) if method == "OPTIONS"        => Ok(Self::Options(methods)),
+                Some(methods)                               => Err(ApiError::MethodNotAllowed(methods)),
+                None                                        => Err(ApiError::NotFound),
+            },
         }
     }
 
     /// True if the handler calls Kubernetes.
     pub fn calls_kubernetes(self) -> bool {
-        !matches!(self, Self::Healthz | Self::Queue)
+        !matches!(self, Self::Healthz | Self::Queue | Self::Options(_))
+    }
+}
+
+/// Returns the methods of a known path.
+fn allowed_methods(path: &str) -> Option<&'static str> {
+    match path {
+        "/img-classification/free" | "/img-classification/premium" => Some(POST),
+        "/config" | "/queue" | "/healthz" | "/readyz" => Some(GET),
+        _ => None,
     }
 }
 
@@ -72,7 +85,9 @@ mod tests {
             ("GET", "/img-classification/free", 405),
             ("HEAD", "/img-classification/free", 405),
             ("DELETE", "/config", 405),
-            ("OPTIONS", "/healthz", 405),
+            ("OPTIONS", "/healthz", 0),
+            ("OPTIONS", "/nothing", 404),
+            ("OPTIONS", "*", 404),
             ("GET", "/", 404),
             ("GET", "/config/", 404),
             ("GET", "//config", 404),
@@ -87,5 +102,6 @@ mod tests {
             assert_eq!(seen, status, "{method} {target}");
         }
         assert!(Route::Readyz.calls_kubernetes() && !Route::Queue.calls_kubernetes());
+        assert!(!Route::Options(GET).calls_kubernetes());
     }
 }

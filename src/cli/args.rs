@@ -9,18 +9,15 @@ use clap::builder::ArgPredicate;
 use clap::{Args, Parser, Subcommand};
 use log::LevelFilter;
 
-use super::values;
+use super::values::{self, text};
 
 /// Image classification as a service: a POST becomes a Kubernetes Job, GET /config shows every pod
 #[derive(Debug, Parser)]
 #[command(
     name = "img-classification",
     version,
-    propagate_version = true,
     // The last of several equal flags wins, as with GNU tools; without it clap rejects the second one.
     args_override_self = true,
-    // Options before the command would be those of `serve`.
-    args_conflicts_with_subcommands = true,
     next_line_help = true
 )]
 pub struct Cli {
@@ -47,7 +44,7 @@ pub enum CliCommand {
 #[derive(Debug, Args)]
 pub struct ServeArgs {
     /// Address to listen on; port 0 means any free port [default: 0.0.0.0:5000, with --local 127.0.0.1:5000]
-    #[arg(long, value_name = "ADDR:PORT", value_parser = values::address)]
+    #[arg(long, value_name = "ADDR:PORT", value_parser = text(values::address))]
     #[arg(default_value = "0.0.0.0:5000", default_value_if("local", ArgPredicate::IsPresent, "127.0.0.1:5000"))]
     #[arg(hide_default_value = true)]
     pub listen: String,
@@ -59,19 +56,19 @@ pub struct ServeArgs {
     #[arg(long)]
     pub local: bool,
     /// With --local: run time of a simulated classifier, in seconds
-    #[arg(long, value_name = "SECONDS", value_parser = values::local_job_seconds, default_value = "20")]
+    #[arg(long, value_name = "SECONDS", value_parser = text(values::local_job_seconds), default_value = "20")]
     pub local_job_seconds: u32,
     /// With --local: number of simulated nodes, each with room for one classifier
-    #[arg(long, value_name = "NUMBER", value_parser = values::local_nodes, default_value = "2")]
+    #[arg(long, value_name = "NUMBER", value_parser = text(values::local_nodes), default_value = "2")]
     pub local_nodes: u16,
     /// Time that Kubernetes keeps a finished Job, in seconds
-    #[arg(long, value_name = "SECONDS", value_parser = values::job_ttl, default_value = "3600")]
+    #[arg(long, value_name = "SECONDS", value_parser = text(values::job_ttl), default_value = "3600")]
     pub job_ttl: u32,
     /// Time after which a classifier that has not ended fails, in seconds, from the start of its pod on a node; 0 means none
     #[arg(long, value_name = "SECONDS", value_parser = values::job_timeout, default_value = "1800")]
     pub job_timeout: u32,
     /// POSTs per minute of one client network (IPv4 address or IPv6 /64), in a burst or spread out; 0 means unlimited
-    #[arg(long, value_name = "NUMBER", value_parser = values::posts_per_minute, default_value = "1200")]
+    #[arg(long, value_name = "NUMBER", value_parser = text(values::posts_per_minute), default_value = "120")]
     pub posts_per_minute: u32,
     #[command(flatten)]
     pub premium: PremiumArgs,
@@ -80,21 +77,21 @@ pub struct ServeArgs {
     #[arg(long)]
     pub no_requeue: bool,
     /// Lowest level to log: error, warn, info (one line per request) or debug
-    #[arg(long, value_name = "LEVEL", value_parser = values::log_level, default_value = "info")]
+    #[arg(long, value_name = "LEVEL", value_parser = text(values::log_level), default_value = "info")]
     pub log_level: LevelFilter,
 }
 
 #[derive(Debug, Args)]
 pub struct ImageArgs {
     /// Container image of the classifier
-    #[arg(long, value_name = "IMAGE", value_parser = values::image, default_value = "mp12-classifier:1.0")]
+    #[arg(long, value_name = "IMAGE", value_parser = text(values::image), default_value = "mp12-classifier:1.0")]
     pub image: String,
 }
 
 #[derive(Debug, Args)]
 pub struct PremiumArgs {
     /// File with the bearer token that POSTs to premium must carry [default: none, premium is open to all]
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, value_name = "PATH", value_parser = values::path())]
     pub premium_token_file: Option<PathBuf>,
 }
 
@@ -103,13 +100,13 @@ pub struct PremiumArgs {
 pub struct Access {
     /// Kubeconfig file; the variable may hold a list, as for kubectl [default: ~/.kube/config, then the in-cluster
     /// service account]
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, value_name = "PATH", value_parser = values::path())]
     pub kubeconfig: Option<PathBuf>,
     /// Context of the kubeconfig [default: the kubeconfig's current-context]
-    #[arg(long, value_name = "NAME", value_parser = values::context)]
+    #[arg(long, value_name = "NAME", value_parser = text(values::context))]
     pub context: Option<String>,
     /// Deadline of one Kubernetes operation including its retries, in seconds
-    #[arg(long, value_name = "SECONDS", value_parser = values::kube_timeout, default_value = "10")]
+    #[arg(long, value_name = "SECONDS", value_parser = text(values::kube_timeout), default_value = "10")]
     pub kube_timeout: Duration,
 }
 
@@ -133,7 +130,7 @@ pub struct DoctorArgs {
     #[arg(long)]
     pub json: bool,
     /// Address that the server would listen on [default: 0.0.0.0:5000, with LOCAL=1 127.0.0.1:5000]
-    #[arg(long, value_name = "ADDR:PORT", value_parser = values::address)]
+    #[arg(long, value_name = "ADDR:PORT", value_parser = text(values::address))]
     pub listen: Option<String>,
     #[command(flatten)]
     pub image: ImageArgs,
@@ -158,7 +155,7 @@ pub struct CleanArgs {
 #[derive(Debug, Args)]
 pub struct SelftestArgs {
     /// Address of the server, such as http://127.0.0.1:5000
-    #[arg(value_parser = values::server_url)]
+    #[arg(value_parser = text(values::server_url))]
     pub url: String,
     /// Run `clean` first, with the kubeconfig's cluster
     #[arg(long)]
@@ -177,7 +174,7 @@ pub struct SelftestArgs {
 #[derive(Debug, Args)]
 pub struct WaitArgs {
     /// Longest wait for pods to end, in seconds; a pod has 30 s to end by itself, and its node may be slow
-    #[arg(long, value_name = "SECONDS", value_parser = values::clean_timeout, default_value = "120")]
+    #[arg(long, value_name = "SECONDS", value_parser = text(values::clean_timeout), default_value = "120")]
     pub timeout: Duration,
 }
 
@@ -200,4 +197,12 @@ pub fn variable(long: &str) -> Option<&'static str> {
         "log-level" => "LOG_LEVEL",
         _ => return None,
     })
+}
+
+/// The names of earlier builds that are refused or ignored, each with the present name.
+pub const RENAMED: [(&str, &str); 2] = [("--no-nudge", "--no-requeue"), ("NO_NUDGE", "NO_REQUEUE")];
+
+/// Returns the option --`long` of any command.
+pub fn option<'a>(root: &'a clap::Command, long: &str) -> Option<&'a clap::Arg> {
+    root.get_subcommands().flat_map(clap::Command::get_arguments).find(|arg| arg.get_long() == Some(long))
 }

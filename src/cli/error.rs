@@ -27,8 +27,6 @@ pub enum UsageError {
     UnexpectedValue { option: String },
     /// Options that cannot be used together.
     Conflict(&'static str, &'static str),
-    /// Options before a command.
-    OptionsFirst,
     /// A value that the option does not take; `given` is the flag, the argument or the variable.
     Value { given: String, value: String, wanted: String },
     /// Any other error, in clap's words.
@@ -62,7 +60,6 @@ impl fmt::Display for UsageError {
             Self::MissingValue { option, value } => write!(f, "{option} needs a value: {option} {value}"),
             Self::UnexpectedValue { option } => write!(f, "{option} takes no value"),
             Self::Conflict(one, other) => write!(f, "{one} and {other} cannot be used together; leave one out"),
-            Self::OptionsFirst => write!(f, "options follow the command: img-classification COMMAND [OPTIONS]"),
             Self::Value { given, value, wanted } => write!(f, "{given} is {value:?}, but must be {wanted}"),
             Self::Other(text) => write!(f, "{text}; see img-classification --help"),
         }
@@ -89,12 +86,11 @@ impl UsageError {
             ErrorKind::UnknownArgument if !argument.starts_with('-') => Self::UnexpectedArgument { command, argument },
             ErrorKind::UnknownArgument if is_known(&argument) => Self::ForeignOption { command, option: argument },
             ErrorKind::UnknownArgument => {
-                let nearest = suggestion(error, ContextKind::SuggestedArg);
+                let nearest = renamed(&argument).or_else(|| suggestion(error, ContextKind::SuggestedArg));
                 Self::UnknownOption { command, option: argument, nearest }
             }
             ErrorKind::MissingRequiredArgument => Self::MissingArgument { command, argument: unbracketed(&argument) },
             ErrorKind::TooManyValues => Self::UnexpectedValue { option: argument },
-            ErrorKind::ArgumentConflict => Self::OptionsFirst,
             ErrorKind::InvalidValue | ErrorKind::ValueValidation => value_error(error, &argument),
             _ => Self::Other(first_line(error)),
         }
@@ -115,23 +111,21 @@ impl UsageError {
 fn value_error(error: &clap::Error, argument: &str) -> UsageError {
     let value = text(error, ContextKind::InvalidValue);
     let (option, name) = argument.split_once(' ').unwrap_or((argument, ""));
-    // clap reports an empty path as a missing value.
-    let wanted = match error.source() {
-        Some(wanted) => wanted.to_string(),
-        None if option.ends_with("-file") || option == "--kubeconfig" => "the path of a file".to_owned(),
-        None => return UsageError::MissingValue { option: option.to_owned(), value: unbracketed(name) },
+    let Some(wanted) = error.source() else {
+        return UsageError::MissingValue { option: option.to_owned(), value: unbracketed(name) };
     };
     let given = if option.starts_with('-') { option.to_owned() } else { format!("the {}", unbracketed(option)) };
-    UsageError::Value { given, value, wanted }
+    UsageError::Value { given, value, wanted: wanted.to_string() }
 }
 
 /// Tests for an option of any command.
 fn is_known(option: &str) -> bool {
-    let root = Cli::command();
-    root.get_subcommands()
-        .flat_map(clap::Command::get_arguments)
-        .filter_map(clap::Arg::get_long)
-        .any(|long| option.strip_prefix("--") == Some(long))
+    option.strip_prefix("--").is_some_and(|long| args::option(&Cli::command(), long).is_some())
+}
+
+/// Returns the present name of an option of an earlier build.
+fn renamed(option: &str) -> Option<String> {
+    args::RENAMED.iter().find(|(old, _)| *old == option).map(|(_, new)| (*new).to_owned())
 }
 
 /// Returns the nearest name; clap sorts it last.

@@ -5,6 +5,7 @@
 mod args;
 mod error;
 mod options;
+mod order;
 mod values;
 mod variables;
 
@@ -21,7 +22,7 @@ use variables::command;
 pub use args::Access;
 pub use error::UsageError;
 pub use options::Options;
-pub use variables::Env;
+pub use variables::{Env, renamed as renamed_variables};
 
 /// A parsed command line.
 #[derive(Debug)]
@@ -54,7 +55,7 @@ pub enum Command {
 /// # Errors
 /// [`UsageError`], which names the flag or the variable.
 pub fn parse(args: impl IntoIterator<Item = OsString>, env: Env<'_>) -> Result<Command, UsageError> {
-    let args: Vec<OsString> = std::iter::once("img-classification".into()).chain(args).collect();
+    let args = order::command_first(args);
     let flags = match command().try_get_matches_from(&args) {
         Ok(matches) => matches,
         Err(error) if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
@@ -159,6 +160,8 @@ fn resolve(cli: Cli) -> Command {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::ffi::OsStringExt;
+
     use super::*;
 
     fn read(args: &[&str], vars: &[(&str, &str)]) -> Result<Options, UsageError> {
@@ -219,10 +222,91 @@ mod tests {
             (&["setup", "--image", "x"], "setup does not take --image; see img-classification setup --help"),
             (&["--listen"], "--listen needs a value: --listen ADDR:PORT"),
             (&["--local=1"], "--local takes no value"),
-            (&["--local", "clean"], "options follow the command: img-classification COMMAND [OPTIONS]"),
+            (&["--premium-token-file"], "--premium-token-file needs a value: --premium-token-file PATH"),
+            (&["--kubeconfig"], "--kubeconfig needs a value: --kubeconfig PATH"),
+            (&["--local", "1"], "unknown command \"1\"; see img-classification --help"),
+            (&["--no-requeue", "true"], "unknown command \"true\"; see img-classification --help"),
+            (&["--listen", "a:1", "doctr"], "unknown command \"doctr\"; did you mean doctor?"),
+            (&["--local", "serve", "1"], "unexpected argument \"1\"; see img-classification serve --help"),
+            (&["--local", "--", "clean"], "unexpected argument \"clean\"; see img-classification serve --help"),
+            (&["--yes"], "serve does not take --yes; see img-classification serve --help"),
+            (&["--yes", "setup"], "setup does not take --yes; see img-classification setup --help"),
+            (&["--no-nudge"], "unknown option --no-nudge; did you mean --no-requeue?"),
         ] {
             assert_eq!(read(args, &[]).expect_err(text).to_string(), text);
         }
+    }
+
+    #[test]
+    fn options_may_stand_before_their_command() {
+        for args in [
+            &["--kubeconfig", "k", "doctor"][..],
+            &["--json", "doctor"],
+            &["--context", "clean", "--json", "doctor", "--listen=setup:1"],
+        ] {
+            let command = parse(args.iter().map(OsString::from), &|_| None);
+            assert!(matches!(command, Ok(Command::Doctor { .. })), "{args:?}: {command:?}");
+        }
+        let command = parse(["--timeout", "7", "--yes", "clean"].map(OsString::from), &|_| None);
+        let Ok(Command::Clean { yes: true, timeout, .. }) = command else { panic!("{command:?}") };
+        assert_eq!(timeout, Duration::from_secs(7));
+        let command = parse(["--clean-first", "selftest", "http://a:1"].map(OsString::from), &|_| None);
+        let Ok(Command::Selftest { url, clean_first: true, .. }) = command else { panic!("{command:?}") };
+        assert_eq!(url, "http://a:1");
+        let options = read(&["--context", "clean"], &[]).expect("clean is the name of a context");
+        assert_eq!(options.access.context.as_deref(), Some("clean"));
+    }
+
+    #[test]
+    fn help_and_version_win_over_all_other_arguments() {
+        let printed = |args: &[&str]| match parse(args.iter().map(OsString::from), &|_| None) {
+            Ok(Command::Print(text)) => text,
+            other => panic!("{args:?}: {other:?}"),
+        };
+        let (root, setup) = (printed(&["--help"]), printed(&["setup", "--help"]));
+        assert_ne!(root, setup);
+        for args in [
+            &["setup", "--image", "x", "--help"][..],
+            &["-h", "setup", "--nonsense"],
+            &["help", "setup"],
+            &["help", "setup", "--help"],
+        ] {
+            assert_eq!(printed(args), setup, "{args:?}");
+        }
+        for args in [&["help"][..], &["--job-ttl", "x", "-h"], &["--local=1", "--help", "--", "a"]] {
+            assert_eq!(printed(args), root, "{args:?}");
+        }
+        for args in [&["--version"][..], &["clean", "--version"], &["-V", "-x"]] {
+            assert_eq!(printed(args), concat!("img-classification ", env!("CARGO_PKG_VERSION"), "\n"), "{args:?}");
+        }
+        assert!(read(&["serve", "--", "--help"], &[]).is_err());
+        assert!(read(&["nonsense", "--help"], &[]).is_err());
+        assert!(read(&["--nonsense", "--help"], &[]).is_err());
+        let options = read(&["--context", "--help"], &[]).expect("--help is the name of a context");
+        assert_eq!(options.access.context.as_deref(), Some("--help"));
+    }
+
+    #[test]
+    fn the_last_of_equal_flags_wins() {
+        let options = read(&["--job-ttl", "4", "--local", "--job-ttl", "5", "--local"], &[]).expect("good");
+        assert_eq!(options.jobs.ttl, 5);
+    }
+
+    #[test]
+    fn a_value_that_is_not_utf8_is_named_by_its_flag_variable_or_argument() {
+        let bytes = |bytes: &[u8]| OsString::from_vec(bytes.to_vec());
+        let error = |args: &[OsString], env: Env<'_>| parse(args.to_vec(), env).expect_err("not UTF-8").to_string();
+        let text = " is \"\u{fffd}\", but must be valid UTF-8";
+        for option in ["--listen", "--image", "--context", "--job-ttl", "--log-level"] {
+            assert_eq!(error(&[option.into(), bytes(b"\xff")], &|_| None), format!("{option}{text}"));
+        }
+        assert_eq!(error(&[bytes(b"--listen=\xff")], &|_| None), format!("--listen{text}"));
+        assert_eq!(error(&["selftest".into(), bytes(b"\xff")], &|_| None), format!("the URL{text}"));
+        let listen = |name: &str| (name == "LISTEN").then(|| bytes(b"\xff"));
+        assert_eq!(error(&[], &listen), format!("LISTEN{text}"));
+        let options = parse(["--kubeconfig".into(), bytes(b"/\xff")], &|_| None);
+        let Ok(Command::Serve(options)) = options else { panic!("a path need not be UTF-8: {options:?}") };
+        assert_eq!(options.access.kubeconfig.map(PathBuf::into_os_string), Some(bytes(b"/\xff")));
     }
 
     #[test]

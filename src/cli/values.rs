@@ -1,8 +1,11 @@
 //! The values that options take: text to types. An error is the noun phrase that follows "must be".
 
+use std::error::Error;
 use std::ops::RangeInclusive;
+use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::{OsStringValueParser, TypedValueParser};
 use log::LevelFilter;
 
 /// Longest --timeout, in seconds: one hour. A script that waits longer is stuck.
@@ -22,6 +25,26 @@ const MAX_JOB_SECONDS: u64 = 2_147_483_647;
 
 /// Largest --posts-per-minute: above it a limit has no effect.
 const MAX_POSTS_PER_MINUTE: u64 = 1_000_000;
+
+/// Returns a parser of text. clap's own conversion from bytes that are not UTF-8 does not name the option.
+pub fn text<T, E>(parse: fn(&str) -> Result<T, E>) -> impl TypedValueParser<Value = T>
+where
+    T: Clone + Send + Sync + 'static,
+    E: Into<Box<dyn Error + Send + Sync>> + 'static,
+{
+    OsStringValueParser::new().try_map(move |value| match value.to_str() {
+        Some(text) => parse(text).map_err(Into::into),
+        None => Err("valid UTF-8".into()),
+    })
+}
+
+/// Returns a parser of paths. clap's own reports an empty path as a missing value.
+pub fn path() -> impl TypedValueParser<Value = PathBuf> {
+    OsStringValueParser::new().try_map(|value| match value.is_empty() {
+        true => Err("the path of a file"),
+        false => Ok(PathBuf::from(value)),
+    })
+}
 
 /// Checks HOST:PORT; an IPv6 address needs brackets.
 pub fn address(text: &str) -> Result<String, &'static str> {

@@ -7,7 +7,7 @@ use std::ffi::OsString;
 use clap::parser::ValueSource;
 use clap::{ArgMatches, CommandFactory};
 
-use super::args::{Cli, variable};
+use super::args::{Cli, RENAMED, variable};
 use super::error::UsageError;
 use super::values;
 
@@ -39,6 +39,11 @@ fn document(command: clap::Command) -> clap::Command {
         if takes_value { arg.help(help).allow_hyphen_values(true) } else { arg.help(help) }
     };
     command.after_help(EXIT_CODES).mut_args(document_arg).mut_subcommands(document)
+}
+
+/// Returns the variables that are set by an old name and so have no effect, each with its present name.
+pub fn renamed(env: Env<'_>) -> impl Iterator<Item = (&'static str, &'static str)> {
+    RENAMED.into_iter().filter(move |(old, _)| env(old).is_some_and(|value| !value.is_empty()))
 }
 
 /// Returns `args` with the variables of its command, without those in `rejected`, as flags behind the command's name. `args`

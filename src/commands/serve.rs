@@ -12,7 +12,7 @@ use signal_hook::iterator::Signals;
 use crate::api;
 use crate::api::auth;
 use crate::api::route::Route;
-use crate::cli::{Env, Options};
+use crate::cli::{self, Env, Options};
 use crate::commands::output::one_line;
 use crate::commands::setup;
 use crate::commands::signals;
@@ -40,6 +40,7 @@ pub fn run(options: &Options, env: Env<'_>) -> Result<(), StartError> {
     // First, so that a signal at any later point removes the simulator's files.
     let mut signals = install_signal_handlers().map_err(StartError::Threads)?;
     let local = options.local.as_ref().map(simulator::Local::start).transpose().map_err(StartError::Local)?;
+    cli::renamed_variables(env).for_each(|(old, new)| log::warn!("{old} has no effect; fix: set {new} instead"));
     let limits = Limits::from_descriptors(options.posts_per_minute);
     let mut configuration = options.lines();
     let app = Arc::new(load(options, env, local.as_ref(), limits, &mut configuration)?);
@@ -120,8 +121,7 @@ fn backend(app: &Arc<api::App>, kube_timeout: Duration) -> io::Result<Backend> {
         },
         headers: &api::REQUEST_HEADERS,
         acquire_timeout: kube_timeout,
-        // A request that waits for another's list of the pods takes two Kubernetes operations.
-        response_timeout: 2 * kube_timeout + SLACK,
+        response_timeout: kube_timeout + SLACK,
         log: server::log_response,
     })
 }

@@ -1,11 +1,13 @@
 //! A client connection with its place in the table: how a response is sent to a client of any speed.
 
+use std::cell::Cell;
 use std::io;
 use std::net::TcpStream;
 use std::time::Duration;
 
 use crate::front::connections::{ConnectionGuard, Phase};
-use crate::front::io::{reset_on_close, try_send, wait_writable, write_all};
+use crate::front::io::{reset_on_close, set_send_buffer, try_send, wait_writable, write_all};
+use crate::front::limits::{LARGE_SEND_BUFFER, SEND_BUFFER};
 
 /// Time to take a response: 1.5 MB (10,000 pods) at 0.5 Mbit/s.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
@@ -16,17 +18,33 @@ pub struct Client<'a> {
     pub stream: &'a TcpStream,
     /// The place.
     pub guard: &'a ConnectionGuard,
+    /// The length of the last response, in bytes.
+    response: Cell<usize>,
 }
 
-impl Client<'_> {
+impl<'a> Client<'a> {
+    /// A client without a response.
+    pub fn new(stream: &'a TcpStream, guard: &'a ConnectionGuard) -> Self {
+        Self { stream, guard, response: Cell::new(0) }
+    }
+
+    /// Prepares the socket for a response of `bytes`.
+    pub fn begin_response(&self, bytes: usize) {
+        self.response.set(bytes);
+        if bytes > SEND_BUFFER {
+            set_send_buffer(self.stream, LARGE_SEND_BUFFER);
+        }
+    }
+
     /// Sends a response. A client that keeps up takes it at once; the rest counts against the budget for slow clients.
     ///
     /// # Errors
     /// The client went away or is too slow.
     pub fn send(&self, bytes: &[u8]) -> io::Result<()> {
+        self.begin_response(bytes.len());
         let sent = try_send(self.stream, bytes)?;
         if sent < bytes.len() {
-            self.guard.count_unsent(bytes.len());
+            self.guard.count_unsent(Phase::Writing(bytes.len()));
             self.write_all(&bytes[sent..])?;
         }
         Ok(())
@@ -49,10 +67,14 @@ impl Client<'_> {
     /// # Errors
     /// The client went away or is too slow.
     pub fn wait_until_taken(&self) -> io::Result<()> {
+        let response = self.response.replace(0);
+        if response > SEND_BUFFER {
+            set_send_buffer(self.stream, SEND_BUFFER);
+        }
         if wait_writable(self.stream, Duration::ZERO)? {
             return Ok(());
         }
-        self.guard.set_phase(Phase::Backlogged);
+        self.guard.count_unsent(Phase::Backlogged(response));
         if !wait_writable(self.stream, WRITE_TIMEOUT)? {
             reset_on_close(self.stream);
             return Err(io::ErrorKind::TimedOut.into());

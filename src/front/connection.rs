@@ -3,7 +3,6 @@
 //! After any doubt about the end of a request the connection is closed. This module never looks into a target or a body.
 
 use std::io;
-use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
 use crate::front::backend::{Class, LogEntry};
@@ -11,12 +10,12 @@ use crate::front::chunked;
 use crate::front::client::Client;
 use crate::front::connections::Phase;
 use crate::front::error::RequestError;
-use crate::front::io::{ReadOutcome, lingering_close, read_some};
+use crate::front::io::{ReadOutcome, lingering_close, read_some, wait_closed};
 use crate::front::limits::MAX_BODY;
 use crate::front::relay::{self, RelayError};
 use crate::front::request::{self, Framing, Request, RequestHead};
 use crate::front::shared::Shared;
-use crate::front::upstream::{AcquireError, Permit};
+use crate::front::upstream::{AcquireError, Origin, Permit};
 
 /// Time to a complete head from its first byte: three lost packets on a bad line.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
@@ -26,6 +25,10 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Time between requests of a kept-alive connection.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Time after a refusal for lack of places or tokens before the connection's next request is read. Connections that are refused again
+/// and again would keep both cores of a small host busy.
+const REFUSAL_PAUSE: Duration = Duration::from_millis(200);
 
 /// The reason why no request was read.
 enum ReadError {
@@ -64,10 +67,6 @@ pub fn serve(shared: &Shared, client: &Client<'_>) -> io::Result<()> {
                 return lingering_close(client.stream);
             }
         };
-        // An evicted client gets no response, so its request must not create a Job.
-        if !client.guard.set_phase(Phase::Handling) {
-            return Ok(());
-        }
         let close = !request.head.keep_alive || shared.is_closing();
         respond(shared, client, &request, close)?;
         client.guard.set_phase(Phase::Idle);
@@ -86,32 +85,39 @@ pub fn serve(shared: &Shared, client: &Client<'_>) -> io::Result<()> {
 /// Forwards the request and relays its response, or responds with the front's own error.
 fn respond(shared: &Shared, client: &Client<'_>, request: &Request, close: bool) -> io::Result<()> {
     let arrived = Instant::now();
-    let relayed = match acquire(shared, client, request) {
-        Ok(permit) => relay::exchange(permit, request, client, close),
-        Err(error) => Err(RelayError::NoResponse(error)),
-    };
+    let relayed = acquire(shared, client, request).and_then(|permit| relay::exchange(permit, request, client, close));
     match relayed {
         Ok(()) => Ok(()),
         Err(RelayError::Broken(error)) => Err(error),
         Err(RelayError::NoResponse(error)) => {
             log_refusal(shared, (&request.head.method, &request.head.target), &error, arrived.elapsed());
-            client.send(&error.to_response(request.head.method == "HEAD", close))
+            client.send(&error.to_response(request.head.method == "HEAD", close))?;
+            if !close && matches!(error, RequestError::Overloaded | RequestError::RateLimited(_)) {
+                client.guard.set_phase(Phase::Idle);
+                wait_closed(client.stream, REFUSAL_PAUSE)?;
+            }
+            Ok(())
         }
     }
 }
 
-/// Counts a POST against its network, and takes a private connection.
-fn acquire<'a>(shared: &'a Shared, client: &Client<'_>, request: &Request) -> Result<Permit<'a>, RequestError> {
+/// Counts the request against the rates of its network, and takes a private connection.
+fn acquire<'a>(shared: &'a Shared, client: &Client<'_>, request: &Request) -> Result<Permit<'a>, RelayError> {
     let RequestHead { method, target, .. } = &request.head;
-    if method == "POST"
-        && let Some(limiter) = &shared.limiter
-    {
-        let mut limiter = limiter.lock().unwrap_or_else(PoisonError::into_inner);
-        limiter.take(client.guard.peer, Instant::now()).map_err(RequestError::RateLimited)?;
-    }
     let backend = &shared.backend;
     let class = (backend.classify)(method, target);
-    let pool = shared.pool(class);
+    let origin = Origin { network: client.guard.peer, is_read: method != "POST" };
+    if let Some(rates) = &shared.rates
+        && (!origin.is_read || class == Class::Kubernetes)
+    {
+        rates.count(origin.network, origin.is_read).map_err(RequestError::RateLimited)?;
+    }
+    let place = shared.pool(class).enter(origin).ok_or(RequestError::Overloaded)?;
+    // Only now, so that the connections of refused requests can be evicted. An evicted client gets no response, so its request must
+    // not create a Job.
+    if !client.guard.set_phase(Phase::Handling) {
+        return Err(RelayError::Broken(io::ErrorKind::ConnectionAborted.into()));
+    }
     let connect = || {
         let connection = (backend.connect)()?;
         // A stream may pause for any time.
@@ -120,13 +126,14 @@ fn acquire<'a>(shared: &'a Shared, client: &Client<'_>, request: &Request) -> Re
         connection.stream.set_write_timeout(Some(backend.response_timeout))?;
         Ok(connection)
     };
-    pool.acquire(client.guard.peer, backend.acquire_timeout, connect).map_err(|error| match error {
+    let permit = place.wait(backend.acquire_timeout, connect).map_err(|error| match error {
         AcquireError::Overloaded => RequestError::Overloaded,
         AcquireError::Connect(error) => {
             shared.log_throttled(&format!("cannot open a private connection: {error}"));
             RequestError::Unavailable
         }
-    })
+    });
+    Ok(permit?)
 }
 
 fn log_refusal(shared: &Shared, (method, target): (&str, &str), error: &RequestError, took: Duration) {

@@ -15,11 +15,14 @@ const PEER_SHARE: usize = 2;
 /// One in this many connections is kept for clients on this host: the watchdog's probe and an operator's curl.
 const HOST_SHARE: usize = 128;
 
-/// A client makes progress if it takes this many bytes of its response within [`PROGRESS_TIME`]: 16 KB/s, a slow modem.
-const PROGRESS_BYTES: usize = 32 * 1024;
+/// The slowest rate at which a client makes progress, in bytes per second: a slow modem.
+const PROGRESS_RATE: usize = 16 * 1024;
 
-/// The time in which a client takes [`PROGRESS_BYTES`], unless it is stalled: long for lost packets.
+/// The time over which the rate of a client counts: long for lost packets.
 const PROGRESS_TIME: Duration = Duration::from_secs(2);
+
+/// The bytes that a client takes in this time, unless it is stalled.
+const PROGRESS_BYTES: usize = 2 * PROGRESS_RATE;
 
 /// At a stop, a connection that was accepted or answered less than this ago may still send a request that is on its way. Long for a
 /// network, short for a stop.
@@ -64,8 +67,8 @@ pub enum Phase {
     Handling,
     /// The client takes a response of this many bytes too slowly.
     Writing(usize),
-    /// The client has not taken earlier responses, so its next request is not read.
-    Backlogged,
+    /// The kernel holds the rest of a response of this many bytes, or of several, so the next request is not read.
+    Backlogged(usize),
 }
 
 /// A place in the table, given up when it is dropped.
@@ -158,7 +161,7 @@ impl State {
     /// Ends connections that were idle for [`LAST_REQUEST`]. Returns the time until the next one.
     fn end_idle(&self) -> Option<Duration> {
         let mut next = None;
-        for idle in self.open.values().filter(|one| matches!(one.phase, Phase::Idle | Phase::Backlogged)) {
+        for idle in self.open.values().filter(|one| matches!(one.phase, Phase::Idle | Phase::Backlogged(_))) {
             let left = LAST_REQUEST.saturating_sub(idle.since.elapsed());
             if left.is_zero() {
                 // Reading only: a request that has just arrived is still answered. A backlogged client has none, and waits to write.
@@ -176,9 +179,10 @@ impl Connection {
     /// Tests for a connection whose client the server waits for: it is idle, or takes its responses too slowly.
     fn can_be_evicted(&self) -> bool {
         match self.phase {
-            Phase::Idle | Phase::Backlogged => true,
+            Phase::Idle => true,
             Phase::Handling => false,
             Phase::Writing(_) => self.since.elapsed() >= PROGRESS_TIME,
+            Phase::Backlogged(bytes) => self.since.elapsed().as_millis() >= (bytes / (PROGRESS_RATE / 1000)) as u128,
         }
     }
 
@@ -186,8 +190,7 @@ impl Connection {
     fn unsent(&self) -> usize {
         match self.phase {
             Phase::Idle | Phase::Handling => 0,
-            Phase::Writing(bytes) => bytes + KERNEL_SEND_BUFFER,
-            Phase::Backlogged => KERNEL_SEND_BUFFER,
+            Phase::Writing(bytes) | Phase::Backlogged(bytes) => bytes + KERNEL_SEND_BUFFER,
         }
     }
 }
@@ -216,10 +219,10 @@ impl ConnectionGuard {
         self.set_phase(Phase::Idle);
     }
 
-    /// Counts a response of `bytes` that the client takes too slowly, and evicts the slowest other clients while all responses together
-    /// exceed [`MAX_UNSENT`].
-    pub fn count_unsent(&self, bytes: usize) {
-        self.set_phase(Phase::Writing(bytes));
+    /// Sets the phase of a client that has not taken a response, and evicts the slowest other clients while all such responses
+    /// together exceed [`MAX_UNSENT`].
+    pub fn count_unsent(&self, phase: Phase) {
+        self.set_phase(phase);
         let mut state = self.connections.lock();
         while state.open.values().map(Connection::unsent).sum::<usize>() > MAX_UNSENT {
             let evicted = state.evict(|key, one| (key != self.key && one.unsent() > 0).then_some(one.since));
@@ -245,7 +248,9 @@ mod tests {
     use super::*;
 
     /// A client's end and the server's.
-    fn pair() -> (TcpStream, Arc<TcpStream>) {
+    type Pair = (TcpStream, Arc<TcpStream>);
+
+    fn pair() -> Pair {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
         let client = TcpStream::connect(listener.local_addr().expect("bound")).expect("connected");
         (client, Arc::new(listener.accept().expect("accepted").0))
@@ -262,10 +267,10 @@ mod tests {
     }
 
     /// A table, clients of the networks, and their places.
-    fn table(max: usize, peers: &[u8]) -> (Arc<Connections>, Vec<(TcpStream, Arc<TcpStream>)>, Vec<ConnectionGuard>) {
+    fn table(max: usize, peers: &[u8]) -> (Arc<Connections>, Vec<Pair>, Vec<ConnectionGuard>) {
         let table = Arc::new(Connections::new(max));
         let clients: Vec<_> = peers.iter().map(|_| pair()).collect();
-        let register = |((_, stream), last): (&(_, _), &u8)| table.register(stream, peer(*last), false);
+        let register = |((_, stream), last): (&Pair, &u8)| table.register(stream, peer(*last), false);
         let guards = clients.iter().zip(peers).map(register).map(|guard| guard.expect("a place")).collect();
         (table, clients, guards)
     }
@@ -275,27 +280,30 @@ mod tests {
         table.register(&pair().1, peer(last), is_local)
     }
 
-    fn open(clients: &[(TcpStream, Arc<TcpStream>)]) -> Vec<bool> {
+    fn open(clients: &[Pair]) -> Vec<bool> {
         clients.iter().map(|(client, _)| is_open(client)).collect()
     }
 
-    /// Sets the last progress back.
+    /// Sets the time of the last progress.
+    fn set_since(guard: &ConnectionGuard, since: Instant) {
+        guard.connections.lock().open.get_mut(&guard.key).expect("open").since = since;
+    }
+
     fn stall(guard: &ConnectionGuard) {
-        let past = Instant::now().checked_sub(PROGRESS_TIME).expect("the host runs for longer");
-        guard.connections.lock().open.get_mut(&guard.key).expect("open").since = past;
+        set_since(guard, Instant::now().checked_sub(PROGRESS_TIME).expect("the host runs for longer"));
     }
 
     #[test]
     fn the_slowest_client_loses_its_response_when_all_exceed_the_budget() {
         let (_, clients, guards) = table(8, &[1, 2, 3, 4]);
         const THIRD: usize = MAX_UNSENT / 3 - KERNEL_SEND_BUFFER;
-        guards[..3].iter().for_each(|guard| guard.count_unsent(THIRD));
+        guards[..3].iter().for_each(|guard| guard.count_unsent(Phase::Writing(THIRD)));
         assert_eq!(open(&clients), [true; 4]);
-        guards[3].count_unsent(THIRD);
+        guards[3].count_unsent(Phase::Writing(THIRD));
         assert_eq!(open(&clients), [false, true, true, true]);
         assert!(!guards[0].set_phase(Phase::Idle) && guards[1].set_phase(Phase::Idle));
         // One response beyond the budget is sent, alone.
-        guards[3].count_unsent(2 * MAX_UNSENT);
+        guards[3].count_unsent(Phase::Writing(2 * MAX_UNSENT));
         assert_eq!(open(&clients), [false, true, false, true], "an idle client has nothing to lose");
     }
 
@@ -318,11 +326,12 @@ mod tests {
     #[test]
     fn a_client_makes_room_for_its_own_network_first() {
         let (table, clients, guards) = table(5, &[1, 2, 2, 3]);
-        guards[1].set_phase(Phase::Backlogged);
+        guards[1].count_unsent(Phase::Backlogged(200));
+        stall(&guards[1]);
         guards[2].set_phase(Phase::Handling);
         let _second = register(&table, 2, false).expect("the backlogged client makes room");
         assert_eq!(open(&clients), [true, false, true, true]);
-        guards[3].count_unsent(1);
+        guards[3].count_unsent(Phase::Writing(1));
         stall(&guards[3]);
         let _other = register(&table, 4, false).expect("an idle client loses nothing, so it goes before a stalled one");
         assert_eq!(open(&clients), [false, false, true, true]);
@@ -331,15 +340,16 @@ mod tests {
     #[test]
     fn a_client_without_progress_makes_room() {
         let (table, clients, guards) = table(4, &[1, 2, 3]);
-        guards.iter().for_each(|guard| guard.count_unsent(1_000_000));
+        guards.iter().for_each(|guard| guard.count_unsent(Phase::Writing(1_000_000)));
+        // However slow the test is.
+        let later = Instant::now() + Duration::from_secs(3600);
+        guards.iter().for_each(|guard| set_since(guard, later));
         assert!(register(&table, 4, false).is_none(), "a response has just begun");
         guards.iter().for_each(stall);
         for (guard, taken) in guards.iter().zip([PROGRESS_BYTES, PROGRESS_BYTES - 1, PROGRESS_BYTES]) {
             guard.count_taken(taken);
         }
-        let fourth = register(&table, 4, false).expect("the second makes room");
+        let _fourth = register(&table, 4, false).expect("the second makes room");
         assert_eq!(open(&clients), [true, false, true]);
-        fourth.set_phase(Phase::Handling);
-        assert!(register(&table, 5, false).is_none(), "the others make progress");
     }
 }

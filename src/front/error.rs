@@ -26,7 +26,7 @@ pub enum RequestError {
     Expectation,
     /// A version other than HTTP/1.0 and HTTP/1.1.
     Version,
-    /// The client network exceeds its rate of POSTs; with the time until the next one.
+    /// The client network exceeds its rate of requests; with the time until the next one.
     RateLimited(Duration),
     /// Too many client connections.
     ConnectionLimit,
@@ -55,7 +55,7 @@ impl RequestError {
             Self::Expectation => plain(417, "only Expect: 100-continue is supported; leave the header out"),
             Self::Version => plain(505, "only HTTP/1.0 and HTTP/1.1 are supported"),
             Self::RateLimited(wait) => {
-                let sentence = "this address posts too often; wait for Retry-After seconds".to_owned();
+                let sentence = "this address sends requests too often; wait for Retry-After seconds".to_owned();
                 (429, sentence, Some(wait.as_secs().saturating_add(1)))
             }
             Self::ConnectionLimit => retry("there are too many connections; try again later"),

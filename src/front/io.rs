@@ -81,14 +81,29 @@ pub fn write_all(
 
 /// Waits at most `timeout` until the client has taken a third of a full send buffer; false if it has not.
 pub fn wait_writable(stream: &TcpStream, timeout: Duration) -> io::Result<bool> {
+    wait_for(stream, PollFlags::OUT, timeout)
+}
+
+/// Waits at most `timeout` for the end of the connection; false if it goes on.
+pub fn wait_closed(stream: &TcpStream, timeout: Duration) -> io::Result<bool> {
+    wait_for(stream, PollFlags::empty(), timeout)
+}
+
+fn wait_for(stream: &TcpStream, events: PollFlags, timeout: Duration) -> io::Result<bool> {
     let timeout = Timespec::try_from(timeout).map_err(io::Error::other)?;
-    let mut sources = [PollFd::new(stream, PollFlags::OUT)];
+    let mut sources = [PollFd::new(stream, events)];
     loop {
         match poll(&mut sources, Some(&timeout)) {
             Err(Errno::INTR) => {}
             ready => return Ok(ready? > 0),
         }
     }
+}
+
+/// Sets the size of the send buffer, in bytes.
+pub fn set_send_buffer(stream: &TcpStream, bytes: usize) {
+    // An error means that the connection has ended.
+    let _ = sockopt::set_socket_send_buffer_size(stream, bytes);
 }
 
 /// Makes the close of a connection drop the bytes that the client has not taken, which the kernel would keep for minutes.

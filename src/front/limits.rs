@@ -8,6 +8,10 @@ pub const MAX_BODY: usize = 1024;
 /// Send buffer of a client connection, in bytes. Without it the kernel lets a slow reader's grow to 4 MB, outside any budget.
 pub const SEND_BUFFER: usize = 32 * 1024;
 
+/// Send buffer during a larger response, in bytes: the most that Linux allows by default (net.core.wmem_max). A small buffer waits
+/// for each acknowledgement.
+pub const LARGE_SEND_BUFFER: usize = 208 * 1024;
+
 /// Memory that the kernel takes for a send buffer, in bytes: socket(7), twice the buffer's size.
 pub const KERNEL_SEND_BUFFER: usize = 2 * SEND_BUFFER;
 
@@ -20,9 +24,10 @@ const MAX_CONNECTIONS: usize = 512;
 /// Smallest number of client connections, however few descriptors there are.
 const MIN_CONNECTIONS: usize = 8;
 
-/// One in this many client connections may wait for a private connection of a class. The others stay free for /healthz and for
-/// refusals.
-const WAITING_SHARE: usize = 2;
+/// One in this many client connections may wait for a private connection of class `Kubernetes`, and of class `Memory`. Together
+/// with the private connections these are less than all, so that a new client always finds a place.
+const KUBERNETES_WAITING_SHARE: usize = 2;
+const MEMORY_WAITING_SHARE: usize = 4;
 
 /// Private connections by class, at most. The quotas of Kubernetes store Jobs that arrive together in one transaction: with 32 it
 /// stored 2,375 a second, with 16 1,714, with 64 no more.
@@ -31,6 +36,9 @@ const MAX_KUBERNETES: usize = 32;
 const MAX_MEMORY: usize = 8;
 /// Followed logs: each holds a thread and a connection to Kubernetes.
 const MAX_STREAM: usize = 16;
+
+/// One in this many private connections of class `Kubernetes` is kept for POSTs, so that no number of reads delays a Job.
+const POST_SHARE: usize = 4;
 
 /// One in this many descriptors may become a private connection of the class, so that few descriptors shrink the pool first.
 const KUBERNETES_SHARE: usize = 16;
@@ -48,15 +56,17 @@ const OTHER_DESCRIPTORS: usize = 96;
 pub struct Limits {
     /// Client connections at a time.
     pub connections: usize,
-    /// Requests of one class that wait for a private connection.
-    pub waiting: usize,
     /// Private connections of class `Kubernetes`.
     pub kubernetes: usize,
     /// Private connections of class `Memory`.
     pub memory: usize,
     /// Private connections of class `Stream`.
     pub stream: usize,
-    /// POSTs of one client network; 0 means no limit.
+    /// Requests of class `Kubernetes` that wait for a private connection.
+    pub kubernetes_waiting: usize,
+    /// Requests of class `Memory` that wait for a private connection.
+    pub memory_waiting: usize,
+    /// POSTs of one client network; 0 means no limit, of reads neither.
     pub posts_per_minute: u32,
 }
 
@@ -75,13 +85,20 @@ impl Limits {
         Self { posts_per_minute, ..Self::of(usize::try_from(current).unwrap_or(usize::MAX)) }
     }
 
+    /// Most private connections of class `Kubernetes` for requests that change nothing.
+    pub fn kubernetes_reads(&self) -> usize {
+        (self.kubernetes - self.kubernetes / POST_SHARE).max(1)
+    }
+
     fn of(descriptors: usize) -> Self {
         let kubernetes = (descriptors / KUBERNETES_SHARE).clamp(1, MAX_KUBERNETES);
         let memory = (descriptors / MEMORY_SHARE).clamp(1, MAX_MEMORY);
         let stream = (descriptors / STREAM_SHARE).clamp(1, MAX_STREAM);
         let kept = OTHER_DESCRIPTORS + PRIVATE_DESCRIPTORS * (kubernetes + memory + stream);
         let connections = descriptors.saturating_sub(kept).clamp(MIN_CONNECTIONS, MAX_CONNECTIONS);
-        Self { connections, waiting: connections / WAITING_SHARE, kubernetes, memory, stream, posts_per_minute: 0 }
+        let (kubernetes_waiting, memory_waiting) =
+            (connections / KUBERNETES_WAITING_SHARE, connections / MEMORY_WAITING_SHARE);
+        Self { connections, kubernetes, memory, stream, kubernetes_waiting, memory_waiting, posts_per_minute: 0 }
     }
 }
 
@@ -93,7 +110,7 @@ mod tests {
     fn few_descriptors_leave_connections_of_every_kind() {
         for descriptors in [0, 64, 256, 512, 1024, usize::MAX] {
             let limits = Limits::of(descriptors);
-            assert!(limits.connections >= MIN_CONNECTIONS && limits.waiting >= 4, "{limits:?}");
+            assert!(limits.connections >= MIN_CONNECTIONS && limits.memory_waiting >= 2, "{limits:?}");
             assert!(limits.kubernetes > 0 && limits.memory > 0 && limits.stream > 0, "{limits:?}");
             let private = PRIVATE_DESCRIPTORS * (limits.kubernetes + limits.memory + limits.stream);
             let used = limits.connections + private + OTHER_DESCRIPTORS;
@@ -101,8 +118,15 @@ mod tests {
         }
         let usual = Limits::of(1024);
         assert_eq!(
-            (usual.connections, usual.waiting, usual.kubernetes, usual.memory, usual.stream),
-            (512, 256, 32, 8, 16)
+            (
+                usual.connections,
+                usual.kubernetes,
+                usual.memory,
+                usual.stream,
+                usual.kubernetes_waiting,
+                usual.memory_waiting
+            ),
+            (512, 32, 8, 16, 256, 128)
         );
     }
 }

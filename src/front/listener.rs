@@ -178,7 +178,7 @@ impl Acceptor {
         let served = Arc::clone(&stream);
         let spawned = thread::Builder::new().name("connection".into()).stack_size(STACK).spawn(move || {
             // An error means that the client went away.
-            let _ = connection::serve(&shared, &Client { stream: &served, guard: &guard });
+            let _ = connection::serve(&shared, &Client::new(&served, &guard));
         });
         if let Err(error) = spawned {
             self.shared.log_throttled(&format!("no thread for another connection: {error}"));

@@ -1,12 +1,39 @@
-//! The rate of POSTs of each client network: a token bucket. Pure: the time is an argument.
+//! The rates of requests of each client network: token buckets. [`Limiter`] is pure: the time is an argument.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Most client networks in the table, 100 bytes each. Beyond it the table drops those that were quiet longest, which refills their
+/// Most client networks in the table, 100 bytes each. Beyond it the table drops those that are least limited, which refills their
 /// buckets.
 const MAX_NETWORKS: usize = 4096;
+
+/// Requests of a client network per minute that call Kubernetes and change nothing: forty browsers that ask every two seconds.
+const READS_PER_MINUTE: u32 = 1200;
+
+/// The rates of each client network.
+pub struct Rates {
+    posts: Mutex<Limiter>,
+    reads: Mutex<Limiter>,
+}
+
+impl Rates {
+    /// Full buckets.
+    pub fn new(posts_per_minute: u32) -> Self {
+        let limiter = |per_minute| Mutex::new(Limiter::new(per_minute));
+        Self { posts: limiter(posts_per_minute), reads: limiter(READS_PER_MINUTE) }
+    }
+
+    /// Counts a request of `peer`: a POST, or a read that calls Kubernetes.
+    ///
+    /// # Errors
+    /// Returns the time until the next one.
+    pub fn count(&self, peer: IpAddr, is_read: bool) -> Result<(), Duration> {
+        let limiter = if is_read { &self.reads } else { &self.posts };
+        limiter.lock().unwrap_or_else(PoisonError::into_inner).take(peer, Instant::now())
+    }
+}
 
 /// Buckets that fill with `per_minute` tokens a minute and hold as many.
 pub struct Limiter {
@@ -33,27 +60,37 @@ impl Limiter {
             self.forget(now);
         }
         let full = self.per_minute;
-        let per_second = full / 60.0;
         let bucket = self.buckets.entry(network(peer)).or_insert(Bucket { tokens: full, at: now });
-        let elapsed = now.saturating_duration_since(bucket.at).as_secs_f64();
-        bucket.tokens = (bucket.tokens + elapsed * per_second).min(full);
-        bucket.at = now;
+        (bucket.tokens, bucket.at) = (bucket.tokens_at(now, full), now);
         if bucket.tokens < 1.0 {
-            return Err(Duration::from_secs_f64((1.0 - bucket.tokens) / per_second));
+            return Err(Duration::from_secs_f64((1.0 - bucket.tokens) * 60.0 / full));
         }
         bucket.tokens -= 1.0;
         Ok(())
     }
 
-    /// Drops the half that was quiet longest. A bucket is full again after a minute.
+    /// Drops full buckets, then the least limited ones down to half of the table. So a client with many networks, of which a /48 has
+    /// 65,536, cannot refill one by requests from the others.
     fn forget(&mut self, now: Instant) {
-        self.buckets.retain(|_, bucket| now.saturating_duration_since(bucket.at) < Duration::from_secs(60));
-        if self.buckets.len() >= MAX_NETWORKS {
-            let mut times: Vec<Instant> = self.buckets.values().map(|bucket| bucket.at).collect();
-            let (_, median, _) = times.select_nth_unstable(MAX_NETWORKS / 2);
-            let median = *median;
-            self.buckets.retain(|_, bucket| bucket.at > median);
+        let full = self.per_minute;
+        self.buckets.retain(|_, bucket| bucket.tokens_at(now, full) < full);
+        if self.buckets.len() > MAX_NETWORKS / 2 {
+            let tokens = |(peer, bucket): (&IpAddr, &Bucket)| (bucket.tokens_at(now, full), *peer);
+            let mut all: Vec<_> = self.buckets.iter().map(tokens).collect();
+            let (_, _, least_limited) =
+                all.select_nth_unstable_by(MAX_NETWORKS / 2, |one, other| one.0.total_cmp(&other.0));
+            for (_, peer) in least_limited {
+                self.buckets.remove(peer);
+            }
         }
+    }
+}
+
+impl Bucket {
+    /// The tokens at a later time, at most `full`, which fill in a minute.
+    fn tokens_at(&self, now: Instant, full: f64) -> f64 {
+        let elapsed = now.saturating_duration_since(self.at).as_secs_f64();
+        (self.tokens + elapsed * full / 60.0).min(full)
     }
 }
 
@@ -93,6 +130,17 @@ mod tests {
         assert!(limiter.take(ip("2001:db8:0:1::1"), now).is_ok());
         assert!(limiter.take(ip("192.0.2.1"), now).is_ok());
         assert!(limiter.take(ip("::ffff:192.0.2.1"), now).is_err());
+    }
+
+    #[test]
+    fn a_network_cannot_have_its_bucket_refilled_by_requests_from_others() {
+        let (mut limiter, now) = (Limiter::new(60), Instant::now());
+        while limiter.take(ANN, now).is_ok() {}
+        for number in 0..65_536u32 {
+            let peer = Ipv6Addr::from_bits((0x2001_0db8_0000 << 80) | (u128::from(number) << 64));
+            assert!(limiter.take(IpAddr::V6(peer), now).is_ok());
+        }
+        assert!(limiter.take(ANN, now).is_err());
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::os::unix::net::UnixStream;
 
 use crate::front::chunked;
 use crate::front::client::Client;
+use crate::front::connections::Phase;
 use crate::front::error::RequestError;
 use crate::front::io::try_send;
 use crate::front::request::{Framing, Request};
@@ -36,6 +37,12 @@ pub enum RelayError {
     Broken(io::Error),
 }
 
+impl From<RequestError> for RelayError {
+    fn from(error: RequestError) -> Self {
+        Self::NoResponse(error)
+    }
+}
+
 /// A response whose head is complete.
 struct Started {
     /// The head as it goes to the client, with the bytes of the body that have arrived.
@@ -52,7 +59,8 @@ struct Started {
 /// [`RelayError`]
 pub fn exchange(permit: Permit<'_>, request: &Request, client: &Client<'_>, close: bool) -> Result<(), RelayError> {
     let stream = &permit.connection().stream;
-    let mut response = send_and_read_head(stream, request, close).map_err(|error| no_response(&error))?;
+    let bytes = request.to_private(permit.waited);
+    let mut response = send_and_read_head(stream, (request, &bytes), close).map_err(|error| no_response(&error))?;
     match response.missing {
         Some(missing) if missing <= NEXT_READ => {
             read_exact(stream, &mut response.bytes, missing).map_err(|error| no_response(&error))?;
@@ -84,9 +92,13 @@ fn malformed() -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, "malformed response")
 }
 
-/// Sends the request in one write, and reads until the response's head is complete.
-fn send_and_read_head(mut stream: &UnixStream, request: &Request, close: bool) -> io::Result<Started> {
-    stream.write_all(&request.to_private())?;
+/// Sends the request's `bytes` in one write, and reads until the response's head is complete.
+fn send_and_read_head(
+    mut stream: &UnixStream,
+    (request, bytes): (&Request, &[u8]),
+    close: bool,
+) -> io::Result<Started> {
+    stream.write_all(bytes)?;
     let mut bytes = vec![0; FIRST_READ];
     let mut length = 0;
     let (head, framing) = loop {
@@ -107,7 +119,12 @@ fn send_and_read_head(mut stream: &UnixStream, request: &Request, close: bool) -
     };
     let mut response = Started { bytes, head, missing };
     if framing == Framing::Chunked && request.head.is_http10 {
-        response.remove_transfer_encoding();
+        // HTTP/1.0 has no chunks: the end of the connection ends the body.
+        response.remove_header(b"transfer-encoding:");
+    }
+    if response.bytes.starts_with(b"HTTP/1.1 204 ") {
+        // RFC 9110, section 8.6: a 204 has no Content-Length. tiny_http sends one.
+        response.remove_header(b"content-length:");
     }
     if close {
         response.add_connection_close();
@@ -140,12 +157,12 @@ impl Started {
         self.head += HEADER.len();
     }
 
-    /// HTTP/1.0 has no chunks: the end of the connection ends the body.
-    fn remove_transfer_encoding(&mut self) {
+    /// Removes a header from the head. `name` is in lower case and ends with a colon.
+    fn remove_header(&mut self, name: &[u8]) {
         let mut start = 0;
         for line in self.bytes[..self.head].split_inclusive(|byte| *byte == b'\n') {
             let end = start + line.len();
-            if line.to_ascii_lowercase().starts_with(b"transfer-encoding:") {
+            if line.to_ascii_lowercase().starts_with(name) {
                 self.bytes.drain(start..end);
                 self.head -= end - start;
                 return;
@@ -176,6 +193,7 @@ fn read_exact(mut stream: &UnixStream, bytes: &mut Vec<u8>, count: usize) -> io:
 /// Relays a large response in pieces while the client keeps up, and keeps for it what it does not take.
 fn relay_large(permit: Permit<'_>, start: Vec<u8>, missing: usize, client: &Client<'_>) -> Result<(), RelayError> {
     let total = start.len() + missing;
+    client.begin_response(total);
     let mut unsent = Unsent { client, bytes: Vec::new(), sent: 0, total };
     unsent.push(&start).map_err(RelayError::Broken)?;
     drop(start);
@@ -215,7 +233,7 @@ impl Unsent<'_> {
         (self.sent, self.bytes) = (0, Vec::new());
         let sent = try_send(self.client.stream, piece)?;
         if sent < piece.len() {
-            self.client.guard.count_unsent(self.total);
+            self.client.guard.count_unsent(Phase::Writing(self.total));
             self.bytes.extend_from_slice(&piece[sent..]);
         }
         Ok(())

@@ -3,6 +3,8 @@
 //!
 //! Framing follows RFC 9112 to the letter where leniency would let two readers see different requests.
 
+use std::time::Duration;
+
 use crate::front::error::RequestError;
 
 /// Longest request line, in bytes. RFC 9112, section 3, advises at least 8000 for general servers; the paths here have 27.
@@ -14,6 +16,10 @@ const MAX_HEAD: usize = 16 * 1024;
 /// Most headers: browsers send about 20.
 const MAX_HEADERS: usize = 64;
 
+/// The header of a private request with the milliseconds that it has waited for its private connection, if any. A client's header
+/// of this name is not forwarded.
+pub const WAITED: &str = "Private-Waited";
+
 /// A whole request.
 pub struct Request {
     /// The head.
@@ -23,8 +29,9 @@ pub struct Request {
 }
 
 impl Request {
-    /// The bytes to send on a private connection: the request line, the forwarded headers, and the body with its length.
-    pub fn to_private(&self) -> Vec<u8> {
+    /// The bytes to send on a private connection, for which the request has `waited`: the request line, the forwarded headers, and the
+    /// body with its length.
+    pub fn to_private(&self, waited: Duration) -> Vec<u8> {
         let RequestHead { method, target, forwarded, .. } = &self.head;
         let mut bytes = Vec::with_capacity(256);
         for part in [method, " ", target, " HTTP/1.1\r\n"] {
@@ -34,6 +41,9 @@ impl Request {
             for part in [name, ": ", value, "\r\n"] {
                 bytes.extend_from_slice(part.as_bytes());
             }
+        }
+        if waited.as_millis() > 0 {
+            bytes.extend_from_slice(format!("{WAITED}: {}\r\n", waited.as_millis()).as_bytes());
         }
         match &self.body {
             Some(body) => {
@@ -329,9 +339,11 @@ mod tests {
         assert_eq!(head.framing, Framing::Chunked);
         let mut request = Request { head, body: Some(b"{}".to_vec()) };
         let expected = "POST /a HTTP/1.1\r\nAuthorization: Bearer t\r\nContent-Length: 2\r\n\r\n{}";
-        assert_eq!(String::from_utf8(request.to_private()).expect("ASCII"), expected);
+        assert_eq!(String::from_utf8(request.to_private(Duration::ZERO)).expect("ASCII"), expected);
         request.body = None;
-        assert_eq!(request.to_private(), b"POST /a HTTP/1.1\r\nAuthorization: Bearer t\r\n\r\n");
+        let waited = Duration::from_millis(1500);
+        let expected = "POST /a HTTP/1.1\r\nAuthorization: Bearer t\r\nPrivate-Waited: 1500\r\n\r\n";
+        assert_eq!(String::from_utf8(request.to_private(waited)).expect("ASCII"), expected);
     }
 
     #[test]

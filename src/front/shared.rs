@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use crate::front::backend::{Backend, Class};
 use crate::front::connections::Connections;
 use crate::front::limits::Limits;
-use crate::front::rate_limiter::Limiter;
-use crate::front::upstream::Pool;
+use crate::front::rate_limiter::Rates;
+use crate::front::upstream::{Pool, Size};
 
 /// The shared state of the front.
 pub struct Shared {
@@ -17,8 +17,8 @@ pub struct Shared {
     pub address: SocketAddr,
     /// The server behind.
     pub backend: Backend,
-    /// The rate limiter of POSTs; `None` without a limit.
-    pub limiter: Option<Mutex<Limiter>>,
+    /// The rates of each client network; `None` without a limit.
+    pub rates: Option<Rates>,
     /// The table of client connections.
     pub connections: Arc<Connections>,
     kubernetes: Pool,
@@ -34,12 +34,20 @@ impl Shared {
         Self {
             address,
             backend,
-            limiter: (limits.posts_per_minute > 0).then(|| Mutex::new(Limiter::new(limits.posts_per_minute))),
+            rates: (limits.posts_per_minute > 0).then(|| Rates::new(limits.posts_per_minute)),
             connections: Arc::new(Connections::new(limits.connections)),
-            kubernetes: Pool::new(limits.kubernetes, limits.waiting),
-            memory: Pool::new(limits.memory, limits.waiting),
+            kubernetes: Pool::new(Size {
+                max: limits.kubernetes,
+                max_reads: limits.kubernetes_reads(),
+                max_waiting: limits.kubernetes_waiting,
+            }),
+            memory: Pool::new(Size {
+                max: limits.memory,
+                max_reads: limits.memory,
+                max_waiting: limits.memory_waiting,
+            }),
             // A stream has no end that is worth waiting for.
-            stream: Pool::new(limits.stream, 0),
+            stream: Pool::new(Size { max: limits.stream, max_reads: limits.stream, max_waiting: 0 }),
             is_closing: AtomicBool::new(false),
             last_logged: Mutex::default(),
         }

@@ -36,7 +36,15 @@ fn start_with(scripts: Vec<Script>, response_timeout: Duration) -> Front {
         response_timeout,
         log: |_| {},
     };
-    let limits = Limits { connections: 8, waiting: 8, kubernetes: 1, memory: 1, stream: 1, posts_per_minute: 0 };
+    let limits = Limits {
+        connections: 8,
+        kubernetes: 1,
+        memory: 1,
+        stream: 1,
+        kubernetes_waiting: 8,
+        memory_waiting: 8,
+        posts_per_minute: 0,
+    };
     let socket = Socket::Own(TcpListener::bind("127.0.0.1:0").expect("a port"));
     let (front, acceptor) = Front::new(socket, limits, backend).expect("a front");
     acceptor.spawn().expect("a thread");
@@ -182,13 +190,20 @@ fn a_late_response_reaches_no_other_client() {
         // The front has closed its end.
         let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nlate");
     };
-    let scripts: Vec<Script> = vec![Box::new(script), Box::new(|stream| send_response(&stream, OK))];
+    let mut scripts: Vec<Script> = vec![Box::new(script)];
+    // On a busy machine these may be late as well.
+    scripts.extend((0..1000).map(|_| Box::new(|stream: UnixStream| send_response(&stream, OK)) as Script));
     let front = start_with(scripts, Duration::from_millis(20));
-    let client = get(&front, "/", "HTTP/1.1");
-    assert!(read_until(&client, "}").starts_with("HTTP/1.1 500 "));
+    assert!(read_until(&get(&front, "/", "HTTP/1.0"), "}").starts_with("HTTP/1.1 500 "));
     sender.send(()).expect("the script runs");
-    (&client).write_all(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n").expect("sent");
-    assert!(read_until(&client, "ok").starts_with("HTTP/1.1 200 "));
+    loop {
+        let mut text = String::new();
+        get(&front, "/", "HTTP/1.0").read_to_string(&mut text).expect("the end");
+        assert!(!text.contains("late"), "{text}");
+        if text.starts_with("HTTP/1.1 200 ") {
+            break;
+        }
+    }
 }
 
 #[test]

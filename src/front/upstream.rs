@@ -24,24 +24,43 @@ const NETWORK_SHARE: usize = 4;
 /// The reason for a missing permit.
 #[derive(Debug)]
 pub enum AcquireError {
-    /// Too many requests wait, or none ended in time.
+    /// No request ended in time.
     Overloaded,
     /// No private connection could be opened.
     Connect(io::Error),
 }
 
+/// The size of a pool.
+#[derive(Debug, Clone, Copy)]
+pub struct Size {
+    /// Most private connections.
+    pub max: usize,
+    /// Most of them for requests that change nothing; the others are kept for POSTs.
+    pub max_reads: usize,
+    /// Most requests that wait for one.
+    pub max_waiting: usize,
+}
+
+/// The origin of a request.
+#[derive(Debug, Clone, Copy)]
+pub struct Origin {
+    /// The client network.
+    pub network: IpAddr,
+    /// The request changes nothing.
+    pub is_read: bool,
+}
+
 /// The private connections of one class.
 pub struct Pool {
-    /// Most private connections.
-    max: usize,
-    /// Most requests that wait for one.
-    max_waiting: usize,
+    size: Size,
     state: Mutex<State>,
 }
 
 struct State {
     /// Permits given out.
     in_use: usize,
+    /// Those of them that reads have.
+    reads: usize,
     /// Free connections with the time of their last use, the latest at the end.
     idle: Vec<(PrivateConnection, Instant)>,
     waiting: VecDeque<Arc<Waiter>>,
@@ -51,93 +70,74 @@ struct State {
 
 struct Waiter {
     thread: Thread,
-    network: IpAddr,
+    origin: Origin,
     granted: Mutex<Option<Grant>>,
 }
 
 /// A permit on its way to a waiter, with the connection of the request before, if that is intact.
 struct Grant(Option<PrivateConnection>);
 
+/// A place in a pool: a permit, or a place among the waiting. Given up when it is dropped.
+pub struct Place<'a> {
+    pool: &'a Pool,
+    origin: Origin,
+    waiter: Arc<Waiter>,
+}
+
 /// The right to one private connection, passed to the next waiter when it is dropped.
 pub struct Permit<'a> {
     pool: &'a Pool,
+    origin: Origin,
     connection: Option<PrivateConnection>,
+    /// The wait for the permit.
+    pub waited: Duration,
     /// The connection can serve another request.
     is_intact: bool,
 }
 
 impl Pool {
-    /// A pool of at most `max` connections and `max_waiting` waiting requests.
-    pub fn new(max: usize, max_waiting: usize) -> Self {
-        let state = State { in_use: 0, idle: Vec::new(), waiting: VecDeque::new(), last_progress: Instant::now() };
-        Self { max, max_waiting, state: Mutex::new(state) }
+    /// An empty pool.
+    pub fn new(size: Size) -> Self {
+        let (idle, waiting) = (Vec::new(), VecDeque::new());
+        let state = State { in_use: 0, reads: 0, idle, waiting, last_progress: Instant::now() };
+        Self { size, state: Mutex::new(state) }
     }
 
-    /// Waits at most `timeout` for a private connection, and opens one with `connect` if none is free.
-    ///
-    /// # Errors
-    /// [`AcquireError`]
-    pub fn acquire(
-        &self,
-        network: IpAddr,
-        timeout: Duration,
-        connect: impl FnOnce() -> io::Result<PrivateConnection>,
-    ) -> Result<Permit<'_>, AcquireError> {
-        let Grant(connection) = self.take_or_wait(network, timeout).ok_or(AcquireError::Overloaded)?;
-        let connection = connection.filter(|connection| is_open(&connection.stream));
-        let mut permit = Permit { pool: self, connection, is_intact: false };
-        if permit.connection.is_none() {
-            permit.connection = Some(connect().map_err(AcquireError::Connect)?);
+    /// Takes a permit, or else a waiting place, for a request of this thread; `None` if too many requests wait.
+    pub fn enter(&self, origin: Origin) -> Option<Place<'_>> {
+        let waiter = Arc::new(Waiter { thread: thread::current(), origin, granted: Mutex::default() });
+        let mut state = self.lock();
+        if state.in_use == 0 {
+            state.last_progress = Instant::now();
         }
-        Ok(permit)
-    }
-
-    fn take_or_wait(&self, network: IpAddr, timeout: Duration) -> Option<Grant> {
-        let deadline = Instant::now() + timeout;
-        let waiter = {
-            let mut state = self.lock();
-            if state.in_use == 0 {
-                state.last_progress = Instant::now();
-            }
-            if state.in_use < self.max {
-                state.in_use += 1;
-                return Some(Grant(state.idle.pop().map(|(connection, _)| connection)));
-            }
-            let of_network = state.waiting.iter().filter(|other| other.network == network).count();
-            if state.waiting.len() >= self.max_waiting || of_network >= self.max_waiting.div_ceil(NETWORK_SHARE) {
+        if state.has_permit(self.size, origin) {
+            state.count(origin);
+            waiter.grant(state.idle.pop().map(|(connection, _)| connection));
+        } else {
+            let of_network = state.waiting.iter().filter(|other| other.origin.network == origin.network).count();
+            let max_waiting = self.size.max_waiting;
+            if state.waiting.len() >= max_waiting || of_network >= max_waiting.div_ceil(NETWORK_SHARE) {
                 return None;
             }
-            let waiter = Arc::new(Waiter { thread: thread::current(), network, granted: Mutex::default() });
             state.waiting.push_back(Arc::clone(&waiter));
-            waiter
-        };
-        loop {
-            thread::park_timeout(deadline.saturating_duration_since(Instant::now()));
-            let timed_out = Instant::now() >= deadline;
-            // The state is locked so that no permit is granted to a waiter that gives up.
-            let mut state = self.lock();
-            if let Some(grant) = waiter.take_grant() {
-                return Some(grant);
-            }
-            if timed_out {
-                state.waiting.retain(|other| !Arc::ptr_eq(other, &waiter));
-                return None;
-            }
         }
+        drop(state);
+        Some(Place { pool: self, origin, waiter })
     }
 
-    /// Passes a permit to the next waiter, so that no later request overtakes it.
-    fn release(&self, connection: Option<PrivateConnection>) {
+    /// Passes a permit to the next waiter that may have it, so that no later request of its kind overtakes it.
+    fn release(&self, origin: Origin, connection: Option<PrivateConnection>) {
         let mut state = self.lock();
         state.last_progress = Instant::now();
-        if let Some(next) = state.waiting.pop_front() {
-            *next.granted.lock().unwrap_or_else(PoisonError::into_inner) = Some(Grant(connection));
+        state.in_use -= 1;
+        state.reads -= usize::from(origin.is_read);
+        let next = state.waiting.iter().position(|waiter| state.has_permit(self.size, waiter.origin));
+        if let Some(next) = next.and_then(|next| state.waiting.remove(next)) {
+            state.count(next.origin);
+            next.grant(connection);
             drop(state);
             next.thread.unpark();
-            return;
-        }
-        state.in_use -= 1;
-        if let Some(connection) = connection {
+        } else if let Some(connection) = connection {
             state.idle.push((connection, Instant::now()));
         }
     }
@@ -165,6 +165,17 @@ impl Pool {
     }
 }
 
+impl State {
+    fn has_permit(&self, size: Size, origin: Origin) -> bool {
+        self.in_use < size.max && (!origin.is_read || self.reads < size.max_reads)
+    }
+
+    fn count(&mut self, origin: Origin) {
+        self.in_use += 1;
+        self.reads += usize::from(origin.is_read);
+    }
+}
+
 /// Returns false if the other end has closed the connection, or sent bytes that belong to no request.
 fn is_open(stream: &UnixStream) -> bool {
     let mut byte = [0; 1];
@@ -173,8 +184,54 @@ fn is_open(stream: &UnixStream) -> bool {
 }
 
 impl Waiter {
+    fn grant(&self, connection: Option<PrivateConnection>) {
+        *self.granted.lock().unwrap_or_else(PoisonError::into_inner) = Some(Grant(connection));
+    }
+
     fn take_grant(&self) -> Option<Grant> {
         mem::take(&mut *self.granted.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl<'a> Place<'a> {
+    /// Waits at most `timeout` for a private connection, and opens one with `connect` if none is free.
+    ///
+    /// # Errors
+    /// [`AcquireError`]
+    pub fn wait(
+        self,
+        timeout: Duration,
+        connect: impl FnOnce() -> io::Result<PrivateConnection>,
+    ) -> Result<Permit<'a>, AcquireError> {
+        let began = Instant::now();
+        let deadline = began + timeout;
+        let Grant(connection) = loop {
+            if let Some(grant) = self.waiter.take_grant() {
+                break grant;
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(AcquireError::Overloaded);
+            }
+            thread::park_timeout(left);
+        };
+        let connection = connection.filter(|connection| is_open(&connection.stream));
+        let waited = began.elapsed();
+        let mut permit = Permit { pool: self.pool, origin: self.origin, connection, waited, is_intact: false };
+        if permit.connection.is_none() {
+            permit.connection = Some(connect().map_err(AcquireError::Connect)?);
+        }
+        Ok(permit)
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        // The state is locked so that no permit is granted to a waiter that gives up.
+        self.pool.lock().waiting.retain(|other| !Arc::ptr_eq(other, &self.waiter));
+        if let Some(Grant(connection)) = self.waiter.take_grant() {
+            self.pool.release(self.origin, connection);
+        }
     }
 }
 
@@ -194,7 +251,7 @@ impl Permit<'_> {
 impl Drop for Permit<'_> {
     fn drop(&mut self) {
         let connection = self.connection.take();
-        self.pool.release(connection.filter(|_| self.is_intact));
+        self.pool.release(self.origin, connection.filter(|_| self.is_intact));
     }
 }
 
@@ -206,17 +263,33 @@ mod tests {
     use super::*;
 
     const LONG: Duration = Duration::from_secs(60);
-    const ANN: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
-    const BOB: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 2));
+    const ANN: Origin = Origin { network: IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), is_read: false };
+    const BOB: Origin = Origin { network: IpAddr::V4(Ipv4Addr::new(192, 0, 2, 2)), is_read: false };
+
+    fn pool(max: usize, max_waiting: usize) -> Pool {
+        Pool::new(Size { max, max_reads: max, max_waiting })
+    }
 
     fn connect() -> io::Result<PrivateConnection> {
         let (stream, other) = UnixStream::pair()?;
         Ok(PrivateConnection { stream, count: Box::new(other) })
     }
 
+    impl Pool {
+        /// Takes a place and waits.
+        fn acquire(
+            &self,
+            origin: Origin,
+            timeout: Duration,
+            connect: impl FnOnce() -> io::Result<PrivateConnection>,
+        ) -> Result<Permit<'_>, AcquireError> {
+            self.enter(origin).ok_or(AcquireError::Overloaded)?.wait(timeout, connect)
+        }
+    }
+
     #[test]
     fn permits_are_granted_in_the_order_of_arrival() {
-        let pool = Pool::new(1, 100);
+        let pool = pool(1, 100);
         let first = pool.acquire(ANN, Duration::ZERO, connect).expect("an empty pool has a permit");
         assert!(matches!(pool.acquire(ANN, Duration::ZERO, connect), Err(AcquireError::Overloaded)));
         thread::scope(|scope| {
@@ -243,7 +316,7 @@ mod tests {
 
     #[test]
     fn a_broken_connection_gives_its_permit_to_a_new_one() {
-        let pool = Pool::new(1, 4);
+        let pool = pool(1, 4);
         drop(pool.acquire(ANN, Duration::ZERO, connect).expect("granted"));
         assert!(pool.lock().idle.is_empty());
         let refused = pool.acquire(ANN, Duration::ZERO, || Err(io::ErrorKind::ConnectionRefused.into()));
@@ -254,7 +327,7 @@ mod tests {
 
     #[test]
     fn a_network_gets_a_quarter_of_the_waiting_places() {
-        let pool = Pool::new(1, 8);
+        let pool = pool(1, 8);
         let permit = pool.acquire(ANN, Duration::ZERO, connect).expect("granted");
         thread::scope(|scope| {
             for number in 0..2 {
@@ -273,8 +346,27 @@ mod tests {
     }
 
     #[test]
+    fn a_place_is_kept_for_posts() {
+        let pool = Pool::new(Size { max: 2, max_reads: 1, max_waiting: 4 });
+        let read = Origin { is_read: true, ..ANN };
+        let first = pool.acquire(read, Duration::ZERO, connect).expect("granted");
+        thread::scope(|scope| {
+            let second = scope.spawn(|| pool.acquire(read, LONG, connect));
+            while pool.lock().waiting.is_empty() {
+                thread::yield_now();
+            }
+            pool.acquire(BOB, Duration::ZERO, connect).expect("a POST overtakes a read").give_back();
+            assert_eq!(pool.lock().waiting.len(), 1, "a POST that ends makes no room for a read");
+            first.give_back();
+            assert!(second.join().expect("no panic").is_ok());
+        });
+        let state = pool.lock();
+        assert_eq!((state.in_use, state.reads), (0, 0));
+    }
+
+    #[test]
     fn a_waiter_that_times_out_leaves_the_queue() {
-        let pool = Pool::new(1, 4);
+        let pool = pool(1, 4);
         let permit = pool.acquire(ANN, Duration::ZERO, connect).expect("granted");
         assert!(pool.acquire(ANN, Duration::from_millis(5), connect).is_err());
         assert!(pool.lock().waiting.is_empty());
@@ -283,8 +375,19 @@ mod tests {
     }
 
     #[test]
+    fn a_place_that_is_given_up_passes_its_permit_on() {
+        let pool = pool(1, 4);
+        let (first, second) = (pool.enter(ANN).expect("a permit"), pool.enter(ANN).expect("a waiting place"));
+        drop(pool.enter(BOB).expect("a waiting place"));
+        drop(first);
+        assert!(second.wait(Duration::ZERO, connect).is_ok());
+        let state = pool.lock();
+        assert_eq!((state.in_use, state.waiting.len()), (0, 0));
+    }
+
+    #[test]
     fn a_pool_in_use_without_progress_is_stuck() {
-        let pool = Pool::new(2, 4);
+        let pool = pool(2, 4);
         assert!(pool.is_alive(Duration::ZERO));
         let _permit = pool.acquire(ANN, LONG, connect).expect("granted");
         assert!(pool.is_alive(LONG) && !pool.is_alive(Duration::ZERO));
@@ -292,7 +395,7 @@ mod tests {
 
     #[test]
     fn only_old_idle_connections_are_closed() {
-        let pool = Pool::new(2, 4);
+        let pool = pool(2, 4);
         let two = [pool.acquire(ANN, LONG, connect), pool.acquire(ANN, LONG, connect)];
         two.into_iter().for_each(|permit| permit.expect("granted").give_back());
         if let Some(past) = Instant::now().checked_sub(IDLE_TIMEOUT) {

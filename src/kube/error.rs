@@ -32,6 +32,8 @@ pub enum ConfigError {
     Yaml { path: PathBuf, source: YamlError },
     /// A field has the wrong type or a rejected value. The value is not shown: it may be a secret.
     Field { path: PathBuf, field: String, problem: &'static str },
+    /// A file that a field names cannot be read.
+    FieldFile { path: PathBuf, field: String, named: PathBuf, source: io::Error },
     /// Two entries of one list share a name.
     Duplicate { path: PathBuf, list: &'static str, name: String },
     /// No option names a context, and no file sets current-context.
@@ -57,6 +59,9 @@ impl fmt::Display for ConfigError {
             Self::Read { what, path, .. } => write!(f, "cannot read {what} {}", path.display()),
             Self::Yaml { path, .. } => write!(f, "kubeconfig {} is not valid YAML", path.display()),
             Self::Field { path, field, problem } => write!(f, "kubeconfig {}: {field} {problem}", path.display()),
+            Self::FieldFile { path, field, named, .. } => {
+                write!(f, "kubeconfig {}: {field}: cannot read {}", path.display(), named.display())
+            }
             Self::Duplicate { path, list, name } => {
                 write!(f, "kubeconfig {}: {list} has two entries named {name:?}; fix: remove one", path.display())
             }
@@ -80,7 +85,7 @@ impl fmt::Display for ConfigError {
 impl StdError for ConfigError {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         match self {
-            Self::Read { source, .. } => Some(source),
+            Self::Read { source, .. } | Self::FieldFile { source, .. } => Some(source),
             Self::Yaml { source, .. } => Some(source),
             Self::Tls { source, .. } => Some(source),
             _ => None,
@@ -122,7 +127,7 @@ impl StdError for TlsError {}
 /// A failed request to Kubernetes. The text is for the log; the API maps each variant to its own response.
 #[derive(Debug)]
 pub enum Error {
-    /// No connection, or a broken one: refused, reset, no such host, proxy down.
+    /// No connection: refused, no such host, proxy down. No request has been sent.
     Unreachable { url: String, source: ureq::Error },
     /// The circuit breaker is open: the request was not sent.
     CircuitOpen { url: String },
@@ -130,7 +135,7 @@ pub enum Error {
     Tls { url: String, source: ureq::Error },
     /// The deadline passed before the response was complete.
     Timeout { url: String },
-    /// The response ended early.
+    /// The response is incomplete: the connection broke, or the continue token of a list expired.
     Truncated { url: String },
     /// The proxy refused the connection.
     ProxyRefused { url: String, reason: String },
@@ -188,10 +193,10 @@ impl Status {
         self.code == 404 && self.message.starts_with("namespaces ")
     }
 
-    /// Tests for an error that a retry may resolve: overload, a server error, or a conflict with another write.
+    /// Tests for an error that a retry may resolve: overload, a failing server, or a conflict with another write, which
+    /// for a create is one to its quota.
     pub fn is_retryable(&self) -> bool {
-        // 410: the continue token of a list has expired; a new list starts over.
-        matches!(self.code, 410 | 429 | 500..) || (self.code == 409 && self.reason == "Conflict")
+        matches!(self.code, 429 | 500 | 502..=504) || (self.code == 409 && self.reason == "Conflict")
     }
 }
 
@@ -235,7 +240,7 @@ impl fmt::Display for Error {
             Self::CircuitOpen { url } => write!(f, "{url} is unreachable (circuit breaker open); request not sent"),
             Self::Tls { url, .. } => write!(f, "TLS connection to {url} failed"),
             Self::Timeout { url } => write!(f, "request to {url} timed out"),
-            Self::Truncated { url } => write!(f, "response from {url} ended early"),
+            Self::Truncated { url } => write!(f, "response from {url} is incomplete"),
             Self::ProxyRefused { url, reason } => write!(f, "proxy refused the connection to {url}: {reason}"),
             Self::NotKubernetes { url, found } => {
                 write!(f, "{url} returned {found}; expected a response from the Kubernetes API")

@@ -9,6 +9,7 @@
 mod api;
 mod cluster;
 mod controllers;
+mod folder;
 mod http;
 mod identity;
 mod pod_log;
@@ -30,7 +31,7 @@ mod write;
 use std::fs;
 use std::io::{self, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
@@ -41,6 +42,7 @@ use rustls::ServerConfig;
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 
 use cluster::Cluster;
+use folder::Folder;
 
 /// The reported version: the newest one whose rules are simulated.
 const VERSION: &str = "v1.36.0-local";
@@ -56,7 +58,8 @@ pub struct Settings {
 
 /// A running simulated cluster; dropping it ends it.
 pub struct Local {
-    folder: PathBuf,
+    /// Contains the kubeconfig.
+    _folder: Folder,
     kubeconfig: PathBuf,
     address: SocketAddr,
     cluster: Arc<Cluster>,
@@ -76,11 +79,10 @@ impl Local {
         let listener = TcpListener::bind("127.0.0.1:0")?;
         let address = listener.local_addr()?;
         let token = store::hex::<16>();
-        let folder = std::env::temp_dir().join(format!("img-classification-local-{}", store::hex::<8>()));
-        fs::DirBuilder::new().mode(0o700).create(&folder)?;
+        let folder = Folder::create()?;
         let cluster = Arc::new(Cluster::new(settings, &token));
-        // From here on, a failure drops `local`, which removes the folder.
-        let local = Self { kubeconfig: folder.join("kubeconfig"), folder, address, cluster: Arc::clone(&cluster) };
+        let kubeconfig = folder.path().join("kubeconfig");
+        let local = Self { _folder: folder, kubeconfig, address, cluster: Arc::clone(&cluster) };
         local.write_kubeconfig(&certificate.cert.pem(), &token)?;
         let controlled = Arc::clone(&cluster);
         thread::Builder::new().name("sim-controllers".into()).spawn(move || controlled.run_controllers())?;
@@ -113,6 +115,5 @@ impl Drop for Local {
         self.cluster.close();
         // Wakes the acceptor.
         let _ = TcpStream::connect(self.address);
-        let _ = fs::remove_dir_all(&self.folder);
     }
 }

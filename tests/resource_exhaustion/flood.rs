@@ -1,6 +1,7 @@
 //! A flood of connections, and the outcome of one request.
 
-use super::{SOON, address, connect_from, is_open};
+use super::{address, connect_from, is_open};
+use crate::support::TIMEOUT;
 use crate::support::http::Connection;
 use crate::support::server::Server;
 use std::io::{self, Write};
@@ -73,7 +74,7 @@ impl Seen {
                 Ok(status) => self.failed.push(format!("{method} {target}: {status}")),
                 Err(error) => self.failed.push(format!("{method} {target}: {error}")),
             }
-            assert!(start.elapsed() < SOON, "{:?}", self.failed);
+            assert!(start.elapsed() < TIMEOUT, "{:?}", self.failed);
         }
         self.times.push(start.elapsed());
     }
@@ -87,10 +88,10 @@ impl Seen {
 
 /// Sends one request on a new connection; returns the status.
 pub fn attempt(address: SocketAddr, method: &str, target: &str, body: &str) -> io::Result<u16> {
-    let stream = TcpStream::connect_timeout(&address, SOON)?;
+    let stream = TcpStream::connect_timeout(&address, TIMEOUT)?;
     stream.set_nodelay(true)?;
     let mut connection = Connection::over(stream);
-    connection.stream().set_read_timeout(Some(SOON))?;
+    connection.stream().set_read_timeout(Some(TIMEOUT))?;
     connection.stream().write_all(request(method, target, body).as_bytes())?;
     connection.response(false).map(|response| response.status)
 }

@@ -1,12 +1,12 @@
 //! SIGTERM under load.
 
 use super::flood::request;
-use super::{FREE, MNIST, STOP_LIMIT, address, allow_many_connections, connect_from, setup};
+use super::{FREE, MNIST, address, allow_many_connections, connect_from, setup};
 use crate::support::api::ApiServer;
 use crate::support::eventually;
 use crate::support::http::Connection;
 use crate::support::response::{Behavior, Latch};
-use crate::support::server::Server;
+use crate::support::server::{Server, UNFINISHED};
 use rustix::process::Signal;
 use std::io::{self, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -41,7 +41,6 @@ fn sigterm_waits_for_the_response_of_every_accepted_request() {
     // Idle connections do not delay the exit.
     let mut idle: Vec<Connection> = (0..20).map(|_| server.connect()).collect();
     eventually("all are taken", || server_threads_named(&server, "connection") == REQUESTS + idle.len());
-    let start = Instant::now();
     server.signal(Signal::TERM);
     for connection in &mut idle {
         assert_eq!(connection.rest().unwrap(), b"");
@@ -58,7 +57,7 @@ fn sigterm_waits_for_the_response_of_every_accepted_request() {
     }
     let status = server.wait();
     assert_eq!(status.code(), Some(0));
-    assert!(start.elapsed() < STOP_LIMIT, "{:?}", start.elapsed());
+    assert!(!server.stderr().contains(UNFINISHED), "{}", server.stderr());
     assert_eq!(api.jobs().len(), REQUESTS);
 }
 
@@ -80,7 +79,7 @@ fn sigterm_under_load_loses_no_response_and_no_job() {
             assert_eq!(server.wait().code(), Some(0));
             start.elapsed()
         });
-        assert!(took < STOP_LIMIT / 2, "{took:?}");
+        assert!(!server.stderr().contains(UNFINISHED), "{}", server.stderr());
         assert_eq!(TcpStream::connect(address).unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
         println!("stopped in {took:?} after {} responses", good.load(Ordering::SeqCst));
         assert_eq!(api.jobs().len(), good.into_inner(), "Jobs and good responses");
@@ -104,14 +103,14 @@ fn load(address: SocketAddr, kept: bool, good: &AtomicUsize) {
 }
 
 #[test]
-fn sigterm_during_a_stream_of_new_connections_takes_effect_at_once() {
+fn sigterm_during_a_stream_of_new_connections_ends_without_waiting_for_them() {
     allow_many_connections();
     for round in 0..25 {
         let api = ApiServer::start();
         let mut server = setup(&api).start();
         let server_address = server.address();
         let (stop, opened) = (AtomicBool::new(false), AtomicUsize::new(0));
-        let took = std::thread::scope(|scope| {
+        std::thread::scope(|scope| {
             for first in 0..2 {
                 let (stop, opened) = (&stop, &opened);
                 scope.spawn(move || {
@@ -128,14 +127,12 @@ fn sigterm_during_a_stream_of_new_connections_takes_effect_at_once() {
                 });
             }
             eventually("there are connections", || opened.load(Ordering::SeqCst) >= 600);
-            let start = Instant::now();
             server.signal(Signal::TERM);
             let status = server.wait();
             stop.store(true, Ordering::SeqCst);
             assert_eq!(status.code(), Some(0));
-            start.elapsed()
         });
-        assert!(took < STOP_LIMIT / 2, "{took:?} in round {round}: {}", server.stderr());
+        assert!(!server.stderr().contains(UNFINISHED), "round {round}: {}", server.stderr());
     }
 }
 

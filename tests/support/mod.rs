@@ -24,6 +24,9 @@ use rustix::process::Signal;
 /// Longest time for any expected event on a busy machine of two cores.
 pub const TIMEOUT: Duration = Duration::from_secs(30);
 
+/// A --kube-timeout in seconds beyond [`TIMEOUT`]: an error that waits for this deadline reaches no client of a test.
+pub const LONG_KUBE_TIMEOUT: u32 = 60;
+
 /// Interval between two checks of a condition that sends no notification (a file, another process).
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
 

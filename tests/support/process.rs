@@ -1,6 +1,8 @@
 //! The server's descriptors and threads, read from /proc.
 
+use rustix::process::{PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 use std::collections::{BTreeSet, HashSet};
+use std::os::fd::OwnedFd;
 
 use super::server::Server;
 
@@ -20,6 +22,14 @@ fn entries(folder: &str) -> Vec<String> {
 /// The numbers of the server's open descriptors.
 pub fn descriptors(server: &Server) -> BTreeSet<u64> {
     entries(&format!("{}/fd", folder(server))).iter().map(|number| number.parse().unwrap()).collect()
+}
+
+/// Copies of these descriptors of the server, which exist as long as the server's own.
+pub fn copies(server: &Server, descriptors: BTreeSet<u64>) -> Vec<OwnedFd> {
+    let process = pidfd_open(server.pid(), PidfdFlags::empty()).unwrap();
+    let copy = |descriptor| pidfd_getfd(&process, i32::try_from(descriptor).unwrap(), PidfdGetfdFlags::empty());
+    // A descriptor may have been closed since it was listed.
+    descriptors.into_iter().filter_map(|descriptor| copy(descriptor).ok()).collect()
 }
 
 /// The number of the server's threads.

@@ -7,12 +7,13 @@ use super::kubeconfig::Kubeconfig;
 use super::kubernetes::Kubernetes;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
+use std::ffi::{OsStr, OsString};
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Instant;
 use tempfile::TempDir;
@@ -21,16 +22,19 @@ use tempfile::TempDir;
 const SERVE: &[&str] = &["serve", "--listen", "127.0.0.1:0"];
 
 /// Prefix of the line with the simulator's kubeconfig.
-const KUBECONFIG: &str = "export KUBECONFIG=";
+pub const KUBECONFIG: &str = "export KUBECONFIG=";
 
 /// Prefix of the line with the bound address.
 const LISTENING: &str = "listening on http://";
+
+/// In the log line of a stop that gave up on requests after its time limit.
+pub const UNFINISHED: &str = "did not finish in time";
 
 /// A process to start: its arguments, complete environment and home folder.
 pub struct Setup {
     home: TempDir,
     args: Vec<String>,
-    env: Vec<(String, String)>,
+    env: Vec<(String, OsString)>,
     through: Vec<String>,
     stdin: Option<OwnedFd>,
 }
@@ -63,12 +67,14 @@ impl Setup {
     pub fn new() -> Setup {
         let home = TempDir::new().unwrap();
         let env = vec![
-            ("PATH".to_owned(), std::env::var("PATH").unwrap()),
-            ("HOME".to_owned(), home.path().to_str().unwrap().to_owned()),
+            ("PATH".to_owned(), std::env::var_os("PATH").unwrap()),
+            ("HOME".to_owned(), home.path().into()),
             // A killed process leaves its temporary folder behind; here the home folder contains it.
-            ("TMPDIR".to_owned(), home.path().to_str().unwrap().to_owned()),
+            ("TMPDIR".to_owned(), home.path().into()),
             // Only HTTP requests cause Kubernetes requests; tests of the queue override this.
-            ("NO_REQUEUE".to_owned(), "1".to_owned()),
+            ("NO_REQUEUE".to_owned(), "1".into()),
+            // Tests of other subjects send as many POSTs as they need.
+            ("POSTS_PER_MINUTE".to_owned(), "0".into()),
         ];
         Setup { home, args: Vec::new(), env, through: Vec::new(), stdin: None }
     }
@@ -94,9 +100,9 @@ impl Setup {
         self
     }
 
-    pub fn env(mut self, name: &str, value: &str) -> Setup {
+    pub fn env(mut self, name: &str, value: &(impl AsRef<OsStr> + ?Sized)) -> Setup {
         self.env.retain(|(key, _)| key != name);
-        self.env.push((name.to_owned(), value.to_owned()));
+        self.env.push((name.to_owned(), value.as_ref().to_owned()));
         self
     }
 
@@ -237,7 +243,18 @@ impl Server {
         self.post("/img-classification/free", r#"{"dataset":"mnist"}"#)
     }
 
-    /// Everything on stderr so far.
+    /// The log up to the responses that this test has received. The thread that reads stderr may lag behind the sockets, so
+    /// a marker request follows, and its line ends the log.
+    pub fn log_until_now(&self) -> String {
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        let marker = format!("/marker-{}", NEXT.fetch_add(1, Ordering::SeqCst));
+        assert_eq!(self.get(&marker).status, 404);
+        let start = format!("GET {marker} 404 ");
+        self.wait_for_log("of the marker request", |line| line.starts_with(&start));
+        self.stderr()
+    }
+
+    /// The lines read from stderr so far, for the message of a failure. [`Server::log_until_now`] is complete.
     pub fn stderr(&self) -> String {
         self.lines.all().join("\n")
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::env_file::FILE;
 use crate::api::auth;
-use crate::cli::{Env, Options, UsageError};
+use crate::cli::{self, Env, Options, UsageError};
 use crate::commands::client;
 use crate::commands::output::Check;
 use crate::commands::systemd;
@@ -96,6 +96,13 @@ pub fn environment(env: Env<'_>, plugin: Option<(String, io::Result<PathBuf>)>, 
         let text = "LOCAL is set: `serve` starts a simulated cluster, but these checks are about another one";
         checks.push(Check::warning("environment", text, "unset LOCAL"));
     }
+    checks.extend(cli::renamed_variables(env).map(|(old, new)| {
+        Check::warning(
+            "environment",
+            format!("{old} has no effect"),
+            format!("set {new} instead, for the service in {FILE}"),
+        )
+    }));
     checks
 }
 

@@ -10,8 +10,9 @@ use crate::kube::auth::exec::{ExecConfig, ExecCredential};
 use crate::kube::auth::exec_process::{self, ProcessGroup};
 use crate::kube::error::CredentialError;
 
-/// Maximum duration of a run. The AWS CLI takes 1 to 5 s, on a t2.nano without CPU credits several times that.
-const RUN_TIMEOUT: Duration = Duration::from_secs(30);
+/// Maximum duration of a run. The AWS CLI takes 1.5 s of CPU. A t2.nano without CPU credits has 5 % of a core: 30 s for
+/// that CLI alone, and several times that beside a busy server.
+const RUN_TIMEOUT: Duration = Duration::from_secs(180);
 
 /// A background run replaces a credential this long before it expires, so that no request waits; or a tenth of its
 /// lifetime before, if that is less.
@@ -114,9 +115,9 @@ impl ExecCredentialCache {
         self.start(self.lock());
     }
 
-    /// Kills the plugin if it runs.
+    /// Kills the plugin if it runs, and starts no other.
     pub fn close(&self) {
-        self.process.kill();
+        self.process.close();
     }
 
     fn lock(&self) -> MutexGuard<'_, CacheState> {
@@ -188,17 +189,22 @@ impl ExecCredentialCache {
     }
 
     fn finish(&self, outcome: Result<ExecCredential, CredentialError>) {
+        // No other run ends meanwhile.
+        let run = self.lock().finished + 1;
+        let outcome = outcome.and_then(|credential| self.cached(credential, run));
+        // Before the waiting requests wake up: their log lines follow the cause.
+        match &outcome {
+            Ok(_) => log::debug!("the credential plugin {} returned credential {run}", self.config.name()),
+            Err(error) => log::warn!("{error}"),
+        }
         let mut state = self.lock();
-        let run = state.finished + 1;
         let duration = state.running.take().map_or(Duration::ZERO, |began| began.elapsed());
-        let mut failure = None;
-        match outcome.and_then(|credential| self.cached(credential, run)) {
+        match outcome {
             Ok(cached) => {
                 state.current = Some(cached);
                 state.failed = None;
             }
             Err(error) => {
-                failure = Some(error.to_string());
                 let not_before = Instant::now() + duration.min(MAX_FAILURE_PAUSE);
                 state.failed = Some(FailedRun { error, run, not_before });
             }
@@ -206,10 +212,6 @@ impl ExecCredentialCache {
         state.finished = run;
         drop(state);
         self.changed.notify_all();
-        match failure {
-            Some(error) => log::warn!("{error}"),
-            None => log::debug!("the credential plugin {} returned credential {run}", self.config.name()),
-        }
     }
 
     fn cached(&self, credential: ExecCredential, serial: u64) -> Result<CachedCredential, CredentialError> {

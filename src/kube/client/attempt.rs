@@ -1,5 +1,6 @@
 //! One attempt of an operation: its requests, with their credential and deadline.
 
+use std::cell::Cell;
 use std::io::{self, BufReader};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,9 +10,10 @@ use ureq::http::{Request, Response, header};
 use ureq::{Agent, Body};
 
 use crate::kube::auth::credential::Credential;
-use crate::kube::client::connections::{Connections, INPUT_BUFFER, MAX_IDLE_AGE};
-use crate::kube::client::response::{body_error, content_type, request_error, status_error};
+use crate::kube::client::connections::{Connections, INPUT_BUFFER};
+use crate::kube::client::response::{content_type, read_error, request_error, status_error};
 use crate::kube::error::Error;
+use crate::kube::transport::connect::take_connected;
 use crate::kube::types::pod::{self, DecodeError, Pod};
 use crate::kube::types::protobuf;
 
@@ -31,8 +33,8 @@ pub struct Attempt<'a> {
     pub impersonate: &'a [(String, String)],
     pub credential: Arc<Credential>,
     pub deadline: Instant,
-    /// Number of attempts before this one. A retry uses a new connection.
-    pub retries: u32,
+    /// The last request used an idle connection.
+    pub was_idle: Cell<bool>,
 }
 
 impl Attempt<'_> {
@@ -92,11 +94,12 @@ impl Attempt<'_> {
     }
 
     fn run<B: ureq::AsSendBody>(&self, agent: &Agent, request: Request<B>) -> Result<Response<Body>, ureq::Error> {
-        // After a failure the other idle connections are as suspect as the one that failed.
-        let idle_age = if self.retries == 0 { MAX_IDLE_AGE } else { Duration::ZERO };
-        let request =
-            agent.configure_request(request).timeout_global(Some(self.remaining())).max_idle_age(idle_age).build();
-        agent.run(request)
+        let request = agent.configure_request(request).timeout_global(Some(self.remaining()));
+        let request = request.max_idle_age(self.connections.max_idle_age()).build();
+        take_connected();
+        let outcome = agent.run(request);
+        self.was_idle.set(!take_connected());
+        outcome
     }
 
     /// Reads a whole body of at most `limit` bytes, and deserializes it.
@@ -143,7 +146,7 @@ impl Attempt<'_> {
             };
             match end {
                 Ok(_) => Error::NotKubernetes { url, found },
-                Err(error) => body_error(url, error),
+                Err(error) => read_error(url, error),
             }
         })
     }

@@ -1,82 +1,118 @@
 //! The circuit breaker: fail fast while the cluster is unreachable.
 //!
 //! The circuit opens when an operation has spent its whole deadline on failures to connect. An API server that restarts
-//! within that time therefore opens no circuit. While the circuit is open, one operation at a time probes the cluster
-//! and the others fail at once. The first response closes the circuit.
+//! within that time therefore opens no circuit. While the circuit is open every operation fails at once, and one thread
+//! probes the cluster. The first response to a probe closes the circuit and ends the thread.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use crate::kube::client::retry::{exponential, jitter};
+
+/// Pauses between probes: an API server's return is found within seconds, and its absence costs a connection attempt
+/// every few seconds.
+const INITIAL_PAUSE: Duration = Duration::from_millis(500);
+const MAX_PAUSE: Duration = Duration::from_secs(5);
 
 /// The state shared by all operations of a client.
 #[derive(Default)]
 pub struct Circuit {
-    open: AtomicBool,
-    probing: AtomicBool,
-}
-
-/// The permit of one operation.
-pub struct BreakerPermit<'a> {
-    circuit: &'a Circuit,
-    is_probe: bool,
+    is_open: Mutex<bool>,
+    opened: Condvar,
 }
 
 impl Circuit {
-    /// Returns a permit, or `None` while the circuit is open and another operation probes the cluster.
-    pub fn acquire(&self) -> Option<BreakerPermit<'_>> {
-        if !self.open.load(Ordering::SeqCst) {
-            return Some(BreakerPermit { circuit: self, is_probe: false });
-        }
-        let probe = self.probing.compare_exchange(false, true, Ordering::SeqCst, Ordering::SeqCst);
-        probe.ok().map(|_| BreakerPermit { circuit: self, is_probe: true })
+    pub fn is_open(&self) -> bool {
+        *self.lock()
     }
-}
 
-impl BreakerPermit<'_> {
-    /// Records a response from the cluster, and closes the circuit.
-    pub fn record_success(&self) {
-        if self.circuit.open.load(Ordering::SeqCst) && self.circuit.open.swap(false, Ordering::SeqCst) {
+    /// Opens the circuit and starts the thread that calls `probe` until it returns `true`. Does nothing if the circuit
+    /// is open.
+    pub fn open(self: &Arc<Self>, probe: impl Fn() -> bool + Send + 'static) {
+        let mut is_open = self.lock();
+        if *is_open {
+            return;
+        }
+        // Nothing would close a circuit without the thread.
+        if let Err(error) = self.start(probe) {
+            log::error!("cluster unreachable; no thread for the circuit breaker: {error}");
+            return;
+        }
+        *is_open = true;
+        log::error!("cluster unreachable; circuit breaker open: requests that need it get 503 at once");
+        drop(is_open);
+        self.opened.notify_all();
+    }
+
+    /// Sleeps; returns `false` at once if the circuit is open or opens meanwhile.
+    pub fn pause(&self, pause: Duration) -> bool {
+        let wait = self.opened.wait_timeout_while(self.lock(), pause, |is_open| !*is_open);
+        !*wait.unwrap_or_else(PoisonError::into_inner).0
+    }
+
+    fn start(self: &Arc<Self>, probe: impl Fn() -> bool + Send + 'static) -> io::Result<()> {
+        let circuit = Arc::clone(self);
+        let run = move || {
+            let mut probes = 0;
+            loop {
+                thread::sleep(probe_pause(probes));
+                // A panic must not leave the circuit open for ever.
+                if catch_unwind(AssertUnwindSafe(&probe)).unwrap_or(false) {
+                    break;
+                }
+                probes += 1;
+            }
+            *circuit.lock() = false;
             log::warn!("cluster reachable again; circuit breaker closed");
-        }
+        };
+        thread::Builder::new().name("probe".into()).spawn(run).map(drop)
     }
 
-    /// Records a deadline spent on failures to connect, and opens the circuit.
-    pub fn record_failure(&self) {
-        if !self.circuit.open.swap(true, Ordering::SeqCst) {
-            log::error!("cluster unreachable; circuit breaker open: requests that need it get 503 at once");
-        }
-    }
-
-    /// Tests if another operation has opened the circuit and this one is not the probe.
-    pub fn is_cancelled(&self) -> bool {
-        !self.is_probe && self.circuit.open.load(Ordering::SeqCst)
+    fn lock(&self) -> MutexGuard<'_, bool> {
+        self.is_open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Drop for BreakerPermit<'_> {
-    fn drop(&mut self) {
-        if self.is_probe {
-            self.circuit.probing.store(false, Ordering::SeqCst);
-        }
-    }
+/// Returns the pause before the next probe: 0.5 to 5 s, with jitter.
+fn probe_pause(probes: u32) -> Duration {
+    jitter(exponential(INITIAL_PAUSE, probes, MAX_PAUSE)).clamp(INITIAL_PAUSE, MAX_PAUSE)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::mpsc;
+
     use super::*;
 
     #[test]
-    fn an_open_circuit_permits_one_probe_at_a_time_until_a_success() {
-        let circuit = Circuit::default();
-        let (first, second) = (circuit.acquire().expect("closed"), circuit.acquire().expect("closed"));
-        first.record_failure();
-        assert!(first.is_cancelled() && second.is_cancelled());
-        drop((first, second));
+    fn an_open_circuit_has_one_probe_at_a_time_and_closes_at_its_success() {
+        let circuit = Arc::new(Circuit::default());
+        let (began, begins) = mpsc::channel();
+        let (answer, answers) = mpsc::channel();
+        circuit.open(move || {
+            began.send(()).expect("the test waits");
+            answers.recv().expect("the test answers")
+        });
+        circuit.open(|| unreachable!("the circuit has a thread"));
+        for is_reachable in [false, true] {
+            begins.recv().expect("a probe");
+            assert!(circuit.is_open() && !circuit.pause(Duration::from_secs(3600)));
+            answer.send(is_reachable).expect("the probe waits");
+        }
+        while circuit.is_open() {
+            thread::yield_now();
+        }
+        assert!(circuit.pause(Duration::ZERO));
+    }
 
-        let probe = circuit.acquire().expect("a probe");
-        assert!(!probe.is_cancelled());
-        assert!(circuit.acquire().is_none(), "only one probe");
-        drop(probe);
-        let probe = circuit.acquire().expect("the next probe");
-        probe.record_success();
-        assert!(circuit.acquire().is_some() && circuit.acquire().is_some(), "closed");
+    #[test]
+    fn the_pauses_of_probes_grow_from_half_a_second_to_five() {
+        for (probes, from, to) in [(0, 500, 625), (1, 750, 1250), (2, 1500, 2500), (4, 3750, 5000), (100, 3750, 5000)] {
+            let pause = probe_pause(probes).as_millis();
+            assert!((from..=to).contains(&pause), "{pause} ms before probe {probes}");
+        }
     }
 }

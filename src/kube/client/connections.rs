@@ -1,21 +1,19 @@
 //! The pooled connections to the cluster: ureq's agent with our connector.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ureq::unversioned::transport::{Connector, SocksConnector};
 use ureq::{Agent, Proxy};
 
 use crate::kube::config::address::Address;
 use crate::kube::error::TlsError;
-use crate::kube::transport::connect::{self, ClusterConnector, DeferredResolver};
+use crate::kube::transport::connect::{self, CONNECT_TIMEOUT, ClusterConnector, DeferredResolver, MarkErrors};
+use crate::kube::transport::dns::HostLookup;
 use crate::kube::transport::tls::{Identity, TlsEndpoint, Trust};
 
-/// Maximum time to connect, TLS and proxy included: three SYNs, so that one lost packet does not fail the attempt.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(4);
-
 /// Maximum idle time of a connection, well below the 350 s after which AWS load balancers drop it silently.
-pub const MAX_IDLE_AGE: Duration = Duration::from_secs(30);
+const MAX_IDLE_AGE: Duration = Duration::from_secs(30);
 
 /// Read buffer of a connection, in bytes: one TLS record, an eighth of ureq's default. A response's head must fit into
 /// it.
@@ -23,6 +21,9 @@ pub const INPUT_BUFFER: usize = 16 * 1024;
 
 /// Write buffer of a connection, in bytes: a whole request with a 1.5 KB Job and an EKS token of 2 KB.
 const OUTPUT_BUFFER: usize = 8 * 1024;
+
+/// The path of a probe. Kubernetes lets every client read it by default.
+const PROBE_PATH: &str = "/version";
 
 /// Does not begin with "curl" or "Mozilla", for which the API server indents its JSON.
 const USER_AGENT: &str = concat!("img-classification/", env!("CARGO_PKG_VERSION"));
@@ -33,6 +34,9 @@ pub struct Connections {
     trust: Trust,
     proxy: Option<Proxy>,
     max_idle: usize,
+    lookup: Arc<HostLookup>,
+    /// Time of the last broken connection.
+    broken: Mutex<Option<Instant>>,
     /// The agent of the current client certificate.
     current: Mutex<(Option<Arc<Identity>>, Agent)>,
 }
@@ -48,8 +52,15 @@ impl Connections {
         identity: Option<Arc<Identity>>,
         max_idle: usize,
     ) -> Result<Self, TlsError> {
-        let agent = build_agent(&server, (&trust, proxy.as_ref()), identity.as_deref(), max_idle)?;
-        Ok(Self { server, trust, proxy, max_idle, current: Mutex::new((identity, agent)) })
+        let (host, port) = match &proxy {
+            Some(proxy) => (proxy.host(), proxy.port()),
+            None => (server.host(), server.port()),
+        };
+        let lookup = Arc::new(HostLookup::new(host, port));
+        let settings = (&trust, proxy.as_ref(), &lookup);
+        let agent = build_agent(&server, settings, identity.as_deref(), max_idle)?;
+        let (broken, current) = (Mutex::default(), Mutex::new((identity, agent)));
+        Ok(Self { server, trust, proxy, max_idle, lookup, broken, current })
     }
 
     /// Returns the agent with the connections of this identity. A change of identity replaces all connections.
@@ -59,11 +70,32 @@ impl Connections {
     pub fn agent(&self, identity: Option<&Arc<Identity>>) -> Result<Agent, TlsError> {
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         if current.0.as_ref().map(Arc::as_ptr) != identity.map(Arc::as_ptr) {
-            let settings = (&self.trust, self.proxy.as_ref());
+            let settings = (&self.trust, self.proxy.as_ref(), &self.lookup);
             let agent = build_agent(&self.server, settings, identity.map(Arc::as_ref), self.max_idle)?;
             *current = (identity.cloned(), agent);
         }
         Ok(current.1.clone())
+    }
+
+    /// Records a connection that broke or did not answer. The connections that are idle now are as suspect, because
+    /// their endpoint may have vanished, and no later request uses them.
+    pub fn record_broken(&self) {
+        *self.broken.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    /// Returns the maximum idle time of a connection for the next request.
+    pub fn max_idle_age(&self) -> Duration {
+        let broken = *self.broken.lock().unwrap_or_else(PoisonError::into_inner);
+        broken.map_or(MAX_IDLE_AGE, |at| at.elapsed().min(MAX_IDLE_AGE))
+    }
+
+    /// Tests if the cluster answers, with any response, within `timeout`. The request has no credential, so a failing
+    /// plugin does not hide the cluster's return.
+    pub fn is_reachable(&self, timeout: Duration) -> bool {
+        let agent = self.current.lock().unwrap_or_else(PoisonError::into_inner).1.clone();
+        let request = agent.get(format!("{}{PROBE_PATH}", self.server)).config();
+        let outcome = request.timeout_global(Some(timeout)).max_idle_age(Duration::ZERO).build().call();
+        outcome.is_ok()
     }
 }
 
@@ -72,13 +104,14 @@ impl Connections {
 /// [`Attempt`]: crate::kube::client::attempt::Attempt
 fn build_agent(
     server: &Address,
-    (trust, proxy): (&Trust, Option<&Proxy>),
+    (trust, proxy, lookup): (&Trust, Option<&Proxy>, &Arc<HostLookup>),
     identity: Option<&Identity>,
     max_idle: usize,
 ) -> Result<Agent, TlsError> {
     let host = server.host();
     let tls = server.is_https().then(|| TlsEndpoint::cluster(trust, identity, host)).transpose()?;
-    let connector = ClusterConnector::new(host, server.port(), tls, proxy, trust.ca.as_deref())?;
+    let address = (host, server.port());
+    let connector = ClusterConnector::new(Arc::clone(lookup), address, tls, proxy, trust.ca.as_deref())?;
     let config = Agent::config_builder()
         .http_status_as_error(false)
         .max_redirects(0)
@@ -93,5 +126,6 @@ fn build_agent(
         // A larger head would never be complete.
         .max_response_header_size(INPUT_BUFFER - 1)
         .build();
-    Ok(Agent::with_parts(config, ().chain(SocksConnector::default()).chain(connector), DeferredResolver))
+    let connector = MarkErrors(().chain(SocksConnector::default()).chain(connector));
+    Ok(Agent::with_parts(config, connector, DeferredResolver(Arc::clone(lookup))))
 }

@@ -8,15 +8,16 @@ pub mod paginate;
 pub mod response;
 pub mod retry;
 
-use std::thread;
+use std::cell::Cell;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::kube::auth::credentials::Credentials;
 use crate::kube::client::attempt::{Attempt, JSON};
-use crate::kube::client::circuit_breaker::{BreakerPermit, Circuit};
+use crate::kube::client::circuit_breaker::Circuit;
 use crate::kube::client::connections::Connections;
 use crate::kube::client::paginate::paginate;
-use crate::kube::client::retry::retry_delay;
+use crate::kube::client::retry::{Retries, RetryBudget};
 use crate::kube::config::cluster::Cluster;
 use crate::kube::error::{Error, TlsError, chain};
 use crate::kube::types::pod::{DiscardPods, Object, Pod};
@@ -26,10 +27,11 @@ const OBJECT_LIMIT: u64 = 1024 * 1024;
 
 /// A client of one cluster, shared by all threads.
 pub struct Client {
-    connections: Connections,
+    connections: Arc<Connections>,
     impersonate: Vec<(String, String)>,
     credentials: Credentials,
-    circuit: Circuit,
+    circuit: Arc<Circuit>,
+    budget: RetryBudget,
     timeout: Duration,
 }
 
@@ -42,20 +44,21 @@ impl Client {
         let Cluster { server, trust, proxy, mut user, .. } = cluster;
         let impersonate = std::mem::take(&mut user.impersonate);
         let connections = Connections::new(server, (trust, proxy), user.identity.clone(), max_idle)?;
-        let credentials = Credentials::new(user);
-        Ok(Self { connections, impersonate, credentials, circuit: Circuit::default(), timeout })
+        let (connections, circuit) = (Arc::new(connections), Arc::default());
+        let (credentials, budget) = (Credentials::new(user), RetryBudget::new(Instant::now()));
+        Ok(Self { connections, impersonate, credentials, circuit, budget, timeout })
     }
 
     /// Creates a Job. `name` is the random name in `manifest`, and every retry uses it. "Already exists" after a lost
-    /// response therefore means that an earlier attempt succeeded.
+    /// response therefore means that an earlier attempt succeeded. Ends by `deadline`.
     ///
     /// # Errors
     /// [`Error`]; the Job may still exist if the last response was lost.
-    pub fn create_job(&self, namespace: &str, name: &str, manifest: &[u8]) -> Result<(), Error> {
+    pub fn create_job(&self, namespace: &str, name: &str, manifest: &[u8], deadline: Instant) -> Result<(), Error> {
         let path = format!("/apis/batch/v1/namespaces/{namespace}/jobs");
         // An earlier attempt may have stored the Job.
         let mut maybe_stored = false;
-        self.retry(|attempt| {
+        self.retry_until(deadline, |attempt| {
             let response = match attempt.send("POST", &path, Some((JSON, manifest))) {
                 Err(Error::Status { status, .. }) if maybe_stored && status.already_exists() => return Ok(()),
                 // The quota check precedes the name check: the quota may already count this very Job.
@@ -78,82 +81,115 @@ impl Client {
         })
     }
 
-    /// Lists the pods of all namespaces, as one consistent list.
+    /// Lists the pods of all namespaces, as one consistent list, by `deadline`.
     ///
     /// # Errors
     /// [`Error`]; never a partial list.
-    pub fn list_pods<C: Default + Extend<Pod>>(&self) -> Result<C, Error> {
-        self.retry(|attempt| {
+    pub fn list_pods<C: Default + Extend<Pod>>(&self, deadline: Instant) -> Result<C, Error> {
+        self.retry_until(deadline, |attempt| {
             let mut pods = C::default();
             paginate("/api/v1/pods", |path| attempt.pod_list(path, &mut pods))?;
             Ok(pods)
         })
     }
 
-    /// Lists a single pod of all namespaces. That requires a server, a valid credential and the permission of
+    /// Lists a single pod of all namespaces, by `deadline`. That requires a server, a valid credential and the permission of
     /// [`list_pods`](Self::list_pods), and costs little.
     ///
     /// # Errors
     /// [`Error`]
-    pub fn ready(&self) -> Result<(), Error> {
-        self.retry(|attempt| attempt.pod_list("/api/v1/pods?limit=1", &mut DiscardPods).map(drop))
+    pub fn ready(&self, deadline: Instant) -> Result<(), Error> {
+        self.retry_until(deadline, |attempt| attempt.pod_list("/api/v1/pods?limit=1", &mut DiscardPods).map(drop))
     }
 
-    /// Attempts an operation until it succeeds, until a retry would not help, or until the deadline.
+    /// Attempts an operation until it succeeds, until a retry would not help, or until the client's deadline.
     pub(in crate::kube) fn retry<T>(
         &self,
+        operation: impl FnMut(&Attempt<'_>) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        self.retry_until(self.deadline(), operation)
+    }
+
+    /// The deadline of an operation that starts now.
+    fn deadline(&self) -> Instant {
+        Instant::now() + self.timeout
+    }
+
+    /// Attempts an operation like [`retry`](Self::retry), until `deadline`.
+    pub(in crate::kube) fn retry_until<T>(
+        &self,
+        deadline: Instant,
         mut operation: impl FnMut(&Attempt<'_>) -> Result<T, Error>,
     ) -> Result<T, Error> {
-        let deadline = Instant::now() + self.timeout;
-        let Some(permit) = self.circuit.acquire() else {
+        if self.circuit.is_open() {
             return Err(Error::CircuitOpen { url: self.connections.server.to_string() });
-        };
-        let mut attempt = self.first_attempt(deadline, 0)?;
-        let mut is_renewed = false;
+        }
+        self.budget.record_request(Instant::now());
+        let mut attempt = self.first_attempt(deadline)?;
+        let (mut retries, mut is_renewed) = (Retries::default(), false);
         loop {
-            let error = match operation(&attempt) {
-                Ok(done) => {
-                    permit.record_success();
-                    return Ok(done);
-                }
+            let error = match self.run(&attempt, &mut operation) {
+                Ok(done) => return Ok(done),
                 Err(error) => error,
             };
-            if !matches!(error, Error::Unreachable { .. } | Error::Timeout { .. }) {
-                permit.record_success();
-            }
             let may_renew = error.unauthorized() && !is_renewed;
             is_renewed |= may_renew;
             if may_renew && self.renew_credential(&mut attempt)? {
                 continue;
             }
-            let Some(delay) = next_delay(&error, &attempt, &permit) else { return Err(error) };
-            log::debug!("retrying in {} ms: {}", delay.as_millis(), chain(&error));
-            thread::sleep(delay);
-            attempt.retries += 1;
+            let pause = retries.pause(&error, attempt.was_idle.get(), &self.budget);
+            let Some(pause) = pause.filter(|pause| *pause < attempt.remaining()) else {
+                // The whole deadline is spent on failures to connect.
+                if matches!(error, Error::Unreachable { .. }) {
+                    self.open_circuit();
+                }
+                return Err(error);
+            };
+            log::debug!("retrying in {} ms: {}", pause.as_millis(), chain(&error));
+            if !self.circuit.pause(pause) {
+                return Err(error);
+            }
         }
     }
 
     /// Attempts an operation once, and again with a new credential if the first is rejected. It serves background work
-    /// with its own backoff, and ignores the circuit breaker. `is_retry` selects a new connection.
+    /// with its own backoff, and ignores the circuit breaker.
     pub(in crate::kube) fn attempt<T>(
         &self,
         timeout: Duration,
-        is_retry: bool,
         mut operation: impl FnMut(&Attempt<'_>) -> Result<T, Error>,
     ) -> Result<T, Error> {
-        let mut attempt = self.first_attempt(Instant::now() + timeout, u32::from(is_retry))?;
-        match operation(&attempt) {
+        let mut attempt = self.first_attempt(Instant::now() + timeout)?;
+        match self.run(&attempt, &mut operation) {
             Err(error) if error.unauthorized() => match self.renew_credential(&mut attempt)? {
-                true => operation(&attempt),
+                true => self.run(&attempt, &mut operation),
                 false => Err(error),
             },
             outcome => outcome,
         }
     }
 
-    fn first_attempt(&self, deadline: Instant, retries: u32) -> Result<Attempt<'_>, Error> {
+    fn first_attempt(&self, deadline: Instant) -> Result<Attempt<'_>, Error> {
         let credential = self.credentials.get(deadline).map_err(Error::Credential)?;
-        Ok(Attempt { connections: &self.connections, impersonate: &self.impersonate, credential, deadline, retries })
+        let (connections, impersonate, was_idle) = (&*self.connections, &*self.impersonate, Cell::new(false));
+        Ok(Attempt { connections, impersonate, credential, deadline, was_idle })
+    }
+
+    fn run<T>(
+        &self,
+        attempt: &Attempt<'_>,
+        operation: &mut impl FnMut(&Attempt<'_>) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let outcome = operation(attempt);
+        if let Err(Error::Unreachable { .. } | Error::Timeout { .. } | Error::Truncated { .. }) = outcome {
+            self.connections.record_broken();
+        }
+        outcome
+    }
+
+    fn open_circuit(&self) {
+        let (connections, timeout) = (Arc::clone(&self.connections), self.timeout);
+        self.circuit.open(move || connections.is_reachable(timeout));
     }
 
     /// Replaces a rejected credential; returns `false` if there is no other.
@@ -171,24 +207,11 @@ impl Client {
 
     /// Returns the subject of our token, or `None` if the token does not contain it.
     pub fn subject(&self) -> Option<String> {
-        self.credentials.get(Instant::now() + self.timeout).ok()?.subject()
+        self.credentials.get(self.deadline()).ok()?.subject()
     }
 
     /// Kills a credential plugin that is still running.
     pub fn close(&self) {
         self.credentials.close();
     }
-}
-
-/// Returns the delay before the next attempt, or `None` if this was the last. A deadline spent on failures to connect
-/// opens the circuit.
-fn next_delay(error: &Error, attempt: &Attempt<'_>, permit: &BreakerPermit<'_>) -> Option<Duration> {
-    if permit.is_cancelled() {
-        return None;
-    }
-    let delay = retry_delay(error, attempt.retries).filter(|delay| *delay < attempt.remaining());
-    if delay.is_none() && matches!(error, Error::Unreachable { .. }) {
-        permit.record_failure();
-    }
-    delay
 }

@@ -8,12 +8,16 @@ use crate::kube::error::Error;
 /// page.
 ///
 /// # Errors
-/// The first error of `read`.
+/// The first error of `read`. An expired continue token, a 410, is [`Error::Truncated`]: the list must start over.
 pub fn paginate(first: &str, mut read: impl FnMut(&str) -> Result<String, Error>) -> Result<(), Error> {
     let separator = if first.contains('?') { '&' } else { '?' };
     let mut next = read(first)?;
     while !next.is_empty() {
-        next = read(&format!("{first}{separator}continue={}", percent_encode(&next, UNRESERVED)))?;
+        let page = format!("{first}{separator}continue={}", percent_encode(&next, UNRESERVED));
+        next = read(&page).map_err(|error| match error {
+            Error::Status { url, status, .. } if status.code == 410 => Error::Truncated { url },
+            error => error,
+        })?;
     }
     Ok(())
 }

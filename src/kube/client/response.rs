@@ -7,6 +7,7 @@ use ureq::Body;
 use ureq::http::{Response, header};
 
 use crate::kube::error::{Error, Status};
+use crate::kube::transport::connect::NotConnected;
 use crate::kube::types::pod::Object;
 use crate::kube::types::protobuf;
 
@@ -37,28 +38,41 @@ pub fn request_error(url: &str, error: ureq::Error) -> Error {
     }
 }
 
-/// Maps an I/O error, which may contain an error of ureq or rustls.
+/// Maps an I/O error, which may contain an error of ureq or rustls. A connection that breaks after it was made has
+/// truncated the response, also before its first byte.
 pub fn read_error(url: String, error: io::Error) -> Error {
-    let inner = error.get_ref();
-    if inner.is_some_and(|inner| inner.is::<rustls::Error>()) {
+    if is_tls_error(&error) {
         return Error::Tls { url, source: ureq::Error::Io(error) };
     }
+    let error = match error.downcast::<NotConnected>() {
+        Ok(NotConnected(error)) => return connect_error(url, error),
+        Err(error) => error,
+    };
     match error.downcast::<ureq::Error>() {
         Ok(inner) => request_error(&url, inner),
-        Err(error) => match error.kind() {
-            io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => Error::Timeout { url },
-            _ if is_socks_refusal(&error) => Error::ProxyRefused { url, reason: error.to_string() },
-            _ => Error::Unreachable { url, source: ureq::Error::Io(error) },
-        },
+        Err(error) if is_timeout(&error) => Error::Timeout { url },
+        Err(_) => Error::Truncated { url },
     }
 }
 
-/// Maps an I/O error within a body: a connection that broke there has truncated the response.
-pub fn body_error(url: String, error: io::Error) -> Error {
-    match read_error(url, error) {
-        Error::Unreachable { url, .. } => Error::Truncated { url },
-        error => error,
+/// Maps a failure to connect. The timeout of a connection leaves time for another one, unlike that of the operation.
+fn connect_error(url: String, error: ureq::Error) -> Error {
+    match error {
+        source @ ureq::Error::Timeout(ureq::Timeout::Connect) => Error::Unreachable { url, source },
+        ureq::Error::Io(error) if is_socks_refusal(&error) => Error::ProxyRefused { url, reason: error.to_string() },
+        ureq::Error::Io(error) if !is_tls_error(&error) && !is_timeout(&error) => {
+            Error::Unreachable { url, source: ureq::Error::Io(error) }
+        }
+        error => request_error(&url, error),
     }
+}
+
+fn is_tls_error(error: &io::Error) -> bool {
+    error.get_ref().is_some_and(|inner| inner.is::<rustls::Error>())
+}
+
+fn is_timeout(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock)
 }
 
 /// Tests for a SOCKS proxy that refuses us, by the texts of ureq's connector, which has no type for it. A proxy that
@@ -118,18 +132,20 @@ mod tests {
     #[test]
     fn errors_are_mapped_by_the_error_within() {
         let map = |error: ureq::Error| request_error("u", error);
-        let refused = io::Error::from(io::ErrorKind::ConnectionRefused);
-        assert!(matches!(map(refused.into()), Error::Unreachable { .. }));
+        let refused = || ureq::Error::Io(io::Error::from(io::ErrorKind::ConnectionRefused));
+        assert!(matches!(map(io::Error::other(NotConnected(refused())).into()), Error::Unreachable { .. }));
+        assert!(matches!(map(refused()), Error::Truncated { .. }));
+        let timeout = |reason| map(io::Error::other(NotConnected(ureq::Error::Timeout(reason))).into());
+        assert!(matches!(timeout(ureq::Timeout::Connect), Error::Unreachable { .. }));
+        assert!(matches!(timeout(ureq::Timeout::Global), Error::Timeout { .. }));
         let nested = io::Error::other(ureq::Error::BodyExceedsLimit(7));
         assert!(
             matches!(read_error("u".into(), nested), Error::NotKubernetes { found, .. } if found.contains("7 bytes"))
         );
         let tls = io::Error::other(rustls::Error::DecryptError);
         assert!(matches!(map(tls.into()), Error::Tls { .. }));
-        let socks = io::Error::other("no acceptable auth methods");
-        assert!(matches!(map(socks.into()), Error::ProxyRefused { .. }));
+        let socks = NotConnected(io::Error::other("no acceptable auth methods").into());
+        assert!(matches!(map(io::Error::other(socks).into()), Error::ProxyRefused { .. }));
         assert!(matches!(map(io::Error::from(io::ErrorKind::WouldBlock).into()), Error::Timeout { .. }));
-        let reset = io::Error::from(io::ErrorKind::ConnectionReset);
-        assert!(matches!(body_error("u".into(), reset), Error::Truncated { .. }));
     }
 }

@@ -1,36 +1,105 @@
-//! The retry policy: which errors a retry may resolve, and the delay before it.
+//! The retry policy: which errors a retry may resolve, and the pause before it.
+//!
+//! A failure to connect costs the cluster nothing and is retried until the deadline. Everything else that is retried has
+//! reached the cluster, which may be overloaded. So each request has few retries, and all requests together have a
+//! [`RetryBudget`], see <https://sre.google/sre-book/handling-overload/#deciding-to-retry>.
 
-use std::time::Duration;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use crate::kube::error::Error;
 
-/// Delay before the first retry after an error response; each retry doubles it. After a broken connection the first
-/// retry has no delay: the idle connection may have expired.
-const INITIAL_BACKOFF: Duration = Duration::from_millis(50);
+/// Pauses before the retries of a request that has reached the cluster, with full jitter. Three suffice for an API
+/// server that drops a request; more would keep an overloaded one overloaded.
+const PAUSES: [Duration; 3] = [Duration::from_millis(200), Duration::from_secs(1), Duration::from_secs(3)];
 
-/// Maximum delay between attempts, unless Kubernetes asks for more: an API server restarts in a few seconds.
+/// Maximum Retry-After that the server waits for itself: its longest pause. The client gets a longer one.
+const MAX_RETRY_AFTER: Duration = PAUSES[PAUSES.len() - 1];
+
+/// Pauses between attempts to connect. An API server restarts in a few seconds, and 32 requests attempt it at once.
+const INITIAL_BACKOFF: Duration = Duration::from_millis(50);
 const MAX_BACKOFF: Duration = Duration::from_secs(1);
 
-/// Returns the delay before the next attempt, or `None` if a retry would not help. `retries` counts the retries so far.
-pub fn retry_delay(error: &Error, retries: u32) -> Option<Duration> {
-    let (retry_after, is_broken) = match error {
-        Error::Unreachable { .. } | Error::Truncated { .. } => (Duration::ZERO, true),
-        Error::Status { status, retry_after, .. } if status.is_retryable() => (retry_after.unwrap_or_default(), false),
-        // A timeout has used up the operation's deadline.
-        Error::Timeout { .. }
-        | Error::Status { .. }
-        | Error::Tls { .. }
-        | Error::ProxyRefused { .. }
-        | Error::NotKubernetes { .. }
-        | Error::OutcomeUnknown { .. }
-        | Error::CircuitOpen { .. }
-        | Error::Credential(_) => return None,
-    };
-    let backoff = match retries.checked_sub(u32::from(is_broken)) {
-        None => Duration::ZERO,
-        Some(doublings) => exponential(INITIAL_BACKOFF, doublings, MAX_BACKOFF),
-    };
-    Some(retry_after.max(jitter(backoff)))
+/// Retries for each request and for each second, and their maximum: the retries of one request.
+const BUDGET_PER_REQUEST: f64 = 0.1;
+const BUDGET_PER_SECOND: f64 = 2.0;
+const MAX_BUDGET: f64 = PAUSES.len() as f64;
+
+/// The retries so far of one operation.
+#[derive(Default)]
+pub struct Retries {
+    reconnects: u32,
+    resends: usize,
+    has_replaced_idle: bool,
+}
+
+impl Retries {
+    /// Returns the pause before the next attempt, or `None` if a retry would not help or there are no more. `was_idle`
+    /// tells that the request used an idle connection.
+    pub fn pause(&mut self, error: &Error, was_idle: bool, budget: &RetryBudget) -> Option<Duration> {
+        match error {
+            Error::Unreachable { .. } => {
+                let backoff = exponential(INITIAL_BACKOFF, self.reconnects, MAX_BACKOFF);
+                self.reconnects += 1;
+                Some(jitter(backoff))
+            }
+            // The server closed the connection as idle, at the moment of its use.
+            Error::Truncated { .. } if was_idle && !self.has_replaced_idle => {
+                self.has_replaced_idle = true;
+                Some(Duration::ZERO)
+            }
+            Error::Truncated { .. } => self.resend(Duration::ZERO, budget),
+            Error::Status { status, retry_after, .. } if status.is_retryable() => {
+                self.resend(retry_after.unwrap_or_default(), budget)
+            }
+            // A timeout has used up the operation's deadline.
+            Error::Timeout { .. }
+            | Error::Status { .. }
+            | Error::Tls { .. }
+            | Error::ProxyRefused { .. }
+            | Error::NotKubernetes { .. }
+            | Error::OutcomeUnknown { .. }
+            | Error::CircuitOpen { .. }
+            | Error::Credential(_) => None,
+        }
+    }
+
+    fn resend(&mut self, retry_after: Duration, budget: &RetryBudget) -> Option<Duration> {
+        let pause = *PAUSES.get(self.resends).filter(|_| retry_after <= MAX_RETRY_AFTER)?;
+        self.resends += 1;
+        budget.take(Instant::now()).then(|| retry_after + pause.mul_f64(random_fraction()))
+    }
+}
+
+/// The retries that all requests of a client share: a token bucket.
+pub struct RetryBudget(Mutex<(f64, Instant)>);
+
+impl RetryBudget {
+    /// A full budget.
+    pub fn new(now: Instant) -> Self {
+        Self(Mutex::new((MAX_BUDGET, now)))
+    }
+
+    /// Adds the share of a new request.
+    pub fn record_request(&self, now: Instant) {
+        self.update(now, BUDGET_PER_REQUEST);
+    }
+
+    /// Takes one retry; returns `false` if the budget is spent.
+    fn take(&self, now: Instant) -> bool {
+        self.update(now, -1.0)
+    }
+
+    /// Adds `change`, unless the budget would become negative.
+    fn update(&self, now: Instant, change: f64) -> bool {
+        let mut bucket = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (tokens, updated) = *bucket;
+        let refilled = tokens + now.saturating_duration_since(updated).as_secs_f64() * BUDGET_PER_SECOND;
+        let tokens = refilled.min(MAX_BUDGET);
+        let is_enough = tokens + change >= 0.0;
+        *bucket = (if is_enough { (tokens + change).min(MAX_BUDGET) } else { tokens }, now.max(updated));
+        is_enough
+    }
 }
 
 /// Returns `initial` doubled so many times, at most `max`.
@@ -40,10 +109,15 @@ pub fn exponential(initial: Duration, doublings: u32, max: Duration) -> Duration
 
 /// Returns 0.75 to 1.25 of a delay, so that requests that failed together do not return together.
 pub fn jitter(delay: Duration) -> Duration {
-    let mut byte = [128u8];
-    // Without randomness all delays are equal, which is acceptable.
-    let _ = getrandom::getrandom(&mut byte);
-    delay.mul_f64(0.75 + f64::from(byte[0]) / 510.0)
+    delay.mul_f64(0.75 + random_fraction() / 2.0)
+}
+
+/// Returns a random number from 0 to 1.
+fn random_fraction() -> f64 {
+    let mut bytes = [128; 2];
+    // Without randomness all pauses are equal, which is acceptable.
+    let _ = getrandom::getrandom(&mut bytes);
+    f64::from(u16::from_be_bytes(bytes)) / f64::from(u16::MAX)
 }
 
 #[cfg(test)]
@@ -56,34 +130,72 @@ mod tests {
         Error::Status { url: String::new(), status, retry_after: retry_after.map(Duration::from_secs), date: None }
     }
 
+    fn budget() -> RetryBudget {
+        RetryBudget::new(Instant::now())
+    }
+
+    /// The pause before the first retry.
+    fn first(error: &Error) -> Option<Duration> {
+        Retries::default().pause(error, false, &budget())
+    }
+
     #[test]
-    fn a_broken_connection_is_retried_at_once_and_an_error_response_after_a_growing_delay() {
-        let broken = Error::Truncated { url: String::new() };
-        assert_eq!(retry_delay(&broken, 0), Some(Duration::ZERO));
-        let within = |delay: Option<Duration>, base: u64| {
-            let (low, high) = (Duration::from_micros(base * 750), Duration::from_micros(base * 1250));
-            assert!(delay.is_some_and(|delay| low <= delay && delay <= high), "{delay:?} for {base} ms");
-        };
-        within(retry_delay(&broken, 1), 50);
-        for (retries, base) in [(0, 50), (1, 100), (4, 800), (5, 1000), (100, 1000)] {
-            within(retry_delay(&status(503, "", None), retries), base);
+    fn an_error_response_has_three_retries_after_growing_pauses() {
+        let (mut retries, error) = (Retries::default(), status(503, "", None));
+        for max in PAUSES {
+            assert!(retries.pause(&error, false, &budget()).is_some_and(|pause| pause <= max));
         }
-        assert_eq!(retry_delay(&status(429, "", Some(7)), 0), Some(Duration::from_secs(7)));
+        assert_eq!(retries.pause(&error, false, &budget()), None);
+    }
+
+    #[test]
+    fn a_retry_after_is_added_up_to_the_longest_pause() {
+        assert!(first(&status(429, "", Some(3))).is_some_and(|pause| pause >= Duration::from_secs(3)));
+        assert_eq!(first(&status(429, "", Some(4))), None);
+    }
+
+    #[test]
+    fn an_idle_connection_is_replaced_once_without_the_budget() {
+        let (mut retries, budget) = (Retries::default(), budget());
+        while budget.take(Instant::now()) {}
+        let broken = Error::Truncated { url: String::new() };
+        assert_eq!(retries.pause(&broken, true, &budget), Some(Duration::ZERO));
+        assert_eq!(retries.pause(&broken, true, &budget), None, "the budget is spent");
+    }
+
+    #[test]
+    fn all_requests_share_a_budget_of_a_tenth_and_two_a_second() {
+        let start = Instant::now();
+        let taken = |budget: &RetryBudget, now| (0..100).filter(|_| budget.take(now)).count();
+        let budget = RetryBudget::new(start);
+        assert_eq!(taken(&budget, start), 3);
+        assert_eq!(taken(&budget, start + Duration::from_millis(1001)), 2);
+        let later = start + Duration::from_millis(1001);
+        (0..21).for_each(|_| budget.record_request(later));
+        assert_eq!(taken(&budget, later), 2);
+        assert_eq!(taken(&budget, later + Duration::from_secs(3600)), 3);
     }
 
     #[test]
     fn only_errors_that_a_retry_may_resolve_are_retried() {
         for (error, is_retried) in [
             (status(409, "Conflict", None), true),
-            (status(410, "Expired", None), true),
+            (status(429, "", None), true),
             (status(500, "", None), true),
+            (status(502, "", None), true),
+            (status(503, "", None), true),
+            (status(504, "", None), true),
+            (Error::Truncated { url: String::new() }, true),
+            (status(501, "", None), false),
+            (status(505, "", None), false),
+            (status(410, "Expired", None), false),
             (status(409, "AlreadyExists", None), false),
             (status(403, "Forbidden", None), false),
             (status(401, "Unauthorized", None), false),
             (Error::Timeout { url: String::new() }, false),
             (Error::CircuitOpen { url: String::new() }, false),
         ] {
-            assert_eq!(retry_delay(&error, 0).is_some(), is_retried, "{error}");
+            assert_eq!(first(&error).is_some(), is_retried, "{error}");
         }
     }
 }

@@ -1,5 +1,6 @@
 //! A field of a kubeconfig: typed access to its value, and errors that name it.
 
+use std::io;
 use std::path::{Path, PathBuf};
 
 use base64::Engine;
@@ -110,8 +111,9 @@ impl<'a> ConfigField<'a> {
             let decoded = base64::engine::general_purpose::STANDARD.decode(compact);
             return decoded.map(Some).map_err(|_| data.error("is not valid base64"));
         }
-        let Some(path) = self.get(key).file()? else { return Ok(None) };
-        read_file(&path).map(Some).map_err(|source| ConfigError::Read { what: key, path, source })
+        let field = self.get(key);
+        let Some(path) = field.file()? else { return Ok(None) };
+        read_file(&path).map(Some).map_err(|source| field.unreadable(path, source))
     }
 
     /// Returns the location of `KEY-data` or `KEY` for an error: the kubeconfig, the field, and the file that it names.
@@ -123,6 +125,11 @@ impl<'a> ConfigField<'a> {
         };
         let named = named.map(|path| format!(" ({})", path.display())).unwrap_or_default();
         format!("kubeconfig {}: {}{named}", self.path.display(), field.field)
+    }
+
+    /// Returns an error about the file that the field names.
+    pub fn unreadable(&self, named: PathBuf, source: io::Error) -> ConfigError {
+        ConfigError::FieldFile { path: self.path.to_owned(), field: self.field.clone(), named, source }
     }
 
     /// Returns an error; `problem` is the end of a sentence whose subject is the field.

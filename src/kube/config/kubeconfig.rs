@@ -25,7 +25,7 @@ impl Cluster {
     /// # Errors
     /// [`ConfigError`], which names the file and the field.
     pub fn from_texts(texts: Vec<(PathBuf, String)>, context: Option<&str>) -> Result<Self, ConfigError> {
-        let files = texts.into_iter().map(|(path, text)| File::parse(path, &text)).collect::<Result<Vec<_>, _>>()?;
+        let files = texts.into_iter().map(|(path, text)| File::parse(path, text)).collect::<Result<Vec<_>, _>>()?;
         let (name, by) = match context {
             Some(name) => (name.to_owned(), "--context".to_owned()),
             None => {
@@ -76,8 +76,8 @@ struct File {
 }
 
 impl File {
-    fn parse(path: PathBuf, text: &str) -> Result<Self, ConfigError> {
-        let content = yaml::parse(text).map_err(|source| ConfigError::Yaml { path: path.clone(), source })?;
+    fn parse(path: PathBuf, text: String) -> Result<Self, ConfigError> {
+        let content = yaml::parse_file(text).map_err(|source| ConfigError::Yaml { path: path.clone(), source })?;
         let mut file = Self { path, current_context: None, content };
         let root = file.root();
         if !file.content.is_mapping() && !file.content.is_null() {

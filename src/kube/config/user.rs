@@ -31,12 +31,10 @@ pub fn resolve(
     let mut user = User { identity: identity(field)?, impersonate: impersonation(field)?, ..User::default() };
     let username = field.get("username").text()?;
     let password = field.get("password").text()?;
-    let token = field.get("token").text()?;
-    let token_file = field.get("tokenFile").file()?;
-    if (token.is_some() || token_file.is_some()) && (username.is_some() || password.is_some()) {
+    user.bearer = bearer(field)?;
+    if user.bearer.is_some() && (username.is_some() || password.is_some()) {
         return Err(field.error("has a token and a username; fix: remove one"));
     }
-    user.bearer = bearer(token_file, token)?;
     if username.is_some() || password.is_some() {
         let password = Secret::new(password.unwrap_or_default());
         user.basic = Some(Basic { username: username.unwrap_or_default().to_owned(), password });
@@ -51,12 +49,11 @@ pub fn resolve(
     Ok(user)
 }
 
-fn bearer(file: Option<PathBuf>, token: Option<&str>) -> Result<Option<Bearer>, ConfigError> {
-    Ok(Some(match (file, token) {
+fn bearer(field: &ConfigField<'_>) -> Result<Option<Bearer>, ConfigError> {
+    let file = field.get("tokenFile");
+    Ok(Some(match (file.file()?, field.get("token").text()?) {
         (Some(path), Some(token)) => Bearer::file_or(&path, token),
-        (Some(path), None) => {
-            Bearer::file(&path).map_err(|source| ConfigError::Read { what: "tokenFile", path, source })?
-        }
+        (Some(path), None) => Bearer::file(&path).map_err(|source| file.unreadable(path, source))?,
         (None, Some(token)) => Bearer::Fixed(Secret::new(token)),
         (None, None) => return Ok(None),
     }))

@@ -4,11 +4,12 @@
 //! tunnel the full timeout. Here a name is resolved for a new connection only, and all steps share one deadline. ureq's
 //! SOCKS connector is used unchanged.
 
+use std::cell::Cell;
+use std::error::Error;
 use std::fmt;
 use std::io::{self, Read, Write};
-use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
-use std::sync::mpsc;
-use std::thread;
+use std::net::SocketAddr;
+use std::sync::Arc;
 
 use base64::Engine;
 use ureq::config::Config;
@@ -21,16 +22,61 @@ use ureq::unversioned::transport::{
 use ureq::{Proxy, ProxyProtocol};
 
 use crate::kube::error::TlsError;
+use crate::kube::transport::dns::HostLookup;
 use crate::kube::transport::tls::{self, TlsEndpoint};
 
 /// Maximum head of a proxy's response to CONNECT, in bytes.
 const HEAD_LIMIT: usize = 16 * 1024;
 
+/// Maximum time to connect, TLS and proxy included: three SYNs, so that one lost packet does not fail the attempt.
+pub const CONNECT_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(4);
+
 /// Maximum number of addresses tried for one host: the capacity of ureq's list.
 const MAX_ADDRESSES: usize = 16;
 
+thread_local! {
+    /// This thread has made a connection since the last [`take_connected`]. ureq connects on the request's thread, and
+    /// does not tell if it took an idle connection instead.
+    static HAS_CONNECTED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Tests if this thread has made or attempted a connection since the last call.
+pub fn take_connected() -> bool {
+    HAS_CONNECTED.take()
+}
+
+/// A failure to connect: no request has been sent.
+#[derive(Debug)]
+pub struct NotConnected(pub ureq::Error);
+
+impl fmt::Display for NotConnected {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl Error for NotConnected {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.0.source()
+    }
+}
+
+/// Marks the errors of a connector as [`NotConnected`].
+#[derive(Debug)]
+pub struct MarkErrors<C>(pub C);
+
+impl<In: Transport, C: Connector<In>> Connector<In> for MarkErrors<C> {
+    type Out = C::Out;
+
+    fn connect(&self, details: &ConnectionDetails, chained: Option<In>) -> Result<Option<Self::Out>, ureq::Error> {
+        HAS_CONNECTED.set(true);
+        self.0.connect(details, chained).map_err(|error| io::Error::other(NotConnected(error)).into())
+    }
+}
+
 /// Connects to the cluster's host.
 pub struct ClusterConnector {
+    lookup: Arc<HostLookup>,
     host: String,
     port: u16,
     tls: Option<TlsEndpoint>,
@@ -39,20 +85,19 @@ pub struct ClusterConnector {
 
 /// An HTTP proxy that tunnels by CONNECT.
 struct Tunnel {
-    host: String,
-    port: u16,
     tls: Option<TlsEndpoint>,
     authorization: Option<String>,
 }
 
 impl ClusterConnector {
-    /// A connector with `tls` for https. A SOCKS `proxy` is left to ureq.
+    /// A connector to (host, port) with `tls` for https. A SOCKS `proxy` is left to ureq. `lookup` is for the host of
+    /// the first connection.
     ///
     /// # Errors
     /// [`TlsError`] if the proxy's name or CA is not usable.
     pub fn new(
-        host: &str,
-        port: u16,
+        lookup: Arc<HostLookup>,
+        (host, port): (&str, u16),
         tls: Option<TlsEndpoint>,
         proxy: Option<&Proxy>,
         ca: Option<&[u8]>,
@@ -61,16 +106,22 @@ impl ClusterConnector {
             Some(proxy) if !is_socks(proxy) => Some(Tunnel::new(proxy, ca)?),
             _ => None,
         };
-        Ok(Self { host: host.trim_matches(['[', ']']).to_owned(), port, tls, tunnel })
+        Ok(Self { lookup, host: host.trim_matches(['[', ']']).to_owned(), port, tls, tunnel })
     }
 
+    /// Connects by TCP. A name server or host that drops packets is as unreachable as one that refuses them.
     fn tcp<In: Transport>(&self, details: &ConnectionDetails) -> Result<Box<dyn Transport>, ureq::Error> {
-        let (host, port) = match &self.tunnel {
-            Some(tunnel) => (&tunnel.host, tunnel.port),
-            None => (&self.host, self.port),
-        };
-        let addrs = resolve(host, port, remaining(details)?)?;
+        match self.try_tcp::<In>(details) {
+            Err(ureq::Error::Timeout(_)) => {
+                Err(io::Error::new(io::ErrorKind::NotConnected, "connection attempt timed out").into())
+            }
+            other => other,
+        }
+    }
+
+    fn try_tcp<In: Transport>(&self, details: &ConnectionDetails) -> Result<Box<dyn Transport>, ureq::Error> {
         let mut list = details.resolver.empty();
+        let addrs = self.lookup.addresses(limit(remaining(details)?))?;
         addrs.into_iter().take(MAX_ADDRESSES).for_each(|addr| list.push(addr));
         let details = ConnectionDetails {
             uri: details.uri,
@@ -84,13 +135,7 @@ impl ClusterConnector {
             run_connector: details.run_connector.clone(),
             register_shutdown: details.register_shutdown.clone(),
         };
-        let transport = match TcpConnector::default().connect(&details, None::<In>) {
-            // A host that drops packets is as unreachable as one that refuses them: no request has been sent yet.
-            Err(ureq::Error::Timeout(_)) => {
-                return Err(io::Error::new(io::ErrorKind::NotConnected, "connection attempt timed out").into());
-            }
-            other => other?,
-        };
+        let transport = TcpConnector::default().connect(&details, None::<In>)?;
         transport.map(Transport::boxed).ok_or(ureq::Error::ConnectionFailed)
     }
 }
@@ -122,16 +167,15 @@ impl<In: Transport> Connector<In> for ClusterConnector {
 
 impl Tunnel {
     fn new(proxy: &Proxy, ca: Option<&[u8]>) -> Result<Self, TlsError> {
-        let host = proxy.host().trim_matches(['[', ']']).to_owned();
         let tls = match proxy.protocol() {
-            ProxyProtocol::Https => Some(TlsEndpoint::proxy(&host, ca)?),
+            ProxyProtocol::Https => Some(TlsEndpoint::proxy(proxy.host().trim_matches(['[', ']']), ca)?),
             _ => None,
         };
         let authorization = (proxy.username().is_some() || proxy.password().is_some()).then(|| {
             let pair = format!("{}:{}", proxy.username().unwrap_or_default(), proxy.password().unwrap_or_default());
             base64::engine::general_purpose::STANDARD.encode(pair)
         });
-        Ok(Self { host, port: proxy.port(), tls, authorization })
+        Ok(Self { tls, authorization })
     }
 
     /// Sends CONNECT to the proxy and reads its response, RFC 9110, section 9.3.6.
@@ -201,35 +245,29 @@ fn remaining(details: &ConnectionDetails) -> Result<NextTimeout, ureq::Error> {
     Ok(timeout)
 }
 
-/// Resolves a host name on a separate thread, because the system's resolver has no timeout.
-fn resolve(host: &str, port: u16, timeout: NextTimeout) -> Result<Vec<SocketAddr>, ureq::Error> {
-    if let Ok(ip) = host.parse::<IpAddr>() {
-        return Ok(vec![SocketAddr::new(ip, port)]);
+/// Returns a timeout of ureq, or that of a connection where ureq has none.
+fn limit(timeout: NextTimeout) -> std::time::Duration {
+    match timeout.after {
+        Duration::Exact(limit) => limit,
+        Duration::NotHappening => CONNECT_TIMEOUT,
     }
-    let (sender, receiver) = mpsc::channel();
-    let name = host.to_owned();
-    thread::Builder::new().name("dns".into()).spawn(move || {
-        let found = (name.as_str(), port).to_socket_addrs().map(Iterator::collect::<Vec<_>>);
-        // The receiver is gone if the timeout has passed.
-        let _ = sender.send(found);
-    })?;
-    let found = match timeout.after {
-        Duration::Exact(limit) => receiver.recv_timeout(limit).map_err(|_| ureq::Error::Timeout(timeout.reason))?,
-        Duration::NotHappening => receiver.recv().map_err(io::Error::other)?,
-    }?;
-    if found.is_empty() { Err(ureq::Error::HostNotFound) } else { Ok(found) }
 }
 
 /// Resolves SOCKS proxies only. [`ClusterConnector`] resolves any other host when it connects.
-#[derive(Debug)]
-pub struct DeferredResolver;
+pub struct DeferredResolver(pub Arc<HostLookup>);
+
+impl fmt::Debug for DeferredResolver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("DeferredResolver")
+    }
+}
 
 impl Resolver for DeferredResolver {
     fn resolve(&self, uri: &Uri, config: &Config, timeout: NextTimeout) -> Result<ResolvedSocketAddrs, ureq::Error> {
         let mut list = self.empty();
         match config.proxy() {
             Some(proxy) if proxy.uri() == uri => {
-                let addrs = resolve(proxy.host().trim_matches(['[', ']']), proxy.port(), timeout)?;
+                let addrs = self.0.addresses(limit(timeout))?;
                 addrs.into_iter().take(MAX_ADDRESSES).for_each(|addr| list.push(addr));
             }
             // ureq requires an address; the connector ignores this one.

@@ -1,4 +1,5 @@
 //! Connections to the cluster: DNS, proxies and TLS.
 
 pub mod connect;
+pub mod dns;
 pub mod tls;

@@ -61,11 +61,10 @@ impl Client {
     /// [circuit breaker](crate::kube::client::circuit_breaker), which requests alone decide.
     pub fn watch<T: WatchedObject>(&self, path: &str, on_event: &mut dyn FnMut(WatchEvent<T>)) -> ! {
         let mut watcher = Watcher { client: self, path, on_event, version: None, connected_at: None };
-        let (mut failures, mut is_retry, mut is_expired) = (0, false, false);
+        let (mut failures, mut is_expired) = (0, false);
         loop {
             watcher.connected_at = None;
-            let outcome = watcher.run(is_retry);
-            is_retry = outcome.is_err();
+            let outcome = watcher.run();
             // An old resource version expires without a fault; the version of a new list must not.
             let was_expired =
                 std::mem::replace(&mut is_expired, outcome.as_ref().err().is_some_and(is_expired_version));
@@ -117,23 +116,23 @@ struct Watcher<'a, T> {
 
 impl<T: WatchedObject> Watcher<'_, T> {
     /// Lists the objects if necessary, then watches until the watch ends.
-    fn run(&mut self, is_retry: bool) -> Result<(), Error> {
+    fn run(&mut self) -> Result<(), Error> {
         let mut version = match self.version.take() {
             Some(version) => version,
-            None => self.list(is_retry)?,
+            None => self.list()?,
         };
-        let outcome = self.watch(&mut version, is_retry);
+        let outcome = self.watch(&mut version);
         // Any other error than a broken connection may be caused by the version itself.
         self.version = Some(version).filter(|_| outcome.as_ref().err().is_none_or(is_broken_connection));
         outcome
     }
 
     /// Lists all objects; returns the list's resource version.
-    fn list(&mut self, is_retry: bool) -> Result<String, Error> {
+    fn list(&mut self) -> Result<String, Error> {
         let (first, on_event) = (format!("{}?limit={PAGE}", self.path), &mut *self.on_event);
         let mut version = String::new();
         on_event(WatchEvent::Init);
-        self.client.attempt(LIST_TIMEOUT, is_retry, |attempt| {
+        self.client.attempt(LIST_TIMEOUT, |attempt| {
             paginate(&first, |path| {
                 let mut response = attempt.send("GET", path, None)?;
                 let body = response.body_mut().with_config().limit(PAGE_LIMIT).read_to_vec();
@@ -152,12 +151,12 @@ impl<T: WatchedObject> Watcher<'_, T> {
     }
 
     /// Watches from `version` until the server ends the watch, and updates `version` with every event.
-    fn watch(&mut self, version: &mut String, is_retry: bool) -> Result<(), Error> {
+    fn watch(&mut self, version: &mut String) -> Result<(), Error> {
         let from = percent_encode(version, UNRESERVED);
         let query = format!("watch=1&allowWatchBookmarks=true&resourceVersion={from}&timeoutSeconds={WATCH_SECONDS}");
         let path = format!("{}?{query}", self.path);
         let (on_event, connected_at) = (&mut *self.on_event, &mut self.connected_at);
-        self.client.attempt(Duration::from_secs(WATCH_SECONDS) + SLACK, is_retry, |attempt| {
+        self.client.attempt(Duration::from_secs(WATCH_SECONDS) + SLACK, |attempt| {
             let mut response = attempt.send("GET", &path, None)?;
             *connected_at = Some(Instant::now());
             on_event(WatchEvent::Connected);

@@ -2,11 +2,11 @@
 
 use super::failure;
 use crate::support::api::ApiServer;
-use crate::support::eventually;
 use crate::support::kubeconfig::Kubeconfig;
 use crate::support::plugin::{Plugin, is_alive};
 use crate::support::response::{ApiResponse, Behavior};
 use crate::support::server::Setup;
+use crate::support::{LONG_KUBE_TIMEOUT, eventually};
 use rustix::process::{Pid, Signal, kill_process};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Stdio};
@@ -29,14 +29,14 @@ fn unreachable_cluster_is_one_line_with_the_reason() {
     let hung = ApiServer::start();
     hung.always(Behavior::Hang);
     for args in COMMANDS {
-        for (api, words) in [
-            (&gone, "cannot reach https://"),
-            (&refused, "returned 401 Unauthorized"),
-            (&html, "expected a response from the Kubernetes API"),
-            (&forbidden, "use an administrator's kubeconfig"),
-            (&hung, "timed out"),
+        for (api, kube_timeout, words) in [
+            (&gone, 1, "cannot reach https://"),
+            (&refused, LONG_KUBE_TIMEOUT, "returned 401 Unauthorized"),
+            (&html, LONG_KUBE_TIMEOUT, "expected a response from the Kubernetes API"),
+            (&forbidden, LONG_KUBE_TIMEOUT, "use an administrator's kubeconfig"),
+            (&hung, 1, "timed out"),
         ] {
-            let end = Setup::for_api(api).args(&["--kube-timeout", "1"]).run(args);
+            let end = Setup::for_api(api).args(&["--kube-timeout", &kube_timeout.to_string()]).run(args);
             let line = failure(&end);
             assert!(line.starts_with("img-classification: ") && line.contains(words), "{args:?}: {line}");
             assert_eq!(end.stdout, "", "{args:?}");

@@ -18,13 +18,10 @@ const MNIST: &str = r#"{"dataset":"mnist"}"#;
 const SECRET: &str = "prem1um.S3cret_t0ken~for+the/tests=";
 
 /// Default of --posts-per-minute.
-const DEFAULT: usize = 1200;
+const DEFAULT: usize = 120;
 
-/// Tolerance for a busy machine.
-const SLACK: Duration = Duration::from_secs(3);
-
-/// A limit far below the number of requests in a test, with no new token while the test runs.
-const FEW: usize = 3;
+/// A limit far below the number of requests in a test. The next token comes after half a minute, and no test takes so long.
+const FEW: usize = 2;
 
 fn limited(per_minute: usize) -> Server {
     Setup::local().args(&["--posts-per-minute", &per_minute.to_string()]).start()
@@ -88,7 +85,7 @@ fn retry_after(response: &Response, per_minute: usize) -> u64 {
 fn posts_over_the_limit_of_an_address_create_no_job() {
     let server = limited(FEW);
     let mut client = server.connect();
-    for tier in [FREE, PREMIUM, FREE] {
+    for tier in [FREE, PREMIUM] {
         assert_eq!(post(&mut client, tier, "").status, 200);
     }
     retry_after(&post(&mut client, FREE, ""), FEW);
@@ -148,13 +145,13 @@ fn only_posts_are_counted() {
 #[test]
 fn bad_posts_are_counted() {
     let bad = [(FREE, "{}", 400), (PREMIUM, "nonsense", 400), (FREE, "", 400), ("/", MNIST, 404), ("/config", "", 405)];
-    let server = limited(bad.len());
-    let mut client = server.connect();
     for (target, body, status) in bad {
+        let server = limited(1);
+        let mut client = server.connect();
         assert_eq!(send(&mut client, "POST", target, "", body).status, status, "{target} {body}");
+        retry_after(&post(&mut client, FREE, ""), 1);
+        assert_eq!(server.jobs().len(), 0);
     }
-    retry_after(&post(&mut client, FREE, ""), bad.len());
-    assert_eq!(server.jobs().len(), 0);
 }
 
 #[test]
@@ -167,35 +164,27 @@ fn tokens_return_at_the_configured_rate() {
     let back = usize::try_from(took.as_secs()).unwrap() + 1;
     assert!((RATE..=RATE + back).contains(&passed), "{passed} passed in {took:?}");
     let mut client = server.connect();
-    for turn in 1..=2 {
-        let refused = Instant::now();
-        let mut waits = Vec::new();
-        eventually("a post passes again", || {
+    for _ in 0..2 {
+        let mut pause = None;
+        eventually("the bucket is empty", || {
             let response = post(&mut client, FREE, "");
-            match response.status {
-                200 => true,
-                _ => {
-                    waits.push(retry_after(&response, RATE));
-                    false
-                }
-            }
+            pause = (response.status != 200).then(|| retry_after(&response, RATE));
+            pause.is_some()
         });
-        // After Retry-After the token is there, and not before the rate allows it.
-        let waited = refused.elapsed();
-        let retry_after = waits.first().copied().unwrap_or_default();
-        assert!(waited < Duration::from_secs(retry_after) + SLACK, "{waited:?} in place of {retry_after} s");
-        let most = RATE + usize::try_from(start.elapsed().as_secs()).unwrap() + 1;
-        assert!(passed + turn <= most, "{passed} and {turn} passed in {:?}", start.elapsed());
-        assert_eq!(server.jobs().len(), turn);
+        // The client obeys, and the token is there; not before the rate allows it.
+        std::thread::sleep(Duration::from_secs(pause.unwrap()));
+        assert_eq!(post(&mut client, FREE, "").status, 200);
+        let (more, most) = (server.jobs().len(), RATE + usize::try_from(start.elapsed().as_secs()).unwrap() + 1);
+        assert!(passed + more <= most, "{passed} and {more} passed in {:?}", start.elapsed());
     }
 }
 
 #[test]
-fn three_hundred_concurrent_posts_pass_at_the_default_limit() {
+fn concurrent_posts_up_to_the_default_limit_pass() {
     const CLIENTS: usize = 30;
-    const EACH: usize = 10;
+    const EACH: usize = DEFAULT / CLIENTS;
     let api = ApiServer::start();
-    let server = Setup::for_api(&api).start();
+    let server = Setup::for_api(&api).env("POSTS_PER_MINUTE", "").start();
     let start = Barrier::new(CLIENTS);
     std::thread::scope(|scope| {
         for _ in 0..CLIENTS {
@@ -213,9 +202,9 @@ fn three_hundred_concurrent_posts_pass_at_the_default_limit() {
 
 #[test]
 fn default_limit_stops_a_flood_and_zero_disables_the_limit() {
-    const POSTS: usize = DEFAULT + 300;
+    const POSTS: usize = DEFAULT + 20;
     let api = ApiServer::start();
-    let (passed, took) = flood(&Setup::for_api(&api).start(), POSTS);
+    let (passed, took) = flood(&Setup::for_api(&api).env("POSTS_PER_MINUTE", "").start(), POSTS);
     // Tokens that return during the test.
     let most = DEFAULT + usize::try_from(took.as_millis()).unwrap() * DEFAULT / 60_000 + 1;
     assert!((DEFAULT..=most).contains(&passed), "{passed} passed in {took:?}");

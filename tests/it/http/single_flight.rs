@@ -9,12 +9,12 @@ use crate::support::process::{folder, private_descriptors};
 use crate::support::response::{ApiResponse, Behavior, Latch, pod_list};
 use crate::support::server::{Server, Setup};
 use std::thread;
-use std::time::Duration;
 
 const PODS: &str = "/api/v1/pods";
 
-/// Number of clients that arrive during a list; with the list's own client, and one more, all get one of 32 permits.
-const CLIENTS: usize = 30;
+/// Number of clients that arrive during a list; with the list's own client, and one more, all get one of
+/// 24 permits for reads.
+const CLIENTS: usize = 22;
 
 fn lists(api: &ApiServer) -> usize {
     api.requests().iter().filter(|request| request.path() == PODS).count()
@@ -50,7 +50,7 @@ fn during_a_list(api: &ApiServer, server: &Server, latch: &Latch, between: impl 
         api.wait_for_requests(1);
         between();
         let others: Vec<_> = (0..CLIENTS).map(|_| scope.spawn(|| server.get("/config"))).collect();
-        eventually("the clients wait", || waiting_requests(server) >= CLIENTS);
+        eventually("the clients wait", || waiting_requests(server) > CLIENTS);
         assert_eq!(lists(api), 1, "one list at a time");
         latch.open();
         (first.join().unwrap(), others.into_iter().map(|other| other.join().unwrap()).collect())
@@ -102,13 +102,21 @@ fn protobuf_error_maps_like_a_json_error() {
         for (code, reason) in [(403, "Forbidden"), (401, "Unauthorized")] {
             let forbidden = format!("pods is forbidden: User \"u\" cannot list resource \"pods\" ({code} for {path})");
             let refusal = |message: &str| ApiResponse::failure(code, reason, message);
+            // The callers of /readyz share an answer for a second.
+            let new_answer = |words: &str| {
+                let mut response = server.get(path);
+                eventually("an answer with this message of Kubernetes in the log", || {
+                    response = server.get(path);
+                    server.stderr().contains(words)
+                });
+                response
+            };
             api.always(refusal(&forbidden));
-            let in_json = server.get(path);
+            let in_json = new_answer(&forbidden);
             let words = format!("{forbidden}, in protocol buffers");
             api.always(refusal(&words).into_protobuf_status());
-            let in_protobuf = server.get(path);
+            let in_protobuf = new_answer(&words);
             assert_eq!((in_protobuf.status, in_protobuf.text()), (in_json.status, in_json.text()), "{path} {code}");
-            server.wait_for_log("with the message of Kubernetes", |line| line.contains(&words));
         }
     }
     // With a truncated or unknown body the status alone decides.
@@ -146,13 +154,10 @@ fn hanging_list_ends_for_all_waiters_and_healthz_still_responds() {
         let during_a_list: Vec<_> = (0..CLIENTS).map(|_| scope.spawn(|| server.get("/config"))).collect();
         api.wait_for_requests(1);
         assert_eq!(server.get("/healthz").status, 200);
-        let start = std::time::Instant::now();
         let statuses: Vec<u16> = during_a_list.into_iter().map(|one| one.join().unwrap().status).collect();
         // 504: shared a list without a response. 503: waited too long.
         assert!(statuses.iter().all(|status| [503, 504].contains(status)), "{statuses:?}");
         assert!(statuses.contains(&504), "{statuses:?}");
-        // The first list and the shared list take one deadline each.
-        assert!(start.elapsed() < Duration::from_secs(4), "{:?}", start.elapsed());
     });
     api.always(Behavior::Default);
     eventually("lists work again", || server.get("/config").status == 200);

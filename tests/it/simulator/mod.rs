@@ -8,10 +8,10 @@ mod robustness;
 
 use crate::support::eventually;
 use crate::support::kubernetes::Kubernetes;
-use crate::support::server::{Server, Setup};
+use crate::support::server::{KUBECONFIG, Server, Setup};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 const FREE_JOBS: &str = "/apis/batch/v1/namespaces/free-service/jobs";
 const FREE_PODS: &str = "/api/v1/namespaces/free-service/pods";
@@ -36,9 +36,9 @@ fn start_with(tag: &str, args: &[&str]) -> Local {
     let image = format!("classifier:{tag}");
     let setup = Setup::new().args(&["--local", "--local-job-seconds", "1", "--image", &image]);
     let server = setup.args(args).start();
-    let log = server.stderr();
-    let kubeconfig = log.lines().find_map(|line| line.strip_prefix("export KUBECONFIG=")).unwrap();
-    let (kubeconfig, kube) = (PathBuf::from(kubeconfig), Kubernetes::new(Path::new(kubeconfig)));
+    let line = server.wait_for_log("with the kubeconfig", |line| line.starts_with(KUBECONFIG));
+    let kubeconfig = PathBuf::from(&line[KUBECONFIG.len()..]);
+    let kube = Kubernetes::new(&kubeconfig);
     Local { server, kubeconfig, kube }
 }
 
@@ -62,7 +62,8 @@ impl Local {
         assert_eq!(status, 201, "{body}");
         let path = format!("{JOBS}/{name}");
         eventually("a Job that succeeds", || self.kube.get(&path).1["status"]["succeeded"] == 1);
-        assert!(!self.server.stderr().contains("bug:"), "{}", self.server.stderr());
+        let log = self.server.log_until_now();
+        assert!(!log.contains("bug:"), "{log}");
     }
 }
 

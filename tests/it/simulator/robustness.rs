@@ -2,12 +2,18 @@
 
 use super::{JOBS, Local, PODS, STRATEGIC, job, pod, start, text};
 use crate::support::kubernetes::{APPLY, MERGE};
-use crate::support::server::Setup;
+use crate::support::server::{Server, Setup};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+
+/// Prefix of the line with the simulator's kubeconfig.
+const EXPORT: &str = "export KUBECONFIG=";
+
+/// The user ID of `nobody`.
+const NOBODY: u32 = 65534;
 
 #[test]
 fn malformed_objects_do_not_stop_the_simulator() {
@@ -107,14 +113,16 @@ fn malformed_bytes_do_not_stop_the_simulator() {
 }
 
 #[test]
-fn fifty_watches_receive_every_event_of_a_hundred_jobs() {
+fn fifty_watches_receive_every_event_of_thirty_jobs() {
+    // With more Jobs a watch could lag behind the thousand changes that the simulator keeps.
+    const NEW: usize = 30;
     let local = start("short");
     let mut watches: Vec<_> = (0..50).map(|_| local.kube.watch(&format!("{JOBS}?watch=1"))).collect();
-    for number in 0..100 {
+    for number in 0..NEW {
         assert_eq!(local.kube.post(JOBS, &job(&format!("job-{number}"), "long")).0, 201);
     }
     for watch in &mut watches {
-        let mut missing: BTreeSet<String> = (0..100).map(|number| format!("job-{number}")).collect();
+        let mut missing: BTreeSet<String> = (0..NEW).map(|number| format!("job-{number}")).collect();
         while !missing.is_empty() {
             let event = watch.until("the last Job", |event| event["type"] == "ADDED");
             assert!(missing.remove(&text(&event, "/object/metadata/name")), "{event}");
@@ -157,4 +165,43 @@ fn folder_that_cannot_be_created_is_named() {
     let end = Setup::new().env("TMPDIR", "/nonexistent").run(&["serve", "--local"]);
     assert_eq!(end.code, Some(1), "{end:?}");
     assert!(end.stderr.contains("/nonexistent (TMPDIR)"), "{}", end.stderr);
+}
+
+#[test]
+fn folder_of_a_killed_server_is_removed_by_the_next_start() {
+    let shared = tempfile::TempDir::new().unwrap();
+    let start = || Setup::new().env("TMPDIR", shared.path()).args(&["--local"]).start();
+    let folder = |server: &Server| {
+        let line = server.wait_for_log("with the kubeconfig", |line| line.starts_with(EXPORT));
+        Path::new(&line[EXPORT.len()..]).parent().unwrap().to_owned()
+    };
+    let (running, mut killed) = (start(), start());
+    let (kept, left) = (folder(&running), folder(&killed));
+    killed.signal(Signal::KILL);
+    killed.wait();
+    assert!(left.join("kubeconfig").exists());
+
+    let elsewhere = tempfile::TempDir::new().unwrap();
+    std::fs::write(elsewhere.path().join("file"), "").unwrap();
+    let link = shared.path().join("img-classification-local-link");
+    std::os::unix::fs::symlink(elsewhere.path(), &link).unwrap();
+    let foreign = shared.path().join("img-classification-local-foreign");
+    // Only root can give a folder to another user.
+    let is_root = rustix::process::geteuid().is_root();
+    if is_root {
+        std::fs::create_dir(&foreign).unwrap();
+        std::os::unix::fs::chown(&foreign, Some(NOBODY), None).unwrap();
+    }
+
+    // At once, so that they find the folder, and each other's new ones, at the same time.
+    let servers: Vec<Server> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..6).map(|_| scope.spawn(start)).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    assert!(!left.exists());
+    assert!(link.is_symlink() && elsewhere.path().join("file").exists());
+    assert_eq!(foreign.exists(), is_root);
+    for folder in servers.iter().map(folder).chain([kept]) {
+        assert!(folder.join("kubeconfig").exists(), "{}", folder.display());
+    }
 }

@@ -3,6 +3,7 @@
 use super::{
     Fault, GOOD, check_healthy, cluster, date_in, doctor, expect, forbidden, healthy, host, is, line, no_fault, version,
 };
+use crate::support::LONG_KUBE_TIMEOUT;
 use crate::support::api::ApiServer;
 use crate::support::kubeconfig::Kubeconfig;
 use crate::support::plugin::Plugin;
@@ -60,21 +61,23 @@ fn unreachable_api_server_is_named_with_its_error() {
     expect_no_api("refused", &end, "FAIL API: ", "cannot reach https://127.0.0.1", "security group");
     assert_eq!(end.stderr, "", "stdout holds the line");
 
-    let cases: [(&str, Behavior, &str, &str); 4] = [
-        ("401", response::unauthorized().into(), "401 Unauthorized", "aws sts get-caller-identity"),
+    let cases: [(&str, Behavior, u32, &str, &str); 4] = [
+        ("401", response::unauthorized().into(), LONG_KUBE_TIMEOUT, "401 Unauthorized", "aws sts get-caller-identity"),
         (
             "no Kubernetes",
             ApiResponse::html(200).into(),
+            LONG_KUBE_TIMEOUT,
             "expected a response from the Kubernetes API",
             "another server responds at that address",
         ),
-        ("500", response::internal_error().into(), "500 InternalError", "readyz"),
-        ("silence", Behavior::Hang, "timed out", "--kube-timeout"),
+        ("500", response::internal_error().into(), 10, "500 InternalError", "readyz"),
+        ("silence", Behavior::Hang, 1, "timed out", "--kube-timeout"),
     ];
-    for (what, response, words, fix) in cases {
+    for (what, response, kube_timeout, words, fix) in cases {
         let api = ApiServer::start();
         api.always(response);
-        let end = host(Setup::for_api(&api)).args(GOOD).args(&["--kube-timeout", "1"]).run(&["doctor"]);
+        let setup = host(Setup::for_api(&api)).args(GOOD).args(&["--kube-timeout", &kube_timeout.to_string()]);
+        let end = setup.run(&["doctor"]);
         expect_no_api(what, &end, "FAIL API: ", words, fix);
     }
 

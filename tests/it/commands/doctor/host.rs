@@ -5,8 +5,9 @@ use crate::support::api::{ApiServer, Listen};
 use crate::support::kubeconfig::Kubeconfig;
 use crate::support::response::ApiResponse;
 use crate::support::server::Setup;
+use std::ffi::OsStr;
 use std::net::TcpListener;
-use std::time::Duration;
+use std::os::unix::ffi::OsStrExt;
 
 #[test]
 fn service_environment_is_checked() {
@@ -41,6 +42,10 @@ fn invalid_server_variables_are_reported() {
     assert_eq!(end.code, Some(1), "{end:?}");
     line(&end, "FAIL environment: LISTEN is \"5000\", but must be an address and a port");
     line(&end, "FAIL environment: JOB_TTL is \"soon\", but must be");
+    line(&end, "ok API: ");
+    let end = doctor(host(Setup::for_api(&api)).env("LISTEN", OsStr::from_bytes(b"\xff")).env("NO_NUDGE", "1"));
+    line(&end, "FAIL environment: LISTEN is ");
+    expect("old name", &end, "warning environment: ", "NO_NUDGE has no effect", "set NO_REQUEUE instead");
     line(&end, "ok API: ");
     let flag = host(Setup::for_api(&api)).run(&["doctor", "--listen", "5000"]);
     assert_eq!((flag.code, flag.stdout.as_str()), (Some(2), ""), "{flag:?}");
@@ -131,10 +136,8 @@ fn ec2_public_address_is_reported() {
     expect("private only", &end, "warning address: ", "started without a public address", "aws ec2 associate-address");
 
     let mute = TcpListener::bind("127.0.0.1:0").unwrap();
-    let start = std::time::Instant::now();
     let end = on_ec2(&format!("http://{}", mute.local_addr().unwrap()), "0.0.0.0:0");
     expect("mute", &end, "warning address: ", "does not respond", "aws ec2");
-    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
 
     let off = host(Setup::for_api(&api)).env("AWS_EC2_METADATA_SERVICE_ENDPOINT", &service.url());
     let requests_before = service.requests().len();

@@ -19,12 +19,6 @@ const WATCHDOG: &str = "WATCHDOG=1";
 /// The watchdog interval: systemd stops the service after this time without a ping.
 const INTERVAL: Duration = Duration::from_millis(600);
 
-/// Time for one message.
-const MESSAGE_TIME: Duration = Duration::from_millis(150);
-
-/// Tolerance for a stop.
-const SLACK: Duration = Duration::from_secs(3);
-
 /// The receiver of service notifications, as in systemd.
 struct Manager {
     socket: UnixDatagram,
@@ -46,6 +40,10 @@ impl Manager {
     /// Returns the next message within this time, or `None`.
     fn within(&self, time: Duration) -> Option<String> {
         self.socket.set_read_timeout(Some(time)).unwrap();
+        self.receive()
+    }
+
+    fn receive(&self) -> Option<String> {
         let mut bytes = [0; 256];
         match self.socket.recv(&mut bytes) {
             Ok(length) => Some(String::from_utf8(bytes[..length].to_vec()).unwrap().trim_end().to_owned()),
@@ -68,9 +66,12 @@ impl Manager {
         }
     }
 
-    /// All messages so far.
+    /// All messages so far: a sent message is received at once.
     fn messages(&self) -> Vec<String> {
-        std::iter::from_fn(|| self.within(MESSAGE_TIME)).collect()
+        self.socket.set_nonblocking(true).unwrap();
+        let messages = std::iter::from_fn(|| self.receive()).collect();
+        self.socket.set_nonblocking(false).unwrap();
+        messages
     }
 }
 

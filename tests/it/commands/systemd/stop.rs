@@ -2,15 +2,14 @@
 
 use super::socket_activation::{activated, held_socket, send_request};
 use super::watchdog::watchdog;
-use super::{INTERVAL, Manager, READY, SLACK, STOPPING, request};
+use super::{INTERVAL, Manager, READY, STOPPING, request};
 use crate::support::api::ApiServer;
 use crate::support::http::Connection;
 use crate::support::response::{Behavior, Latch};
-use crate::support::server::Setup;
+use crate::support::server::{Server, Setup, UNFINISHED};
 use rustix::process::Signal;
 use std::fs::File;
 use std::net::TcpListener;
-use std::time::{Duration, Instant};
 
 #[test]
 fn ready_is_sent_once_requests_are_served_and_stopping_at_sigterm() {
@@ -49,17 +48,23 @@ fn failed_start_never_sends_ready() {
     assert_eq!(manager.messages(), [""; 0]);
 }
 
-#[test]
-fn stopping_is_sent_while_requests_are_in_flight() {
-    let (api, manager, latch) = (ApiServer::start(), Manager::new(), Latch::default());
-    api.always(Behavior::After(latch.clone(), Box::new(Behavior::Default)));
-    let mut server = manager.watches(Setup::for_api(&api)).start();
+/// Stops the server while Kubernetes holds the response to a POST; returns the client's connection.
+fn stopping_during_a_post(api: &ApiServer, server: &Server, manager: &Manager) -> Connection {
     assert_eq!(manager.next(), READY);
     let mut client = server.connect();
     client.send(request(true).as_bytes());
     api.wait_for_requests(1);
     server.signal(Signal::TERM);
     assert_eq!(manager.next(), STOPPING);
+    client
+}
+
+#[test]
+fn stopping_is_sent_while_requests_are_in_flight() {
+    let (api, manager, latch) = (ApiServer::start(), Manager::new(), Latch::default());
+    api.always(Behavior::After(latch.clone(), Box::new(Behavior::Default)));
+    let mut server = manager.watches(Setup::for_api(&api)).start();
+    let mut client = stopping_during_a_post(&api, &server, &manager);
     latch.open();
     assert_eq!(client.response(false).unwrap().status, 200);
     assert_eq!(server.wait().code(), Some(0));
@@ -81,9 +86,8 @@ fn request_under_way_at_the_stop_gets_its_response() {
         client.send(request(true).as_bytes());
         assert_eq!(client.response(false).unwrap().status, 200);
     }
-    let start = Instant::now();
     assert_eq!(server.wait().code(), Some(0));
-    assert!(start.elapsed() < SLACK, "{:?}", start.elapsed());
+    assert!(!server.stderr().contains(UNFINISHED), "{}", server.stderr());
     assert_eq!(api.jobs().len(), 2);
 }
 
@@ -102,19 +106,13 @@ fn second_signal_ends_the_process_at_once() {
         let (api, manager) = (ApiServer::start(), Manager::new());
         api.always(Behavior::Hang);
         let mut server = manager.watches(Setup::for_api(&api)).args(&["--kube-timeout", "60"]).start();
-        assert_eq!(manager.next(), READY);
-        let mut client = server.connect();
-        client.send(request(true).as_bytes());
-        api.wait_for_requests(1);
-        server.signal(Signal::TERM);
-        assert_eq!(manager.next(), STOPPING);
-        let start = Instant::now();
+        let mut client = stopping_during_a_post(&api, &server, &manager);
         server.signal(second);
         // The process exits without success: it dropped a request.
         assert_eq!(server.wait().code(), Some(1), "{second:?}");
-        assert!(start.elapsed() < SLACK, "{:?}", start.elapsed());
         assert!(client.response(false).is_err());
-        assert!(!server.stderr().contains("panicked"), "{}", server.stderr());
+        let log = server.stderr();
+        assert!(!log.contains("panicked") && !log.contains(UNFINISHED), "{log}");
     }
 }
 
@@ -130,7 +128,6 @@ fn nohup_server_survives_the_end_of_its_terminal() {
 
 #[test]
 fn sigterm_while_kubernetes_hangs_waits_for_the_request_deadline() {
-    const DEADLINE: Duration = Duration::from_secs(2);
     let api = ApiServer::start();
     api.always(Behavior::Hang);
     let mut server = Setup::for_api(&api).args(&["--kube-timeout", "2"]).start();
@@ -139,13 +136,12 @@ fn sigterm_while_kubernetes_hangs_waits_for_the_request_deadline() {
         client.send(request(true).as_bytes());
     }
     api.wait_for_requests(clients.len());
-    let start = Instant::now();
     server.signal(Signal::TERM);
     for client in &mut clients {
         assert_eq!(client.response(false).unwrap().status, 504);
         assert_eq!(client.rest().unwrap(), b"");
     }
     assert_eq!(server.wait().code(), Some(0));
-    assert!(start.elapsed() < DEADLINE + SLACK, "{:?}", start.elapsed());
-    assert!(!server.stderr().contains("watchdog"), "{}", server.stderr());
+    let log = server.stderr();
+    assert!(!log.contains("watchdog") && !log.contains(UNFINISHED), "{log}");
 }

@@ -1,8 +1,12 @@
 //! Several requests on one connection, `100 Continue`, and HEAD.
 
 use super::{FREE, MNIST, expecting, format_error, started};
+use crate::support::process::{copies, descriptors};
+use rustix::net::getpeername;
+use rustix::net::sockopt::tcp_nodelay;
 use std::io::Read;
 use std::net::Shutdown;
+use std::os::fd::OwnedFd;
 
 #[test]
 fn waiting_client_gets_100_continue() {
@@ -45,6 +49,18 @@ fn one_connection_serves_a_thousand_requests() {
         assert_eq!(connection.request("POST", FREE, Some(b"nonsense")).status, 400, "{round}");
     }
     assert_eq!(api.jobs().len(), 50);
+}
+
+#[test]
+fn responses_do_not_wait_for_acknowledgements() {
+    let (_api, server) = started();
+    let mut connection = server.connect();
+    assert_eq!(connection.request("GET", "/healthz", None).status, 200);
+    let client = connection.stream().local_addr().unwrap();
+    let is_peer = |socket: &OwnedFd| getpeername(socket).ok().flatten().is_some_and(|peer| peer == client.into());
+    let socket = copies(&server, descriptors(&server)).into_iter().find(is_peer).expect("the server's end");
+    // Nagle's algorithm against delayed acknowledgements would cost 45 ms a large response.
+    assert!(tcp_nodelay(&socket).unwrap());
 }
 
 #[test]

@@ -17,13 +17,9 @@ use serde_json::Value;
 use std::collections::BTreeSet;
 use std::io::{self, Write};
 use std::net::Shutdown;
-use std::time::{Duration, Instant};
 
 const FREE: &str = "/img-classification/free";
 const MNIST: &str = r#"{"dataset":"mnist"}"#;
-
-/// Longest time from the last byte of a case to its last response.
-const PROMPT: Duration = Duration::from_secs(5);
 
 /// Cases up to this length are also sent byte by byte.
 const SHORT: usize = 1500;
@@ -78,7 +74,6 @@ impl Case {
     /// Sends the bytes, at once or one by one, and compares the responses; the error names the difference.
     fn run(&self, server: &Server, bytewise: bool) -> Result<(), String> {
         let mut connection = server.connect();
-        connection.stream().set_read_timeout(Some(PROMPT)).unwrap();
         let mut stream = connection.stream();
         // The server may have refused and closed before the last byte.
         let sent = if bytewise {
@@ -92,7 +87,6 @@ impl Case {
         if self.half_close {
             let _ = stream.shutdown(Shutdown::Write);
         }
-        let start = Instant::now();
         let mut interim = 0;
         for (number, statuses) in self.responses.iter().enumerate() {
             let is_head = self.is_head == Some(number);
@@ -138,15 +132,15 @@ impl Case {
                 Err(error) => return Err(format!("not closed by the server: {error}")),
             }
         }
-        match start.elapsed() {
-            long if long > PROMPT => Err(format!("took {long:?}")),
-            _ => Ok(()),
-        }
+        Ok(())
     }
 }
 
 /// Returns the format error of a response: errors are JSON with one sentence, and every response has its length.
 fn format_error(response: &Response, is_head: bool) -> Option<&'static str> {
+    if response.status == 204 {
+        return response.header("Content-Length").map(|_| "a 204 has a length");
+    }
     if response.header("Content-Type") != Some("application/json") {
         return Some("its content type is not JSON");
     }
@@ -252,7 +246,8 @@ fn run_table(cases: &[Case], bytewise: bool) {
         assert_eq!(server.get("/healthz").status, 200, "after {}", case.what);
     }
     assert!(wrong.is_empty(), "{} of {} cases:\n{}", wrong.len(), cases.len(), wrong.join("\n"));
-    assert!(!server.stderr().contains("bug: "), "{}", server.stderr());
+    let log = server.log_until_now();
+    assert!(!log.contains("bug: "), "{log}");
 }
 
 #[test]

@@ -1,12 +1,12 @@
 //! Clients that read or send slowly, stay silent or reset the connection.
 
-use super::{PROMPT, expecting, get, good_post, post_of, started};
+use super::{expecting, get, good_post, post_of, started};
 use crate::support::api::ApiServer;
 use crate::support::cluster::pod;
-use crate::support::eventually;
 use crate::support::http::Connection;
 use crate::support::process::client_resources;
 use crate::support::response::{ApiResponse, Behavior, Latch, pod_list};
+use crate::support::{TIMEOUT, eventually};
 use serde_json::Value;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -143,10 +143,10 @@ fn slow_clients_get_408_and_silent_connections_are_closed() {
                 if !then.is_empty() {
                     connection.stream().set_read_timeout(Some(gap)).unwrap();
                     // Until a response arrives. Sending fails only once the server has closed.
-                    while connection.stream().peek(&mut [0]).is_err() && start.elapsed() < HEAD_TIME * 2 {
+                    while connection.stream().peek(&mut [0]).is_err() && start.elapsed() < TIMEOUT {
                         let _ = connection.stream().write_all(&[*drops.next().unwrap()]);
                     }
-                    connection.stream().set_read_timeout(Some(HEAD_TIME)).unwrap();
+                    connection.stream().set_read_timeout(Some(TIMEOUT)).unwrap();
                 }
                 for status in *responses {
                     let response = connection.response(false).unwrap_or_else(|error| panic!("{what}: {error}"));
@@ -156,8 +156,7 @@ fn slow_clients_get_408_and_silent_connections_are_closed() {
                     }
                 }
                 assert_eq!(connection.rest().unwrap(), b"", "{what}");
-                let took = start.elapsed();
-                assert!(took > HEAD_TIME / 2 && took < HEAD_TIME + PROMPT, "{what}: {took:?}");
+                assert!(start.elapsed() > HEAD_TIME / 2, "{what}: {:?}", start.elapsed());
             });
         }
         // Meanwhile the server serves other clients.
@@ -236,8 +235,12 @@ fn resets_at_any_stage_leave_no_descriptor_thread_or_job_behind() {
     api.wait_for_requests(seen + waiting.len());
     waiting.iter().for_each(reset);
     latch.open();
-    // These requests were valid: each creates its Job, although its client has gone.
-    eventually("the Jobs are made", || api.jobs().len() == jobs + waiting.len());
+    // These requests were valid: each creates its Job, although its client has gone. With its log line the server has also
+    // read the response of Kubernetes, so that closing connections cuts none.
+    let created =
+        || server.stderr().lines().filter(|line| line.starts_with("POST /img-classification/free 200 ")).count();
+    eventually("the Jobs are made", || created() == jobs + waiting.len());
+    assert_eq!(api.jobs().len(), jobs + waiting.len());
     drop(waiting);
     eventually("descriptors and threads are given back", || {
         // Idle connections to Kubernetes are not part of the comparison: a request drops those that have ended.
@@ -247,5 +250,6 @@ fn resets_at_any_stage_leave_no_descriptor_thread_or_job_behind() {
         now.0 <= before.0 && now.1 <= before.1
     });
     assert_eq!(server.get("/healthz").status, 200);
-    assert!(!server.stderr().contains("bug: "), "{}", server.stderr());
+    let log = server.log_until_now();
+    assert!(!log.contains("bug: "), "{log}");
 }

@@ -2,10 +2,10 @@
 
 use super::retries::Cut;
 use super::{check_retry_after, check_sentence, started};
+use crate::support::LONG_KUBE_TIMEOUT;
 use crate::support::cluster::pod;
 use crate::support::response::{ApiResponse, Behavior, pod_list, unauthorized, unavailable};
 use serde_json::{Value, json};
-use std::time::{Duration, Instant};
 
 #[test]
 fn headers_over_the_size_limit_are_502_at_once() {
@@ -26,15 +26,13 @@ fn check_headers(lengths: &[usize]) {
         let reply = headers.fold(ApiResponse::json(status, &json!({"kind": "Job"})), |reply, (number, length)| {
             reply.header(&format!("X-{number}"), &"x".repeat(*length))
         });
-        let (api, server) = started(15);
+        let (api, server) = started(LONG_KUBE_TIMEOUT);
         api.always(reply);
-        let start = Instant::now();
         for response in [server.post_job(), server.get("/config")] {
             assert_eq!(response.status, 502, "{what}: {}", response.text());
             check_sentence(&response);
         }
         assert_eq!(server.get("/readyz").status, 503, "{what}");
-        assert!(start.elapsed() < Duration::from_secs(10), "{what} was repeated until the deadline");
         assert!(api.requests().len() <= 3, "{what}: {} requests", api.requests().len());
     }
 }
@@ -62,8 +60,7 @@ fn unexpected_json_is_an_error_and_never_an_empty_list() {
 
 #[test]
 fn truncated_list_is_read_again_or_fails_but_never_shortened() {
-    let pods: Vec<Value> = (0..50).map(|n| pod("default", &format!("pod-{n}"), "Running", None)).collect();
-    let cuts: [(&str, Cut); 11] = [
+    check_read_again(cut(&[
         ("nothing", |reply| reply.cut(0)),
         ("length", |reply| reply.cut(3000)),
         ("the last byte", |reply| reply.cut_last()),
@@ -75,62 +72,64 @@ fn truncated_list_is_read_again_or_fails_but_never_shortened() {
         ("protobuf, in chunks", |reply| reply.into_protobuf_pods().chunked().cut(3000)),
         ("protobuf, the last byte", |reply| reply.into_protobuf_pods().cut_last()),
         ("protobuf in gzip", |reply| reply.into_protobuf_pods().gzip().cut(200)),
-    ];
-    check_read_again(&pods, &cuts);
+    ]));
 }
 
 #[test]
 fn list_in_broken_gzip_is_read_again_or_fails() {
-    let pods: Vec<Value> = (0..50).map(|n| pod("default", &format!("pod-{n}"), "Running", None)).collect();
-    let breaks: [(&str, Cut); 4] = [
+    check_read_again(cut(&[
         ("the head", |reply| reply.gzip().corrupted(0)),
         ("the table of codes", |reply| reply.gzip().corrupted(12)),
         ("the checksum", |reply| reply.gzip().corrupted(-5)),
         ("the checksum, protobuf", |reply| reply.into_protobuf_pods().gzip().corrupted(-5)),
-    ];
-    check_read_again(&pods, &breaks);
+    ]));
 }
 
 #[test]
 fn list_with_a_wrong_gzip_checksum_is_read_again_or_fails() {
     // The decompressed data is not JSON, and only the checksum shows that Kubernetes sent other data.
-    let pods: Vec<Value> = (0..50).map(|n| pod("default", &format!("pod-{n}"), "Running", None)).collect();
-    let breaks: [(&str, Cut); 2] = [
+    check_read_again(cut(&[
         ("the data", |reply| reply.gzip().corrupted(200)),
         ("the data, protobuf", |reply| reply.into_protobuf_pods().gzip().corrupted(200)),
-    ];
-    check_read_again(&pods, &breaks);
+    ]));
+}
+
+#[test]
+fn list_with_a_truncated_head_is_read_again_or_fails() {
+    check_read_again([1, 15, 40].map(|bytes| (format!("{bytes} bytes"), Behavior::ApplyThenTruncate(bytes))));
+}
+
+/// The pods of a list.
+fn pods() -> Vec<Value> {
+    (0..50).map(|n| pod("default", &format!("pod-{n}"), "Running", None)).collect()
+}
+
+/// Responses with the list of [`pods`], each with its cut.
+fn cut(cuts: &[(&str, Cut)]) -> Vec<(String, Behavior)> {
+    let complete = ApiResponse::json(200, &pod_list(&pods(), ""));
+    cuts.iter().map(|(what, cut)| ((*what).to_owned(), cut(complete.clone()).into())).collect()
 }
 
 /// One broken response: the retry returns the full list. Only broken responses: 503.
-fn check_read_again(pods: &[Value], faults: &[(&str, Cut)]) {
-    for (what, corrupt) in faults {
-        let (api, server) = started(1);
-        let complete_response = ApiResponse::json(200, &pod_list(pods, ""));
-        api.queue([corrupt(complete_response.clone()).into(), complete_response.clone().into()]);
+fn check_read_again(faults: impl IntoIterator<Item = (String, Behavior)>) {
+    let check = |what: &str, fault: Behavior| {
+        let (api, server) = started(10);
+        api.set_pods(pods());
+        api.queue([fault.clone()]);
         let response = server.get("/config");
         assert_eq!(response.status, 200, "{what}: {}", response.text());
         assert_eq!(response.json()["pods"].as_array().unwrap().len(), 50, "{what}");
-        api.always(corrupt(complete_response));
+        api.always(fault);
         let response = server.get("/config");
         assert_eq!(response.status, 503, "{what}: {}", response.text());
         check_retry_after(&response);
         check_sentence(&response);
-    }
-}
-
-#[test]
-fn list_with_a_truncated_head_is_read_again_and_503_if_that_lasts() {
-    let (api, server) = started(1);
-    for bytes in [1, 15, 40] {
-        api.queue([Behavior::ApplyThenTruncate(bytes)]);
-        assert_eq!(server.get("/config").status, 200, "{bytes}");
-        api.always(Behavior::ApplyThenTruncate(bytes));
-        let response = server.get("/config");
-        assert_eq!(response.status, 503, "{bytes}: {}", response.text());
-        check_retry_after(&response);
-        check_sentence(&response);
-    }
+    };
+    std::thread::scope(|scope| {
+        for (what, fault) in faults {
+            scope.spawn(move || check(&what, fault));
+        }
+    });
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Reuse of connections to Kubernetes.
 
 use super::started;
-use crate::support::response::{Behavior, quota_full};
+use crate::support::response::{Behavior, Latch, quota_full};
 
 #[test]
 fn sequential_requests_share_one_connection() {
@@ -61,4 +61,28 @@ fn stale_connection_causes_no_error() {
         assert_eq!(server.post_job().status, 200);
     }
     assert_eq!(api.jobs().len(), 30);
+}
+
+#[test]
+fn idle_connections_to_a_vanished_endpoint_are_not_tried_in_turn() {
+    const IDLE: usize = 8;
+    let (api, server) = started(2);
+    let latch = Latch::default();
+    let held = latch.clone();
+    api.script(move |_| Behavior::After(held.clone(), Box::new(Behavior::Default)));
+    std::thread::scope(|scope| {
+        for _ in 0..IDLE {
+            scope.spawn(|| assert_eq!(server.post_job().status, 200));
+        }
+        api.wait_for_requests(IDLE);
+        latch.open();
+    });
+    assert_eq!(api.connections(), IDLE);
+    // Their packets vanish, and new connections lead to another endpoint.
+    api.script(|request| if request.connection < IDLE { Behavior::Hang } else { Behavior::Default });
+    assert_eq!(server.post_job().status, 504);
+    for _ in 0..IDLE {
+        assert_eq!(server.post_job().status, 200);
+    }
+    assert_eq!(api.connections(), IDLE + 1);
 }

@@ -1,7 +1,9 @@
 //! Retry-After, deadlines and outages.
 
 use super::{check_retry_after, check_sentence, creates, started};
+use crate::support::LONG_KUBE_TIMEOUT;
 use crate::support::api::{ApiServer, Listen};
+use crate::support::eventually;
 use crate::support::http::Response;
 use crate::support::response::{Accept, ApiResponse, Behavior, Latch, internal_error, too_many_requests, unavailable};
 use crate::support::server::{Server, Setup};
@@ -10,8 +12,8 @@ use std::time::{Duration, Instant};
 
 #[test]
 fn slow_kubernetes_within_the_deadline_gets_one_request() {
-    let (api, server) = started(2);
-    let slow = || Behavior::Delayed(Duration::from_millis(1200), Box::new(Behavior::Default));
+    let (api, server) = started(10);
+    let slow = || Behavior::Delayed(Duration::from_secs(3), Box::new(Behavior::Default));
     api.script(move |_| slow());
     for made in 1..=2 {
         let response = server.post_job();
@@ -22,41 +24,63 @@ fn slow_kubernetes_within_the_deadline_gets_one_request() {
 
 #[test]
 fn request_that_waits_too_long_for_a_permit_is_503_and_creates_no_job() {
-    let (api, server) = started(1);
-    api.script(move |_| Behavior::Delayed(Duration::from_millis(800), Box::new(Behavior::Default)));
-    let start = Instant::now();
+    // Kubernetes responds to the first round of requests in time; the second round ends after the last waits.
+    let (api, server) = started(5);
+    api.script(move |_| Behavior::Delayed(Duration::from_secs(3), Box::new(Behavior::Default)));
     let responses: Vec<Response> = std::thread::scope(|scope| {
         let posts: Vec<_> = (0..100).map(|_| scope.spawn(|| server.post_job())).collect();
         posts.into_iter().map(|post| post.join().unwrap()).collect()
     });
-    assert!(start.elapsed() < Duration::from_millis(3500), "{:?}", start.elapsed());
     let of = |status: u16| responses.iter().filter(move |response| response.status == status);
-    // On a busy machine the 0.8 s of Kubernetes may exceed the deadline of 1 s.
+    // On a busy machine the 3 s of Kubernetes may exceed the deadline of 5 s.
     let (done, late, turned_away) = (of(200).count(), of(504).count(), of(503).count());
     assert_eq!(done + late + turned_away, 100);
     assert!(turned_away > 0 && done > 0, "{done} done, {late} late, {turned_away} turned away");
     of(503).for_each(check_retry_after);
     assert_eq!(creates(&api).len(), done + late, "a request that was turned away reached Kubernetes");
-    crate::support::eventually("every create is a Job", || api.jobs().len() == done + late);
+    eventually("every create is a Job", || api.jobs().len() == done + late);
     let names: BTreeSet<String> = api.jobs().iter().map(|job| job["metadata"]["name"].to_string()).collect();
     assert_eq!(names.len(), done + late);
     assert!(of(200).all(|response| names.contains(&response.json()["job"].to_string())));
 }
 
 #[test]
+fn wait_for_a_permit_counts_against_the_deadline() {
+    const PERMITS: usize = 32;
+    let (api, server) = started(10);
+    let mut requests = 0;
+    api.script(move |_| {
+        requests += 1;
+        match requests {
+            ..=PERMITS => Behavior::Hang,
+            _ => Behavior::Delayed(Duration::from_secs(5), Box::new(Behavior::Default)),
+        }
+    });
+    std::thread::scope(|scope| {
+        let posts: Vec<_> = (0..PERMITS).map(|_| scope.spawn(|| server.post_job().status)).collect();
+        api.wait_for_requests(PERMITS);
+        // Its permit comes after 10 s, and the response of Kubernetes would take 5 s more.
+        assert_eq!(server.post_job().status, 504);
+        assert!(posts.into_iter().all(|post| post.join().unwrap() == 504));
+    });
+    assert_eq!(server.post_job().status, 200, "without a wait");
+}
+
+#[test]
 fn lasting_overload_is_503_with_retry_after_within_the_deadline() {
-    for reply in [unavailable(), too_many_requests(1), internal_error()] {
-        let (api, server) = started(1);
+    let check = |reply| {
+        let (api, server) = started(10);
         api.always(reply);
-        let start = Instant::now();
         let response = server.post_job();
         assert_eq!(response.status, 503, "{}", response.text());
         check_retry_after(&response);
         check_sentence(&response);
-        assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
-        // The server retries, but not in a busy loop.
-        assert!((1..=20).contains(&creates(&api).len()), "{} creates", creates(&api).len());
-    }
+    };
+    std::thread::scope(|scope| {
+        for reply in [unavailable(), too_many_requests(1), internal_error()] {
+            scope.spawn(move || check(reply));
+        }
+    });
 }
 
 #[test]
@@ -68,7 +92,7 @@ fn retry_after_of_kubernetes_is_honoured_within_the_deadline() {
         let creates = creates(&api);
         assert_eq!(creates.len(), 2);
         let pause = creates[1].at - creates[0].at;
-        assert!(pause >= Duration::from_millis(950) && pause < Duration::from_secs(6), "{pause:?}");
+        assert!(pause >= Duration::from_millis(950), "{pause:?}");
     }
 }
 
@@ -76,44 +100,62 @@ fn retry_after_of_kubernetes_is_honoured_within_the_deadline() {
 fn invalid_retry_after_does_no_harm() {
     let values =
         ["18446744073709551615", "99999999999999999999999", "-1", "", "soon", "1.5", "Wed, 21 Oct 2065 07:28:00 GMT"];
-    let (api, server) = started(1);
-    for value in values {
+    let check = |value| {
+        let (api, server) = started(10);
         api.always(ApiResponse::failure(429, "TooManyRequests", "later").header("Retry-After", value));
         let response = server.post_job();
         assert_eq!(response.status, 503, "{value:?}: {}", response.text());
         check_retry_after(&response);
+    };
+    std::thread::scope(|scope| {
+        for value in values {
+            scope.spawn(move || check(value));
+        }
+    });
+}
+
+#[test]
+fn retry_after_over_the_longest_pause_goes_to_the_caller_at_once() {
+    for seconds in [4, 3600] {
+        let (api, server) = started(LONG_KUBE_TIMEOUT);
+        api.always(too_many_requests(seconds));
+        let response = server.post_job();
+        assert_eq!(response.status, 503, "{}", response.text());
+        check_retry_after(&response);
+        assert!(seconds > 300 || response.header("Retry-After") == Some("4"));
+        assert_eq!(creates(&api).len(), 1);
     }
 }
 
 #[test]
-fn retry_after_beyond_the_deadline_is_an_immediate_error() {
-    let (api, server) = started(2);
-    api.always(too_many_requests(3600));
-    let start = Instant::now();
-    let response = server.post_job();
-    assert_eq!(response.status, 503, "{}", response.text());
-    check_retry_after(&response);
-    assert!(start.elapsed() < Duration::from_secs(4), "{:?}", start.elapsed());
-}
-
-#[test]
 fn kubernetes_without_a_response_is_504_at_the_deadline() {
-    let (api, server) = started(1);
+    let (api, server) = started(DEADLINE);
     api.always(Behavior::Hang);
     check_deadline(&server, 504);
 }
 
 #[test]
 fn kubernetes_without_a_tls_handshake_is_504_at_the_deadline() {
-    let (api, server) = started(1);
+    let (api, server) = started(DEADLINE);
     api.on_accept([Accept::Hang; 100]);
     check_deadline(&server, 504);
+}
+
+#[test]
+fn endpoint_without_a_tls_handshake_costs_a_connection_attempt_and_not_the_request() {
+    let (api, server) = started(LONG_KUBE_TIMEOUT);
+    api.on_accept([Accept::Hang]);
+    assert_eq!(server.post_job().status, 200);
+    assert_eq!(api.connections(), 2);
 }
 
 /// Sends one request to the server.
 type Operation = fn(&Server) -> Response;
 
-/// Checks that every operation ends with this status, about a second after its start.
+/// --kube-timeout in seconds: a busy machine opens a connection to Kubernetes in this time.
+const DEADLINE: u32 = 3;
+
+/// Checks that every operation ends with this status, and not before [`DEADLINE`].
 fn check_deadline(server: &Server, status: u16) {
     let operations: [(&str, Operation, u16); 3] = [
         ("POST", Server::post_job, status),
@@ -126,14 +168,14 @@ fn check_deadline(server: &Server, status: u16) {
         let elapsed = start.elapsed();
         assert_eq!(response.status, status, "{what}: {}", response.text());
         check_sentence(&response);
-        assert!(elapsed > Duration::from_millis(900) && elapsed < Duration::from_secs(3), "{what}: {elapsed:?}");
+        assert!(elapsed > Duration::from_secs(DEADLINE.into()) * 9 / 10, "{what}: {elapsed:?}");
     }
 }
 
 #[test]
 fn dripping_response_ends_at_the_deadline() {
-    // A read timeout alone would restart with every byte.
-    let (api, server) = started(1);
+    // A read timeout alone would restart with every byte, beyond the client's own timeout.
+    let (api, server) = started(DEADLINE);
     api.always(Behavior::Drip);
     check_deadline(&server, 504);
     api.always(Behavior::Default);
@@ -144,7 +186,7 @@ fn dripping_response_ends_at_the_deadline() {
 fn outage_is_503_and_ends_without_a_restart() {
     // An address that no other test binds, so that no process takes the port meanwhile.
     let mut api = ApiServer::listen(&Listen { ip: "127.0.0.2", ..Listen::default() });
-    let server = Setup::for_api(&api).args(&["--kube-timeout", "1"]).start();
+    let server = Setup::for_api(&api).args(&["--kube-timeout", &DEADLINE.to_string()]).start();
     assert_eq!(server.post_job().status, 200);
     for _ in 0..2 {
         api.close_port();
@@ -156,7 +198,7 @@ fn outage_is_503_and_ends_without_a_restart() {
         assert_eq!(server.get("/readyz").status, 503);
         assert_eq!(server.get("/healthz").status, 200);
         api.reopen_port();
-        assert_eq!(server.get("/readyz").status, 200);
+        eventually("ready again", || server.get("/readyz").status == 200);
         assert_eq!(server.post_job().status, 200);
         assert_eq!(server.get("/config").status, 200);
     }
@@ -166,12 +208,11 @@ fn outage_is_503_and_ends_without_a_restart() {
 #[test]
 fn kubernetes_that_starts_within_the_deadline_serves_the_request() {
     let mut api = ApiServer::listen(&Listen { ip: "127.0.0.2", ..Listen::default() });
-    let server = Setup::for_api(&api).args(&["--kube-timeout", "15"]).start();
+    let server = Setup::for_api(&api).args(&["--kube-timeout", "15", "--log-level", "debug"]).start();
     api.close_port();
     std::thread::scope(|scope| {
         let response = scope.spawn(|| server.post_job());
-        // The test cannot observe the first refused attempt; the port opens while the request is in flight.
-        std::thread::park_timeout(Duration::from_millis(300));
+        server.wait_for_log("of a retry", |line| line.contains("retrying in") && line.contains("refused"));
         api.reopen_port();
         let response = response.join().unwrap();
         assert_eq!(response.status, 200, "{}", response.text());
@@ -183,11 +224,11 @@ fn kubernetes_that_starts_within_the_deadline_serves_the_request() {
 fn server_starts_while_kubernetes_is_down() {
     let mut api = ApiServer::listen(&Listen { ip: "127.0.0.2", ..Listen::default() });
     api.close_port();
-    let server = Setup::for_api(&api).args(&["--kube-timeout", "1"]).start();
+    let server = Setup::for_api(&api).args(&["--kube-timeout", &DEADLINE.to_string()]).start();
     assert_eq!(server.get("/healthz").status, 200);
     assert_eq!(server.get("/readyz").status, 503);
     api.reopen_port();
-    assert_eq!(server.get("/readyz").status, 200);
+    eventually("ready", || server.get("/readyz").status == 200);
 }
 
 #[test]
@@ -202,22 +243,20 @@ fn unresolvable_host_name_is_503() {
 
 #[test]
 fn hanging_kubernetes_never_delays_healthz() {
-    let (api, server) = started(10);
+    const POSTS: usize = 64;
+    let (api, server) = started(LONG_KUBE_TIMEOUT);
     let latch = Latch::default();
     let held = latch.clone();
     api.script(move |_| Behavior::After(held.clone(), Box::new(Behavior::Default)));
     std::thread::scope(|scope| {
-        let posts: Vec<_> = (0..64).map(|_| scope.spawn(|| server.post_job().status)).collect();
-        api.wait_for_requests(1);
+        let posts: Vec<_> = (0..POSTS).map(|_| scope.spawn(|| server.post_job().status)).collect();
+        // Every permit is taken. No POST ends before the latch opens.
+        api.wait_for_requests(32);
         for _ in 0..10 {
-            let start = Instant::now();
             assert_eq!(server.get("/healthz").status, 200);
-            assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
         }
         latch.open();
-        let responses: Vec<u16> = posts.into_iter().map(|post| post.join().unwrap()).collect();
-        let done = responses.iter().filter(|status| **status == 200).count();
-        assert!(responses.iter().all(|status| [200, 503].contains(status)), "{responses:?}");
-        assert_eq!(api.jobs().len(), done);
+        assert!(posts.into_iter().all(|post| post.join().unwrap() == 200));
     });
+    assert_eq!(api.jobs().len(), POSTS);
 }

@@ -129,6 +129,36 @@ fn relative_paths_start_at_the_file_of_their_entry() {
 }
 
 #[test]
+fn missing_or_unreadable_file_is_named_with_its_kubeconfig_and_field() {
+    let [cert, key] = ["client-pkcs8.pem", "client-pkcs8.key.pem"].map(tls::base64);
+    // A folder cannot be read, not even by root.
+    for path in ["no/file", "."] {
+        for (field, user, cluster) in [
+            (
+                "clusters[test].cluster.certificate-authority",
+                json!({}),
+                json!({"certificate-authority": path, "certificate-authority-data": null}),
+            ),
+            (
+                "users[test].user.client-certificate",
+                json!({"client-certificate": path, "client-key-data": key}),
+                json!({}),
+            ),
+            ("users[test].user.client-key", json!({"client-key": path, "client-certificate-data": cert}), json!({})),
+            ("users[test].user.tokenFile", json!({"tokenFile": path}), json!({})),
+        ] {
+            let setup = Setup::new();
+            let text = Kubeconfig::new("https://127.0.0.1:1").user(user).cluster(cluster).yaml();
+            let config = setup.file("config", text);
+            let named = setup.home().join(path).display().to_string();
+            let line = format!("img-classification: kubeconfig {}: {field}: cannot read {named}: ", config.display());
+            let refused = setup.args(&["--kubeconfig", config.to_str().unwrap()]).refused();
+            assert!(refused.starts_with(&line), "{refused}\n{line}");
+        }
+    }
+}
+
+#[test]
 fn relative_token_file_starts_at_its_kubeconfig() {
     let api = ApiServer::start();
     for relative in [true, false] {

@@ -6,7 +6,6 @@ use crate::support::kubeconfig::{Kubeconfig, TOKEN};
 use crate::support::server::Setup;
 use crate::support::tls;
 use serde_json::json;
-use std::time::{Duration, Instant};
 
 #[test]
 fn every_form_accepted_by_kubectl_is_accepted() {
@@ -144,13 +143,11 @@ fn invalid_referenced_files_are_refused_by_name() {
 }
 
 #[test]
-fn huge_file_is_refused_soon() {
-    let start = Instant::now();
+fn huge_file_is_refused() {
     let setup = Setup::new();
     let path = setup.file("huge", "");
     std::fs::File::options().write(true).open(&path).unwrap().set_len(1 << 28).unwrap();
     check_refused(setup.args(&["--kubeconfig", path.to_str().unwrap()]), &["huge"]);
-    assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
 }
 
 #[test]
@@ -186,8 +183,7 @@ fn entry_names_cannot_inject_log_lines() {
     for text in [&text, &basic, &plugin] {
         let server = Setup::new().kubeconfig(text).start();
         server.post_job();
-        server.wait_for_log("of the POST", |line| line.starts_with("POST "));
-        let log = server.stderr();
+        let log = server.log_until_now();
         assert_eq!(log.lines().filter(|line| line.starts_with("listening on ")).count(), 1, "{log}");
         for line in log.lines() {
             assert!(!line.contains(|c: char| c.is_control() || c == '\u{2028}'), "{line:?}");
@@ -202,22 +198,32 @@ fn entry_names_cannot_inject_log_lines() {
 }
 
 #[test]
-fn alias_bomb_is_refused_soon() {
+fn alias_bomb_is_refused() {
     let mut text = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n".to_owned();
     for level in 1..12 {
         let before = vec![format!("*a{}", level - 1); 10].join(", ");
         text.push_str(&format!("a{level}: &a{level} [{before}]\n"));
     }
     text.push_str("current-context: x\nusers: *a11\n");
-    let start = Instant::now();
     Setup::new().kubeconfig(text).refused();
-    assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
 }
 
 #[test]
 fn deep_nesting_is_refused_without_overflow() {
     let text = format!("current-context: x\nextensions: {}{}\n", "[".repeat(5000), "]".repeat(5000));
     Setup::new().kubeconfig(text).refused();
+}
+
+#[test]
+fn nesting_that_would_take_hours_is_refused() {
+    // The scanner's time grows with the square of the depth: it would read these 4 MB for hours.
+    let open = "[a: ".repeat(1_000_000);
+    // The brackets in strings hide the depth.
+    let hidden = "[\"]\", a: ".repeat(400_000);
+    for text in [open, hidden] {
+        let line = Setup::new().kubeconfig(text).refused();
+        assert!(line.contains("is not valid YAML: nested too deep, "), "{line}");
+    }
 }
 
 #[test]

@@ -11,7 +11,7 @@ use serde_json::Value;
 
 /// A kubeconfig for `api` with these fields of its cluster.
 fn with(api: &ApiServer, cluster: Value) -> Setup {
-    Setup::new().kubeconfig(Kubeconfig::new(&api.url()).cluster(cluster).yaml()).args(&["--kube-timeout", "2"])
+    Setup::new().kubeconfig(Kubeconfig::new(&api.url()).cluster(cluster).yaml())
 }
 
 /// Returns the Kubernetes request of one POST.
@@ -37,8 +37,7 @@ fn failing(setup: Setup, api: &ApiServer) -> (u16, String) {
     let response = server.post_job();
     response.error();
     assert_eq!(api.requests().len(), 0);
-    server.wait_for_log("of the POST", |line| line.starts_with("POST "));
-    (response.status, server.stderr())
+    (response.status, server.log_until_now())
 }
 
 fn named(identity: &str) -> ApiServer {
