@@ -12,11 +12,7 @@ const LOOK_CLOSELY: Duration = Duration::from_millis(100);
 #[test]
 fn waiting_free_jobs_start_in_order_when_the_quota_has_room() {
     empty_cluster();
-    let home = tempfile::TempDir::new().unwrap();
-    // With the permissions of k8s/rbac.yaml only.
-    let path = kubeconfig_of(home.path(), &json!({ "token": account_token() }));
-    let setup = Setup::new().args(&["--kubeconfig", path.to_str().unwrap(), "--image", &image("short")]);
-    let server = setup.env("NO_REQUEUE", "").start();
+    let (_home, server) = requeueing_server("short", &[]);
     let posted: Vec<String> = (0..POSTED).map(|_| post_ok(&server, "free", "mnist")).collect();
     let queue = within(SOON, "two that run, and the others", || {
         let queue = server.get("/queue").json();
@@ -60,4 +56,64 @@ fn waiting_free_jobs_start_in_order_when_the_quota_has_room() {
     // The Job controller updates a Job a moment after its pod's end.
     let empty = json!({ "running": [], "starting": [], "waiting": [] });
     within(SOON, "an empty queue", || (server.get("/queue").json() == empty).then_some(()));
+}
+
+/// A server with the permissions of k8s/rbac.yaml only, which requeues Jobs.
+fn requeueing_server(tag: &str, args: &[&str]) -> (tempfile::TempDir, Server) {
+    let home = tempfile::TempDir::new().unwrap();
+    let path = kubeconfig_of(home.path(), &json!({ "token": account_token() }));
+    let setup = Setup::new().args(&["--kubeconfig", path.to_str().unwrap(), "--image", &image(tag)]);
+    let server = setup.args(args).env("NO_REQUEUE", "").start();
+    (home, server)
+}
+
+#[test]
+fn missing_image_is_starting_with_the_reason_until_the_timeout_frees_the_slot() {
+    empty_cluster();
+    let (_home, server) = requeueing_server("missing", &["--job-timeout", "15"]);
+    for _ in 0..3 {
+        post_ok(&server, "free", "mnist");
+    }
+    within(SOON, "two that start, with the reason", || {
+        let starting = server.get("/queue").json()["starting"].as_array().cloned().unwrap_or_default();
+        let is_image =
+            |job: &Value| text(job, "/reason").starts_with("image ") && text(job, "/reason").ends_with(":missing");
+        (starting.len() == 2 && starting.iter().all(is_image)).then_some(())
+    });
+    let warning = format!("{}; fix: img-classification doctor", image("missing"));
+    server.wait_for_log("of the reason", |line| line.starts_with("warning: free-mnist-") && line.ends_with(&warning));
+    within(QUOTA_BACKOFF, "three Jobs that failed", || {
+        let failed = jobs(FREE).iter().filter(|job| text(job, "/status/conditions/0/type") == "Failed").count();
+        (failed == 3).then_some(())
+    });
+    assert!(pods(FREE).iter().all(|pod| text(pod, "/status/reason") == "DeadlineExceeded"), "{:?}", pods(FREE));
+    within(SOON, "an empty queue", || (server.get("/queue").json()["starting"] == json!([])).then_some(()));
+    let log = server.log_until_now();
+    let reasons: BTreeSet<&str> =
+        log.lines().filter_map(|line| line.split_once("cannot start: ")).map(|(_, reason)| reason).collect();
+    assert_eq!(log.matches("cannot start: ").count(), reasons.len(), "{log}");
+}
+
+/// Removes a quota of the free tier, also after a failure.
+struct ExtraQuota;
+
+impl Drop for ExtraQuota {
+    fn drop(&mut self) {
+        kubectl(&["delete", "quota", "extra", "-n", FREE, "--ignore-not-found"]);
+    }
+}
+
+#[test]
+fn job_that_a_quota_refuses_for_its_own_fault_is_logged_with_the_event() {
+    empty_cluster();
+    let (home, server) = requeueing_server("short", &[]);
+    let quota = json!({"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "extra", "namespace": FREE},
+                       "spec": {"hard": {"limits.memory": "1Gi"}}});
+    let file = home.path().join("quota.json");
+    std::fs::write(&file, quota.to_string()).unwrap();
+    let _quota = ExtraQuota;
+    kubectl_ok(&["create", "-f", file.to_str().unwrap()]);
+    let job = post_ok(&server, "free", "mnist");
+    let start = format!("warning: {job} cannot start: failed quota: extra: must specify limits.memory");
+    server.wait_for_log("with the sentence of the event", |line| line.starts_with(&start));
 }
