@@ -2,7 +2,7 @@
 //! credential plugin that still runs. `serve` stops its client itself.
 
 use std::ops::Deref;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::thread;
 
 use signal_hook::iterator::Signals;
@@ -16,8 +16,8 @@ use crate::kube::{Client, Cluster, ConfigError, Sources, TlsError};
 /// Pooled connections: a command sends one request at a time.
 const CONNECTIONS: usize = 1;
 
-/// A client that closes itself when dropped.
-pub struct ScopedClient(Arc<Client>);
+/// A client that closes itself when dropped. The lock is held while a signal ends the process.
+pub struct ScopedClient(Arc<Client>, Arc<Mutex<()>>);
 
 impl ScopedClient {
     /// Creates a client of `cluster`, as [`Client::new`] does. `access` holds the time limit of an operation.
@@ -26,8 +26,8 @@ impl ScopedClient {
     /// [`TlsError`]
     pub fn new(cluster: Cluster, access: &Access) -> Result<Self, TlsError> {
         let client = Arc::new(Client::new(cluster, access.kube_timeout, CONNECTIONS)?);
-        close_on_signals(&client);
-        Ok(Self(client))
+        let ending = close_on_signals(&client);
+        Ok(Self(client, ending))
     }
 
     /// Creates a client of the cluster of `access`.
@@ -57,21 +57,26 @@ impl Deref for ScopedClient {
 
 impl Drop for ScopedClient {
     fn drop(&mut self) {
+        // The closed client fails the command, which must not exit before the signal ends the process.
+        let _ending = self.1.lock();
         self.0.close();
     }
 }
 
 /// Closes the client before a signal ends the process: a plugin has a process group of its own, so Ctrl-C does not reach it.
 /// Without a signal handler or a thread the command works, and a signal may leave a plugin behind.
-fn close_on_signals(client: &Arc<Client>) {
-    let Ok(mut signals) = Signals::new(signals::ending()) else { return };
-    let client = Arc::clone(client);
+fn close_on_signals(client: &Arc<Client>) -> Arc<Mutex<()>> {
+    let ending = Arc::default();
+    let Ok(mut signals) = Signals::new(signals::ending()) else { return ending };
+    let (client, lock) = (Arc::clone(client), Arc::clone(&ending));
     let wait = move || {
         if let Some(signal) = signals.forever().next() {
+            let _ending = lock.lock();
             client.close();
             // The parent sees a process that the signal has ended, as without a handler.
             let _ = emulate_default_handler(signal);
         }
     };
     let _ = thread::Builder::new().name("signals".into()).spawn(wait);
+    ending
 }

@@ -129,12 +129,14 @@ fn backend(app: &Arc<api::App>, kube_timeout: Duration) -> io::Result<Backend> {
 /// Starts to record the signals that end the server: the first for the caller; a second one ends the process at once.
 fn install_signal_handlers() -> io::Result<Signals> {
     let ending = signals::ending();
+    // First, because any handler replaces the signal's default action: a signal that only the flag recorded would be lost.
+    let signals = Signals::new(&ending)?;
     let again = Arc::new(AtomicBool::new(false));
-    for signal in &ending {
-        signal_hook::flag::register_conditional_shutdown(*signal, 1, Arc::clone(&again))?;
-        signal_hook::flag::register(*signal, Arc::clone(&again))?;
+    for signal in ending {
+        signal_hook::flag::register_conditional_shutdown(signal, 1, Arc::clone(&again))?;
+        signal_hook::flag::register(signal, Arc::clone(&again))?;
     }
-    Signals::new(ending)
+    Ok(signals)
 }
 
 /// The reason for a failed start.

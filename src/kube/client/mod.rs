@@ -25,6 +25,9 @@ use crate::kube::types::pod::{DiscardPods, Object, Pod};
 /// Maximum size of a created Job in a response, in bytes: 3 KB, with additions of webhooks 20 KB.
 const OBJECT_LIMIT: u64 = 1024 * 1024;
 
+/// Minimum time of a retry: with less it would end in a timeout, which hides the reason for the failures before it.
+const MIN_ATTEMPT: Duration = Duration::from_millis(100);
+
 /// A client of one cluster, shared by all threads.
 pub struct Client {
     connections: Arc<Connections>,
@@ -138,7 +141,7 @@ impl Client {
                 continue;
             }
             let pause = retries.pause(&error, attempt.was_idle.get(), &self.budget);
-            let Some(pause) = pause.filter(|pause| *pause < attempt.remaining()) else {
+            let Some(pause) = pause.filter(|pause| *pause + MIN_ATTEMPT < attempt.remaining()) else {
                 // The whole deadline is spent on failures to connect.
                 if matches!(error, Error::Unreachable { .. }) {
                     self.open_circuit();

@@ -59,8 +59,9 @@ fn wait_for_a_permit_counts_against_the_deadline() {
     std::thread::scope(|scope| {
         let posts: Vec<_> = (0..PERMITS).map(|_| scope.spawn(|| server.post_job().status)).collect();
         api.wait_for_requests(PERMITS);
-        // Its permit comes after 10 s, and the response of Kubernetes would take 5 s more.
-        assert_eq!(server.post_job().status, 504);
+        // Its permit comes after 10 s, if at all before its own deadline, and the response of Kubernetes would take 5 s more.
+        let status = server.post_job().status;
+        assert!([503, 504].contains(&status), "{status}");
         assert!(posts.into_iter().all(|post| post.join().unwrap() == 504));
     });
     assert_eq!(server.post_job().status, 200, "without a wait");
