@@ -14,6 +14,9 @@ const ALPHABET: &[u8; 27] = b"bcdfghjklmnpqrstvwxz2456789";
 /// Characters of a random suffix: with 27^10 = 2 * 10^14 names, no two requests ever share one.
 const SUFFIX: usize = 10;
 
+/// The label of all objects of this program, and its value.
+pub const MANAGED_BY: (&str, &str) = ("app.kubernetes.io/managed-by", "img-classification");
+
 /// Query parameter that selects the Jobs and pods of this program by the label of [`manifest`].
 pub const MANAGED_SELECTOR: &str = "labelSelector=app.kubernetes.io%2Fmanaged-by%3Dimg-classification";
 
@@ -87,6 +90,8 @@ pub struct Settings {
     pub image: String,
     /// Seconds that Kubernetes keeps a finished Job.
     pub ttl: u32,
+    /// Seconds after which a pod on a node that has not ended fails, so that it frees its quota; 0 means none.
+    pub timeout: u32,
 }
 
 /// Returns a Job name: `TIER-DATASET-` and a suffix derived from `random`; a DNS label of at most 25 characters.
@@ -128,10 +133,20 @@ impl Manifests {
 pub fn manifest(settings: &Settings, tier: Tier, dataset: Dataset, name: &str) -> Value {
     let labels = json!({
         "app.kubernetes.io/name": "img-classification",
-        "app.kubernetes.io/managed-by": "img-classification",
+        MANAGED_BY.0: MANAGED_BY.1,
         "img-classification/tier": tier.as_str(),
         "img-classification/dataset": dataset.as_str(),
     });
+    let mut pod = json!({
+        "restartPolicy": "Never",
+        "automountServiceAccountToken": false,
+        "securityContext": { "seccompProfile": { "type": "RuntimeDefault" } },
+        "containers": [container(settings, tier, dataset)],
+    });
+    if settings.timeout > 0 {
+        // That of the Job would run while the quota holds its pod back.
+        pod["activeDeadlineSeconds"] = json!(settings.timeout);
+    }
     let disrupted = json!({ "type": "DisruptionTarget", "status": "True" });
     json!({
         "apiVersion": "batch/v1",
@@ -141,15 +156,7 @@ pub fn manifest(settings: &Settings, tier: Tier, dataset: Dataset, name: &str) -
             "backoffLimit": 0,
             "ttlSecondsAfterFinished": settings.ttl,
             "podFailurePolicy": { "rules": [{ "action": "Ignore", "onPodConditions": [disrupted] }] },
-            "template": {
-                "metadata": { "labels": labels },
-                "spec": {
-                    "restartPolicy": "Never",
-                    "automountServiceAccountToken": false,
-                    "securityContext": { "seccompProfile": { "type": "RuntimeDefault" } },
-                    "containers": [container(settings, tier, dataset)],
-                },
-            },
+            "template": { "metadata": { "labels": labels }, "spec": pod },
         },
     })
 }
@@ -186,7 +193,7 @@ mod tests {
 
     #[test]
     fn a_copied_manifest_equals_the_serialized_one() {
-        let settings = Settings { image: "a\"b\\u0002:$NAME".into(), ttl: 7 };
+        let settings = Settings { image: "a\"b\\u0002:$NAME".into(), ttl: 7, timeout: 0 };
         let manifests = Manifests::new(&settings);
         for (tier, dataset) in [(Tier::Free, Dataset::Kmnist), (Tier::Premium, Dataset::Mnist)] {
             let text = manifests.named(tier, dataset, "a-name");

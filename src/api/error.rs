@@ -42,6 +42,8 @@ pub enum ApiError {
     Overloaded,
     /// Kubernetes or the connection to it failed; with the tier of the Job to create.
     Kube(Arc<kube::Error>, Option<Tier>),
+    /// No quota of the free tier limits CPU.
+    NoCpuQuota,
     /// /readyz, with the reason.
     NotReady(Box<ApiError>),
     /// The operating system gave no random bytes.
@@ -91,7 +93,7 @@ impl ApiError {
                     Unavailable::Starting => "the queue is not known yet; try again in a moment",
                     Unavailable::Failing => "the queue is not known: Kubernetes cannot be watched; try again later",
                     Unavailable::Forbidden => {
-                        "the server lacks the permission to watch Jobs in free-service; kubectl apply -f k8s/rbac.yaml"
+                        "the server lacks the permission to watch Jobs and pods in free-service; run img-classification setup"
                     }
                 };
                 (503, sentence.to_owned(), Some(RETRY_SOON))
@@ -106,6 +108,11 @@ impl ApiError {
                 let (_, sentence, retry_after) = reason.to_status();
                 (503, sentence, retry_after)
             }
+            Self::NoCpuQuota => (
+                503,
+                "no quota limits the CPU of free-service; run img-classification setup".to_owned(),
+                Some(RETRY_SOON),
+            ),
             Self::NoRandomness => plain(500, "the server has no source of random names; see its log"),
             Self::Internal => plain(500, "the server failed; this is a bug, see its log"),
         }
@@ -166,14 +173,23 @@ fn answer_to_status(status: &kube::Status, retry_after: Option<u64>, tier: Optio
                 Some(RETRY_QUEUE),
             )
         }
+        403 if status.quota_not_computed() => {
+            (503, "Kubernetes has not computed the tier's quota yet; try again".to_owned(), Some(RETRY_SOON))
+        }
+        403 if status.namespace_terminating() => {
+            let sentence = format!(
+                "the namespace {namespace} is being deleted; run img-classification setup, which waits for its end"
+            );
+            (502, sentence, None)
+        }
         403 if status.not_permitted() => {
             let what = if tier.is_some() { "create Jobs" } else { "list pods" };
             let sentence =
-                format!("the server lacks the permission to {what} in {namespace}; kubectl apply -f k8s/rbac.yaml");
+                format!("the server lacks the permission to {what} in {namespace}; run img-classification setup");
             (502, sentence, None)
         }
         404 if status.namespace_missing() => {
-            (502, format!("the namespace {namespace} does not exist; kubectl apply -f k8s/namespace.yaml"), None)
+            (502, format!("the namespace {namespace} does not exist; run img-classification setup"), None)
         }
         429 | 500.. => {
             let sentence = "Kubernetes is overloaded or failing; try again later".to_owned();

@@ -64,6 +64,9 @@ pub struct ServeArgs {
     /// Time that Kubernetes keeps a finished Job, in seconds
     #[arg(long, value_name = "SECONDS", value_parser = text(values::job_ttl), default_value = "3600")]
     pub job_ttl: u32,
+    /// Time after which a classifier that has not ended fails, in seconds, from the start of its pod on a node; 0 means none
+    #[arg(long, value_name = "SECONDS", value_parser = values::job_timeout, default_value = "1800")]
+    pub job_timeout: u32,
     /// POSTs per minute of one client network (IPv4 address or IPv6 /64), in a burst or spread out; 0 means unlimited
     #[arg(long, value_name = "NUMBER", value_parser = text(values::posts_per_minute), default_value = "120")]
     pub posts_per_minute: u32,
@@ -186,6 +189,7 @@ pub fn variable(long: &str) -> Option<&'static str> {
         "local-job-seconds" => "LOCAL_JOB_SECONDS",
         "local-nodes" => "LOCAL_NODES",
         "job-ttl" => "JOB_TTL",
+        "job-timeout" => "JOB_TIMEOUT",
         "kube-timeout" => "KUBE_TIMEOUT",
         "posts-per-minute" => "POSTS_PER_MINUTE",
         "premium-token-file" => "PREMIUM_TOKEN_FILE",

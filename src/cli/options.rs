@@ -13,7 +13,7 @@ use crate::simulator;
 pub struct Options {
     /// HOST:PORT
     pub listen: String,
-    /// Image and TTL of the Jobs.
+    /// Image, TTL and timeout of the Jobs.
     pub jobs: job::Settings,
     /// The cluster.
     pub access: Access,
@@ -36,6 +36,10 @@ impl Options {
             format!("listen: {}", self.listen),
             format!("image: {}", self.jobs.image),
             format!("job-ttl: {} s", self.jobs.ttl),
+            match self.jobs.timeout {
+                0 => "job-timeout: none".to_owned(),
+                seconds => format!("job-timeout: {seconds} s"),
+            },
             format!("kube-timeout: {} s", self.access.kube_timeout.as_secs()),
             match self.posts_per_minute {
                 0 => "posts-per-minute: unlimited".to_owned(),
@@ -59,7 +63,7 @@ impl From<ServeArgs> for Options {
         let simulator = simulator::Settings { job_seconds: args.local_job_seconds, nodes: args.local_nodes };
         Self {
             listen: args.listen,
-            jobs: job::Settings { image: args.image.image, ttl: args.job_ttl },
+            jobs: job::Settings { image: args.image.image, ttl: args.job_ttl, timeout: args.job_timeout },
             access: args.access,
             local: args.local.then_some(simulator),
             posts_per_minute: args.posts_per_minute,

@@ -1,4 +1,4 @@
-//! The order of the arguments. clap takes the options of a command behind it only; users may also write them in front.
+//! The order of the arguments: clap accepts the options of a command only behind it, users also write them in front.
 
 use std::ffi::OsString;
 use std::iter;
@@ -7,9 +7,11 @@ use clap::CommandFactory;
 
 use super::args::{self, Cli};
 
-/// Returns the program's name and `args`, with the command in front: the first word that is neither an option nor the value
-/// of one. --help, which `help` also means, and --version replace all other options, so that no error hides their text. `--`
-/// and an unknown option, which clap reports, end the search.
+/// Returns the program's name and `args` with the command in front. The command is the first word that is neither an option nor
+/// an option's value.
+///
+/// --help and --version replace all other options, so that no error hides their text; `help` counts as --help. The search ends
+/// at `--`, and at an unknown option, which clap reports.
 pub fn command_first(args: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
     let root = Cli::command();
     let (mut command, mut print, mut rest) = (None, None, Vec::new());

@@ -20,8 +20,8 @@ const MAX_LOCAL_NODES: u64 = 100;
 /// Longest --kube-timeout, in seconds: clients give up earlier.
 const MAX_KUBE_TIMEOUT: u64 = 600;
 
-/// Longest --job-ttl, in seconds: Kubernetes stores the field as a signed 32-bit number.
-const MAX_JOB_TTL: u64 = 2_147_483_647;
+/// Longest --job-ttl and --job-timeout, in seconds: Kubernetes stores the fields as signed 32-bit numbers.
+const MAX_JOB_SECONDS: u64 = 2_147_483_647;
 
 /// Largest --posts-per-minute: above it a limit has no effect.
 const MAX_POSTS_PER_MINUTE: u64 = 1_000_000;
@@ -118,7 +118,12 @@ pub fn kube_timeout(text: &str) -> Result<Duration, String> {
 
 /// Parses --job-ttl, in seconds.
 pub fn job_ttl(text: &str) -> Result<u32, String> {
-    number(text, "seconds", 0..=MAX_JOB_TTL)
+    number(text, "seconds", 0..=MAX_JOB_SECONDS)
+}
+
+/// Parses --job-timeout, in seconds.
+pub fn job_timeout(text: &str) -> Result<u32, String> {
+    number(text, "seconds", 0..=MAX_JOB_SECONDS)
 }
 
 /// Parses --local-job-seconds.

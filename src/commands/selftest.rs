@@ -50,7 +50,7 @@ pub fn run(url: &str, token: Option<&Token>, printer: Printer) -> bool {
     let (took, failed) = (test.start.elapsed(), test.failed);
     match failed {
         0 => printer.line(&format!("passed in {}", seconds(took))),
-        _ => printer.line(&format!("failed: {failed} steps, in {}", seconds(took))),
+        _ => printer.line(&format!("failed steps: {failed}, in {}", seconds(took))),
     }
     failed == 0
 }
@@ -188,7 +188,7 @@ impl Selftest {
                 ));
             }
         }
-        Ok(format!("{count} responses with status 200"))
+        Ok(format!("{count} x status 200"))
     }
 
     /// Waits until the list has `count` new pods of the tier.

@@ -172,6 +172,16 @@ impl Status {
         self.code == 403 && self.message.contains("exceeded quota")
     }
 
+    /// Tests for a ResourceQuota without computed usage. The quota controller computes it moments after the quota's creation.
+    pub fn quota_not_computed(&self) -> bool {
+        self.code == 403 && self.message.contains("status unknown for quota")
+    }
+
+    /// Tests for a create in a namespace that is being deleted.
+    pub fn namespace_terminating(&self) -> bool {
+        self.code == 403 && self.message.contains("because it is being terminated")
+    }
+
     /// Tests for a missing RBAC permission. Admission refuses with the same code and another text.
     pub fn not_permitted(&self) -> bool {
         let rbac = ["User \"", "\" cannot ", " resource \""];

@@ -27,6 +27,7 @@ pub use config::cluster::Cluster;
 pub use config::load::Sources;
 pub use error::{ConfigError, CredentialError, Error, Status, TlsError, chain};
 pub use types::job::{Job, JobState};
+pub use types::job_pod::{ContainerStatus, JobPod};
 pub use types::pod::Pod;
 pub use types::quota::Quota;
 #[cfg(test)]

@@ -13,11 +13,19 @@ const QUOTA_KEYS: [&[&str]; 5] = [
     &["pods", "count/pods"],
 ];
 
+/// The names that quotas use for CPU.
+const CPU_KEYS: [&str; 3] = ["requests.cpu", "cpu", "limits.cpu"];
+
 /// The capacity of a resource without a limit: no number of Jobs, each at most [`MAX_AMOUNT`], uses it up.
 const UNLIMITED: Milli = 1 << 110;
 
 /// More than any cluster has of a resource.
 const MAX_AMOUNT: Milli = 1 << 80;
+
+/// Returns true if a quota with this key limits the CPU of pods.
+pub fn is_cpu(key: &str) -> bool {
+    CPU_KEYS.contains(&key)
+}
 
 /// An amount of each resource of [`QUOTA_KEYS`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

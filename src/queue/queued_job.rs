@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
+use crate::job::MANAGED_BY;
 use crate::kube::{Job, JobState};
 use crate::queue::capacity::Capacity;
 
@@ -37,6 +38,8 @@ pub struct QueuedJob {
     /// The last list that contained it.
     pub generation: u64,
     pub requested: Capacity,
+    /// This program created it. The Job of another program has its turn in the queue, and is never changed.
+    pub is_managed: bool,
     /// Start time, RFC 3339. `None` while it waits.
     pub running_since: Option<String>,
     pub retry: RetryState,
@@ -53,7 +56,10 @@ pub struct RetryState {
     pub reserved_until: Option<Instant>,
     /// Another pod, or this Job's own, has used the reserved capacity.
     is_taken: bool,
-    failed_attempts: u32,
+    /// Reservations that ended without a start although nothing else took the capacity.
+    pub failed_attempts: u32,
+    /// The last such end has not been reported.
+    pub is_unexplained: bool,
 }
 
 impl RetryState {
@@ -64,6 +70,7 @@ impl RetryState {
             reserved_until: None,
             is_taken: false,
             failed_attempts: 0,
+            is_unexplained: false,
         }
     }
 
@@ -83,6 +90,7 @@ impl QueuedJob {
     pub fn new(job: Job, previous: Option<&Self>, now: Instant, clock: SystemTime) -> Self {
         let is_running = job.state() == JobState::Running;
         let requested = Capacity::requested(&job);
+        let is_managed = job.labels.get(MANAGED_BY.0) == Some(MANAGED_BY.1);
         let Job { name, version, created, annotations, started, .. } = job;
         let running_since = is_running.then(|| match previous {
             Some(Self { running_since: Some(since), .. }) => since.clone(),
@@ -97,7 +105,7 @@ impl QueuedJob {
             }
             _ => RetryState::new(now),
         };
-        Self { name, created, version, arrival: 0, generation: 0, requested, running_since, retry }
+        Self { name, created, version, arrival: 0, generation: 0, requested, is_managed, running_since, retry }
     }
 
     pub fn is_waiting(&self) -> bool {
@@ -125,7 +133,7 @@ impl QueuedJob {
     /// start for another reason and is paused.
     pub fn expire_reservation(&mut self, available: &Capacity, now: Instant) {
         let is_waiting = self.is_waiting();
-        let RetryState { not_before, reserved_until, is_taken, failed_attempts, .. } = &mut self.retry;
+        let RetryState { not_before, reserved_until, is_taken, failed_attempts, is_unexplained, .. } = &mut self.retry;
         let Some(until) = reserved_until else { return };
         if is_waiting && !*is_taken && !available.fits(&self.requested) {
             *is_taken = true;
@@ -136,6 +144,7 @@ impl QueuedJob {
             if is_waiting && !*is_taken {
                 *not_before = now + INITIAL_BACKOFF.saturating_mul(1 << (*failed_attempts).min(8)).min(MAX_BACKOFF);
                 *failed_attempts += 1;
+                *is_unexplained = true;
             }
         }
     }

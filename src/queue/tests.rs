@@ -12,6 +12,7 @@ struct Harness {
     queue: Queue,
     start: Instant,
     now: u64,
+    explained: Vec<String>,
 }
 
 fn read<T: WatchedObject>(object: &Value) -> T {
@@ -21,9 +22,11 @@ fn read<T: WatchedObject>(object: &Value) -> T {
 impl Harness {
     /// Returns a queue with complete lists and a quota of 2 CPU.
     fn new() -> Self {
-        let mut harness = Self { queue: Queue::default(), start: Instant::now(), now: 0 };
+        let mut harness = Self { queue: Queue::default(), start: Instant::now(), now: 0, explained: Vec::new() };
         harness.queue.begin_job_list();
         harness.queue.finish_job_list();
+        harness.queue.begin_pod_list();
+        harness.queue.finish_pod_list();
         harness.queue.begin_quota_list();
         harness.queue.finish_quota_list();
         harness.used("0");
@@ -40,13 +43,18 @@ impl Harness {
     }
 
     fn job(&mut self, name: &str, second: u32, state: JobState) -> bool {
+        self.job_of("img-classification", name, second, state)
+    }
+
+    fn job_of(&mut self, manager: &str, name: &str, second: u32, state: JobState) -> bool {
         let status = match state {
             JobState::Waiting => json!({}),
             JobState::Running => json!({"active": 1, "startTime": "2026-01-01T00:01:00Z"}),
             JobState::Finished => json!({"succeeded": 1}),
         };
         let created = format!("2026-01-01T00:00:{second:02}Z");
-        let metadata = json!({"name": name, "resourceVersion": "7", "creationTimestamp": created});
+        let labels = json!({"app.kubernetes.io/managed-by": manager});
+        let metadata = json!({"name": name, "resourceVersion": "7", "creationTimestamp": created, "labels": labels});
         let containers = json!([{"resources": {"requests": {"cpu": "900m"}}}]);
         let spec = json!({"template": {"spec": {"containers": containers}}});
         let job = read(&json!({"metadata": metadata, "spec": spec, "status": status}));
@@ -61,27 +69,36 @@ impl Harness {
     fn at(&mut self, now: u64) -> Vec<String> {
         self.now = now;
         let mut requeued = Vec::new();
-        while let Action::Requeue { name, .. } = self.queue.next_action(self.time()) {
-            requeued.push(name);
+        loop {
+            match self.queue.next_action(self.time()) {
+                Action::Requeue { name, .. } => requeued.push(name),
+                Action::Explain { name } => self.explained.push(name),
+                Action::Wait(_) => return requeued,
+            }
         }
-        requeued
+    }
+
+    fn pod(&mut self, job: &str, status: &Value) -> Option<(String, String)> {
+        let metadata = json!({"name": format!("{job}-pod"), "labels": {"job-name": job}});
+        self.queue.apply_pod(read(&json!({"metadata": metadata, "status": status})))
     }
 
     /// Returns the time of the next decision, in milliseconds.
     fn due(&mut self) -> Option<u128> {
         match self.queue.next_action(self.time()) {
             Action::Wait(due) => due.map(|due| due.duration_since(self.start).as_millis()),
-            Action::Requeue { name, .. } => panic!("{name}"),
+            Action::Requeue { name, .. } | Action::Explain { name } => panic!("{name}"),
         }
     }
 
+    /// The Jobs with a pod, and the waiting ones.
     fn job_names(&self) -> (Vec<String>, Vec<String>) {
         let queue = self.queue.snapshot(self.time()).expect("known");
         let names = |key: &str| {
             let jobs = queue[key].as_array().into_iter().flatten();
             jobs.map(|job| job["job"].as_str().expect("a name").to_owned()).collect()
         };
-        (names("running"), names("waiting"))
+        ([names("running"), names("starting")].concat(), names("waiting"))
     }
 }
 
@@ -135,7 +152,50 @@ fn a_job_that_does_not_start_is_requeued_again_after_growing_pauses() {
     let times: Vec<u64> = (6001..300_000).step_by(100).filter(|now| !harness.at(*now).is_empty()).collect();
     let pauses: Vec<u64> = times.windows(2).map(|pair| (pair[1] - pair[0]).div_euclid(1000)).collect();
     assert_eq!(times[0].div_euclid(1000), 11);
+    assert_eq!(harness.explained.iter().filter(|name| *name == "a").count(), times.len() + 1);
     assert_eq!(pauses, [15, 25, 45, 65, 65, 65], "a reservation of 5 s and pauses of 10, 20, 40, 60 s");
+}
+
+#[test]
+fn a_job_of_another_program_has_its_turn_and_is_never_requeued() {
+    let mut harness = Harness::new();
+    harness.used("1");
+    harness.job_of("argo", "theirs", 0, JobState::Waiting);
+    harness.job("ours", 1, JobState::Waiting);
+    assert_eq!(harness.job_names().1, ["theirs", "ours"]);
+    assert_eq!(harness.at(1000), NONE, "its turn");
+    assert_eq!(harness.due(), Some(6000));
+    assert_eq!(harness.at(5999), NONE);
+    assert_eq!(harness.at(6000), ["ours"]);
+    assert_eq!(harness.explained, ["theirs"]);
+    harness.used("0");
+    harness.job("ours", 1, JobState::Running);
+    harness.queue.delete_job("theirs");
+    harness.job_of("argo", "theirs", 0, JobState::Waiting);
+    harness.job("second", 1, JobState::Waiting);
+    assert_eq!(harness.at(8000), ["second"], "beside its turn");
+}
+
+#[test]
+fn a_job_with_a_pod_is_starting_until_the_pod_runs() {
+    let mut harness = Harness::new();
+    harness.job("a", 0, JobState::Running);
+    let entry = |harness: &Harness, key: &str| harness.queue.snapshot(harness.time()).expect("known")[key][0].clone();
+    assert_eq!(entry(&harness, "starting")["reason"], "its container is being created");
+    let waiting = json!({"waiting": {"reason": "ErrImagePull", "message": "not found"}});
+    let missing = json!({"phase": "Pending", "containerStatuses": [{"image": "x:1", "state": waiting}]});
+    let failure = Some(("a".to_owned(), "image not found: x:1".to_owned()));
+    assert_eq!(harness.pod("a", &missing), failure);
+    let since = "2026-01-01T00:01:00Z";
+    assert_eq!(entry(&harness, "starting"), json!({"job": "a", "since": since, "reason": "image not found: x:1"}));
+    let state = json!({"running": {"startedAt": "2026-01-01T00:07:00Z"}});
+    assert_eq!(harness.pod("a", &json!({"phase": "Running", "containerStatuses": [{"state": state}]})), None);
+    assert_eq!(entry(&harness, "running"), json!({"job": "a", "since": "2026-01-01T00:07:00Z"}));
+    harness.pod("a", &json!({"phase": "Running"}));
+    assert_eq!(entry(&harness, "running")["since"], since, "the kubelet has not told the time");
+    harness.queue.begin_pod_list();
+    harness.queue.finish_pod_list();
+    assert_eq!(entry(&harness, "starting")["job"], "a");
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! The private folder of a simulated cluster, below TMPDIR.
 //!
-//! A killed server leaves its folder behind; the next start removes it. A lock on the folder shows that its server runs: the kernel
-//! releases it at any end of the process, and no other process ID or namespace confuses it.
+//! A killed server leaves its folder behind; the next start removes it. A lock on the folder shows that its server runs. The kernel
+//! releases the lock at any end of the process, so a reused process ID does not matter.
 
 use std::fs;
 use std::io;

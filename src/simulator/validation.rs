@@ -30,12 +30,13 @@ const LISTS: [&str; 5] =
     ["metadata/ownerReferences", "rules", "subjects", "spec/containers", "spec/template/spec/containers"];
 
 /// Fields that must be numbers of 31 bits if present.
-const NUMBERS: [&str; 5] = [
+const NUMBERS: [&str; 6] = [
     "spec/parallelism",
     "spec/completions",
     "spec/backoffLimit",
     "spec/activeDeadlineSeconds",
     "spec/ttlSecondsAfterFinished",
+    "spec/template/spec/activeDeadlineSeconds",
 ];
 
 /// Checks the types of the fields, and that kind and namespace match the path. Returns the object with both set.

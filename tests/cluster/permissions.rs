@@ -73,7 +73,10 @@ fn role_grants_exactly_the_needed_permissions() {
         ("patch", "jobs", PREMIUM, false),
         ("create", "pods", FREE, false),
         ("delete", "pods", PREMIUM, false),
-        ("watch", "pods", FREE, false),
+        ("watch", "pods", FREE, true),
+        ("watch", "pods", PREMIUM, false),
+        ("list", "events", FREE, true),
+        ("watch", "events", FREE, false),
         ("get", "pods", FREE, false),
         ("get", "secrets", "default", false),
     ] {
@@ -95,7 +98,7 @@ fn missing_role_is_named_with_its_fix() {
     let server = server_with(&path, "long");
     for response in [post(&server, "free", "mnist"), server.get("/config")] {
         assert_eq!(response.status, 502);
-        assert!(response.error().contains("k8s/rbac.yaml"), "{}", response.text());
+        assert!(response.error().contains("run img-classification setup"), "{}", response.text());
     }
     assert_eq!(server.get("/readyz").status, 503);
     server

@@ -58,6 +58,6 @@ fn waiting_free_jobs_start_in_order_when_the_quota_has_room() {
     // The controller's own retry may be faster at times.
     assert!(!requeued.is_empty(), "{log}");
     // The Job controller updates a Job a moment after its pod's end.
-    let empty = json!({ "running": [], "waiting": [] });
+    let empty = json!({ "running": [], "starting": [], "waiting": [] });
     within(SOON, "an empty queue", || (server.get("/queue").json() == empty).then_some(()));
 }

@@ -22,6 +22,11 @@ impl Cluster {
             ("POST", ["apis", "batch", "v1", "namespaces", namespace, "jobs"]) => self.create(namespace, request),
             ("POST", ["apis", "authorization.k8s.io", "v1", _]) => allowed(request),
             ("GET", ["api", "v1", "pods"]) => ApiResponse::json(200, &pod_list(self.page(request), "")),
+            ("GET", ["api", "v1", "namespaces", "free-service", "resourcequotas"]) => {
+                let hard = json!({"requests.cpu": "2", "limits.cpu": "2"});
+                let quota = json!({"metadata": {"name": "free-cpu", "resourceVersion": "7"}, "spec": {"hard": hard}});
+                ApiResponse::json(200, &json!({"kind": "ResourceQuotaList", "metadata": {}, "items": [quota]}))
+            }
             ("GET", ["version"]) => {
                 ApiResponse::json(200, &json!({"major": "1", "minor": "36", "gitVersion": "v1.36.0"}))
             }

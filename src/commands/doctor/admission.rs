@@ -158,7 +158,7 @@ mod tests {
 
     #[test]
     fn the_pod_is_that_of_the_tiers_jobs() {
-        let settings = job::Settings { image: "a/b:1".to_owned(), ttl: 1 };
+        let settings = job::Settings { image: "a/b:1".to_owned(), ttl: 1, timeout: 0 };
         let pod = pod(&settings, Tier::Free);
         assert_eq!(pod["metadata"]["namespace"], "free-service");
         assert_eq!(pod["metadata"]["labels"]["app.kubernetes.io/managed-by"], "img-classification");

@@ -34,7 +34,10 @@ pub fn kubeconfig(loaded: Result<Cluster, ConfigError>) -> (Check, Option<Cluste
         }
         Err(error) => {
             let fix = format!("{UPDATE_KUBECONFIG}, or set --kubeconfig or KUBECONFIG to another file");
-            (Check::fail("kubeconfig", chain(&error), fix), None)
+            let text = chain(&error);
+            // Some errors name a better fix.
+            let (text, fix) = text.split_once("; fix: ").unwrap_or((&text, &fix));
+            (Check::fail("kubeconfig", text, fix), None)
         }
     }
 }

@@ -102,7 +102,7 @@ impl Doctor {
         for tier in tiers {
             self.check("quota", |kube| {
                 let path = format!("/api/v1/namespaces/{}/resourcequotas", tier.namespace());
-                Ok(quota::check(*tier, &kube.list(&path)?))
+                Ok(quota::check(*tier, &kube.list(&path)?, options.jobs.timeout > 0))
             });
         }
         for tier in tiers {

@@ -17,8 +17,11 @@ const PREMIUM: Option<&str> = Some(Tier::Premium.namespace());
 const SERVER: [Permission; 3] =
     [("create", "batch", "jobs", FREE), ("create", "batch", "jobs", PREMIUM), ("list", "", "pods", None)];
 
-/// Permissions to show the queue.
-const QUEUE: [Permission; 2] = [("list", "batch", "jobs", FREE), ("watch", "batch", "jobs", FREE)];
+/// Permissions to show the queue and to requeue waiting Jobs.
+const WATCH: [Permission; 2] = [("list", "batch", "jobs", FREE), ("watch", "batch", "jobs", FREE)];
+
+/// Further permissions to show the queue.
+const QUEUE: [Permission; 1] = [("watch", "", "pods", FREE)];
 
 /// Further permissions to requeue waiting Jobs.
 const REQUEUE: [Permission; 3] =
@@ -70,14 +73,19 @@ pub fn check(kube: &Client) -> Result<Vec<Check>, Error> {
 
 /// Checks the permissions of the queue, which the server can do without.
 fn queue(kube: &Client) -> Result<Check, Error> {
-    let (queue, requeue) = (missing(kube, &QUEUE)?, missing(kube, &REQUEUE)?);
-    let hidden = if queue.is_empty() { "" } else { ", and GET /queue returns 503" };
-    let missing = [queue, requeue].concat().join(", ");
+    let (watch, queue, requeue) = (missing(kube, &WATCH)?, missing(kube, &QUEUE)?, missing(kube, &REQUEUE)?);
+    let is_idle = !watch.is_empty() || !requeue.is_empty();
+    let is_hidden = !watch.is_empty() || !queue.is_empty();
+    let effects = [
+        is_idle.then_some("waiting Jobs start only on Kubernetes' own retry"),
+        is_hidden.then_some("GET /queue returns 503"),
+    ];
+    let effects = effects.into_iter().flatten().collect::<Vec<_>>().join(", and ");
+    let missing = [watch, queue, requeue].concat().join(", ");
     Ok(if missing.is_empty() {
         Check::ok("permission", "may watch the free tier's queue and requeue waiting Jobs")
     } else {
-        let text = format!("may not {missing}; without it waiting Jobs start only on Kubernetes' own retry{hidden}");
-        Check::warning("permission", text, GRANT)
+        Check::warning("permission", format!("may not {missing}; without it {effects}"), GRANT)
     })
 }
 

@@ -26,10 +26,10 @@ const MEMORY: [&str; 3] = ["requests.memory", "memory", "limits.memory"];
 /// Key of the number of Jobs, which limits the queue.
 const JOBS: &str = "count/jobs.batch";
 
-/// Checks the ResourceQuotas of the tier's namespace.
-pub fn check(tier: Tier, quotas: &[Value]) -> Vec<Check> {
+/// Checks the ResourceQuotas of the tier's namespace. `has_deadline` is true unless --job-timeout is 0.
+pub fn check(tier: Tier, quotas: &[Value], has_deadline: bool) -> Vec<Check> {
     let quotas: Vec<Quota<'_>> =
-        quotas.iter().filter(|quota| applies(quota)).filter_map(|quota| Quota::of(tier, quota)).collect();
+        quotas.iter().filter(|quota| applies(quota, has_deadline)).filter_map(|quota| Quota::of(tier, quota)).collect();
     let limits: Vec<Limit<'_>> = quotas.iter().flat_map(Quota::limits).collect();
     let mut checks: Vec<Check> = quotas.iter().filter_map(Quota::memory).collect();
     match tier {
@@ -43,14 +43,15 @@ pub fn check(tier: Tier, quotas: &[Value]) -> Vec<Check> {
     checks
 }
 
-/// Tests the scopes of a quota for the pods and Jobs of this program. These have no deadline (NotTerminating), request CPU
+/// Tests the scopes of a quota for the pods of this program. These may have a deadline (Terminating), request CPU
 /// (NotBestEffort) and have no priority class, see
 /// <https://kubernetes.io/docs/concepts/policy/resource-quotas/#quota-scopes>.
-fn applies(quota: &Value) -> bool {
+fn applies(quota: &Value, has_deadline: bool) -> bool {
     let spec = &quota["spec"];
     let mut names = spec["scopes"].as_array().into_iter().flatten().filter_map(Value::as_str);
     let mut selectors = spec["scopeSelector"]["matchExpressions"].as_array().into_iter().flatten();
-    let includes_managed = |scope: &str| matches!(scope, "NotTerminating" | "NotBestEffort");
+    let by_deadline = if has_deadline { "Terminating" } else { "NotTerminating" };
+    let includes_managed = |scope: &str| scope == by_deadline || scope == "NotBestEffort";
     let selected = |expression: &Value| match expression["scopeName"].as_str().unwrap_or_default() {
         "PriorityClass" => matches!(expression["operator"].as_str(), Some("NotIn" | "DoesNotExist")),
         scope => includes_managed(scope),
@@ -215,7 +216,7 @@ mod tests {
             let fix = check.fix.map_or_else(String::new, |fix| format!(" -> {fix}"));
             format!("{}: {}{fix}", check.status.as_str(), check.text)
         };
-        check(tier, quotas).into_iter().map(line).collect()
+        check(tier, quotas, true).into_iter().map(line).collect()
     }
 
     #[test]
@@ -276,22 +277,23 @@ mod tests {
 
     #[test]
     fn quotas_with_other_scopes_are_ignored() {
-        let with = |extra: Value| {
+        let with = |extra: Value, has_deadline: bool| {
             let mut quota = quota("scoped", &json!({"requests.cpu": "1"}));
             quota["spec"].as_object_mut().expect("an object").extend(extra.as_object().expect("an object").clone());
-            applies(&quota)
+            applies(&quota, has_deadline)
         };
         let class = |operator: &str| json!({"scopeSelector": {"matchExpressions": [{"scopeName": "PriorityClass", "operator": operator}]}});
         for (extra, expected) in [
             (json!({}), true),
             (json!({"scopes": ["BestEffort"]}), false),
-            (json!({"scopes": ["Terminating"]}), false),
-            (json!({"scopes": ["NotBestEffort", "NotTerminating"]}), true),
+            (json!({"scopes": ["NotTerminating"]}), false),
+            (json!({"scopes": ["NotBestEffort", "Terminating"]}), true),
             (class("In"), false),
             (class("DoesNotExist"), true),
         ] {
-            assert_eq!(with(extra.clone()), expected, "{extra}");
+            assert_eq!(with(extra.clone(), true), expected, "{extra}");
         }
+        assert!(with(json!({"scopes": ["NotTerminating"]}), false) && !with(json!({"scopes": ["Terminating"]}), false));
     }
 
     #[test]

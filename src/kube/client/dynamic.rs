@@ -1,7 +1,7 @@
 //! Operations on any object by its path, for the commands. Their objects are few or read in pages, so this module keeps
 //! whole JSON values, unlike the server's own pod list.
 
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::Value;
 
@@ -114,8 +114,16 @@ impl Client {
     /// # Errors
     /// [`Error`]; never a partial list.
     pub fn list(&self, path: &str) -> Result<Vec<Value>, Error> {
+        self.list_until(path, self.deadline())
+    }
+
+    /// Lists like [`list`](Self::list), by `deadline`.
+    ///
+    /// # Errors
+    /// [`Error`]; never a partial list.
+    pub fn list_until(&self, path: &str, deadline: Instant) -> Result<Vec<Value>, Error> {
         let first = format!("{path}{}limit={PAGE}", if path.contains('?') { '&' } else { '?' });
-        self.retry(|attempt| {
+        self.retry_until(deadline, |attempt| {
             let mut all = Vec::new();
             paginate(&first, |path| read_page(attempt, path, &mut all))?;
             Ok(all)

@@ -107,10 +107,16 @@ impl Client {
         &self,
         operation: impl FnMut(&Attempt<'_>) -> Result<T, Error>,
     ) -> Result<T, Error> {
-        self.retry_until(Instant::now() + self.timeout, operation)
+        self.retry_until(self.deadline(), operation)
     }
 
-    fn retry_until<T>(
+    /// The deadline of an operation that starts now.
+    fn deadline(&self) -> Instant {
+        Instant::now() + self.timeout
+    }
+
+    /// Attempts an operation like [`retry`](Self::retry), until `deadline`.
+    pub(in crate::kube) fn retry_until<T>(
         &self,
         deadline: Instant,
         mut operation: impl FnMut(&Attempt<'_>) -> Result<T, Error>,
@@ -201,7 +207,7 @@ impl Client {
 
     /// Returns the subject of our token, or `None` if the token does not contain it.
     pub fn subject(&self) -> Option<String> {
-        self.credentials.get(Instant::now() + self.timeout).ok()?.subject()
+        self.credentials.get(self.deadline()).ok()?.subject()
     }
 
     /// Kills a credential plugin that is still running.

@@ -25,6 +25,7 @@ pub struct Job {
     pub version: String,
     /// metadata.creationTimestamp, RFC 3339 in whole seconds of UTC, so that the order of texts is the order of times.
     pub created: String,
+    pub labels: Pairs,
     pub annotations: Pairs,
     /// status.startTime, when the controller first handled the Job. The Job may have waited since.
     pub started: Option<String>,
@@ -66,6 +67,7 @@ impl WatchedObject for Job {
             ["metadata", "resourceVersion"] => self.version = text(),
             ["metadata", "creationTimestamp"] => self.created = text(),
             ["metadata", "deletionTimestamp"] => self.is_stopped = true,
+            ["metadata", "labels", key] => self.labels.add(key, leaf),
             ["metadata", "annotations", key] => self.annotations.add(key, leaf),
             ["spec", "suspend"] => self.is_stopped |= leaf == "true",
             ["spec", "template", "spec", "containers", index, "resources", list, resource] => {
@@ -92,7 +94,7 @@ impl WatchedObject for Job {
 }
 
 /// Returns the list's item at this index; adds items as needed.
-fn item<'a, T: Default>(list: &'a mut Vec<T>, index: &str) -> &'a mut T {
+pub(in crate::kube) fn item<'a, T: Default>(list: &'a mut Vec<T>, index: &str) -> &'a mut T {
     let index = index.parse().unwrap_or(MAX_INDEX).min(MAX_INDEX);
     if list.len() <= index {
         list.resize_with(index + 1, T::default);

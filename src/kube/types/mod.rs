@@ -1,6 +1,7 @@
 //! The fields of Kubernetes objects that this program reads.
 
 pub mod job;
+pub mod job_pod;
 pub mod json_walk;
 pub mod pod;
 pub mod protobuf;

@@ -32,6 +32,7 @@ impl Reconcile<'_> {
         let image = text(pod, "/spec/containers/0/image");
         let is_endless = text(pod, "/spec/restartPolicy") == "Always" || image.ends_with(":long");
         match text(pod, "/status/phase") {
+            "Pending" | "Running" if self.is_overdue(pod) => self.fail_overdue(pod),
             "Pending" if image.ends_with(":missing") => self.fail_pull(pod, image),
             "Pending" if self.has_passed(pod, "Pending", START_TIME) => self.start_container(pod, image),
             "Running" if !is_endless && self.has_passed(pod, "Running", self.job_time) => {
@@ -39,6 +40,25 @@ impl Reconcile<'_> {
             }
             _ => {}
         }
+    }
+
+    /// Returns true once a pod has been on its node for its activeDeadlineSeconds.
+    fn is_overdue(&mut self, pod: &Object) -> bool {
+        let Some(limit) = pod["spec"]["activeDeadlineSeconds"].as_u64() else { return false };
+        let Ok(started) = humantime::parse_rfc3339(text(pod, "/status/startTime")) else { return false };
+        let remaining = Duration::from_secs(limit).saturating_sub(started.elapsed().unwrap_or_default());
+        self.run_again_at(self.now + remaining);
+        remaining.is_zero()
+    }
+
+    fn fail_overdue(&mut self, pod: &Object) {
+        let message = "Pod was active on the node longer than the specified deadline";
+        self.record_event(pod, COMPONENT, "DeadlineExceeded", message);
+        let mut failed = Value::clone(pod);
+        failed["status"]["phase"] = json!("Failed");
+        failed["status"]["reason"] = json!("DeadlineExceeded");
+        failed["status"]["message"] = json!(message);
+        self.store.put(&PODS, failed);
     }
 
     fn fail_pull(&mut self, pod: &Object, image: &str) {
@@ -82,13 +102,13 @@ impl Reconcile<'_> {
         let conditions =
             [("Initialized", true), ("Ready", is_ready), ("ContainersReady", is_ready), ("PodScheduled", true)];
         changed["status"]["conditions"] = json!(conditions.map(condition));
-        if changed["status"]["podIP"].is_null() {
+        if changed["status"]["startTime"].is_null() {
             changed["status"]["startTime"] = json!(store::now());
-            if is_ready {
-                let address = self.free_address(text(pod, "/spec/nodeName"));
-                changed["status"]["podIPs"] = json!([{ "ip": address }]);
-                changed["status"]["podIP"] = json!(address);
-            }
+        }
+        if is_ready && changed["status"]["podIP"].is_null() {
+            let address = self.free_address(text(pod, "/spec/nodeName"));
+            changed["status"]["podIPs"] = json!([{ "ip": address }]);
+            changed["status"]["podIP"] = json!(address);
         }
         if changed != **pod {
             self.store.put(&PODS, changed);

@@ -16,7 +16,7 @@ use super::{quota, write};
 use job::Backoff;
 
 /// The reasons of events of type Warning.
-const WARNINGS: [&str; 4] = ["FailedCreate", "BackoffLimitExceeded", "FailedScheduling", "Failed"];
+const WARNINGS: [&str; 5] = ["FailedCreate", "BackoffLimitExceeded", "FailedScheduling", "Failed", "DeadlineExceeded"];
 
 /// Times that the objects do not contain, by uid.
 #[derive(Default)]

@@ -12,12 +12,13 @@ use std::os::unix::ffi::OsStrExt;
 use std::process::Command;
 
 /// Each option with its variable and its default as shown by --help.
-const OPTIONS: [(&str, &str, &str); 12] = [
+const OPTIONS: [(&str, &str, &str); 13] = [
     ("--listen", "LISTEN", "0.0.0.0:5000"),
     ("--image", "CLASSIFIER_IMAGE", "mp12-classifier:1.0"),
     ("--kubeconfig", "KUBECONFIG", "~/.kube/config"),
     ("--context", "KUBE_CONTEXT", "current-context"),
     ("--job-ttl", "JOB_TTL", "3600"),
+    ("--job-timeout", "JOB_TIMEOUT", "1800"),
     ("--kube-timeout", "KUBE_TIMEOUT", "10"),
     ("--local", "LOCAL=1", "off"),
     ("--local-job-seconds", "LOCAL_JOB_SECONDS", "20"),
@@ -56,7 +57,7 @@ fn version_prints_name_and_number() {
 
 #[test]
 fn usage_error_is_one_line_and_exit_2() {
-    let cases: [&[&str]; 23] = [
+    let cases: [&[&str]; 24] = [
         &["--nonsense"],
         &["nonsense"],
         &["serve", "nonsense"],
@@ -74,6 +75,7 @@ fn usage_error_is_one_line_and_exit_2() {
         &["serve", "--job-ttl=1.5"],
         // Kubernetes accepts 31 bits.
         &["serve", "--job-ttl", "2147483648"],
+        &["serve", "--job-timeout", "2147483648"],
         &["serve", "--kube-timeout", "0"],
         &["serve", "--kube-timeout", "10s"],
         &["serve", "--kube-timeout", ""],

@@ -47,6 +47,10 @@ fn job_matches_the_contract() {
             assert_eq!(job["spec"]["ttlSecondsAfterFinished"], 3600);
             check_drain_rule(&job["spec"]["podFailurePolicy"]);
             assert_eq!(pod_spec(&job)["restartPolicy"], "Never");
+            assert_eq!(
+                (&pod_spec(&job)["activeDeadlineSeconds"], &job["spec"]["activeDeadlineSeconds"]),
+                (&json!(1800), &Value::Null)
+            );
             assert_eq!(pod_spec(&job)["automountServiceAccountToken"], false);
             check_container(pod_spec(&job), dataset, kind);
         }
@@ -123,20 +127,24 @@ fn job_names_are_unique_dns_labels_with_tier_and_dataset() {
 }
 
 #[test]
-fn image_and_ttl_come_from_options_or_variables() {
+fn image_ttl_and_timeout_come_from_options_or_variables() {
     let image = "123456789012.dkr.ecr.us-east-1.amazonaws.com/mp12:v2";
     for by_flag in [true, false] {
         let api = ApiServer::start();
         let setup = Setup::for_api(&api);
         let setup = if by_flag {
-            setup.args(&["--image", image, "--job-ttl", "60"])
+            setup.args(&["--image", image, "--job-ttl", "60", "--job-timeout", "70"])
         } else {
-            setup.env("CLASSIFIER_IMAGE", image).env("JOB_TTL", "60")
+            setup.env("CLASSIFIER_IMAGE", image).env("JOB_TTL", "60").env("JOB_TIMEOUT", "70")
         };
         let job = created(setup, &api, "free", "mnist").json();
         assert_eq!(pod_spec(&job)["containers"][0]["image"], image);
         assert_eq!(job["spec"]["ttlSecondsAfterFinished"], 60);
+        assert_eq!(pod_spec(&job)["activeDeadlineSeconds"], 70);
     }
+    let api = ApiServer::start();
+    let job = created(Setup::for_api(&api).args(&["--job-timeout", "0"]), &api, "free", "mnist").json();
+    assert_eq!(pod_spec(&job)["activeDeadlineSeconds"], Value::Null);
 }
 
 #[test]

@@ -14,6 +14,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
 
 const JOBS: &str = "/apis/batch/v1/namespaces/free-service/jobs";
+const PODS: &str = "/api/v1/namespaces/free-service/pods";
+const EVENTS: &str = "/api/v1/namespaces/free-service/events";
 const QUOTAS: &str = "/api/v1/namespaces/free-service/resourcequotas";
 
 /// The CPU request of a Job; the quota is 2 CPU.
@@ -31,7 +33,10 @@ struct Tier {
 #[derive(Default)]
 struct World {
     jobs: BTreeMap<String, Value>,
+    pods: BTreeMap<String, Value>,
     used: u32,
+    /// The quota's limits.
+    hard: Value,
     version: u64,
     token: String,
     /// Sent events: path, resource version and line.
@@ -57,7 +62,7 @@ impl World {
                 self.requeue(request);
                 instead.unwrap_or_else(|| ApiResponse::json(200, &json!({"kind": "Job"})).into())
             }
-            ("WATCH", JOBS | QUOTAS) => instead.unwrap_or_else(|| {
+            ("WATCH", JOBS | PODS | QUOTAS) => instead.unwrap_or_else(|| {
                 let (stream, from) = (Stream::default(), request.query("resourceVersion").unwrap().parse().unwrap());
                 let since = self.log.iter().filter(|(of, version, _)| *of == path && *version > from);
                 since.for_each(|(.., line)| stream.send(line.as_bytes()));
@@ -65,6 +70,8 @@ impl World {
                 Behavior::Stream(stream)
             }),
             ("GET", JOBS) => instead.unwrap_or_else(|| self.list("JobList", &self.jobs.values().collect::<Vec<_>>())),
+            ("GET", PODS) => instead.unwrap_or_else(|| self.list("PodList", &self.pods.values().collect::<Vec<_>>())),
+            ("GET", EVENTS) => instead.unwrap_or_else(|| self.list("EventList", &[])),
             ("GET", QUOTAS) => instead.unwrap_or_else(|| self.list("ResourceQuotaList", &[&self.quota()])),
             _ => Behavior::Default,
         }
@@ -88,7 +95,7 @@ impl World {
     }
 
     fn quota(&self) -> Value {
-        let (hard, used) = (json!({"requests.cpu": "2"}), json!({"requests.cpu": format!("{}m", self.used)}));
+        let (hard, used) = (&self.hard, json!({"requests.cpu": format!("{}m", self.used)}));
         let metadata = json!({"name": "free-cpu", "resourceVersion": self.version.to_string()});
         json!({"metadata": metadata, "spec": {"hard": hard}, "status": {"hard": hard, "used": used}})
     }
@@ -106,7 +113,7 @@ fn job(name: &str, second: u32, cpu: &str, status: &Value, version: u64) -> Valu
     json!({
         "kind": "Job", "apiVersion": "batch/v1",
         "metadata": {"name": name, "namespace": "free-service", "resourceVersion": version.to_string(),
-                     "creationTimestamp": format!("2026-01-01T00:00:{second:02}Z"), "labels": {"a": "b"}},
+                     "creationTimestamp": format!("2026-01-01T00:00:{second:02}Z"), "labels": {"app.kubernetes.io/managed-by": "img-classification"}},
         "spec": {"template": {"spec": {"containers": [{"name": "c", "resources": {"requests": {"cpu": cpu}}}]}}},
         "status": status,
     })
@@ -115,7 +122,13 @@ fn job(name: &str, second: u32, cpu: &str, status: &Value, version: u64) -> Valu
 impl Tier {
     /// The quota has two running Jobs.
     fn full() -> Tier {
-        let world = World { used: 1800, version: 100, token: TOKEN.to_owned(), ..World::default() };
+        let world = World {
+            used: 1800,
+            hard: json!({"requests.cpu": "2"}),
+            version: 100,
+            token: TOKEN.to_owned(),
+            ..World::default()
+        };
         let (api, world) = (ApiServer::start(), Arc::new(Mutex::new(world)));
         let responses = Arc::clone(&world);
         api.script(move |request| responses.lock().unwrap().response(request));
@@ -139,31 +152,59 @@ impl Tier {
     /// A server whose watches of this tier are connected.
     fn watched(&self) -> Server {
         let server = self.serve();
-        eventually("two watches", || self.world().watches.len() == 2);
+        eventually("three watches", || self.world().watches.len() == 3);
         server
     }
 
     fn put(&self, name: &str, second: u32, cpu: &str, status: &Value) {
+        let job = job(name, second, cpu, status, self.world().version + 1);
+        self.put_job(name, &job);
+    }
+
+    fn put_job(&self, name: &str, job: &Value) {
         let mut world = self.world();
         world.version += 1;
-        let job = job(name, second, cpu, status, world.version);
         let kind = if world.jobs.insert(name.to_owned(), job.clone()).is_some() { "MODIFIED" } else { "ADDED" };
-        world.send_event(JOBS, kind, &job);
+        world.send_event(JOBS, kind, job);
     }
 
     fn waits(&self, name: &str, second: u32, cpu: &str) {
         self.put(name, second, cpu, &json!({"startTime": "2026-01-01T00:01:00Z"}));
     }
 
-    fn runs(&self, name: &str, second: u32) {
+    fn starts(&self, name: &str, second: u32) {
         self.put(name, second, FULL, &json!({"active": 1, "startTime": "2026-01-01T00:01:00Z"}));
+    }
+
+    fn runs(&self, name: &str, second: u32) {
+        self.put_pod(name, &json!({"phase": "Running"}));
+        self.starts(name, second);
+    }
+
+    /// Adds or changes the pod of a Job.
+    fn put_pod(&self, job: &str, status: &Value) {
+        let mut world = self.world();
+        world.version += 1;
+        let metadata = json!({"name": format!("{job}-pod"), "labels": {"job-name": job}, "resourceVersion": world.version.to_string()});
+        let pod = json!({"metadata": metadata, "status": status});
+        let kind = if world.pods.insert(job.to_owned(), pod.clone()).is_some() { "MODIFIED" } else { "ADDED" };
+        world.send_event(PODS, kind, &pod);
     }
 
     /// Sets the used quota.
     fn used(&self, milli: u32) {
+        self.change_quota(|world| world.used = milli);
+    }
+
+    /// Sets the quota's limits.
+    fn limit(&self, hard: &Value) {
+        self.change_quota(|world| world.hard = hard.clone());
+    }
+
+    fn change_quota(&self, change: impl FnOnce(&mut World)) {
         let mut world = self.world();
         world.version += 1;
-        world.used = milli;
+        change(&mut world);
         let quota = world.quota();
         world.send_event(QUOTAS, "MODIFIED", &quota);
     }

@@ -1,6 +1,6 @@
 //! Requeueing of the oldest waiting Job, and GET /queue.
 
-use super::{FULL, JOBS, SMALL, Tier, names, until_waiting, warnings};
+use super::{EVENTS, FULL, JOBS, SMALL, Tier, job, names, until_waiting, warnings};
 use crate::support::eventually;
 use crate::support::response::{ApiResponse, Behavior, Latch, internal_error, too_many_requests};
 use crate::support::server::Setup;
@@ -61,6 +61,79 @@ fn conflict_is_retried_after_a_pause() {
     assert_eq!(warnings(&server, ""), 0, "{}", server.stderr());
 }
 
+#[test]
+fn job_of_another_program_has_its_turn_and_is_never_changed() {
+    let tier = Tier::full();
+    let mut theirs = job("theirs", 1, FULL, &json!({}), 101);
+    theirs["metadata"]["labels"] = json!({"app.kubernetes.io/managed-by": "argo"});
+    tier.put_job("theirs", &theirs);
+    tier.waits("ours", 2, FULL);
+    let server = tier.watched();
+    until_waiting(&server, &["theirs", "ours"]);
+    let freed = Instant::now();
+    tier.used(900);
+    tier.until_requeued(&["ours"]);
+    let at = tier.world().touches[0].2;
+    assert!(at - freed >= Duration::from_secs(5), "the older Job had no turn: {:?}", at - freed);
+}
+
+#[test]
+fn job_that_cannot_start_for_its_own_fault_is_logged_once_with_the_event() {
+    let tier = Tier::full();
+    tier.waits("a", 1, FULL);
+    tier.waits("b", 2, FULL);
+    let event = |of: &str, reason: &str| {
+        let message = format!("Error creating: pods \"{of}-x7k2p\" is forbidden: {reason}");
+        let older = json!({"message": "Error creating: exceeded quota: q", "lastTimestamp": "2026-01-01T00:00:01Z"});
+        let event = json!({"message": message, "lastTimestamp": "2026-01-01T00:00:02Z"});
+        let metadata = json!({"resourceVersion": "7"});
+        ApiResponse::json(200, &json!({"kind": "EventList", "metadata": metadata, "items": [event, older]}))
+    };
+    let fault = "failed quota: q: must specify limits.cpu";
+    // Both are tried twice; the last answer is a marker.
+    for reply in [event("a", fault), event("b", fault), event("a", fault), event("b", "marker")] {
+        tier.instead("GET", EVENTS, reply);
+    }
+    let server = tier.watched();
+    tier.used(0);
+    server.wait_for_log("of the second attempt", |line| line.starts_with("warning: b cannot start: marker; fix: "));
+    let text = server.stderr();
+    assert_eq!(warnings(&server, "a cannot start: failed quota: q: must specify limits.cpu; fix: "), 1, "{text}");
+    assert_eq!(warnings(&server, fault), 1, "{text}");
+    assert_eq!(text.lines().filter(|line| line.starts_with("requeued a: ")).count(), 1, "{text}");
+    let asked = tier.requests(EVENTS, false);
+    let selector = asked[0].query("fieldSelector").unwrap();
+    assert!(selector.contains("involvedObject.name%3Da%2Creason%3DFailedCreate"), "{selector}");
+}
+
+#[test]
+fn job_whose_image_is_missing_is_starting_with_the_reason_and_logged_once() {
+    let tier = Tier::full();
+    let server = tier.watched();
+    let waiting = |reason: &str, message: &str, image: &str| {
+        let state = json!({"waiting": {"reason": reason, "message": message}});
+        json!({"phase": "Pending", "containerStatuses": [{"image": image, "state": state}]})
+    };
+    let starting = || server.get("/queue").json()["starting"].clone();
+    tier.starts("a", 1);
+    eventually("a starting Job", || starting()[0]["reason"] == "its container is being created");
+    for job in ["a", "b"] {
+        tier.put_pod(job, &waiting("ErrImagePull", "rpc error: x:missing: not found", "x:missing"));
+        tier.put_pod(job, &waiting("ImagePullBackOff", "Back-off pulling image", "x:missing"));
+    }
+    tier.starts("b", 2);
+    let entry =
+        |job: &str| json!({"job": job, "since": "2026-01-01T00:01:00Z", "reason": "image not found: x:missing"});
+    eventually("the reason", || starting() == json!([entry("a"), entry("b")]));
+    tier.put_pod("c", &waiting("InvalidImageName", "couldn't parse", "X"));
+    server.wait_for_log("of the other reason", |line| {
+        line.starts_with("warning: c cannot start: image name is invalid: X")
+    });
+    assert_eq!(warnings(&server, "cannot start: image not found: x:missing"), 1, "{}", server.stderr());
+    tier.runs("a", 1);
+    eventually("a running Job", || names(&server.get("/queue").json(), "running") == ["a"]);
+}
+
 /// The least time between the first two requeues of a tier of 300 Jobs that answers the first with this response.
 fn pause_after(response: &ApiResponse) -> Duration {
     let tier = Tier::full();
@@ -113,7 +186,7 @@ fn queue_shows_watched_jobs_in_order() {
     until_waiting(&server, &["b", "a"]);
     assert_eq!(tier.requests(JOBS, false)[1].query("continue"), Some("x"), "the second page");
     let response = server.get("/queue?x=y");
-    let expected = r#"{"running":[{"job":"first","since":"2026-01-01T00:01:00Z"}],"waiting":[{"job":"b","position":1,"since":"2026-01-01T00:00:04Z"},{"job":"a","position":2,"since":"2026-01-01T00:00:05Z"}]}"#;
+    let expected = r#"{"running":[{"job":"first","since":"2026-01-01T00:01:00Z"}],"starting":[],"waiting":[{"job":"b","position":1,"since":"2026-01-01T00:00:04Z"},{"job":"a","position":2,"since":"2026-01-01T00:00:05Z"}]}"#;
     assert_eq!(response.text(), expected);
     let head = server.connect().request("HEAD", "/queue", None);
     assert_eq!((head.status, head.header("Content-Length")), (200, Some(expected.len().to_string().as_str())));
@@ -141,7 +214,7 @@ fn disabled_requeue_watches_nothing_and_the_queue_names_the_option() {
         response.text()
     );
     assert_eq!(server.get("/readyz").status, 200);
-    assert!(tier.api.requests().iter().all(|request| request.path() == "/api/v1/pods"), "{:?}", tier.api.requests());
+    assert!(tier.api.requests().iter().all(|request| request.query("watch").is_none()), "{:?}", tier.api.requests());
     server.wait_for_log("of the option", |line| line == "requeue: off");
 }
 
@@ -151,9 +224,9 @@ fn simulator_queue_moves_in_order() {
     let posted: Vec<String> = (0..8).map(|_| server.post_job().json()["job"].as_str().unwrap().to_owned()).collect();
     eventually("all eight", || {
         let queue = server.get("/queue").json();
-        names(&queue, "running").len() + names(&queue, "waiting").len() == 8
+        ["running", "starting", "waiting"].iter().map(|key| names(&queue, key).len()).sum::<usize>() == 8
     });
-    eventually("an empty queue", || server.get("/queue").text() == r#"{"running":[],"waiting":[]}"#);
+    eventually("an empty queue", || server.get("/queue").text() == r#"{"running":[],"starting":[],"waiting":[]}"#);
     let log = server.log_until_now();
     let requeued: Vec<&str> =
         log.lines().filter_map(|line| line.strip_prefix("requeued ")?.split(':').next()).collect();

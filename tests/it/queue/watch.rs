@@ -74,8 +74,8 @@ fn outage_is_logged_once_and_stale_data_is_not_shown() {
     tier.world().watches.clear();
     tier.api.reopen_port();
     until_waiting(&server, &["a"]);
-    eventually("both watches", || warnings(&server, " restored") == 2);
-    for what in ["cannot watch free-tier Jobs", "cannot watch free-tier quotas"] {
+    eventually("all watches", || warnings(&server, " restored") == 3);
+    for what in ["cannot watch free-tier Jobs", "cannot watch free-tier pods", "cannot watch free-tier quotas"] {
         assert_eq!(warnings(&server, what), 1, "{}", server.stderr());
     }
     tier.used(0);
@@ -86,7 +86,7 @@ fn outage_is_logged_once_and_stale_data_is_not_shown() {
 fn dead_watch_connection_is_replaced() {
     let tier = Tier::full();
     let server = tier.watched();
-    // From here both watches are dead: no event arrives, and no end.
+    // From here all watches are dead: no event arrives, and no end.
     tier.world().watches.clear();
     tier.waits("a", 1, FULL);
     tier.used(0);
@@ -106,7 +106,7 @@ fn missing_watch_permission_is_logged_once_and_requests_are_served() {
             && line.contains(words)
     });
     let response = server.get("/queue");
-    assert!(response.status == 503 && response.error().contains("k8s/rbac.yaml"), "{}", response.text());
+    assert!(response.status == 503 && response.error().contains("run img-classification setup"), "{}", response.text());
     assert_eq!((server.post_job().status, server.get("/config").status), (200, 200));
 
     let other = std::mem::replace(&mut tier, Tier::full());
@@ -126,6 +126,27 @@ fn missing_watch_permission_is_logged_once_and_requests_are_served() {
 }
 
 #[test]
+fn missing_cpu_quota_is_an_error_once_and_not_ready_until_it_returns() {
+    let tier = Tier::full();
+    let server = tier.watched();
+    assert_eq!(server.get("/readyz").status, 200);
+    for round in 1..=2 {
+        tier.limit(&json!({"count/jobs.batch": "300"}));
+        eventually("not ready", || server.get("/readyz").status == 503);
+        tier.limit(&json!({"pods": "300"}));
+        let response = server.get("/readyz");
+        assert!(response.error().contains("no quota limits the CPU of free-service"), "{}", response.text());
+        tier.limit(&json!({"requests.cpu": "2"}));
+        eventually("ready", || server.get("/readyz").status == 200);
+        let restored = "a quota limits the CPU of free-service again";
+        eventually(restored, || server.stderr().lines().filter(|line| *line == restored).count() == round);
+        let text = server.stderr();
+        let errors = text.lines().filter(|line| line.starts_with("error: no quota limits the CPU of free-service"));
+        assert_eq!(errors.filter(|line| line.contains("img-classification setup")).count(), round, "{text}");
+    }
+}
+
+#[test]
 fn refused_token_is_refreshed() {
     let tier = Tier::full();
     tier.waits("a", 1, FULL);
@@ -138,7 +159,7 @@ fn refused_token_is_refreshed() {
     tier.world().token = "the next".to_owned();
     tier.world().watches.clear();
     tier.api.close_connections();
-    eventually("a watch", || tier.world().watches.len() == 2);
+    eventually("all watches", || tier.world().watches.len() == 3);
     tier.used(0);
     tier.until_requeued(&["a"]);
     assert_eq!(warnings(&server, " 401 "), 0, "{}", server.stderr());

@@ -139,6 +139,23 @@ fn image_tag_decides_the_outcome_of_a_pod() {
 }
 
 #[test]
+fn timeout_ends_a_pod_that_cannot_start_and_one_that_does_not_end() {
+    for image in ["missing", "long"] {
+        let local = start_with(image, &["--job-timeout", "1"]);
+        // The third waits for the quota, which only an ended pod frees.
+        let jobs = [(); 3].map(|()| local.post("free"));
+        for job in jobs {
+            eventually("a Job that failed", || {
+                text(&local.kube.get(&job).1, "/status/conditions/0/reason") == "BackoffLimitExceeded"
+            });
+        }
+        let pods = local.kube.items("/api/v1/namespaces/free-service/pods");
+        assert_eq!(pods.len(), 3);
+        assert!(pods.iter().all(|pod| text(pod, "/status/reason") == "DeadlineExceeded"), "{image}: {pods:?}");
+    }
+}
+
+#[test]
 fn finished_job_is_deleted_with_its_pod_after_its_ttl() {
     for ttl in ["0", "1"] {
         let local = start_with("short", &["--job-ttl", ttl]);

@@ -48,6 +48,7 @@ fn expect_no_api(what: &str, end: &Finished, start: &str, words: &str, fix: &str
 fn missing_or_invalid_kubeconfig_is_named_and_the_host_still_checked() {
     let end = doctor(host(Setup::new()).args(GOOD));
     expect_no_api("no kubeconfig", &end, "FAIL kubeconfig: ", "no kubeconfig found", "aws eks update-kubeconfig");
+    assert_eq!(line(&end, "FAIL kubeconfig: ").matches("fix: ").count(), 1, "{}", end.stdout);
     let end = doctor(host(Setup::new()).kubeconfig("current-context: nowhere\n").args(GOOD));
     expect_no_api("no context", &end, "FAIL kubeconfig: ", "nowhere", "--kubeconfig");
 }

@@ -145,6 +145,7 @@ fn missing_permissions_are_named_with_their_fix() {
             grant,
         ),
         ("watch", "jobs", &free, "warning", "own retry, and GET /queue returns 503", grant),
+        ("watch", "pods", &free, "warning", "watch pods in free-service; without it GET /queue returns 503", grant),
         (
             "delete",
             "jobs",

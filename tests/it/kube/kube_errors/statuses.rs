@@ -6,6 +6,7 @@ use crate::support::api::ApiServer;
 use crate::support::eventually;
 use crate::support::kubeconfig::TOKEN;
 use crate::support::response::{ApiResponse, Behavior, no_permission, quota_full, unauthorized, unavailable};
+use serde_json::{Value, json};
 use std::collections::BTreeSet;
 
 #[test]
@@ -14,6 +15,7 @@ fn kubernetes_errors_map_to_the_documented_status_at_once() {
     let invalid = || ApiResponse::failure(422, "Invalid", "Job.batch \"x\" is invalid: spec.template: Required value");
     let forbidden = |why: &str| ApiResponse::failure(403, "Forbidden", &format!("jobs.batch is forbidden: {why}"));
     let misleading = || forbidden("User \"quota\" cannot create resource \"jobs\" in API group \"batch\"");
+    let quota_not_computed = || forbidden("status unknown for quota: free-jobs, resources: count/jobs.batch");
     let must_specify = || forbidden("failed quota: free: must specify limits.cpu");
     let cases = [
         ("quota", quota_full(), 429),
@@ -22,6 +24,7 @@ fn kubernetes_errors_map_to_the_documented_status_at_once() {
         ("a quota that wants more said", must_specify(), 502),
         ("credentials", unauthorized(), 502),
         ("namespace", namespace_missing(), 502),
+        ("a quota just created", quota_not_computed(), 503),
         ("invalid", invalid(), 502),
         ("bad request", ApiResponse::failure(400, "BadRequest", "cannot be handled as a Job"), 502),
         ("method", ApiResponse::failure(405, "MethodNotAllowed", "not here"), 502),
@@ -33,7 +36,7 @@ fn kubernetes_errors_map_to_the_documented_status_at_once() {
         assert_eq!(response.status, status, "{what}: {}", response.text());
         check_sentence(&response);
         assert!(creates(&api).len() <= 2, "{what}: {} creates", creates(&api).len());
-        if status == 429 {
+        if status == 429 || status == 503 {
             check_retry_after(&response);
         }
     }
@@ -75,11 +78,26 @@ fn check_not_rbac(messages: &[&str]) {
 fn error_names_the_fix_and_the_log_quotes_kubernetes() {
     let (api, server) = started(5);
     let namespace_missing = ApiResponse::failure(404, "NotFound", "namespaces \"free-service\" not found");
+    let terminated = "jobs.batch \"x\" is forbidden: unable to create new content in namespace free-service because it is \
+                      being terminated";
     for (reply, nouns, message) in [
-        (namespace_missing, &["free-service"][..], "namespaces \"free-service\" not found"),
-        (no_permission(), &["permission", "rbac", "allow"][..], "User \"nobody\" cannot create resource"),
-        (unauthorized(), &["credential", "token", "kubeconfig"][..], "Unauthorized"),
-        (quota_full(), &["quota", "queue"][..], "exceeded quota: jobs"),
+        (
+            namespace_missing,
+            &["does not exist; run img-classification setup"][..],
+            "namespaces \"free-service\" not found",
+        ),
+        (
+            ApiResponse::failure(403, "Forbidden", terminated),
+            &["free-service is being deleted; run img-classification setup"],
+            terminated,
+        ),
+        (
+            no_permission(),
+            &["permission to create jobs in free-service; run img-classification setup"],
+            "User \"nobody\" cannot create resource",
+        ),
+        (unauthorized(), &["credential", "token", "kubeconfig"], "Unauthorized"),
+        (quota_full(), &["quota", "queue"], "exceeded quota: jobs"),
     ] {
         api.always(reply);
         let sentence = check_sentence(&server.post_job()).to_lowercase();
@@ -106,6 +124,41 @@ fn config_and_readyz_explain_a_kubernetes_error() {
     // All callers of a second share one answer.
     eventually("ready again", || server.get("/readyz").status == 200);
     assert_eq!(server.get("/config").status, 200);
+}
+
+#[test]
+fn server_without_a_cpu_quota_is_not_ready() {
+    let (api, server) = started(5);
+    let quotas =
+        |items: Value| ApiResponse::json(200, &json!({"kind": "ResourceQuotaList", "metadata": {}, "items": items}));
+    let no_list =
+        "resourcequotas is forbidden: User \"nobody\" cannot list resource \"resourcequotas\" in API group \"\"";
+    let jobs_only = json!([{"metadata": {"name": "free-jobs"}, "spec": {"hard": {"count/jobs.batch": "300"}}}]);
+    for (what, reply, status) in [
+        ("no quota", quotas(json!(null)), 503),
+        ("a quota of Jobs", quotas(jobs_only), 503),
+        (
+            "a quota not computed",
+            quotas(json!([{"metadata": {"name": "q"}, "spec": {"hard": {"limits.cpu": "2"}}}])),
+            200,
+        ),
+        ("no permission to see it", ApiResponse::failure(403, "Forbidden", no_list), 200),
+    ] {
+        api.script(
+            move |request| {
+                if request.path().ends_with("/resourcequotas") { reply.clone().into() } else { Behavior::Default }
+            },
+        );
+        // Callers within a second share an answer.
+        eventually(what, || server.get("/readyz").status == status);
+        let response = server.get("/readyz");
+        if status == 503 {
+            assert!(
+                check_sentence(&response)
+                    .contains("no quota limits the CPU of free-service; run img-classification setup")
+            );
+        }
+    }
 }
 
 #[test]

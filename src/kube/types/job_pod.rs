@@ -1,0 +1,104 @@
+//! The fields of a Job's pod that the queue reads.
+
+use crate::kube::types::job::item;
+use crate::kube::types::watched::WatchedObject;
+
+/// A pod, with what keeps it from running.
+#[derive(Debug, Clone, Default)]
+pub struct JobPod {
+    pub name: String,
+    /// metadata.resourceVersion
+    pub version: String,
+    /// The name of its Job; empty for a pod without one.
+    pub job: String,
+    /// status.phase
+    pub phase: String,
+    pub containers: Vec<ContainerStatus>,
+    conditions: Vec<PodCondition>,
+}
+
+/// The status of a container.
+#[derive(Debug, Clone, Default)]
+pub struct ContainerStatus {
+    pub image: String,
+    /// The reason why it waits, such as `ErrImagePull`; empty once it has started.
+    pub waiting: String,
+    /// The kubelet's message on that.
+    pub message: String,
+    /// The start of the running container, RFC 3339.
+    pub started: Option<String>,
+}
+
+#[derive(Debug, Clone, Default)]
+struct PodCondition {
+    kind: String,
+    reason: String,
+    message: String,
+}
+
+impl JobPod {
+    /// Returns the scheduler's message on a pod that fits on no node.
+    pub fn unschedulable(&self) -> Option<&str> {
+        let is_unschedulable =
+            |condition: &&PodCondition| condition.kind == "PodScheduled" && condition.reason == "Unschedulable";
+        self.conditions.iter().find(is_unschedulable).map(|condition| condition.message.as_str())
+    }
+}
+
+impl WatchedObject for JobPod {
+    fn set(&mut self, path: &[&str], leaf: &str) {
+        let text = || leaf.to_owned();
+        match path {
+            ["metadata", "name"] => self.name = text(),
+            ["metadata", "resourceVersion"] => self.version = text(),
+            // Newer servers set a second label, batch.kubernetes.io/job-name, to the same name.
+            ["metadata", "labels", "job-name"] => self.job = text(),
+            ["status", "phase"] => self.phase = text(),
+            ["status", "conditions", index, "type"] => item(&mut self.conditions, index).kind = text(),
+            ["status", "conditions", index, "reason"] => item(&mut self.conditions, index).reason = text(),
+            ["status", "conditions", index, "message"] => item(&mut self.conditions, index).message = text(),
+            ["status", "containerStatuses", index, rest @ ..] => {
+                let container = item(&mut self.containers, index);
+                match rest {
+                    ["image"] => container.image = text(),
+                    ["state", "waiting", "reason"] => container.waiting = text(),
+                    ["state", "waiting", "message"] => container.message = text(),
+                    ["state", "running", "startedAt"] => container.started = Some(text()),
+                    _ => {}
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn version(&self) -> &str {
+        &self.version
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pod_is_read_with_what_keeps_it_from_running() {
+        let text = r#"{"metadata":{"name":"p","resourceVersion":"7","labels":{"job-name":"j"}},"status":{"phase":"Pending",
+            "conditions":[{"type":"Ready","reason":"x"},{"type":"PodScheduled","status":"False","reason":"Unschedulable","message":"m"}],
+            "containerStatuses":[{"image":"i","state":{"waiting":{"reason":"ErrImagePull","message":"not found"}}},
+                                 {"state":{"running":{"startedAt":"2026-01-01T00:00:00Z"}}}]}}"#;
+        let pod = JobPod::parse(text).expect("a pod");
+        assert_eq!((pod.name(), pod.version(), pod.job.as_str(), pod.phase.as_str()), ("p", "7", "j", "Pending"));
+        assert_eq!(pod.unschedulable(), Some("m"));
+        let first = &pod.containers[0];
+        assert_eq!(
+            (first.image.as_str(), first.waiting.as_str(), first.message.as_str()),
+            ("i", "ErrImagePull", "not found")
+        );
+        assert_eq!(pod.containers[1].started.as_deref(), Some("2026-01-01T00:00:00Z"));
+        assert_eq!(JobPod::parse(r#"{"metadata":{},"status":null}"#).expect("a pod").unschedulable(), None);
+    }
+}
