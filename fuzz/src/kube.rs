@@ -25,6 +25,7 @@ pub use config::cluster::Cluster;
 pub use config::load::Sources;
 pub use error::{ConfigError, CredentialError, Error, Status, TlsError, chain};
 pub use types::job::{Job, JobState};
+pub use types::job_pod::{ContainerStatus, JobPod};
 pub use types::pod::{Pod, read_pod_list};
 pub use types::protobuf;
 pub use types::quota::Quota;
