@@ -9,8 +9,8 @@ use std::process::Command;
 /// A user's own network and mounts. The listening socket is inherited, so that the test reaches the server.
 const NAMESPACES: [&str; 5] = ["unshare", "--user", "--map-root-user", "--net", "--mount"];
 
-/// Binds the name server's port without ever reading from it, replaces resolv.conf by the first argument, and executes
-/// the rest with standard input as the activation socket.
+/// Binds the name server's port without ever reading from it, and replaces resolv.conf by the first argument. Then
+/// executes the rest with standard input as the activation socket.
 const SILENT_NAME_SERVER: &str = r#"
     use POSIX;
     use Socket;
