@@ -105,11 +105,11 @@ class PodServer(http.server.BaseHTTPRequestHandler):
         pass
 
 
-def kubeconfig(port):
+def kubeconfig(port, host="127.0.0.1"):
     """A kubeconfig without credentials for a server of these scripts."""
     return {
         "current-context": "c",
-        "clusters": [{"name": "c", "cluster": {"server": f"http://127.0.0.1:{port}"}}],
+        "clusters": [{"name": "c", "cluster": {"server": f"http://{host}:{port}"}}],
         "contexts": [{"name": "c", "context": {"cluster": "c"}}],
     }
 

@@ -193,8 +193,8 @@ impl Status {
         self.code == 404 && self.message.starts_with("namespaces ")
     }
 
-    /// Tests for an error that a retry may resolve: overload, a failing server, or a conflict with another write, which
-    /// for a create is one to its quota.
+    /// Tests for an error that a retry may resolve: overload, a failing server, or a conflict with another write. For a
+    /// create that is a write to its quota.
     pub fn is_retryable(&self) -> bool {
         matches!(self.code, 429 | 500 | 502..=504) || (self.code == 409 && self.reason == "Conflict")
     }

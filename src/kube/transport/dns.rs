@@ -6,8 +6,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Wait for a look-up if there are addresses of an earlier one: a name server that answers does so within this time,
-/// and most of a connection attempt's 4 s remain.
+/// Maximum wait for a look-up if there are addresses of an earlier one. A name server that works answers within this
+/// time, and most of a connection attempt's 4 s remain.
 const MAX_WAIT_WITH_ADDRESSES: Duration = Duration::from_secs(1);
 
 /// Resolves (host, port). The system's function has no timeout.

@@ -45,10 +45,13 @@ const BUFFER: usize = 8 * 1024;
 /// Minimum duration of a successful watch, after which the next one begins at once.
 const MIN_SUCCESS: Duration = Duration::from_secs(5);
 
-/// Backoff after failures. A free slot should not wait for more than a second, and an unreachable cluster gets two
-/// requests a minute.
+/// Backoff after failures. A free slot should not wait for more than a second, and an unreachable cluster gets a
+/// request a minute.
 const INITIAL_BACKOFF: Duration = Duration::from_secs(1);
-const MAX_BACKOFF: Duration = Duration::from_secs(30);
+const MAX_BACKOFF: Duration = Duration::from_secs(60);
+
+/// Maximum Retry-After that is heeded. A longer one is a mistake, and would leave free slots idle.
+const MAX_RETRY_AFTER: Duration = Duration::from_secs(300);
 
 /// Maximum pause after a watch that its server ended early without an error: until the next one no change arrives.
 const MAX_ENDED_PAUSE: Duration = Duration::from_secs(5);
@@ -76,11 +79,11 @@ impl Client {
                 continue;
             }
             failures += 1;
-            let pause = pause(failures, outcome.as_ref().err());
+            let pause = jitter(pause(failures, outcome.as_ref().err())).max(retry_after(&outcome));
             if let Err(error) = outcome {
                 (watcher.on_event)(WatchEvent::Failed(error));
             }
-            thread::sleep(jitter(pause));
+            thread::sleep(pause);
         }
     }
 }
@@ -93,6 +96,14 @@ fn pause(failures: u32, error: Option<&Error>) -> Duration {
         Some(error) if error.not_permitted() || error.unauthorized() => FORBIDDEN_PAUSE,
         Some(Error::Credential(_)) => FORBIDDEN_PAUSE,
         Some(_) => backoff,
+    }
+}
+
+/// Returns the pause that Kubernetes asks for.
+fn retry_after(outcome: &Result<(), Error>) -> Duration {
+    match outcome {
+        Err(Error::Status { retry_after, .. }) => retry_after.unwrap_or_default().min(MAX_RETRY_AFTER),
+        _ => Duration::ZERO,
     }
 }
 
@@ -212,7 +223,7 @@ mod tests {
     fn the_pause_grows_with_failures_and_depends_on_the_error() {
         let timeout = Error::Timeout { url: String::new() };
         let seconds = |failures, error| pause(failures, error).as_secs();
-        assert_eq!([1, 2, 5, 6, 100].map(|failures| seconds(failures, Some(&timeout))), [1, 2, 16, 30, 30]);
+        assert_eq!([1, 2, 6, 7, 100].map(|failures| seconds(failures, Some(&timeout))), [1, 2, 32, 60, 60]);
         assert_eq!([1, 2, 5, 6].map(|failures| seconds(failures, None)), [1, 2, 5, 5]);
         let status = Status { code: 401, ..Status::default() };
         let unauthorized = Error::Status { url: String::new(), status, retry_after: None, date: None };

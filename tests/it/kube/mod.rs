@@ -6,4 +6,5 @@ mod exec_plugin;
 mod jobs;
 mod kube_errors;
 mod kubeconfig;
+mod name_server;
 mod transport;

