@@ -13,6 +13,9 @@ use std::thread;
 /// Connections of each of three greedy addresses: together more than the server's places.
 const GREEDY: usize = 20;
 
+/// Most responses that the buffers of a connection hold, 72 KB at both ends: one has 190 bytes.
+const MAX_UNREAD: usize = 400;
+
 /// Leaves the server about 40 places.
 const FEW_DESCRIPTORS: &[&str] = &["sh", "-c", "ulimit -n 200; exec \"$@\"", "sh"];
 
@@ -46,7 +49,7 @@ fn clients_that_only_send_take_no_place_from_others() {
         assert_eq!(response.status, 200, "round {round}");
     }
     let handled = server.log_until_now().lines().filter(|line| line.starts_with("GET /nothing ")).count();
-    assert!(handled < 150 * greedy.len(), "{handled} requests of clients that take no response");
+    assert!(handled < MAX_UNREAD * greedy.len(), "{handled} requests of clients that take no response");
 }
 
 #[test]
