@@ -144,7 +144,7 @@ pub fn manifest(settings: &Settings, tier: Tier, dataset: Dataset, name: &str) -
         "containers": [container(settings, tier, dataset)],
     });
     if settings.timeout > 0 {
-        // That of the Job would run while the quota holds its pod back.
+        // The Job's own activeDeadlineSeconds would also count the time in the queue.
         pod["activeDeadlineSeconds"] = json!(settings.timeout);
     }
     let disrupted = json!({ "type": "DisruptionTarget", "status": "True" });

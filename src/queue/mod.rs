@@ -82,7 +82,7 @@ pub enum RequeueOutcome {
     Conflict,
     /// No requeue is to be sent for this long.
     Failed(Duration),
-    /// The same, and the cause may be this Job: others go first after the pause.
+    /// As `Failed`, but this Job may be the cause: after the pause the queue requeues other Jobs first.
     Rejected(Duration),
 }
 

@@ -1,7 +1,7 @@
 //! The circuit breaker: fail fast while the cluster is unreachable.
 //!
-//! The circuit opens when an operation has spent its whole deadline on failures to connect. An API server that restarts
-//! within that time therefore opens no circuit. While the circuit is open every operation fails at once, and one thread
+//! The circuit opens when an operation reaches its deadline, and has only failed to connect for half of its time or more. An
+//! API server that restarts within that time therefore opens no circuit. While the circuit is open every operation fails at once, and one thread
 //! probes the cluster. The first response to a probe closes the circuit and ends the thread.
 
 use std::io;

@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 use ureq::unversioned::transport::{Connector, SocksConnector};
 use ureq::{Agent, Proxy};
 
+use crate::kube::client::response::request_error;
 use crate::kube::config::address::Address;
-use crate::kube::error::TlsError;
+use crate::kube::error::{Error, TlsError};
 use crate::kube::transport::connect::{self, CONNECT_TIMEOUT, ClusterConnector, DeferredResolver, MarkErrors};
 use crate::kube::transport::dns::HostLookup;
 use crate::kube::transport::tls::{Identity, TlsEndpoint, Trust};
@@ -89,13 +90,15 @@ impl Connections {
         broken.map_or(MAX_IDLE_AGE, |at| at.elapsed().min(MAX_IDLE_AGE))
     }
 
-    /// Tests if the cluster answers, with any response, within `timeout`. The request has no credential, so a failing
+    /// Tests if the cluster answers within `timeout`, with any response or with an error that a request should report, such as
+    /// an untrusted certificate. The request has no credential, so a failing
     /// plugin does not hide the cluster's return.
     pub fn is_reachable(&self, timeout: Duration) -> bool {
         let agent = self.current.lock().unwrap_or_else(PoisonError::into_inner).1.clone();
         let request = agent.get(format!("{}{PROBE_PATH}", self.server)).config();
         let outcome = request.timeout_global(Some(timeout)).max_idle_age(Duration::ZERO).build().call();
-        outcome.is_ok()
+        let error = outcome.err().map(|error| request_error(PROBE_PATH, error));
+        !matches!(error, Some(Error::Unreachable { .. } | Error::Timeout { .. } | Error::Truncated { .. }))
     }
 }
 

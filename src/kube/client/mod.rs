@@ -68,9 +68,13 @@ impl Client {
                 Err(Error::Status { url, status, .. }) if maybe_stored && status.quota_exceeded() => {
                     return Err(Error::OutcomeUnknown { url });
                 }
-                // A server error may come after the Job was stored.
+                // A server error may come after the Job was stored. Without a connection nothing was sent.
                 Err(error) => {
-                    maybe_stored |= !matches!(&error, Error::Status { status, .. } if status.code < 500);
+                    let is_unstored = match &error {
+                        Error::Status { status, .. } => status.code < 500,
+                        error => matches!(error, Error::Unreachable { .. }),
+                    };
+                    maybe_stored |= !is_unstored;
                     return Err(error);
                 }
                 Ok(response) => response,
@@ -130,10 +134,17 @@ impl Client {
         self.budget.record_request(Instant::now());
         let mut attempt = self.first_attempt(deadline)?;
         let (mut retries, mut is_renewed) = (Retries::default(), false);
+        // The start of the failures to connect since the last other outcome.
+        let mut unreachable_since = None;
         loop {
+            let started = Instant::now();
             let error = match self.run(&attempt, &mut operation) {
                 Ok(done) => return Ok(done),
                 Err(error) => error,
+            };
+            unreachable_since = match error {
+                Error::Unreachable { .. } => unreachable_since.or(Some(started)),
+                _ => None,
             };
             let may_renew = error.unauthorized() && !is_renewed;
             is_renewed |= may_renew;
@@ -142,8 +153,8 @@ impl Client {
             }
             let pause = retries.pause(&error, attempt.was_idle.get(), &self.budget);
             let Some(pause) = pause.filter(|pause| *pause + MIN_ATTEMPT < attempt.remaining()) else {
-                // The whole deadline is spent on failures to connect.
-                if matches!(error, Error::Unreachable { .. }) {
+                // Less may be one lost packet at the end of a long wait for a permit.
+                if unreachable_since.is_some_and(|since| since.elapsed() >= self.timeout / 2) {
                     self.open_circuit();
                 }
                 return Err(error);

@@ -13,6 +13,9 @@ use crate::kube::error::Error;
 /// server that drops a request; more would keep an overloaded one overloaded.
 const PAUSES: [Duration; 3] = [Duration::from_millis(200), Duration::from_secs(1), Duration::from_secs(3)];
 
+/// The status of a concurrent change.
+const CONFLICT: u16 = 409;
+
 /// Maximum Retry-After that the server waits for itself: its longest pause. The client gets a longer one.
 const MAX_RETRY_AFTER: Duration = PAUSES[PAUSES.len() - 1];
 
@@ -30,12 +33,12 @@ const MAX_BUDGET: f64 = PAUSES.len() as f64;
 pub struct Retries {
     reconnects: u32,
     resends: usize,
-    has_replaced_idle: bool,
+    has_repeated_broken: bool,
 }
 
 impl Retries {
-    /// Returns the pause before the next attempt, or `None` if a retry would not help or there are no more. `was_idle`
-    /// tells that the request used an idle connection.
+    /// Returns the pause before the next attempt, or `None` if a retry would not help or there are no more. `was_idle` is
+    /// true if the request used an idle connection.
     pub fn pause(&mut self, error: &Error, was_idle: bool, budget: &RetryBudget) -> Option<Duration> {
         match error {
             Error::Unreachable { .. } => {
@@ -43,12 +46,15 @@ impl Retries {
                 self.reconnects += 1;
                 Some(jitter(backoff))
             }
-            // The server closed the connection as idle, at the moment of its use.
-            Error::Truncated { .. } if was_idle && !self.has_replaced_idle => {
-                self.has_replaced_idle = true;
-                Some(Duration::ZERO)
+            // The first repeat needs no budget: it tells if Kubernetes has stored a Job, also when many connections break
+            // at once. A server that closed an idle connection at the moment of its use is not even overloaded.
+            Error::Truncated { .. } if !self.has_repeated_broken => {
+                self.has_repeated_broken = true;
+                if was_idle { Some(Duration::ZERO) } else { self.next_pause() }
             }
             Error::Truncated { .. } => self.resend(Duration::ZERO, budget),
+            // Requests that arrive together change a quota together. That is optimistic locking, and no overload.
+            Error::Status { status, .. } if status.is_retryable() && status.code == CONFLICT => self.next_pause(),
             Error::Status { status, retry_after, .. } if status.is_retryable() => {
                 self.resend(retry_after.unwrap_or_default(), budget)
             }
@@ -65,9 +71,15 @@ impl Retries {
     }
 
     fn resend(&mut self, retry_after: Duration, budget: &RetryBudget) -> Option<Duration> {
-        let pause = *PAUSES.get(self.resends).filter(|_| retry_after <= MAX_RETRY_AFTER)?;
+        let pause = self.next_pause().filter(|_| retry_after <= MAX_RETRY_AFTER)?;
+        budget.take(Instant::now()).then_some(retry_after + pause)
+    }
+
+    /// Returns the next of [`PAUSES`], with full jitter.
+    fn next_pause(&mut self) -> Option<Duration> {
+        let pause = *PAUSES.get(self.resends)?;
         self.resends += 1;
-        budget.take(Instant::now()).then(|| retry_after + pause.mul_f64(random_fraction()))
+        Some(pause.mul_f64(random_fraction()))
     }
 }
 
@@ -152,6 +164,25 @@ mod tests {
     fn a_retry_after_is_added_up_to_the_longest_pause() {
         assert!(first(&status(429, "", Some(3))).is_some_and(|pause| pause >= Duration::from_secs(3)));
         assert_eq!(first(&status(429, "", Some(4))), None);
+    }
+
+    #[test]
+    fn a_conflict_is_retried_without_the_budget() {
+        let (mut retries, budget) = (Retries::default(), budget());
+        while budget.take(Instant::now()) {}
+        for max in PAUSES {
+            assert!(retries.pause(&status(409, "Conflict", None), false, &budget).is_some_and(|pause| pause <= max));
+        }
+        assert_eq!(retries.pause(&status(409, "Conflict", None), false, &budget), None);
+    }
+
+    #[test]
+    fn a_broken_response_is_repeated_once_without_the_budget() {
+        let (mut retries, budget) = (Retries::default(), budget());
+        while budget.take(Instant::now()) {}
+        let broken = Error::Truncated { url: String::new() };
+        assert!(retries.pause(&broken, false, &budget).is_some());
+        assert_eq!(retries.pause(&broken, false, &budget), None, "the budget is spent");
     }
 
     #[test]

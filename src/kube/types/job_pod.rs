@@ -23,7 +23,7 @@ pub struct ContainerStatus {
     pub image: String,
     /// The reason why it waits, such as `ErrImagePull`; empty once it has started.
     pub waiting: String,
-    /// The kubelet's message on that.
+    /// The kubelet's message for `waiting`.
     pub message: String,
     /// The start of the running container, RFC 3339.
     pub started: Option<String>,

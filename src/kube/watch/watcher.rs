@@ -13,7 +13,7 @@ use crate::kube::client::paginate::paginate;
 use crate::kube::client::response::{read_error, request_error};
 use crate::kube::client::retry::{exponential, jitter};
 use crate::kube::config::address::{UNRESERVED, percent_encode};
-use crate::kube::error::Error;
+use crate::kube::error::{CredentialError, Error};
 use crate::kube::types::watched::WatchedObject;
 use crate::kube::watch::event::{Line, Page, WatchEvent, read_line, read_list};
 
@@ -94,6 +94,8 @@ fn pause(failures: u32, error: Option<&Error>) -> Duration {
     match error {
         None => backoff.min(MAX_ENDED_PAUSE),
         Some(error) if error.not_permitted() || error.unauthorized() => FORBIDDEN_PAUSE,
+        // A slow plugin is about to have one.
+        Some(Error::Credential(CredentialError::Pending { .. })) => backoff,
         Some(Error::Credential(_)) => FORBIDDEN_PAUSE,
         Some(_) => backoff,
     }

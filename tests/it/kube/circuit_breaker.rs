@@ -9,6 +9,7 @@ use crate::support::plugin::{Plugin, credential};
 use crate::support::response::{Behavior, Latch};
 use crate::support::server::{Server, Setup};
 use serde_json::json;
+use std::net::TcpListener;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Barrier, Mutex};
 use std::time::{Duration, Instant};
@@ -297,4 +298,20 @@ fn failing_credential_plugin_leaves_the_circuit_breaker_closed() {
     assert!(posts_at_once(&server, 20).iter().all(|response| response.status == 200));
     check_outages(&server, 0, 0);
     assert_eq!(api.jobs().len(), 21);
+}
+
+#[test]
+fn outage_that_ends_in_another_error_is_reported_as_that() {
+    let mut api = api_of(9);
+    let server = server_of(&api, DEADLINE);
+    api.close_port();
+    check_unreachable(&server.get("/config"), "the first");
+    // What listens now is no Kubernetes, and speaks no TLS.
+    let other = TcpListener::bind(api.address()).unwrap();
+    std::thread::spawn(move || {
+        for stream in other.incoming() {
+            let _ = std::io::Write::write_all(&mut stream.unwrap(), b"SSH-2.0-OpenSSH_9.2\r\n");
+        }
+    });
+    eventually("the operator learns of it", || server.get("/config").status == 502);
 }

@@ -2,10 +2,11 @@
 
 use super::{check_retry_after, check_sentence, creates, started};
 use crate::support::LONG_KUBE_TIMEOUT;
-use crate::support::api::Request;
+use crate::support::api::{ApiServer, Listen, Request};
 use crate::support::response::{
     Accept, ApiResponse, Behavior, conflict, internal_error, quota_full, too_many_requests, unavailable,
 };
+use crate::support::server::Setup;
 use serde_json::json;
 use std::collections::BTreeSet;
 use std::time::Instant;
@@ -108,6 +109,51 @@ fn requests_to_a_failing_kubernetes_share_one_retry_budget() {
     let budget = POSTS / 10 + 2 * seconds + 3;
     let retries = creates(&api).len() - POSTS;
     assert!((3..=budget).contains(&retries), "{retries} retries of at most {budget}");
+}
+
+/// Sends 32 POSTs at once, whose first attempts fail in this way, and checks that each creates exactly one Job.
+fn check_burst(failure: impl Fn() -> Behavior + Send + 'static) {
+    const POSTS: usize = 32;
+    let (api, server) = started(LONG_KUBE_TIMEOUT);
+    let mut names = BTreeSet::new();
+    api.script(move |request| {
+        let name = request.json()["metadata"]["name"].to_string();
+        if names.insert(name) { failure() } else { Behavior::Default }
+    });
+    std::thread::scope(|scope| {
+        for _ in 0..POSTS {
+            scope.spawn(|| {
+                let response = server.post_job();
+                assert_eq!(response.status, 200, "{}", response.text());
+            });
+        }
+    });
+    assert_eq!((api.jobs().len(), creates(&api).len()), (POSTS, 2 * POSTS));
+}
+
+#[test]
+fn burst_of_quota_conflicts_creates_every_job() {
+    check_burst(|| conflict().into());
+}
+
+#[test]
+fn burst_of_lost_responses_creates_every_job_once() {
+    check_burst(|| Behavior::ApplyThenDrop);
+}
+
+#[test]
+fn quota_error_after_a_refused_connection_is_429() {
+    let mut api = ApiServer::listen(&Listen { ip: "127.0.0.2", ..Listen::default() });
+    let server = Setup::for_api(&api).args(&["--kube-timeout", "25", "--log-level", "debug"]).start();
+    api.close_port();
+    api.always(quota_full());
+    std::thread::scope(|scope| {
+        let response = scope.spawn(|| server.post_job());
+        server.wait_for_log("of the first retry", |line| line.contains("retrying in"));
+        api.reopen_port();
+        let response = response.join().unwrap();
+        assert_eq!(response.status, 429, "nothing was sent before: {}", response.text());
+    });
 }
 
 #[test]
