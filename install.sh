@@ -58,6 +58,7 @@ make_user() {
     runuser -u $name -- sh -ec 'umask 077
       mkdir -p "$1"
       file=$(mktemp "$1/config.XXXXXX")
+      trap "rm -f \"$file\"" EXIT
       cat >"$file"
       mv -fT "$file" "$1/config"' sh $home/.kube <"$kubeconfig" ||
       die "cannot write $home/.kube/config as the user $name; fix: remove $home/.kube"
@@ -94,7 +95,7 @@ done
 if [ $action = uninstall ]; then uninstall; exit; fi
 
 [ -f "$here/$name" ] || die "$here has no $name; fix: run install.sh from the unpacked archive of ./dist"
-[ -z "$kubeconfig" ] || [ -r "$kubeconfig" ] || die "cannot read $kubeconfig; fix: name a readable file"
+[ -z "$kubeconfig" ] || { [ -r "$kubeconfig" ] && [ ! -d "$kubeconfig" ]; } || die "cannot read $kubeconfig; fix: name a readable file"
 version=$("$here/$name" --version) || die "the program does not run on this host; fix: use the archive for $(uname -m)"
 make_user
 put_files

@@ -19,6 +19,9 @@ const RETRY_QUEUE: u64 = 60;
 /// Longest Retry-After, in seconds, that is passed on from Kubernetes.
 const MAX_RETRY: u64 = 300;
 
+/// The sentence of 504.
+const NO_ANSWER: &str = "Kubernetes did not answer in time; try again later";
+
 /// The reason for an error answer.
 #[derive(Debug, Clone)]
 pub enum ApiError {
@@ -38,8 +41,8 @@ pub enum ApiError {
     UnknownMethod,
     /// Missing or wrong token on a route that needs one.
     Unauthorized,
-    /// The shared operation did not start in time.
-    Overloaded,
+    /// The shared operation on Kubernetes did not end in time.
+    NoAnswer,
     /// Kubernetes or the connection to it failed; with the tier of the Job to create.
     Kube(Arc<kube::Error>, Option<Tier>),
     /// No quota of the free tier limits CPU.
@@ -55,7 +58,7 @@ pub enum ApiError {
 impl From<Missed> for ApiError {
     fn from(missed: Missed) -> Self {
         match missed {
-            Missed::TimedOut => Self::Overloaded,
+            Missed::TimedOut => Self::NoAnswer,
             Missed::Panicked => Self::Internal,
         }
     }
@@ -102,7 +105,7 @@ impl ApiError {
             Self::LengthRequired => plain(411, "the request has no body length; send the body with a Content-Length"),
             Self::UnknownMethod => plain(501, "this method is not known; use GET, HEAD or POST"),
             Self::Unauthorized => plain(401, "premium needs a token; send it as Authorization: Bearer TOKEN"),
-            Self::Overloaded => (503, "too many requests are waiting; try again later".to_owned(), Some(RETRY_SOON)),
+            Self::NoAnswer => plain(504, NO_ANSWER),
             Self::Kube(error, tier) => kube_to_status(error, *tier),
             Self::NotReady(reason) => {
                 let (_, sentence, retry_after) = reason.to_status();
@@ -134,7 +137,7 @@ fn kube_to_status(error: &kube::Error, tier: Option<Tier>) -> (u16, String, Opti
             (503, "Kubernetes cannot be reached; try again later", Some(RETRY_SOON))
         }
         kube::Error::Timeout { .. } | kube::Error::Credential(CredentialError::Pending { .. }) => {
-            (504, "Kubernetes did not answer in time; try again later", None)
+            (504, NO_ANSWER, None)
         }
         kube::Error::Truncated { .. } => (503, "Kubernetes' answer was cut short; try again", Some(RETRY_SOON)),
         kube::Error::OutcomeUnknown { .. } => (

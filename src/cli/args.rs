@@ -65,9 +65,10 @@ pub struct ServeArgs {
     #[arg(long, value_name = "SECONDS", value_parser = text(values::job_ttl), default_value = "3600")]
     pub job_ttl: u32,
     /// Time after which a classifier that has not ended fails, in seconds, from the start of its pod on a node; 0 means none
-    #[arg(long, value_name = "SECONDS", value_parser = values::job_timeout, default_value = "1800")]
+    #[arg(long, value_name = "SECONDS", value_parser = text(values::job_timeout), default_value = "1800")]
     pub job_timeout: u32,
-    /// POSTs per minute of one client network (IPv4 address or IPv6 /64), in a burst or spread out; 0 means unlimited
+    /// POSTs per minute of one client network (IPv4 address or IPv6 /64), in a burst or spread out; 0 means unlimited,
+    /// and removes the limit of reads
     #[arg(long, value_name = "NUMBER", value_parser = text(values::posts_per_minute), default_value = "120")]
     pub posts_per_minute: u32,
     #[command(flatten)]

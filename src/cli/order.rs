@@ -1,4 +1,4 @@
-//! The order of the arguments: clap accepts the options of a command only behind it, users also write them in front.
+//! The order of the arguments: clap accepts a command's options only after it; users also write them before it.
 
 use std::ffi::OsString;
 use std::iter;

@@ -136,7 +136,7 @@ fn a_value_that_is_not_utf8_is_named_by_its_flag_variable_or_argument() {
     let bytes = |bytes: &[u8]| OsString::from_vec(bytes.to_vec());
     let error = |args: &[OsString], env: Env<'_>| parse(args.to_vec(), env).expect_err("not UTF-8").to_string();
     let text = " is \"\u{fffd}\", but must be valid UTF-8";
-    for option in ["--listen", "--image", "--context", "--job-ttl", "--log-level"] {
+    for option in ["--listen", "--image", "--context", "--job-ttl", "--job-timeout", "--log-level"] {
         assert_eq!(error(&[option.into(), bytes(b"\xff")], &|_| None), format!("{option}{text}"));
     }
     assert_eq!(error(&[bytes(b"--listen=\xff")], &|_| None), format!("--listen{text}"));

@@ -1,5 +1,6 @@
 //! The table of client connections: their number, eviction, and the wait for them at a stop.
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::net::{IpAddr, Shutdown, TcpStream};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -86,7 +87,7 @@ impl Connections {
     }
 
     /// Adds a connection; `is_local`: the client runs on this host. If the table is full, a connection makes room that waits for its
-    /// client: of the same network if there is one, else an idle one before a stalled one, the longest first. `None` if the server
+    /// client: of the network with the most connections, an idle one before a stalled one, the longest first. `None` if the server
     /// works for every connection.
     pub fn register(
         self: &Arc<Self>,
@@ -96,13 +97,15 @@ impl Connections {
     ) -> Option<ConnectionGuard> {
         let peer = network(peer);
         let mut state = self.lock();
-        let of_peer = state.open.values().filter(|other| other.peer == peer).count();
+        let mut counts: HashMap<IpAddr, usize> = HashMap::new();
+        state.open.values().for_each(|other| *counts.entry(other.peer).or_default() += 1);
+        let of_peer = counts.get(&peer).copied().unwrap_or_default();
         let max = if is_local { self.max } else { self.max - self.max.div_ceil(HOST_SHARE) };
         let is_own_only = of_peer >= self.max / PEER_SHARE;
         if is_own_only || state.open.len() >= max {
             state.evict(|_, other| {
                 let is_candidate = other.can_be_evicted() && (other.peer == peer || !is_own_only);
-                is_candidate.then(|| (other.peer != peer, other.unsent() > 0, other.since))
+                is_candidate.then(|| (Reverse(counts[&other.peer]), other.unsent() > 0, other.since))
             })?;
         }
         state.last_key += 1;

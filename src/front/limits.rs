@@ -40,6 +40,10 @@ const MAX_STREAM: usize = 16;
 /// One in this many private connections of class `Kubernetes` is kept for POSTs, so that no number of reads delays a Job.
 const POST_SHARE: usize = 4;
 
+/// One in this many waiting places of class `Kubernetes` is kept for POSTs. Three client networks that fill their shares with reads
+/// still leave places to the reads of others.
+const POST_WAITING_SHARE: usize = 8;
+
 /// One in this many descriptors may become a private connection of the class, so that few descriptors shrink the pool first.
 const KUBERNETES_SHARE: usize = 16;
 const MEMORY_SHARE: usize = 32;
@@ -66,7 +70,7 @@ pub struct Limits {
     pub kubernetes_waiting: usize,
     /// Requests of class `Memory` that wait for a private connection.
     pub memory_waiting: usize,
-    /// POSTs of one client network; 0 means no limit, of reads neither.
+    /// POSTs of one client network; 0 disables the limits of POSTs and of reads.
     pub posts_per_minute: u32,
 }
 
@@ -90,14 +94,21 @@ impl Limits {
         (self.kubernetes - self.kubernetes / POST_SHARE).max(1)
     }
 
+    /// Most waiting requests of class `Kubernetes` that change nothing.
+    pub fn kubernetes_waiting_reads(&self) -> usize {
+        (self.kubernetes_waiting - self.kubernetes_waiting / POST_WAITING_SHARE).max(1)
+    }
+
     fn of(descriptors: usize) -> Self {
         let kubernetes = (descriptors / KUBERNETES_SHARE).clamp(1, MAX_KUBERNETES);
         let memory = (descriptors / MEMORY_SHARE).clamp(1, MAX_MEMORY);
         let stream = (descriptors / STREAM_SHARE).clamp(1, MAX_STREAM);
         let kept = OTHER_DESCRIPTORS + PRIVATE_DESCRIPTORS * (kubernetes + memory + stream);
         let connections = descriptors.saturating_sub(kept).clamp(MIN_CONNECTIONS, MAX_CONNECTIONS);
-        let (kubernetes_waiting, memory_waiting) =
-            (connections / KUBERNETES_WAITING_SHARE, connections / MEMORY_WAITING_SHARE);
+        // With few descriptors the private connections take more of the places.
+        let free = connections - (kubernetes + memory + stream).min(connections);
+        let kubernetes_waiting = (connections / KUBERNETES_WAITING_SHARE).min(free * 2 / 3).max(1);
+        let memory_waiting = (connections / MEMORY_WAITING_SHARE).min(free / 3).max(1);
         Self { connections, kubernetes, memory, stream, kubernetes_waiting, memory_waiting, posts_per_minute: 0 }
     }
 }
@@ -110,8 +121,11 @@ mod tests {
     fn few_descriptors_leave_connections_of_every_kind() {
         for descriptors in [0, 64, 256, 512, 1024, usize::MAX] {
             let limits = Limits::of(descriptors);
-            assert!(limits.connections >= MIN_CONNECTIONS && limits.memory_waiting >= 2, "{limits:?}");
+            assert!(limits.connections >= MIN_CONNECTIONS && limits.memory_waiting >= 1, "{limits:?}");
             assert!(limits.kubernetes > 0 && limits.memory > 0 && limits.stream > 0, "{limits:?}");
+            let waiting = limits.kubernetes_waiting + limits.memory_waiting;
+            let admitted = waiting + limits.kubernetes + limits.memory + limits.stream;
+            assert!(limits.connections == MIN_CONNECTIONS || admitted <= limits.connections, "{limits:?}");
             let private = PRIVATE_DESCRIPTORS * (limits.kubernetes + limits.memory + limits.stream);
             let used = limits.connections + private + OTHER_DESCRIPTORS;
             assert!(descriptors < 256 || used <= descriptors, "{limits:?} of {descriptors}");

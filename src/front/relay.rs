@@ -11,6 +11,7 @@ use crate::front::client::Client;
 use crate::front::connections::Phase;
 use crate::front::error::RequestError;
 use crate::front::io::try_send;
+use crate::front::limits::SEND_BUFFER;
 use crate::front::request::{Framing, Request};
 use crate::front::upstream::Permit;
 
@@ -246,6 +247,7 @@ impl Unsent<'_> {
 
 /// Relays a response without a known length, each chunk at once.
 fn relay_stream(permit: Permit<'_>, start: &Started, is_http10: bool, client: &Client<'_>) -> Result<(), RelayError> {
+    client.begin_response(SEND_BUFFER);
     let (head, body) = start.bytes.split_at(start.head);
     client.write_all(head).map_err(RelayError::Broken)?;
     let mut input = body.to_vec();

@@ -40,14 +40,21 @@ impl Shared {
                 max: limits.kubernetes,
                 max_reads: limits.kubernetes_reads(),
                 max_waiting: limits.kubernetes_waiting,
+                max_waiting_reads: limits.kubernetes_waiting_reads(),
             }),
             memory: Pool::new(Size {
                 max: limits.memory,
                 max_reads: limits.memory,
                 max_waiting: limits.memory_waiting,
+                max_waiting_reads: limits.memory_waiting,
             }),
-            // A stream has no end that is worth waiting for.
-            stream: Pool::new(Size { max: limits.stream, max_reads: limits.stream, max_waiting: 0 }),
+            // A stream may last for any time, so no request waits for one.
+            stream: Pool::new(Size {
+                max: limits.stream,
+                max_reads: limits.stream,
+                max_waiting: 0,
+                max_waiting_reads: 0,
+            }),
             is_closing: AtomicBool::new(false),
             last_logged: Mutex::default(),
         }

@@ -35,10 +35,12 @@ pub enum AcquireError {
 pub struct Size {
     /// Most private connections.
     pub max: usize,
-    /// Most of them for requests that change nothing; the others are kept for POSTs.
+    /// Most private connections in use by reads; the others are kept for POSTs.
     pub max_reads: usize,
     /// Most requests that wait for one.
     pub max_waiting: usize,
+    /// Most reads among them; the others are kept for POSTs.
+    pub max_waiting_reads: usize,
 }
 
 /// The origin of a request.
@@ -59,7 +61,7 @@ pub struct Pool {
 struct State {
     /// Permits given out.
     in_use: usize,
-    /// Those of them that reads have.
+    /// Permits in use by reads.
     reads: usize,
     /// Free connections with the time of their last use, the latest at the end.
     idle: Vec<(PrivateConnection, Instant)>,
@@ -114,9 +116,14 @@ impl Pool {
             state.count(origin);
             waiter.grant(state.idle.pop().map(|(connection, _)| connection));
         } else {
-            let of_network = state.waiting.iter().filter(|other| other.origin.network == origin.network).count();
-            let max_waiting = self.size.max_waiting;
-            if state.waiting.len() >= max_waiting || of_network >= max_waiting.div_ceil(NETWORK_SHARE) {
+            let waiting = |is_counted: &dyn Fn(&Origin) -> bool| {
+                state.waiting.iter().filter(|other| is_counted(&other.origin)).count()
+            };
+            let max = self.size.max_waiting;
+            let is_full = state.waiting.len() >= max
+                || waiting(&|other| other.network == origin.network) >= (max / NETWORK_SHARE).max(1)
+                || origin.is_read && waiting(&|other| other.is_read) >= self.size.max_waiting_reads;
+            if is_full {
                 return None;
             }
             state.waiting.push_back(Arc::clone(&waiter));

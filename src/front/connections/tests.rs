@@ -82,16 +82,17 @@ fn the_longest_idle_client_makes_room() {
 }
 
 #[test]
-fn a_client_makes_room_for_its_own_network_first() {
+fn a_client_of_the_network_with_most_connections_makes_room() {
     let (table, clients, guards) = table(5, &[1, 2, 2, 3]);
     guards[1].count_unsent(Phase::Backlogged(200));
     stall(&guards[1]);
     guards[2].set_phase(Phase::Handling);
-    let _second = register(&table, 2, false).expect("the backlogged client makes room");
+    let other = register(&table, 4, false).expect("the backlogged client makes room");
     assert_eq!(open(&clients), [true, false, true, true]);
+    other.set_phase(Phase::Handling);
     guards[3].count_unsent(Phase::Writing(1));
     stall(&guards[3]);
-    let _other = register(&table, 4, false).expect("an idle client loses nothing, so it goes before a stalled one");
+    let _other = register(&table, 5, false).expect("an idle client loses nothing, so it goes before a stalled one");
     assert_eq!(open(&clients), [false, false, true, true]);
 }
 

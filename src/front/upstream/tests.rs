@@ -10,7 +10,7 @@ const ANN: Origin = Origin { network: IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), i
 const BOB: Origin = Origin { network: IpAddr::V4(Ipv4Addr::new(192, 0, 2, 2)), is_read: false };
 
 fn pool(max: usize, max_waiting: usize) -> Pool {
-    Pool::new(Size { max, max_reads: max, max_waiting })
+    Pool::new(Size { max, max_reads: max, max_waiting, max_waiting_reads: max_waiting })
 }
 
 fn connect() -> io::Result<PrivateConnection> {
@@ -90,7 +90,7 @@ fn a_network_gets_a_quarter_of_the_waiting_places() {
 
 #[test]
 fn a_place_is_kept_for_posts() {
-    let pool = Pool::new(Size { max: 2, max_reads: 1, max_waiting: 4 });
+    let pool = Pool::new(Size { max: 2, max_reads: 1, max_waiting: 4, max_waiting_reads: 4 });
     let read = Origin { is_read: true, ..ANN };
     let first = pool.acquire(read, Duration::ZERO, connect).expect("granted");
     thread::scope(|scope| {
@@ -105,6 +105,17 @@ fn a_place_is_kept_for_posts() {
     });
     let state = pool.lock();
     assert_eq!((state.in_use, state.reads), (0, 0));
+}
+
+#[test]
+fn a_waiting_place_is_kept_for_posts() {
+    let pool = Pool::new(Size { max: 1, max_reads: 1, max_waiting: 4, max_waiting_reads: 3 });
+    let _permit = pool.enter(BOB).expect("a permit");
+    let network = |last| IpAddr::V4(Ipv4Addr::new(192, 0, 2, last));
+    let read = |last| Origin { network: network(last), is_read: true };
+    let _reads = [3, 4, 5].map(|last| pool.enter(read(last)).expect("a waiting place"));
+    assert!(pool.enter(read(6)).is_none());
+    assert!(pool.enter(ANN).is_some());
 }
 
 #[test]

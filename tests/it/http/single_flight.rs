@@ -155,9 +155,8 @@ fn hanging_list_ends_for_all_waiters_and_healthz_still_responds() {
         api.wait_for_requests(1);
         assert_eq!(server.get("/healthz").status, 200);
         let statuses: Vec<u16> = during_a_list.into_iter().map(|one| one.join().unwrap().status).collect();
-        // 504: shared a list without a response. 503: waited too long.
-        assert!(statuses.iter().all(|status| [503, 504].contains(status)), "{statuses:?}");
-        assert!(statuses.contains(&504), "{statuses:?}");
+        // Each shared a list without a response, or waited for one.
+        assert!(statuses.iter().all(|status| *status == 504), "{statuses:?}");
     });
     api.always(Behavior::Default);
     eventually("lists work again", || server.get("/config").status == 200);
