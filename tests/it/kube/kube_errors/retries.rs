@@ -33,7 +33,7 @@ fn transient_errors_are_retried_until_the_job_exists() {
         ("response cut in its status line", vec![Behavior::ApplyThenTruncate(15)]),
         ("response cut in a header", vec![Behavior::ApplyThenTruncate(40)]),
         ("response cut twice", vec![Behavior::ApplyThenTruncate(40), Behavior::ApplyThenTruncate(1)]),
-        ("several of a kind", vec![Behavior::Reset, conflict().into(), unavailable().into(), Behavior::ApplyThenDrop]),
+        ("several of a kind", vec![Behavior::Reset, conflict().into(), Behavior::ApplyThenDrop]),
     ];
     std::thread::scope(|scope| {
         for (what, responses) in cases {
