@@ -247,6 +247,7 @@ impl Unsent<'_> {
 
 /// Relays a response without a known length, each chunk at once.
 fn relay_stream(permit: Permit<'_>, start: &Started, is_http10: bool, client: &Client<'_>) -> Result<(), RelayError> {
+    // Its length is not known. What the kernel still holds at its end gets the time of a full buffer.
     client.begin_response(SEND_BUFFER);
     let (head, body) = start.bytes.split_at(start.head);
     client.write_all(head).map_err(RelayError::Broken)?;

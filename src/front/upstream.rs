@@ -82,8 +82,8 @@ struct Grant(Option<PrivateConnection>);
 /// A place in a pool: a permit, or a place among the waiting. Given up when it is dropped.
 pub struct Place<'a> {
     pool: &'a Pool,
-    origin: Origin,
-    waiter: Arc<Waiter>,
+    /// `None` once its grant has become a [`Permit`].
+    waiter: Option<Arc<Waiter>>,
 }
 
 /// The right to one private connection, passed to the next waiter when it is dropped.
@@ -129,7 +129,7 @@ impl Pool {
             state.waiting.push_back(Arc::clone(&waiter));
         }
         drop(state);
-        Some(Place { pool: self, origin, waiter })
+        Some(Place { pool: self, waiter: Some(waiter) })
     }
 
     /// Passes a permit to the next waiter that may have it, so that no later request of its kind overtakes it.
@@ -206,15 +206,16 @@ impl<'a> Place<'a> {
     /// # Errors
     /// [`AcquireError`]
     pub fn wait(
-        self,
+        mut self,
         timeout: Duration,
         connect: impl FnOnce() -> io::Result<PrivateConnection>,
     ) -> Result<Permit<'a>, AcquireError> {
         let began = Instant::now();
         let deadline = began + timeout;
-        let Grant(connection) = loop {
-            if let Some(grant) = self.waiter.take_grant() {
-                break grant;
+        let (origin, Grant(connection)) = loop {
+            let waiter = self.waiter.as_ref().expect("a place has its waiter until it is granted");
+            if let Some(grant) = waiter.take_grant() {
+                break (waiter.origin, grant);
             }
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
@@ -222,9 +223,10 @@ impl<'a> Place<'a> {
             }
             thread::park_timeout(left);
         };
+        self.waiter = None;
         let connection = connection.filter(|connection| is_open(&connection.stream));
         let waited = began.elapsed();
-        let mut permit = Permit { pool: self.pool, origin: self.origin, connection, waited, is_intact: false };
+        let mut permit = Permit { pool: self.pool, origin, connection, waited, is_intact: false };
         if permit.connection.is_none() {
             permit.connection = Some(connect().map_err(AcquireError::Connect)?);
         }
@@ -234,10 +236,11 @@ impl<'a> Place<'a> {
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
+        let Some(waiter) = &self.waiter else { return };
         // The state is locked so that no permit is granted to a waiter that gives up.
-        self.pool.lock().waiting.retain(|other| !Arc::ptr_eq(other, &self.waiter));
-        if let Some(Grant(connection)) = self.waiter.take_grant() {
-            self.pool.release(self.origin, connection);
+        self.pool.lock().waiting.retain(|other| !Arc::ptr_eq(other, waiter));
+        if let Some(Grant(connection)) = waiter.take_grant() {
+            self.pool.release(waiter.origin, connection);
         }
     }
 }

@@ -23,6 +23,7 @@ mod yaml;
 
 pub use client::Client;
 pub use client::dynamic::Operation;
+pub use client::retry::{exponential, random_fraction};
 pub use config::cluster::Cluster;
 pub use config::load::Sources;
 pub use error::{ConfigError, CredentialError, Error, Status, TlsError, chain};

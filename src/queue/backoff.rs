@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::kube::exponential;
+
 /// Pause after the first failure; each further one doubles it up to the maximum. An API server that fails for one Job
 /// fails for all, and a requeue is only a hint.
 const INITIAL_PAUSE: Duration = Duration::from_secs(5);
@@ -22,7 +24,7 @@ pub struct Backoff {
 impl Backoff {
     /// Records a failure and returns the pause after it. `random` is a number from 0 to 1.
     pub fn failed(&mut self, retry_after: Option<Duration>, random: f64) -> Duration {
-        let pause = INITIAL_PAUSE.saturating_mul(1 << self.failures.min(8)).min(MAX_PAUSE);
+        let pause = exponential(INITIAL_PAUSE, self.failures, MAX_PAUSE);
         self.failures = self.failures.saturating_add(1);
         pause.max(retry_after.unwrap_or_default().min(MAX_RETRY_AFTER)).mul_f64(1.0 + MAX_JITTER * random)
     }

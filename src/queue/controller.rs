@@ -15,7 +15,7 @@ use log::Level;
 use serde_json::{Value, json};
 
 use crate::job::Tier;
-use crate::kube::{Client, Error, Job, JobPod, Quota, Status, WatchEvent, chain};
+use crate::kube::{Client, Error, Job, JobPod, Quota, Status, WatchEvent, chain, random_fraction};
 use crate::queue::backoff::Backoff;
 use crate::queue::{Action, MAX_JOBS, Queue, REQUEUED_AT, RequeueOutcome, Unavailable, WatchState};
 
@@ -246,7 +246,7 @@ impl QueueController {
             Ok(false) => RequeueOutcome::Conflict,
             Err(error) => {
                 let was_failing = backoff.is_failing();
-                let pause = backoff.failed(error.retry_after(), random());
+                let pause = backoff.failed(error.retry_after(), random_fraction());
                 if !was_failing {
                     let seconds = pause.as_secs();
                     log::warn!("cannot requeue {name}; pausing for {seconds} s: {}{}", chain(&error), fix(&error));
@@ -291,13 +291,6 @@ fn outcome(error: &Error, pause: Duration) -> RequeueOutcome {
         Error::Status { status: Status { code: 400 | 403 | 422, .. }, .. } => RequeueOutcome::Rejected(pause),
         _ => RequeueOutcome::Failed(pause),
     }
-}
-
-/// Returns a random number from 0 to 1. Without randomness all pauses are equal, which is acceptable.
-fn random() -> f64 {
-    let mut byte = [0];
-    let _ = getrandom::getrandom(&mut byte);
-    f64::from(byte[0]) / f64::from(u8::MAX)
 }
 
 /// The path of the free tier's objects of one kind.

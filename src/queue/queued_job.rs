@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::job::MANAGED_BY;
-use crate::kube::{Job, JobState};
+use crate::kube::{Job, JobState, exponential};
 use crate::queue::capacity::Capacity;
 
 /// The annotation that a requeue sets: its time, RFC 3339.
@@ -142,7 +142,7 @@ impl QueuedJob {
         if *until <= now {
             *reserved_until = None;
             if is_waiting && !*is_taken {
-                *not_before = now + INITIAL_BACKOFF.saturating_mul(1 << (*failed_attempts).min(8)).min(MAX_BACKOFF);
+                *not_before = now + exponential(INITIAL_BACKOFF, *failed_attempts, MAX_BACKOFF);
                 *failed_attempts += 1;
                 *is_unexplained = true;
             }

@@ -1,8 +1,8 @@
 //! The circuit breaker: fail fast while the cluster is unreachable.
 //!
-//! The circuit opens when an operation reaches its deadline, and has only failed to connect for half of its time or more. An
-//! API server that restarts within that time therefore opens no circuit. While the circuit is open every operation fails at once, and one thread
-//! probes the cluster. The first response to a probe closes the circuit and ends the thread.
+//! The circuit opens when an operation reaches its deadline, and has only failed to connect for half of its time or more.
+//! An API server that restarts within that time therefore opens no circuit. While the circuit is open every operation
+//! fails at once, and one thread probes the cluster. The first response to a probe closes the circuit and ends the thread.
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};

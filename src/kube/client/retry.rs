@@ -125,7 +125,7 @@ pub fn jitter(delay: Duration) -> Duration {
 }
 
 /// Returns a random number from 0 to 1.
-fn random_fraction() -> f64 {
+pub fn random_fraction() -> f64 {
     let mut bytes = [128; 2];
     // Without randomness all pauses are equal, which is acceptable.
     let _ = getrandom::getrandom(&mut bytes);
