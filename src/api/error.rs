@@ -139,12 +139,12 @@ fn kube_to_status(error: &kube::Error, tier: Option<Tier>) -> (u16, String, Opti
         kube::Error::Timeout { .. } | kube::Error::Credential(CredentialError::Pending { .. }) => {
             (504, NO_ANSWER, None)
         }
-        kube::Error::Truncated { .. } => (503, "Kubernetes' answer was cut short; try again", Some(RETRY_SOON)),
-        kube::Error::OutcomeUnknown { .. } => (
-            504,
-            "Kubernetes' answer was lost and the tier's queue is full; see with GET /config whether the Job is there",
-            None,
-        ),
+        kube::Error::Truncated { .. } | kube::Error::ListExpired { .. } => {
+            (503, "Kubernetes' answer was cut short; try again", Some(RETRY_SOON))
+        }
+        kube::Error::OutcomeUnknown { .. } => {
+            (504, "Kubernetes' answer was lost; see with GET /config whether the Job is there", None)
+        }
         kube::Error::ProxyRefused { .. } => {
             (502, "the proxy on the way to Kubernetes refused; check the server's proxy settings", None)
         }

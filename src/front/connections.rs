@@ -97,8 +97,7 @@ impl Connections {
     ) -> Option<ConnectionGuard> {
         let peer = network(peer);
         let mut state = self.lock();
-        let mut counts: HashMap<IpAddr, usize> = HashMap::new();
-        state.open.values().for_each(|other| *counts.entry(other.peer).or_default() += 1);
+        let counts = state.sum_by_network(|_| 1);
         let of_peer = counts.get(&peer).copied().unwrap_or_default();
         let max = if is_local { self.max } else { self.max - self.max.div_ceil(HOST_SHARE) };
         let is_own_only = of_peer >= self.max / PEER_SHARE;
@@ -148,6 +147,13 @@ impl Connections {
 }
 
 impl State {
+    /// Adds up an amount of each connection for every client network.
+    fn sum_by_network(&self, amount: impl Fn(&Connection) -> usize) -> HashMap<IpAddr, usize> {
+        let mut sums = HashMap::new();
+        self.open.values().for_each(|one| *sums.entry(one.peer).or_default() += amount(one));
+        sums
+    }
+
     /// Ends the connection of the lowest rank; `None` if no connection has one.
     fn evict<R: Ord>(&mut self, rank: impl Fn(u64, &Connection) -> Option<R>) -> Option<()> {
         let ranked = self.open.iter().filter_map(|(key, one)| Some((rank(*key, one)?, *key)));
@@ -222,13 +228,15 @@ impl ConnectionGuard {
         self.set_phase(Phase::Idle);
     }
 
-    /// Sets the phase of a client that has not taken a response, and evicts the slowest other clients while all such responses
-    /// together exceed [`MAX_UNSENT`].
+    /// Sets the phase of a client that has not taken a response. While all such responses together exceed [`MAX_UNSENT`], evicts
+    /// other clients: of the network with the most such bytes, the slowest first.
     pub fn count_unsent(&self, phase: Phase) {
         self.set_phase(phase);
         let mut state = self.connections.lock();
         while state.open.values().map(Connection::unsent).sum::<usize>() > MAX_UNSENT {
-            let evicted = state.evict(|key, one| (key != self.key && one.unsent() > 0).then_some(one.since));
+            let unsent = state.sum_by_network(Connection::unsent);
+            let rank = |one: &Connection| (Reverse(unsent[&one.peer]), one.since);
+            let evicted = state.evict(|key, one| (key != self.key && one.unsent() > 0).then(|| rank(one)));
             if evicted.is_none() {
                 break;
             }

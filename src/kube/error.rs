@@ -135,14 +135,16 @@ pub enum Error {
     Tls { url: String, source: ureq::Error },
     /// The deadline passed before the response was complete.
     Timeout { url: String },
-    /// The response is incomplete: the connection broke, or the continue token of a list expired.
+    /// The response is incomplete: the connection broke.
     Truncated { url: String },
+    /// The continue token of a list expired before its last page.
+    ListExpired { url: String },
     /// The proxy refused the connection.
     ProxyRefused { url: String, reason: String },
     /// The response is not from a Kubernetes API; `found` describes it.
     NotKubernetes { url: String, found: String },
-    /// The response to a create was lost and a quota refused the retry: the object may exist or not.
-    OutcomeUnknown { url: String },
+    /// The response to a create was lost, and the retries did not tell if the object exists.
+    OutcomeUnknown { source: Box<Error> },
     /// Kubernetes returned an error; `date` is the server's clock, if the response has it.
     Status { url: String, status: Status, retry_after: Option<Duration>, date: Option<SystemTime> },
     /// There is no credential for the request.
@@ -241,13 +243,12 @@ impl fmt::Display for Error {
             Self::Tls { url, .. } => write!(f, "TLS connection to {url} failed"),
             Self::Timeout { url } => write!(f, "request to {url} timed out"),
             Self::Truncated { url } => write!(f, "response from {url} is incomplete"),
+            Self::ListExpired { url } => write!(f, "the continue token of {url} expired"),
             Self::ProxyRefused { url, reason } => write!(f, "proxy refused the connection to {url}: {reason}"),
             Self::NotKubernetes { url, found } => {
                 write!(f, "{url} returned {found}; expected a response from the Kubernetes API")
             }
-            Self::OutcomeUnknown { url } => {
-                write!(f, "response from {url} was lost, and the quota is full at the retry: the Job may exist")
-            }
+            Self::OutcomeUnknown { .. } => write!(f, "a response was lost, so the Job may exist"),
             Self::Status { url, status, .. } => {
                 write!(f, "{url} returned {} {}: {}", status.code, status.reason, status.message)
             }
@@ -261,12 +262,13 @@ impl StdError for Error {
         match self {
             Self::Unreachable { source, .. } | Self::Tls { source, .. } => Some(source),
             Self::Credential(error) => error.source(),
+            Self::OutcomeUnknown { source } => Some(source),
             Self::CircuitOpen { .. }
             | Self::Timeout { .. }
             | Self::Truncated { .. }
+            | Self::ListExpired { .. }
             | Self::ProxyRefused { .. }
             | Self::NotKubernetes { .. }
-            | Self::OutcomeUnknown { .. }
             | Self::Status { .. } => None,
         }
     }

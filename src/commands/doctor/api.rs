@@ -71,6 +71,7 @@ pub fn is_outage(error: &Error) -> bool {
         | Error::Tls { .. }
         | Error::Timeout { .. }
         | Error::Truncated { .. }
+        | Error::ListExpired { .. }
         | Error::ProxyRefused { .. }
         | Error::NotKubernetes { .. }
         | Error::Credential(_) => true,
@@ -100,7 +101,7 @@ pub fn failure(topic: &str, error: &Error) -> Check {
         }
         Error::Credential(error) => credential_fix(error),
         Error::Status { status, .. } if status.code == 401 => GRANT_ACCESS,
-        Error::Status { .. } | Error::OutcomeUnknown { .. } => {
+        Error::Status { .. } | Error::OutcomeUnknown { .. } | Error::ListExpired { .. } => {
             "kubectl get --raw /readyz?verbose, and again in a minute"
         }
     };

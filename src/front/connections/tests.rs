@@ -66,6 +66,15 @@ fn the_slowest_client_loses_its_response_when_all_exceed_the_budget() {
 }
 
 #[test]
+fn the_network_with_most_unsent_bytes_loses_a_response_first() {
+    const QUARTER: usize = MAX_UNSENT / 4;
+    let (_table, clients, guards) = table(8, &[1, 2, 2, 3]);
+    guards[..3].iter().for_each(|guard| guard.count_unsent(Phase::Writing(QUARTER)));
+    guards[3].count_unsent(Phase::Writing(QUARTER));
+    assert_eq!(open(&clients), [true, false, true, true], "the first client has waited longer, and has fewer bytes");
+}
+
+#[test]
 fn the_longest_idle_client_makes_room() {
     let (table, clients, mut guards) = table(3, &[1, 2]);
     guards[0].restart_idle();

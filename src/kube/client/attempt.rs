@@ -14,11 +14,14 @@ use crate::kube::client::connections::{Connections, INPUT_BUFFER};
 use crate::kube::client::response::{content_type, read_error, request_error, status_error};
 use crate::kube::error::Error;
 use crate::kube::transport::connect::take_connected;
-use crate::kube::types::pod::{self, DecodeError, Pod};
+use crate::kube::types::pod::{self, DecodeError, Object, Pod};
 use crate::kube::types::protobuf;
 
 /// Maximum size of a list, in bytes after gunzip: 100,000 pods of 5 KB, for which GET /config returns 15 MB.
 const LIST_LIMIT: u64 = 512 * 1024 * 1024;
+
+/// Maximum size of a created Job in a response, in bytes: 3 KB, with additions of webhooks 20 KB.
+const JOB_LIMIT: u64 = 1024 * 1024;
 
 /// The media type of request bodies and, by default, of responses.
 pub const JSON: &str = "application/json";
@@ -120,6 +123,19 @@ impl Attempt<'_> {
             serde_json::error::Category::Eof if !body.is_empty() => Error::Truncated { url },
             _ => Error::NotKubernetes { url, found },
         })
+    }
+
+    /// Creates the Job `name` of `manifest`.
+    ///
+    /// # Errors
+    /// [`Error`], also for a response other than that Job.
+    pub fn create_job(&self, path: &str, name: &str, manifest: &[u8]) -> Result<(), Error> {
+        let response = self.send("POST", path, Some((JSON, manifest)))?;
+        let object: Object = self.object(path, response, JOB_LIMIT)?;
+        if object.kind == "Job" && object.metadata.name == name {
+            return Ok(());
+        }
+        Err(self.malformed(path, "another object than the Job"))
     }
 
     /// Streams one page of pods into `pods`; returns the continue token, empty on the last page.

@@ -8,7 +8,7 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::kube::client::retry::{exponential, jitter};
 
@@ -20,20 +20,27 @@ const MAX_PAUSE: Duration = Duration::from_secs(5);
 /// The state shared by all operations of a client.
 #[derive(Default)]
 pub struct Circuit {
-    is_open: Mutex<bool>,
+    state: Mutex<State>,
     opened: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    is_open: bool,
+    /// The last time when the circuit closed.
+    closed_at: Option<Instant>,
 }
 
 impl Circuit {
     pub fn is_open(&self) -> bool {
-        *self.lock()
+        self.lock().is_open
     }
 
     /// Opens the circuit and starts the thread that calls `probe` until it returns `true`. Does nothing if the circuit
-    /// is open.
-    pub fn open(self: &Arc<Self>, probe: impl Fn() -> bool + Send + 'static) {
-        let mut is_open = self.lock();
-        if *is_open {
+    /// is open, or has closed since the failed attempt started at `started`: the cluster was reachable later.
+    pub fn open(self: &Arc<Self>, started: Instant, probe: impl Fn() -> bool + Send + 'static) {
+        let mut state = self.lock();
+        if state.is_open || state.closed_at.is_some_and(|closed| closed >= started) {
             return;
         }
         // Nothing would close a circuit without the thread.
@@ -41,16 +48,16 @@ impl Circuit {
             log::error!("cluster unreachable; no thread for the circuit breaker: {error}");
             return;
         }
-        *is_open = true;
+        state.is_open = true;
         log::error!("cluster unreachable; circuit breaker open: requests that need it get 503 at once");
-        drop(is_open);
+        drop(state);
         self.opened.notify_all();
     }
 
     /// Sleeps; returns `false` at once if the circuit is open or opens meanwhile.
     pub fn pause(&self, pause: Duration) -> bool {
-        let wait = self.opened.wait_timeout_while(self.lock(), pause, |is_open| !*is_open);
-        !*wait.unwrap_or_else(PoisonError::into_inner).0
+        let wait = self.opened.wait_timeout_while(self.lock(), pause, |state| !state.is_open);
+        !wait.unwrap_or_else(PoisonError::into_inner).0.is_open
     }
 
     fn start(self: &Arc<Self>, probe: impl Fn() -> bool + Send + 'static) -> io::Result<()> {
@@ -65,14 +72,14 @@ impl Circuit {
                 }
                 probes += 1;
             }
-            *circuit.lock() = false;
+            *circuit.lock() = State { is_open: false, closed_at: Some(Instant::now()) };
             log::warn!("cluster reachable again; circuit breaker closed");
         };
         thread::Builder::new().name("probe".into()).spawn(run).map(drop)
     }
 
-    fn lock(&self) -> MutexGuard<'_, bool> {
-        self.is_open.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -92,11 +99,12 @@ mod tests {
         let circuit = Arc::new(Circuit::default());
         let (began, begins) = mpsc::channel();
         let (answer, answers) = mpsc::channel();
-        circuit.open(move || {
+        let start = Instant::now();
+        circuit.open(start, move || {
             began.send(()).expect("the test waits");
             answers.recv().expect("the test answers")
         });
-        circuit.open(|| unreachable!("the circuit has a thread"));
+        circuit.open(start, || unreachable!("the circuit has a thread"));
         for is_reachable in [false, true] {
             begins.recv().expect("a probe");
             assert!(circuit.is_open() && !circuit.pause(Duration::from_secs(3600)));
@@ -106,6 +114,10 @@ mod tests {
             thread::yield_now();
         }
         assert!(circuit.pause(Duration::ZERO));
+        circuit.open(start, || unreachable!("the attempt is older than the end of the outage"));
+        assert!(!circuit.is_open());
+        circuit.open(Instant::now(), || false);
+        assert!(circuit.is_open());
     }
 
     #[test]

@@ -13,20 +13,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::kube::auth::credentials::Credentials;
-use crate::kube::client::attempt::{Attempt, JSON};
+use crate::kube::client::attempt::Attempt;
 use crate::kube::client::circuit_breaker::Circuit;
 use crate::kube::client::connections::Connections;
 use crate::kube::client::paginate::paginate;
 use crate::kube::client::retry::{Retries, RetryBudget};
 use crate::kube::config::cluster::Cluster;
 use crate::kube::error::{Error, TlsError, chain};
-use crate::kube::types::pod::{DiscardPods, Object, Pod};
-
-/// Maximum size of a created Job in a response, in bytes: 3 KB, with additions of webhooks 20 KB.
-const OBJECT_LIMIT: u64 = 1024 * 1024;
-
-/// Minimum time of a retry: with less it would end in a timeout, which hides the reason for the failures before it.
-const MIN_ATTEMPT: Duration = Duration::from_millis(100);
+use crate::kube::types::pod::{DiscardPods, Pod};
 
 /// A client of one cluster, shared by all threads.
 pub struct Client {
@@ -56,35 +50,32 @@ impl Client {
     /// response therefore means that an earlier attempt succeeded. Ends by `deadline`.
     ///
     /// # Errors
-    /// [`Error`]; the Job may still exist if the last response was lost.
+    /// [`Error`]; after a lost response [`Error::OutcomeUnknown`] or [`Error::Timeout`], because the Job may exist.
     pub fn create_job(&self, namespace: &str, name: &str, manifest: &[u8], deadline: Instant) -> Result<(), Error> {
         let path = format!("/apis/batch/v1/namespaces/{namespace}/jobs");
-        // An earlier attempt may have stored the Job.
-        let mut maybe_stored = false;
-        self.retry_until(deadline, |attempt| {
-            let response = match attempt.send("POST", &path, Some((JSON, manifest))) {
+        // An earlier attempt may have stored the Job, and an earlier response was lost.
+        let (mut maybe_stored, mut is_lost) = (false, false);
+        let outcome = self.retry_until(deadline, |attempt| {
+            let outcome = attempt.create_job(&path, name, manifest);
+            match &outcome {
                 Err(Error::Status { status, .. }) if maybe_stored && status.already_exists() => return Ok(()),
                 // The quota check precedes the name check: the quota may already count this very Job.
-                Err(Error::Status { url, status, .. }) if maybe_stored && status.quota_exceeded() => {
-                    return Err(Error::OutcomeUnknown { url });
-                }
-                // A server error may come after the Job was stored. Without a connection nothing was sent.
+                Err(Error::Status { status, .. }) if maybe_stored && status.quota_exceeded() => is_lost = true,
+                // A server error may come after the Job was stored.
+                Err(Error::Status { status, .. }) => maybe_stored |= status.code >= 500,
+                // Without a connection nothing was sent.
+                Ok(()) | Err(Error::Unreachable { .. }) => {}
                 Err(error) => {
-                    let is_unstored = match &error {
-                        Error::Status { status, .. } => status.code < 500,
-                        error => matches!(error, Error::Unreachable { .. }),
-                    };
-                    maybe_stored |= !is_unstored;
-                    return Err(error);
+                    maybe_stored = true;
+                    is_lost |= matches!(error, Error::Truncated { .. } | Error::Timeout { .. });
                 }
-                Ok(response) => response,
-            };
-            maybe_stored = true;
-            let object: Object = attempt.object(&path, response, OBJECT_LIMIT)?;
-            if object.kind == "Job" && object.metadata.name == name {
-                return Ok(());
             }
-            Err(attempt.malformed(&path, "another object than the Job"))
+            outcome
+        });
+        outcome.map_err(|error| match error {
+            Error::Timeout { .. } => error,
+            error if is_lost => Error::OutcomeUnknown { source: Box::new(error) },
+            error => error,
         })
     }
 
@@ -151,16 +142,16 @@ impl Client {
             if may_renew && self.renew_credential(&mut attempt)? {
                 continue;
             }
-            let pause = retries.pause(&error, attempt.was_idle.get(), &self.budget);
-            let Some(pause) = pause.filter(|pause| *pause + MIN_ATTEMPT < attempt.remaining()) else {
+            let retry = retries.next(&error, attempt.was_idle.get());
+            let Some(retry) = retry.filter(|retry| retry.is_allowed(attempt.remaining(), &self.budget)) else {
                 // Less may be one lost packet at the end of a long wait for a permit.
                 if unreachable_since.is_some_and(|since| since.elapsed() >= self.timeout / 2) {
-                    self.open_circuit();
+                    self.open_circuit(started);
                 }
                 return Err(error);
             };
-            log::debug!("retrying in {} ms: {}", pause.as_millis(), chain(&error));
-            if !self.circuit.pause(pause) {
+            log::debug!("retrying in {} ms: {}", retry.pause.as_millis(), chain(&error));
+            if !self.circuit.pause(retry.pause) {
                 return Err(error);
             }
         }
@@ -201,9 +192,10 @@ impl Client {
         outcome
     }
 
-    fn open_circuit(&self) {
+    /// Opens the circuit after an attempt that started at `started`.
+    fn open_circuit(&self, started: Instant) {
         let (connections, timeout) = (Arc::clone(&self.connections), self.timeout);
-        self.circuit.open(move || connections.is_reachable(timeout));
+        self.circuit.open(started, move || connections.is_reachable(timeout));
     }
 
     /// Replaces a rejected credential; returns `false` if there is no other.

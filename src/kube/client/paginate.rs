@@ -8,14 +8,14 @@ use crate::kube::error::Error;
 /// page.
 ///
 /// # Errors
-/// The first error of `read`. An expired continue token, a 410, is [`Error::Truncated`]: the list must start over.
+/// The first error of `read`. An expired continue token, a 410, is [`Error::ListExpired`]: the list must start over.
 pub fn paginate(first: &str, mut read: impl FnMut(&str) -> Result<String, Error>) -> Result<(), Error> {
     let separator = if first.contains('?') { '&' } else { '?' };
     let mut next = read(first)?;
     while !next.is_empty() {
         let page = format!("{first}{separator}continue={}", percent_encode(&next, UNRESERVED));
         next = read(&page).map_err(|error| match error {
-            Error::Status { url, status, .. } if status.code == 410 => Error::Truncated { url },
+            Error::Status { url, status, .. } if status.code == 410 => Error::ListExpired { url },
             error => error,
         })?;
     }

@@ -55,14 +55,12 @@ pub fn read_error(url: String, error: io::Error) -> Error {
     }
 }
 
-/// Maps a failure to connect. The timeout of a connection leaves time for another one, unlike that of the operation.
+/// Maps a failure to connect. A host or proxy that accepts the connection and then says nothing is unreachable as well.
 fn connect_error(url: String, error: ureq::Error) -> Error {
     match error {
-        source @ ureq::Error::Timeout(ureq::Timeout::Connect) => Error::Unreachable { url, source },
+        source @ ureq::Error::Timeout(_) => Error::Unreachable { url, source },
         ureq::Error::Io(error) if is_socks_refusal(&error) => Error::ProxyRefused { url, reason: error.to_string() },
-        ureq::Error::Io(error) if !is_tls_error(&error) && !is_timeout(&error) => {
-            Error::Unreachable { url, source: ureq::Error::Io(error) }
-        }
+        ureq::Error::Io(error) if !is_tls_error(&error) => Error::Unreachable { url, source: ureq::Error::Io(error) },
         error => request_error(&url, error),
     }
 }
@@ -135,9 +133,13 @@ mod tests {
         let refused = || ureq::Error::Io(io::Error::from(io::ErrorKind::ConnectionRefused));
         assert!(matches!(map(io::Error::other(NotConnected(refused())).into()), Error::Unreachable { .. }));
         assert!(matches!(map(refused()), Error::Truncated { .. }));
-        let timeout = |reason| map(io::Error::other(NotConnected(ureq::Error::Timeout(reason))).into());
-        assert!(matches!(timeout(ureq::Timeout::Connect), Error::Unreachable { .. }));
-        assert!(matches!(timeout(ureq::Timeout::Global), Error::Timeout { .. }));
+        for reason in [ureq::Timeout::Connect, ureq::Timeout::Global] {
+            let connecting = map(io::Error::other(NotConnected(ureq::Error::Timeout(reason))).into());
+            assert!(matches!(connecting, Error::Unreachable { .. }));
+            assert!(matches!(map(ureq::Error::Timeout(reason)), Error::Timeout { .. }));
+        }
+        let handshake = NotConnected(io::Error::from(io::ErrorKind::TimedOut).into());
+        assert!(matches!(map(io::Error::other(handshake).into()), Error::Unreachable { .. }));
         let nested = io::Error::other(ureq::Error::BodyExceedsLimit(7));
         assert!(
             matches!(read_error("u".into(), nested), Error::NotKubernetes { found, .. } if found.contains("7 bytes"))

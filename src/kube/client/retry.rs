@@ -9,6 +9,9 @@ use std::time::{Duration, Instant};
 
 use crate::kube::error::Error;
 
+/// Minimum time of a retry: with less it would end in a timeout, which hides the reason for the failures before it.
+const MIN_ATTEMPT: Duration = Duration::from_millis(100);
+
 /// Pauses before the retries of a request that has reached the cluster, with full jitter. Three suffice for an API
 /// server that drops a request; more would keep an overloaded one overloaded.
 const PAUSES: [Duration; 3] = [Duration::from_millis(200), Duration::from_secs(1), Duration::from_secs(3)];
@@ -28,6 +31,26 @@ const BUDGET_PER_REQUEST: f64 = 0.1;
 const BUDGET_PER_SECOND: f64 = 2.0;
 const MAX_BUDGET: f64 = PAUSES.len() as f64;
 
+/// A retry that may resolve an error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Retry {
+    /// The pause before it.
+    pub pause: Duration,
+    /// It counts against the [`RetryBudget`].
+    needs_budget: bool,
+}
+
+impl Retry {
+    fn free(pause: Duration) -> Self {
+        Self { pause, needs_budget: false }
+    }
+
+    /// Tests if it fits into the `remaining` time, and takes its share of the budget.
+    pub fn is_allowed(&self, remaining: Duration, budget: &RetryBudget) -> bool {
+        self.pause + MIN_ATTEMPT < remaining && (!self.needs_budget || budget.take(Instant::now()))
+    }
+}
+
 /// The retries so far of one operation.
 #[derive(Default)]
 pub struct Retries {
@@ -37,26 +60,28 @@ pub struct Retries {
 }
 
 impl Retries {
-    /// Returns the pause before the next attempt, or `None` if a retry would not help or there are no more. `was_idle` is
-    /// true if the request used an idle connection.
-    pub fn pause(&mut self, error: &Error, was_idle: bool, budget: &RetryBudget) -> Option<Duration> {
+    /// Returns the next retry, or `None` if one would not help or there are no more. `was_idle` is true if the request
+    /// used an idle connection.
+    pub fn next(&mut self, error: &Error, was_idle: bool) -> Option<Retry> {
         match error {
             Error::Unreachable { .. } => {
                 let backoff = exponential(INITIAL_BACKOFF, self.reconnects, MAX_BACKOFF);
                 self.reconnects += 1;
-                Some(jitter(backoff))
+                Some(Retry::free(jitter(backoff)))
             }
             // The first repeat needs no budget: it tells if Kubernetes has stored a Job, also when many connections break
             // at once. A server that closed an idle connection at the moment of its use is not even overloaded.
             Error::Truncated { .. } if !self.has_repeated_broken => {
                 self.has_repeated_broken = true;
-                if was_idle { Some(Duration::ZERO) } else { self.next_pause() }
+                if was_idle { Some(Retry::free(Duration::ZERO)) } else { self.next_pause().map(Retry::free) }
             }
-            Error::Truncated { .. } => self.resend(Duration::ZERO, budget),
+            Error::Truncated { .. } | Error::ListExpired { .. } => self.resend(Duration::ZERO),
             // Requests that arrive together change a quota together. That is optimistic locking, and no overload.
-            Error::Status { status, .. } if status.is_retryable() && status.code == CONFLICT => self.next_pause(),
+            Error::Status { status, .. } if status.is_retryable() && status.code == CONFLICT => {
+                self.next_pause().map(Retry::free)
+            }
             Error::Status { status, retry_after, .. } if status.is_retryable() => {
-                self.resend(retry_after.unwrap_or_default(), budget)
+                self.resend(retry_after.unwrap_or_default())
             }
             // A timeout has used up the operation's deadline.
             Error::Timeout { .. }
@@ -70,9 +95,9 @@ impl Retries {
         }
     }
 
-    fn resend(&mut self, retry_after: Duration, budget: &RetryBudget) -> Option<Duration> {
+    fn resend(&mut self, retry_after: Duration) -> Option<Retry> {
         let pause = self.next_pause().filter(|_| retry_after <= MAX_RETRY_AFTER)?;
-        budget.take(Instant::now()).then_some(retry_after + pause)
+        Some(Retry { pause: retry_after + pause, needs_budget: true })
     }
 
     /// Returns the next of [`PAUSES`], with full jitter.
@@ -142,56 +167,55 @@ mod tests {
         Error::Status { url: String::new(), status, retry_after: retry_after.map(Duration::from_secs), date: None }
     }
 
-    fn budget() -> RetryBudget {
-        RetryBudget::new(Instant::now())
-    }
-
-    /// The pause before the first retry.
-    fn first(error: &Error) -> Option<Duration> {
-        Retries::default().pause(error, false, &budget())
+    /// The first retry.
+    fn first(error: &Error) -> Option<Retry> {
+        Retries::default().next(error, false)
     }
 
     #[test]
     fn an_error_response_has_three_retries_after_growing_pauses() {
         let (mut retries, error) = (Retries::default(), status(503, "", None));
         for max in PAUSES {
-            assert!(retries.pause(&error, false, &budget()).is_some_and(|pause| pause <= max));
+            assert!(retries.next(&error, false).is_some_and(|retry| retry.needs_budget && retry.pause <= max));
         }
-        assert_eq!(retries.pause(&error, false, &budget()), None);
+        assert_eq!(retries.next(&error, false), None);
     }
 
     #[test]
     fn a_retry_after_is_added_up_to_the_longest_pause() {
-        assert!(first(&status(429, "", Some(3))).is_some_and(|pause| pause >= Duration::from_secs(3)));
+        assert!(first(&status(429, "", Some(3))).is_some_and(|retry| retry.pause >= Duration::from_secs(3)));
         assert_eq!(first(&status(429, "", Some(4))), None);
     }
 
     #[test]
     fn a_conflict_is_retried_without_the_budget() {
-        let (mut retries, budget) = (Retries::default(), budget());
-        while budget.take(Instant::now()) {}
+        let (mut retries, error) = (Retries::default(), status(409, "Conflict", None));
         for max in PAUSES {
-            assert!(retries.pause(&status(409, "Conflict", None), false, &budget).is_some_and(|pause| pause <= max));
+            assert!(retries.next(&error, false).is_some_and(|retry| !retry.needs_budget && retry.pause <= max));
         }
-        assert_eq!(retries.pause(&status(409, "Conflict", None), false, &budget), None);
+        assert_eq!(retries.next(&error, false), None);
     }
 
     #[test]
     fn a_broken_response_is_repeated_once_without_the_budget() {
-        let (mut retries, budget) = (Retries::default(), budget());
-        while budget.take(Instant::now()) {}
         let broken = Error::Truncated { url: String::new() };
-        assert!(retries.pause(&broken, false, &budget).is_some());
-        assert_eq!(retries.pause(&broken, false, &budget), None, "the budget is spent");
+        for was_idle in [false, true] {
+            let mut retries = Retries::default();
+            let first = retries.next(&broken, was_idle).expect("a retry");
+            assert!(!first.needs_budget && (!was_idle || first.pause == Duration::ZERO), "{first:?}");
+            assert!(retries.next(&broken, was_idle).is_some_and(|retry| retry.needs_budget));
+        }
     }
 
     #[test]
-    fn an_idle_connection_is_replaced_once_without_the_budget() {
-        let (mut retries, budget) = (Retries::default(), budget());
+    fn a_retry_without_time_takes_nothing_from_the_budget() {
+        let budget = RetryBudget::new(Instant::now());
+        let retry = Retry { pause: Duration::from_secs(1), needs_budget: true };
+        assert!((0..100).all(|_| !retry.is_allowed(Duration::from_millis(1100), &budget)));
+        let allowed = (0..100).filter(|_| retry.is_allowed(Duration::from_millis(1101), &budget)).count();
+        assert!(allowed >= PAUSES.len(), "{allowed}");
         while budget.take(Instant::now()) {}
-        let broken = Error::Truncated { url: String::new() };
-        assert_eq!(retries.pause(&broken, true, &budget), Some(Duration::ZERO));
-        assert_eq!(retries.pause(&broken, true, &budget), None, "the budget is spent");
+        assert!(Retry::free(Duration::ZERO).is_allowed(Duration::from_secs(1), &budget));
     }
 
     #[test]
@@ -217,6 +241,7 @@ mod tests {
             (status(503, "", None), true),
             (status(504, "", None), true),
             (Error::Truncated { url: String::new() }, true),
+            (Error::ListExpired { url: String::new() }, true),
             (status(501, "", None), false),
             (status(505, "", None), false),
             (status(410, "Expired", None), false),

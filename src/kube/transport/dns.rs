@@ -10,6 +10,13 @@ use std::time::{Duration, Instant};
 /// time, and most of a connection attempt's 4 s remain.
 const MAX_WAIT_WITH_ADDRESSES: Duration = Duration::from_secs(1);
 
+/// Age of a look-up that is given up as lost: four times what the system's resolver takes by default with two silent name
+/// servers. Another one may start then, and at most [`MAX_LOOKUPS`] run.
+const LOST_AFTER: Duration = Duration::from_secs(60);
+
+/// Maximum number of look-ups that run at a time, each on its own thread.
+const MAX_LOOKUPS: usize = 2;
+
 /// Resolves (host, port). The system's function has no timeout.
 type Resolve = Box<dyn Fn(&str, u16) -> io::Result<Vec<SocketAddr>> + Send + Sync>;
 
@@ -24,8 +31,10 @@ pub struct HostLookup {
 
 #[derive(Default)]
 struct State {
-    /// Start of the current look-up.
-    running: Option<Instant>,
+    /// Number of look-ups that run.
+    running: usize,
+    /// Start of the last look-up.
+    began: Option<Instant>,
     /// Number of finished look-ups.
     finished: u64,
     /// The addresses of the last look-up that found some.
@@ -56,10 +65,13 @@ impl HostLookup {
         let now = Instant::now();
         let mut state = self.lock();
         let seen = state.finished;
-        let began = match state.running {
-            Some(began) => began,
-            None => self.start(&mut state, now)?,
-        };
+        if state.may_start(now) {
+            // Without a thread there is no look-up, but there may be addresses.
+            if let Err(error) = self.start(&mut state, now) {
+                return if state.last_good.is_empty() { Err(error) } else { Ok(state.last_good.clone()) };
+            }
+        }
+        let began = state.began.unwrap_or(now);
         let deadline = if state.last_good.is_empty() { now + timeout } else { began + MAX_WAIT_WITH_ADDRESSES };
         let wait = deadline.min(now + timeout).saturating_duration_since(now);
         let waited = self.finished.wait_timeout_while(state, wait, |state| state.finished == seen);
@@ -74,11 +86,12 @@ impl HostLookup {
     }
 
     /// Starts a look-up on a separate thread, which may outlast the callers.
-    fn start(self: &Arc<Self>, state: &mut State, now: Instant) -> io::Result<Instant> {
+    fn start(self: &Arc<Self>, state: &mut State, now: Instant) -> io::Result<()> {
         let lookup = Arc::clone(self);
         thread::Builder::new().name("dns".into()).spawn(move || lookup.run())?;
-        state.running = Some(now);
-        Ok(now)
+        state.running += 1;
+        state.began = Some(now);
+        Ok(())
     }
 
     fn run(&self) {
@@ -92,7 +105,7 @@ impl HostLookup {
             }
             Err(error) => Some((error.kind(), error.to_string())),
         };
-        state.running = None;
+        state.running -= 1;
         state.finished += 1;
         drop(state);
         self.finished.notify_all();
@@ -100,6 +113,14 @@ impl HostLookup {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// Tests if no look-up runs but one that is lost.
+    fn may_start(&self, now: Instant) -> bool {
+        let is_lost = |began| now.saturating_duration_since(began) >= LOST_AFTER;
+        self.running == 0 || (self.running < MAX_LOOKUPS && self.began.is_some_and(is_lost))
     }
 }
 
@@ -156,11 +177,25 @@ mod tests {
         assert_eq!(queries.iter().take(3).count(), 3);
         assert!(queries.try_recv().is_err(), "one look-up at a time");
         answer.send(Ok(address(2))).expect("the look-up runs");
-        while lookup.lock().running.is_some() {
+        while lookup.lock().running > 0 {
             thread::yield_now();
         }
         answer.send(Ok(address(2))).expect("taken by the next query");
         assert_eq!(lookup.addresses(LONG).expect("found"), address(2));
+    }
+
+    #[test]
+    fn a_lost_look_up_is_replaced_once() {
+        let (lookup, answer, queries) = lookup();
+        for expected in [1, MAX_LOOKUPS, MAX_LOOKUPS] {
+            lookup.addresses(Duration::ZERO).expect_err("no answer");
+            assert_eq!(lookup.lock().running, expected);
+            let mut state = lookup.lock();
+            state.began = state.began.and_then(|began| began.checked_sub(LOST_AFTER));
+        }
+        assert_eq!(queries.iter().take(MAX_LOOKUPS).count(), MAX_LOOKUPS);
+        answer.send(Ok(address(1))).expect("a look-up runs");
+        assert_eq!(lookup.addresses(LONG).expect("found"), address(1));
     }
 
     #[test]

@@ -11,7 +11,7 @@ use crate::kube::client::Client;
 use crate::kube::client::attempt::Attempt;
 use crate::kube::client::paginate::paginate;
 use crate::kube::client::response::{read_error, request_error};
-use crate::kube::client::retry::{exponential, jitter};
+use crate::kube::client::retry::{exponential, jitter, random_fraction};
 use crate::kube::config::address::{UNRESERVED, percent_encode};
 use crate::kube::error::{CredentialError, Error};
 use crate::kube::types::watched::WatchedObject;
@@ -79,7 +79,9 @@ impl Client {
                 continue;
             }
             failures += 1;
-            let pause = jitter(pause(failures, outcome.as_ref().err())).max(retry_after(&outcome));
+            // No earlier than Kubernetes asks, and not all watches at once.
+            let asked = retry_after(&outcome).mul_f64(1.0 + random_fraction() / 4.0);
+            let pause = jitter(pause(failures, outcome.as_ref().err())).max(asked);
             if let Err(error) = outcome {
                 (watcher.on_event)(WatchEvent::Failed(error));
             }

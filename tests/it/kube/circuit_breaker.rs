@@ -249,6 +249,24 @@ fn hanging_api_server_fails_requests_at_their_deadline_and_opens_no_circuit() {
 }
 
 #[test]
+fn host_that_accepts_and_says_nothing_is_an_outage() {
+    let silent = TcpListener::bind("127.0.7.10:0").unwrap();
+    let address = silent.local_addr().unwrap();
+    let proxy = json!({"proxy-url": format!("http://{address}")});
+    // The kernel accepts for it: TCP connects, and then there is neither TLS nor a response to CONNECT.
+    for kubeconfig in
+        [Kubeconfig::new(&format!("https://{address}")), Kubeconfig::new("https://kubernetes.test").cluster(proxy)]
+    {
+        let server = Setup::new().kubeconfig(kubeconfig.yaml()).args(&["--kube-timeout", "3"]).start();
+        check_unreachable(&server.post_job(), "the first");
+        check_outages(&server, 1, 0);
+        for response in posts_at_once(&server, 50) {
+            check_unreachable(&response, "one of many");
+        }
+    }
+}
+
+#[test]
 fn outage_followed_by_a_hang_ends_without_a_restart() {
     let mut api = api_of(5);
     let server = server_of(&api, DEADLINE);

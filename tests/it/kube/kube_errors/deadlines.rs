@@ -137,13 +137,6 @@ fn kubernetes_without_a_response_is_504_at_the_deadline() {
 }
 
 #[test]
-fn kubernetes_without_a_tls_handshake_is_504_at_the_deadline() {
-    let (api, server) = started(DEADLINE);
-    api.on_accept([Accept::Hang; 100]);
-    check_deadline(&server, 504);
-}
-
-#[test]
 fn endpoint_without_a_tls_handshake_costs_a_connection_attempt_and_not_the_request() {
     let (api, server) = started(LONG_KUBE_TIMEOUT);
     api.on_accept([Accept::Hang]);

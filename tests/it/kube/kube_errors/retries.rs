@@ -202,6 +202,27 @@ fn lost_create_followed_by_a_quota_error_is_outcome_unknown() {
 }
 
 #[test]
+fn create_that_gives_up_after_a_lost_response_is_outcome_unknown() {
+    type Later = fn() -> Behavior;
+    let later: [(&str, Later); 4] = [
+        ("every response lost", || Behavior::Close),
+        ("then overload", || too_many_requests(0).into()),
+        ("then a failure", || internal_error().into()),
+        ("then a conflict", || conflict().into()),
+    ];
+    for (what, later) in later {
+        let (api, server) = started(LONG_KUBE_TIMEOUT);
+        let mut first = Some(Behavior::ApplyThenDrop);
+        api.script(move |_| first.take().unwrap_or_else(later));
+        let response = server.post_job();
+        // "Try again" would create a second Job.
+        assert_eq!(response.status, 504, "{what}: {}", response.text());
+        assert!(response.error().contains("whether the Job is there"), "{what}: {}", response.text());
+        assert_eq!(api.jobs().len(), 1, "{what}");
+    }
+}
+
+#[test]
 fn quota_error_after_an_unstored_attempt_is_429() {
     for refused in [conflict(), too_many_requests(0)] {
         let (api, server) = started(10);
