@@ -11,6 +11,7 @@ mod kube;
 mod queue;
 mod server;
 mod simulator;
+mod state;
 
 use std::io::{self, Write};
 use std::process::ExitCode;

@@ -240,13 +240,17 @@ fn respond(mut request: tiny_http::Request, handler: &Handler) {
         log::error!("cannot read the body of a forwarded request: {error}");
         return;
     }
-    let header = |name| request.headers().iter().find(|header| header.field.equiv(name));
-    let authorization = header("Authorization");
-    let waited = header(WAITED).and_then(|header| header.value.as_str().parse().ok());
+    let header = |name: &'static str| {
+        request.headers().iter().find(|header| header.field.equiv(name)).map(|header| header.value.as_str())
+    };
+    let [authorization, cache_control, if_none_match] = api::REQUEST_HEADERS.map(header);
+    let waited = header(WAITED).and_then(|value| value.parse().ok());
     let response = handler(api::Request {
         method: request.method().as_str(),
         target: request.url(),
-        authorization: authorization.map(|header| header.value.as_str()),
+        authorization,
+        cache_control,
+        if_none_match,
         body: body.as_deref(),
         waited: Duration::from_millis(waited.unwrap_or_default()),
     });

@@ -24,9 +24,11 @@ use crate::api::single_flight::SingleFlight;
 use crate::job::{self, Tier};
 use crate::kube;
 use crate::queue::controller::QueueController;
+use crate::state::PodWatch;
 
 /// The request headers that the handlers read; a repeated one counts as absent.
-pub const REQUEST_HEADERS: [&str; 1] = ["Authorization"];
+pub const REQUEST_HEADERS: [&str; 3] = ["Authorization", CACHE_CONTROL, "If-None-Match"];
+pub const CACHE_CONTROL: &str = "Cache-Control";
 
 /// Longest request body, in bytes, that a handler reads; the front refuses longer ones.
 pub const MAX_BODY: usize = 1024;
@@ -42,8 +44,10 @@ pub struct App {
     manifests: job::Manifests,
     /// The token that premium requests must carry. `None` leaves premium open.
     premium: Option<Token>,
-    /// The watched queue of the free tier. `None` with --no-requeue.
+    /// The watched queue of the free tier.
     pub queue: Option<Arc<QueueController>>,
+    /// The watched pods.
+    pods: Option<Arc<PodWatch>>,
     /// Concurrent GETs of /config share one list.
     lists: SingleFlight<Result<config::List, ApiError>>,
     /// Callers of GET /readyz share one answer.
@@ -58,7 +62,7 @@ impl App {
         kube: Arc<kube::Client>,
         jobs: &job::Settings,
         premium: Option<Token>,
-        queue: Option<Arc<QueueController>>,
+        Watched { queue, pods }: Watched,
         kube_timeout: Duration,
     ) -> Self {
         Self {
@@ -66,6 +70,7 @@ impl App {
             manifests: job::Manifests::new(jobs),
             premium,
             queue,
+            pods,
             lists: SingleFlight::default(),
             readiness: health::Readiness::default(),
             kube_timeout,
@@ -79,6 +84,15 @@ impl App {
     }
 }
 
+/// What the server watches.
+#[derive(Default)]
+pub struct Watched {
+    /// The queue of the free tier. `None` with --no-requeue or --no-watch.
+    pub queue: Option<Arc<QueueController>>,
+    /// The pods of all namespaces. `None` with --no-watch.
+    pub pods: Option<Arc<PodWatch>>,
+}
+
 /// A whole request.
 #[derive(Clone, Copy)]
 pub struct Request<'a> {
@@ -88,10 +102,25 @@ pub struct Request<'a> {
     pub target: &'a str,
     /// The value of Authorization.
     pub authorization: Option<&'a str>,
+    /// The value of Cache-Control.
+    pub cache_control: Option<&'a str>,
+    /// The value of If-None-Match.
+    pub if_none_match: Option<&'a str>,
     /// The body; `None` if the request has neither Content-Length nor a chunked body.
     pub body: Option<&'a [u8]>,
     /// The wait for a permit.
     pub waited: Duration,
+}
+
+/// Tests if the handler of a request calls Kubernetes. A GET of /config starts the watch that later ones are answered from.
+pub fn calls_kubernetes(app: &App, method: &str, target: &str, cache_control: Option<&str>) -> bool {
+    match Route::parse(method, target) {
+        Ok(Route::CreateJob(_) | Route::Readyz) => true,
+        Ok(Route::ListPods) => {
+            config::wants_list(cache_control) || !app.pods.as_ref().is_some_and(|pods| pods.demand())
+        }
+        Ok(Route::Queue | Route::Healthz | Route::Options(_)) | Err(_) => false,
+    }
 }
 
 /// Handles a request with at most one operation on Kubernetes. A panic becomes a 500.
@@ -105,7 +134,7 @@ fn respond(app: &App, request: Request<'_>) -> Result<Response, ApiError> {
     authorize(app, route, request.authorization)?;
     match route {
         Route::CreateJob(tier) => jobs::create(app, tier, &request),
-        Route::ListPods => config::list(app, app.remaining(&request)),
+        Route::ListPods => config::show(app, &request),
         Route::Queue => queue::show(app),
         Route::Healthz => Ok(health::healthz()),
         Route::Readyz => health::readyz(app, app.remaining(&request)),

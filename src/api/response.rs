@@ -42,6 +42,22 @@ impl Response {
         Self { status: 204, headers, body: Body::Bytes(Arc::default()), log_detail: String::new() }
     }
 
+    /// A 304 for the caller who has the body of this entity tag.
+    pub fn not_modified(etag: String) -> Self {
+        Self {
+            status: 304,
+            headers: vec![("ETag", etag)],
+            body: Body::Bytes(Arc::default()),
+            log_detail: String::new(),
+        }
+    }
+
+    /// The same response with a header.
+    pub fn with_header(mut self, name: &'static str, value: String) -> Self {
+        self.headers.push((name, value));
+        self
+    }
+
     /// The same response with a detail for the access log.
     pub fn with_detail(self, log_detail: String) -> Self {
         Self { log_detail, ..self }

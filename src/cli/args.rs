@@ -77,6 +77,10 @@ pub struct ServeArgs {
     /// [default: off]
     #[arg(long)]
     pub no_requeue: bool,
+    /// Watch nothing: each GET /config asks Kubernetes, waiting Jobs are not started, and GET /queue answers 404
+    /// [default: off]
+    #[arg(long)]
+    pub no_watch: bool,
     /// Lowest level to log: error, warn, info (one line per request) or debug
     #[arg(long, value_name = "LEVEL", value_parser = text(values::log_level), default_value = "info")]
     pub log_level: LevelFilter,
@@ -195,6 +199,7 @@ pub fn variable(long: &str) -> Option<&'static str> {
         "posts-per-minute" => "POSTS_PER_MINUTE",
         "premium-token-file" => "PREMIUM_TOKEN_FILE",
         "no-requeue" => "NO_REQUEUE",
+        "no-watch" => "NO_WATCH",
         "log-level" => "LOG_LEVEL",
         _ => return None,
     })

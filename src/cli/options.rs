@@ -25,6 +25,8 @@ pub struct Options {
     pub premium_token_file: Option<PathBuf>,
     /// Watch the free tier and start the oldest waiting Job; false with --no-requeue.
     pub requeue: bool,
+    /// Keep watched state; false with --no-watch.
+    pub watch: bool,
     /// Lowest level that is logged.
     pub log_level: LevelFilter,
 }
@@ -49,9 +51,13 @@ impl Options {
                 Some(path) => format!("premium-token-file: {}", path.display()),
                 None => "premium-token-file: none, premium is open to all".to_owned(),
             },
-            match self.requeue {
+            match self.requeue && self.watch {
                 true => "requeue: on, the oldest waiting free Job starts when the quota has room".to_owned(),
                 false => "requeue: off".to_owned(),
+            },
+            match self.watch {
+                true => "watch: on, GET /config is answered from the watched pods".to_owned(),
+                false => "watch: off".to_owned(),
             },
             format!("log-level: {}", self.log_level.as_str().to_ascii_lowercase()),
         ]
@@ -69,6 +75,7 @@ impl From<ServeArgs> for Options {
             posts_per_minute: args.posts_per_minute,
             premium_token_file: args.premium.premium_token_file,
             requeue: !args.no_requeue,
+            watch: !args.no_watch,
             log_level: args.log_level,
         }
     }

@@ -11,7 +11,6 @@ use signal_hook::iterator::Signals;
 
 use crate::api;
 use crate::api::auth;
-use crate::api::route::Route;
 use crate::cli::{self, Env, Options};
 use crate::commands::output::one_line;
 use crate::commands::setup;
@@ -22,6 +21,7 @@ use crate::kube;
 use crate::queue::controller::QueueController;
 use crate::server;
 use crate::simulator;
+use crate::state::PodWatch;
 
 /// Time for requests in flight at a stop: the default deadline of a Kubernetes operation.
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
@@ -95,8 +95,11 @@ fn load(
     }
     let premium = options.premium_token_file.as_deref().map(auth::Token::read).transpose();
     let premium = premium.map_err(StartError::PremiumToken)?;
-    let queue = options.requeue.then(|| Arc::new(QueueController::new(Arc::clone(&kube))));
-    Ok(api::App::new(kube, &options.jobs, premium, queue, timeout))
+    let watched = api::Watched {
+        queue: (options.watch && options.requeue).then(|| Arc::new(QueueController::new(Arc::clone(&kube)))),
+        pods: options.watch.then(|| Arc::new(PodWatch::new(Arc::clone(&kube)))),
+    };
+    Ok(api::App::new(kube, &options.jobs, premium, watched, timeout))
 }
 
 /// Binds the public socket, or takes that of systemd.
@@ -111,14 +114,18 @@ fn listen(options: &Options, limits: Limits, backend: Backend) -> Result<(Front,
 
 /// Starts the tiny_http server, and returns all that the front needs to use it.
 fn backend(app: &Arc<api::App>, kube_timeout: Duration) -> io::Result<Backend> {
-    let app = Arc::clone(app);
-    let server = server::Server::start(Box::new(move |request| api::handle(&app, request)))?;
+    let (app, handling) = (Arc::clone(app), Arc::clone(app));
+    let server = server::Server::start(Box::new(move |request| api::handle(&handling, request)))?;
     Ok(Backend {
         connect: Box::new(move || server.connect()),
-        classify: |method, target| match Route::parse(method, target) {
-            Ok(route) if route.calls_kubernetes() => Class::Kubernetes,
-            _ => Class::Memory,
-        },
+        classify: Box::new(move |request| {
+            let cache_control = request.headers.iter().find(|(name, _)| *name == api::CACHE_CONTROL);
+            let cache_control = cache_control.map(|(_, value)| value.as_str());
+            match api::calls_kubernetes(&app, request.method, request.target, cache_control) {
+                true => Class::Kubernetes,
+                false => Class::Memory,
+            }
+        }),
         headers: &api::REQUEST_HEADERS,
         acquire_timeout: kube_timeout,
         response_timeout: kube_timeout + SLACK,

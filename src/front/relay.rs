@@ -123,8 +123,8 @@ fn send_and_read_head(
         // HTTP/1.0 has no chunks: the end of the connection ends the body.
         response.remove_header(b"transfer-encoding:");
     }
-    if response.bytes.starts_with(b"HTTP/1.1 204 ") {
-        // RFC 9110, section 8.6: a 204 has no Content-Length. tiny_http sends one.
+    if [b"HTTP/1.1 204 ", b"HTTP/1.1 304 "].iter().any(|line| response.bytes.starts_with(*line)) {
+        // RFC 9110, section 8.6: a 204 has no Content-Length, and that of a 304 would be the length of the 200. tiny_http sends 0.
         response.remove_header(b"content-length:");
     }
     if close {

@@ -63,7 +63,7 @@ fn requeueing_server(tag: &str, args: &[&str]) -> (tempfile::TempDir, Server) {
     let home = tempfile::TempDir::new().unwrap();
     let path = kubeconfig_of(home.path(), &json!({ "token": account_token() }));
     let setup = Setup::new().args(&["--kubeconfig", path.to_str().unwrap(), "--image", &image(tag)]);
-    let server = setup.args(args).env("NO_REQUEUE", "").start();
+    let server = setup.args(args).env("NO_WATCH", "").start();
     (home, server)
 }
 

@@ -10,3 +10,4 @@ mod http;
 mod kube;
 mod queue;
 mod simulator;
+mod state;

@@ -71,8 +71,8 @@ impl Setup {
             ("HOME".to_owned(), home.path().into()),
             // A killed process leaves its temporary folder behind; here the home folder contains it.
             ("TMPDIR".to_owned(), home.path().into()),
-            // Only HTTP requests cause Kubernetes requests; tests of the queue override this.
-            ("NO_REQUEUE".to_owned(), "1".into()),
+            // Only HTTP requests cause Kubernetes requests; tests of watches override this.
+            ("NO_WATCH".to_owned(), "1".into()),
             // Tests of other subjects send as many POSTs as they need.
             ("POSTS_PER_MINUTE".to_owned(), "0".into()),
         ];

@@ -14,7 +14,7 @@ use crate::kube::client::connections::{Connections, INPUT_BUFFER};
 use crate::kube::client::response::{content_type, read_error, request_error, status_error};
 use crate::kube::error::Error;
 use crate::kube::transport::connect::take_connected;
-use crate::kube::types::pod::{self, DecodeError, Object, Pod};
+use crate::kube::types::pod::{self, DecodeError, ListMeta, Object, Pod};
 use crate::kube::types::protobuf;
 
 /// Maximum size of a list, in bytes after gunzip: 100,000 pods of 5 KB, for which GET /config returns 15 MB.
@@ -138,11 +138,11 @@ impl Attempt<'_> {
         Err(self.malformed(path, "another object than the Job"))
     }
 
-    /// Streams one page of pods into `pods`; returns the continue token, empty on the last page.
+    /// Streams one page of pods into `pods`.
     ///
     /// # Errors
     /// [`Error`]; `pods` then holds an unusable part of the page.
-    pub fn pod_list<C: Extend<Pod>>(&self, path: &str, pods: &mut C) -> Result<String, Error> {
+    pub fn pod_list<C: Extend<Pod>>(&self, path: &str, pods: &mut C) -> Result<ListMeta, Error> {
         let mut response = self.send_accepting(PODS, "GET", path, None)?;
         let found = content_type(&response);
         let mut reader = response.body_mut().with_config().limit(LIST_LIMIT).reader();

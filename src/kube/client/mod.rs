@@ -22,6 +22,9 @@ use crate::kube::config::cluster::Cluster;
 use crate::kube::error::{Error, TlsError, chain};
 use crate::kube::types::pod::{DiscardPods, Pod};
 
+/// The path of the pods of all namespaces.
+pub const PODS: &str = "/api/v1/pods";
+
 /// A client of one cluster, shared by all threads.
 pub struct Client {
     connections: Arc<Connections>,
@@ -86,7 +89,7 @@ impl Client {
     pub fn list_pods<C: Default + Extend<Pod>>(&self, deadline: Instant) -> Result<C, Error> {
         self.retry_until(deadline, |attempt| {
             let mut pods = C::default();
-            paginate("/api/v1/pods", |path| attempt.pod_list(path, &mut pods))?;
+            paginate(PODS, |path| Ok(attempt.pod_list(path, &mut pods)?.next))?;
             Ok(pods)
         })
     }

@@ -6,8 +6,10 @@ use std::io::{self, Read};
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, de};
 
-/// A pod, with the five fields in use.
-#[derive(Debug, Clone, PartialEq, Eq)]
+use crate::kube::types::watched::WatchedObject;
+
+/// A pod, with the fields in use.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Pod {
     /// spec.nodeName; absent until the pod is scheduled.
     pub node: Option<String>,
@@ -15,8 +17,19 @@ pub struct Pod {
     pub ip: Option<String>,
     pub namespace: String,
     pub name: String,
-    /// status.phase.
+    /// status.phase; empty while Kubernetes has none.
     pub phase: String,
+    /// metadata.resourceVersion of a watched pod; empty in a list.
+    pub version: String,
+}
+
+/// The metadata of one page of a list.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct ListMeta {
+    /// The continue token; empty on the last page.
+    pub next: String,
+    /// The list's resource version.
+    pub version: String,
 }
 
 /// Any object, to check its kind and name; also a `Status` with its reason and message.
@@ -44,6 +57,8 @@ pub struct Metadata {
     /// The continue token of a list; empty on the last page.
     #[serde(rename = "continue", deserialize_with = "or_default")]
     pub next: String,
+    #[serde(rename = "resourceVersion", deserialize_with = "or_default")]
+    pub version: String,
 }
 
 /// Deserializes null, which Kubernetes sends for some absent values, as the default.
@@ -85,8 +100,31 @@ impl Pod {
         phase: Option<String>,
     ) -> Self {
         let present = |text: Option<String>| text.filter(|text| !text.is_empty());
-        let phase = present(phase).unwrap_or_else(|| "Unknown".to_owned());
-        Self { node: present(node), ip: present(ip), namespace, name, phase }
+        let phase = phase.unwrap_or_default();
+        Self { node: present(node), ip: present(ip), namespace, name, phase, version: String::new() }
+    }
+}
+
+/// The leaves of an event's object.
+impl WatchedObject for Pod {
+    fn set(&mut self, path: &[&str], leaf: &str) {
+        match path {
+            ["metadata", "namespace"] => leaf.clone_into(&mut self.namespace),
+            ["metadata", "name"] => leaf.clone_into(&mut self.name),
+            ["metadata", "resourceVersion"] => leaf.clone_into(&mut self.version),
+            ["spec", "nodeName"] => self.node = Some(leaf.to_owned()).filter(|node| !node.is_empty()),
+            ["status", "podIP"] => self.ip = Some(leaf.to_owned()).filter(|ip| !ip.is_empty()),
+            ["status", "phase"] => leaf.clone_into(&mut self.phase),
+            _ => {}
+        }
+    }
+
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn version(&self) -> &str {
+        &self.version
     }
 }
 
@@ -123,41 +161,39 @@ impl From<serde_json::Error> for DecodeError {
 
 /// Reads one page of a PodList as it arrives, and adds each pod to `pods`.
 ///
-/// Returns the continue token; empty on the last page.
-///
 /// # Errors
 /// The text ended early, is unreadable, or is not a PodList. `pods` then holds an unusable part.
-pub fn read_pod_list<C: Extend<Pod>>(from: impl Read, pods: &mut C) -> Result<String, serde_json::Error> {
+pub fn read_pod_list<C: Extend<Pod>>(from: impl Read, pods: &mut C) -> Result<ListMeta, serde_json::Error> {
     let mut json = serde_json::Deserializer::from_reader(from);
-    let next = ListSeed(pods).deserialize(&mut json)?;
+    let page = ListSeed(pods).deserialize(&mut json)?;
     // Reads to the very end, where gzip has its checksum.
     json.end()?;
-    Ok(next)
+    Ok(page)
 }
 
 struct ListSeed<'a, C>(&'a mut C);
 
 impl<'de, C: Extend<Pod>> DeserializeSeed<'de> for ListSeed<'_, C> {
-    type Value = String;
+    type Value = ListMeta;
 
-    fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<String, D::Error> {
+    fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<ListMeta, D::Error> {
         from.deserialize_map(self)
     }
 }
 
 impl<'de, C: Extend<Pod>> Visitor<'de> for ListSeed<'_, C> {
-    type Value = String;
+    type Value = ListMeta;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a PodList")
     }
 
-    fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<String, M::Error> {
-        let (mut kind, mut next, mut items) = (String::new(), String::new(), false);
+    fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<ListMeta, M::Error> {
+        let (mut kind, mut page, mut items) = (String::new(), Metadata::default(), false);
         while let Some(key) = map.next_key::<String>()? {
             match key.as_str() {
                 "kind" => kind = map.next_value()?,
-                "metadata" => next = map.next_value::<Option<Metadata>>()?.unwrap_or_default().next,
+                "metadata" => page = map.next_value::<Option<Metadata>>()?.unwrap_or_default(),
                 "items" if items => return Err(de::Error::duplicate_field("items")),
                 "items" => {
                     map.next_value_seed(ItemsSeed(&mut *self.0))?;
@@ -168,7 +204,10 @@ impl<'de, C: Extend<Pod>> Visitor<'de> for ListSeed<'_, C> {
                 }
             }
         }
-        if kind == "PodList" && items { Ok(next) } else { Err(de::Error::custom("not a PodList")) }
+        if kind != "PodList" || !items {
+            return Err(de::Error::custom("not a PodList"));
+        }
+        Ok(ListMeta { next: page.next, version: page.version })
     }
 }
 
@@ -219,24 +258,24 @@ impl Extend<Pod> for DiscardPods {
 mod tests {
     use super::*;
 
-    fn read(text: &str) -> Result<(Vec<Pod>, String), serde_json::Error> {
+    fn read(text: &str) -> Result<(Vec<Pod>, ListMeta), serde_json::Error> {
         let mut pods = Vec::new();
-        read_pod_list(text.as_bytes(), &mut pods).map(|next| (pods, next))
+        read_pod_list(text.as_bytes(), &mut pods).map(|page| (pods, page))
     }
 
     #[test]
     fn a_pod_without_node_and_ip_is_read_without_them() {
-        let (pods, next) = read(
+        let (pods, page) = read(
             r#"{"kind":"PodList","apiVersion":"v1","metadata":{"resourceVersion":"7","continue":"a+b"},"items":[
                 {"metadata":{"name":"p","namespace":"n","labels":{"x":"y"}},"spec":{"containers":[{}]},"status":{"phase":"Pending"}},
                 {"metadata":{"name":"q","namespace":"n"},"spec":{"nodeName":"w"},"status":{"phase":"Running","podIP":"10.0.0.1"}},
                 {"metadata":{"name":"r","namespace":"n"},"spec":null,"status":null}]}"#,
         )
         .expect("a valid list");
-        assert_eq!(next, "a+b");
+        assert_eq!(page, ListMeta { next: "a+b".to_owned(), version: "7".to_owned() });
         assert_eq!((pods[0].node.as_deref(), pods[0].ip.as_deref(), pods[0].phase.as_str()), (None, None, "Pending"));
         assert_eq!((pods[1].node.as_deref(), pods[1].ip.as_deref()), (Some("w"), Some("10.0.0.1")));
-        assert_eq!(pods[2].phase, "Unknown");
+        assert_eq!(pods[2].phase, "");
     }
 
     #[test]

@@ -7,7 +7,7 @@
 
 use std::io::{self, BufRead, Read};
 
-use crate::kube::types::pod::{DecodeError, Pod};
+use crate::kube::types::pod::{DecodeError, ListMeta, Pod};
 
 /// The media type for Accept and Content-Type.
 pub const MEDIA_TYPE: &str = "application/vnd.kubernetes.protobuf";
@@ -20,11 +20,9 @@ const TEXT_LIMIT: u64 = 64 * 1024;
 
 /// Reads one page of a PodList as it arrives, and adds each pod to `pods`.
 ///
-/// Returns the continue token; empty on the last page.
-///
 /// # Errors
 /// [`DecodeError`]; `pods` then holds an unusable part of the page.
-pub fn read_pod_list<C: Extend<Pod>>(from: impl BufRead, pods: &mut C) -> Result<String, DecodeError> {
+pub fn read_pod_list<C: Extend<Pod>>(from: impl BufRead, pods: &mut C) -> Result<ListMeta, DecodeError> {
     read("PodList", from, |object| list(object, pods))
 }
 
@@ -71,17 +69,17 @@ fn kind_of(message: &mut Message<'_, impl BufRead>) -> Result<String, DecodeErro
     Ok(kind.unwrap_or_default())
 }
 
-/// PodList: 1 metadata, with 3 continue; 2 items.
-fn list<C: Extend<Pod>>(message: &mut Message<'_, impl BufRead>, pods: &mut C) -> Result<String, DecodeError> {
-    let mut next = None;
+/// PodList: 1 metadata, with 2 resourceVersion and 3 continue; 2 items.
+fn list<C: Extend<Pod>>(message: &mut Message<'_, impl BufRead>, pods: &mut C) -> Result<ListMeta, DecodeError> {
+    let (mut version, mut next) = (None, None);
     while let Some(field) = message.field()? {
         match field {
-            Field::Bytes(1, length) => [next] = message.nested(length)?.texts([3])?,
+            Field::Bytes(1, length) => [version, next] = message.nested(length)?.texts([2, 3])?,
             Field::Bytes(2, length) => pods.extend([pod(&mut message.nested(length)?)?]),
             other => message.skip(other)?,
         }
     }
-    Ok(next.unwrap_or_default())
+    Ok(ListMeta { next: next.unwrap_or_default(), version: version.unwrap_or_default() })
 }
 
 /// Pod: 1 metadata, with 1 name and 3 namespace; 2 spec, with 10 nodeName; 3 status, with 1 phase and 6 podIP.
@@ -253,22 +251,22 @@ mod tests {
         [MAGIC.to_vec(), bytes(1, &kind), bytes(2, list), text(3, ""), text(4, "")].concat()
     }
 
-    fn read(from: &[u8]) -> Result<(Vec<Pod>, String), DecodeError> {
+    fn read(from: &[u8]) -> Result<(Vec<Pod>, ListMeta), DecodeError> {
         let mut pods = Vec::new();
-        read_pod_list(from, &mut pods).map(|next| (pods, next))
+        read_pod_list(from, &mut pods).map(|page| (pods, page))
     }
 
     #[test]
     fn the_five_fields_and_the_continue_token_of_a_list_are_read() {
         let metadata = bytes(1, &[text(2, "7"), text(3, "a+b")].concat());
         let list = [metadata, pod("p", "w", "10.0.0.2"), pod("q", "", "")].concat();
-        let (pods, next) = read(&envelope("PodList", &list)).expect("a valid list");
-        assert_eq!(next, "a+b");
+        let (pods, page) = read(&envelope("PodList", &list)).expect("a valid list");
+        assert_eq!(page, ListMeta { next: "a+b".to_owned(), version: "7".to_owned() });
         assert_eq!((pods[0].name.as_str(), pods[0].namespace.as_str(), pods[0].phase.as_str()), ("p", "n", "Running"));
         assert_eq!((pods[0].node.as_deref(), pods[0].ip.as_deref()), (Some("w"), Some("10.0.0.2")));
         assert_eq!((pods[1].node.as_deref(), pods[1].ip.as_deref()), (None, None));
         assert_eq!(pods.len(), 2);
-        assert_eq!(read(&envelope("PodList", b"")).expect("an empty list"), (vec![], String::new()));
+        assert_eq!(read(&envelope("PodList", b"")).expect("an empty list"), (vec![], ListMeta::default()));
     }
 
     #[test]

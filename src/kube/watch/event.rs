@@ -2,6 +2,7 @@
 
 use crate::kube::error::{Error, Status};
 use crate::kube::types::json_walk::walk;
+use crate::kube::types::pod::ListMeta;
 use crate::kube::types::watched::WatchedObject;
 
 /// An event of a watch, named as in kube-rs.
@@ -20,27 +21,18 @@ pub enum WatchEvent<T> {
     Failed(Error),
 }
 
-/// The fields of a list's page apart from its objects.
-#[derive(Default)]
-pub struct Page {
-    pub is_list: bool,
-    /// The continue token; empty on the last page.
-    pub next: String,
-    /// The list's resource version.
-    pub version: String,
-}
-
-/// Parses one page of a list, and calls `on_event` with each object.
+/// Parses one page of a list, and calls `on_event` with each object. Returns `None` for an object that is not a list.
 ///
 /// # Errors
 /// The text is not JSON.
 pub fn read_list<T: WatchedObject>(
     text: &[u8],
     on_event: &mut dyn FnMut(WatchEvent<T>),
-) -> Result<Page, serde_json::Error> {
-    let (mut page, mut current, mut object) = (Page::default(), String::new(), T::default());
+) -> Result<Option<ListMeta>, serde_json::Error> {
+    let (mut is_list, mut page) = (false, ListMeta::default());
+    let (mut current, mut object) = (String::new(), T::default());
     walk(text, &mut |path, leaf| match path {
-        ["kind"] => page.is_list = leaf.ends_with("List"),
+        ["kind"] => is_list = leaf.ends_with("List"),
         ["metadata", "resourceVersion"] => leaf.clone_into(&mut page.version),
         ["metadata", "continue"] => leaf.clone_into(&mut page.next),
         ["items", index, rest @ ..] => {
@@ -53,7 +45,7 @@ pub fn read_list<T: WatchedObject>(
         _ => {}
     })?;
     apply(object, on_event);
-    Ok(page)
+    Ok(is_list.then_some(page))
 }
 
 fn apply<T: WatchedObject>(object: T, on_event: &mut dyn FnMut(WatchEvent<T>)) {
@@ -153,8 +145,9 @@ mod tests {
             WatchEvent::Apply(Quota { name, .. }) => names.push(name),
             _ => panic!("only objects"),
         };
-        let page = read_list(text.as_bytes(), &mut on_event).expect("a list");
-        assert_eq!((page.is_list, page.next.as_str(), page.version.as_str()), (true, "c", "7"));
+        let page = read_list(text.as_bytes(), &mut on_event).expect("JSON").expect("a list");
+        assert_eq!((page.next.as_str(), page.version.as_str()), ("c", "7"));
+        assert!(read_list::<Quota>(br#"{"kind":"Status"}"#, &mut |_| {}).expect("JSON").is_none());
         assert!(read_list(&text.as_bytes()[..30], &mut on_event).is_err());
         assert_eq!(names, ["a", "b"]);
     }

@@ -1,21 +1,23 @@
 //! An endless watch: a list, then its changes over one connection.
 //!
-//! Memory is bounded: the watcher reads lists in pages and events one by one, and keeps only a resource version.
+//! Memory is bounded: the watcher reads lists in pages and events one by one, and keeps only a resource version. Pods are listed
+//! in protocol buffers, because there may be many; everything else is JSON.
 //! See <https://kubernetes.io/docs/reference/using-api/api-concepts/#efficient-detection-of-changes>.
 
 use std::io::{BufRead, BufReader, Read};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::kube::client::Client;
 use crate::kube::client::attempt::Attempt;
 use crate::kube::client::paginate::paginate;
 use crate::kube::client::response::{read_error, request_error};
 use crate::kube::client::retry::{exponential, jitter, random_fraction};
+use crate::kube::client::{Client, PODS};
 use crate::kube::config::address::{UNRESERVED, percent_encode};
 use crate::kube::error::{CredentialError, Error};
+use crate::kube::types::pod::{ListMeta, Pod};
 use crate::kube::types::watched::WatchedObject;
-use crate::kube::watch::event::{Line, Page, WatchEvent, read_line, read_list};
+use crate::kube::watch::event::{Line, WatchEvent, read_line, read_list};
 
 /// The server ends a watch after this time, in seconds, and the next one continues from there. A connection that died
 /// unnoticed is in use for at most this time and [`SLACK`].
@@ -30,6 +32,9 @@ const LIST_TIMEOUT: Duration = Duration::from_secs(10);
 /// Number of objects in a page of a list, which is read whole: Jobs have 3 KB.
 const PAGE: usize = 100;
 
+/// Number of pods in a page, which streams: as client-go.
+const POD_PAGE: usize = 500;
+
 /// Maximum size of a page, in bytes: all of its Jobs with 40 KB.
 const PAGE_LIMIT: u64 = 4 * 1024 * 1024;
 
@@ -38,6 +43,9 @@ const EVENT_LIMIT: u64 = 2 * 1024 * 1024;
 
 /// Maximum size of a watch, in bytes: some thousand changes in its 20 s.
 const WATCH_LIMIT: u64 = 64 * 1024 * 1024;
+
+/// An error's description of a body without a list's resource version.
+const NO_LIST: &str = "an object that is not a list";
 
 /// Read buffer, in bytes: a few events.
 const BUFFER: usize = 8 * 1024;
@@ -62,10 +70,25 @@ const FORBIDDEN_PAUSE: Duration = Duration::from_secs(60);
 impl Client {
     /// Calls `on_event` with all objects of the list at `path`, and with every change after that. It ignores the
     /// [circuit breaker](crate::kube::client::circuit_breaker), which requests alone decide.
-    pub fn watch<T: WatchedObject>(&self, path: &str, on_event: &mut dyn FnMut(WatchEvent<T>)) -> ! {
-        let mut watcher = Watcher { client: self, path, on_event, version: None, connected_at: None };
+    pub fn watch<T: WatchedObject>(&self, path: &str, on_event: &mut dyn FnMut(WatchEvent<T>)) {
+        self.run_watch(Kind { path, page: PAGE, list: read_page }, on_event, &|| true);
+    }
+
+    /// Watches the pods of all namespaces like [`watch`](Self::watch), while `is_wanted` returns `true`. It is called before
+    /// each connection, and a connection lasts 25 s at most.
+    pub fn watch_pods(&self, on_event: &mut dyn FnMut(WatchEvent<Pod>), is_wanted: &dyn Fn() -> bool) {
+        self.run_watch(Kind { path: PODS, page: POD_PAGE, list: stream_pods }, on_event, is_wanted);
+    }
+
+    fn run_watch<T: WatchedObject>(
+        &self,
+        kind: Kind<'_, T>,
+        on_event: &mut dyn FnMut(WatchEvent<T>),
+        is_wanted: &dyn Fn() -> bool,
+    ) {
+        let mut watcher = Watcher { client: self, kind, on_event, version: None, connected_at: None };
         let (mut failures, mut is_expired) = (0, false);
-        loop {
+        while is_wanted() {
             watcher.connected_at = None;
             let outcome = watcher.run();
             // An old resource version expires without a fault; the version of a new list must not.
@@ -119,9 +142,48 @@ fn is_broken_connection(error: &Error) -> bool {
     matches!(error, Error::Unreachable { .. } | Error::Truncated { .. } | Error::Timeout { .. })
 }
 
+/// The watched objects, and how a page of their list is read.
+struct Kind<'a, T> {
+    path: &'a str,
+    /// Objects in a page.
+    page: usize,
+    list: fn(&Attempt<'_>, &str, &mut dyn FnMut(WatchEvent<T>)) -> Result<ListMeta, Error>,
+}
+
+/// Reads one page of any kind in JSON.
+fn read_page<T: WatchedObject>(
+    attempt: &Attempt<'_>,
+    path: &str,
+    on_event: &mut dyn FnMut(WatchEvent<T>),
+) -> Result<ListMeta, Error> {
+    let mut response = attempt.send("GET", path, None)?;
+    let body = response.body_mut().with_config().limit(PAGE_LIMIT).read_to_vec();
+    let body = body.map_err(|error| request_error(&attempt.url(path), error))?;
+    let page = read_list(&body, on_event).ok().flatten();
+    page.ok_or_else(|| attempt.malformed(path, NO_LIST))
+}
+
+/// Reads one page of pods as it arrives.
+fn stream_pods(
+    attempt: &Attempt<'_>,
+    path: &str,
+    on_event: &mut dyn FnMut(WatchEvent<Pod>),
+) -> Result<ListMeta, Error> {
+    attempt.pod_list(path, &mut Applied(on_event))
+}
+
+/// A collection that reports each pod.
+struct Applied<'a>(&'a mut dyn FnMut(WatchEvent<Pod>));
+
+impl Extend<Pod> for Applied<'_> {
+    fn extend<I: IntoIterator<Item = Pod>>(&mut self, pods: I) {
+        pods.into_iter().for_each(|pod| (self.0)(WatchEvent::Apply(pod)));
+    }
+}
+
 struct Watcher<'a, T> {
     client: &'a Client,
-    path: &'a str,
+    kind: Kind<'a, T>,
     on_event: &'a mut dyn FnMut(WatchEvent<T>),
     /// The resource version from which the next watch continues; `None` if it begins with a list.
     version: Option<String>,
@@ -144,21 +206,18 @@ impl<T: WatchedObject> Watcher<'_, T> {
 
     /// Lists all objects; returns the list's resource version.
     fn list(&mut self) -> Result<String, Error> {
-        let (first, on_event) = (format!("{}?limit={PAGE}", self.path), &mut *self.on_event);
+        let Kind { path, page, list } = self.kind;
+        let (first, on_event) = (format!("{path}?limit={page}"), &mut *self.on_event);
         let mut version = String::new();
         on_event(WatchEvent::Init);
         self.client.attempt(LIST_TIMEOUT, |attempt| {
             paginate(&first, |path| {
-                let mut response = attempt.send("GET", path, None)?;
-                let body = response.body_mut().with_config().limit(PAGE_LIMIT).read_to_vec();
-                let body = body.map_err(|error| request_error(&attempt.url(path), error))?;
-                match read_list(&body, on_event) {
-                    Ok(Page { is_list: true, next, version: page_version }) if !page_version.is_empty() => {
-                        version = page_version;
-                        Ok(next)
-                    }
-                    _ => Err(attempt.malformed(path, "an object that is not a list")),
+                let page = list(attempt, path, on_event)?;
+                if page.version.is_empty() {
+                    return Err(attempt.malformed(path, NO_LIST));
                 }
+                version = page.version;
+                Ok(page.next)
             })
         })?;
         on_event(WatchEvent::InitDone);
@@ -169,7 +228,7 @@ impl<T: WatchedObject> Watcher<'_, T> {
     fn watch(&mut self, version: &mut String) -> Result<(), Error> {
         let from = percent_encode(version, UNRESERVED);
         let query = format!("watch=1&allowWatchBookmarks=true&resourceVersion={from}&timeoutSeconds={WATCH_SECONDS}");
-        let path = format!("{}?{query}", self.path);
+        let path = format!("{}?{query}", self.kind.path);
         let (on_event, connected_at) = (&mut *self.on_event, &mut self.connected_at);
         self.client.attempt(Duration::from_secs(WATCH_SECONDS) + SLACK, |attempt| {
             let mut response = attempt.send("GET", &path, None)?;

@@ -146,7 +146,7 @@ impl Tier {
 
     /// A server that watches this tier.
     fn serve(&self) -> Server {
-        Setup::for_api(&self.api).env("NO_REQUEUE", "").start()
+        Setup::for_api(&self.api).env("NO_WATCH", "").start()
     }
 
     /// A server whose watches of this tier are connected.

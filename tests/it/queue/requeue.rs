@@ -205,7 +205,7 @@ fn queue_shows_watched_jobs_in_order() {
 #[test]
 fn disabled_requeue_watches_nothing_and_the_queue_names_the_option() {
     let tier = Tier::full();
-    let server = Setup::for_api(&tier.api).env("NO_REQUEUE", "").args(&["--no-requeue"]).start();
+    let server = Setup::for_api(&tier.api).env("NO_WATCH", "").args(&["--no-requeue"]).start();
     let response = server.get("/queue");
     assert!(
         response.status == 404 && response.error().contains("--no-requeue"),
@@ -220,7 +220,7 @@ fn disabled_requeue_watches_nothing_and_the_queue_names_the_option() {
 
 #[test]
 fn simulator_queue_moves_in_order() {
-    let server = Setup::local().env("NO_REQUEUE", "").args(&["--local-job-seconds", "1"]).start();
+    let server = Setup::local().env("NO_WATCH", "").args(&["--local-job-seconds", "1"]).start();
     let posted: Vec<String> = (0..8).map(|_| server.post_job().json()["job"].as_str().unwrap().to_owned()).collect();
     eventually("all eight", || {
         let queue = server.get("/queue").json();

@@ -153,7 +153,7 @@ fn refused_token_is_refreshed() {
     let setup = Setup::new();
     let token = setup.file("token", TOKEN);
     let config = Kubeconfig::new(&tier.api.url()).user(json!({ "tokenFile": token }));
-    let server = setup.kubeconfig(config.yaml()).env("NO_REQUEUE", "0").start();
+    let server = setup.kubeconfig(config.yaml()).env("NO_WATCH", "0").start();
     until_waiting(&server, &["a"]);
     std::fs::write(token, "the next").unwrap();
     tier.world().token = "the next".to_owned();
