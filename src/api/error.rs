@@ -29,7 +29,7 @@ pub enum ApiError {
     BadBody(&'static str),
     /// Unknown path.
     NotFound,
-    /// /queue with --no-requeue.
+    /// /queue with --no-requeue or --no-watch.
     QueueDisabled,
     /// /queue while the watch is not connected.
     QueueUnavailable(Unavailable),
@@ -90,7 +90,9 @@ impl ApiError {
                 404,
                 "no such path; there are POST /img-classification/free and /img-classification/premium, GET /config, /queue, /healthz and /readyz",
             ),
-            Self::QueueDisabled => plain(404, "the queue is not watched; start the server without --no-requeue"),
+            Self::QueueDisabled => {
+                plain(404, "the queue is not watched; start the server without --no-requeue and --no-watch")
+            }
             Self::QueueUnavailable(why) => {
                 let sentence = match why {
                     Unavailable::Starting => "the queue is not known yet; try again in a moment",

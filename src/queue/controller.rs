@@ -126,7 +126,7 @@ impl QueueController {
             }
             drop(queue);
             self.changed.notify_all();
-        })
+        });
     }
 
     fn watch_pods(&self) {
@@ -145,7 +145,7 @@ impl QueueController {
             if let Some((job, reason)) = failure {
                 self.log_reason(&job, &reason, "img-classification doctor");
             }
-        })
+        });
     }
 
     fn watch_quotas(&self) {
@@ -162,7 +162,7 @@ impl QueueController {
             self.log_cpu_quota(queue.has_cpu_quota(Instant::now()));
             drop(queue);
             self.changed.notify_all();
-        })
+        });
     }
 
     /// Logs that the CPU quota is missing, and that it exists again, once each.

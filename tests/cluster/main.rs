@@ -18,6 +18,7 @@ mod in_cluster;
 mod jobs;
 mod permissions;
 mod queue;
+mod state;
 
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};

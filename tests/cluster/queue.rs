@@ -59,7 +59,7 @@ fn waiting_free_jobs_start_in_order_when_the_quota_has_room() {
 }
 
 /// A server with the permissions of k8s/rbac.yaml only, which requeues Jobs.
-fn requeueing_server(tag: &str, args: &[&str]) -> (tempfile::TempDir, Server) {
+pub fn requeueing_server(tag: &str, args: &[&str]) -> (tempfile::TempDir, Server) {
     let home = tempfile::TempDir::new().unwrap();
     let path = kubeconfig_of(home.path(), &json!({ "token": account_token() }));
     let setup = Setup::new().args(&["--kubeconfig", path.to_str().unwrap(), "--image", &image(tag)]);

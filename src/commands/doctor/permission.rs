@@ -17,6 +17,9 @@ const PREMIUM: Option<&str> = Some(Tier::Premium.namespace());
 const SERVER: [Permission; 3] =
     [("create", "batch", "jobs", FREE), ("create", "batch", "jobs", PREMIUM), ("list", "", "pods", None)];
 
+/// The permission to answer GET /config from memory.
+const WATCH_PODS: [Permission; 1] = [("watch", "", "pods", None)];
+
 /// Permissions to show the queue and to requeue waiting Jobs.
 const WATCH: [Permission; 2] = [("list", "batch", "jobs", FREE), ("watch", "batch", "jobs", FREE)];
 
@@ -56,6 +59,12 @@ pub fn check(kube: &Client) -> Result<Vec<Check>, Error> {
             Some(reason) => Check::fail("permission", format!("may not {}{reason}", in_words(permission)), GRANT),
         });
     }
+    checks.push(match missing(kube, &WATCH_PODS)?.first() {
+        None => Check::ok("permission", "may watch pods in all namespaces"),
+        Some(missing) => {
+            Check::warning("permission", format!("may not {missing}; without it each GET /config lists them"), GRANT)
+        }
+    });
     checks.push(queue(kube)?);
     let clean = missing(kube, &CLEAN)?.join(", ");
     checks.push(if clean.is_empty() {

@@ -70,22 +70,17 @@ const FORBIDDEN_PAUSE: Duration = Duration::from_secs(60);
 impl Client {
     /// Calls `on_event` with all objects of the list at `path`, and with every change after that. It ignores the
     /// [circuit breaker](crate::kube::client::circuit_breaker), which requests alone decide.
-    pub fn watch<T: WatchedObject>(&self, path: &str, on_event: &mut dyn FnMut(WatchEvent<T>)) {
+    pub fn watch<T: WatchedObject>(&self, path: &str, on_event: OnEvent<'_, T>) {
         self.run_watch(Kind { path, page: PAGE, list: read_page }, on_event, &|| true);
     }
 
     /// Watches the pods of all namespaces like [`watch`](Self::watch), while `is_wanted` returns `true`. It is called before
     /// each connection, and a connection lasts 25 s at most.
-    pub fn watch_pods(&self, on_event: &mut dyn FnMut(WatchEvent<Pod>), is_wanted: &dyn Fn() -> bool) {
+    pub fn watch_pods(&self, on_event: OnEvent<'_, Pod>, is_wanted: &dyn Fn() -> bool) {
         self.run_watch(Kind { path: PODS, page: POD_PAGE, list: stream_pods }, on_event, is_wanted);
     }
 
-    fn run_watch<T: WatchedObject>(
-        &self,
-        kind: Kind<'_, T>,
-        on_event: &mut dyn FnMut(WatchEvent<T>),
-        is_wanted: &dyn Fn() -> bool,
-    ) {
+    fn run_watch<T: WatchedObject>(&self, kind: Kind<'_, T>, on_event: OnEvent<'_, T>, is_wanted: &dyn Fn() -> bool) {
         let mut watcher = Watcher { client: self, kind, on_event, version: None, connected_at: None };
         let (mut failures, mut is_expired) = (0, false);
         while is_wanted() {
@@ -147,15 +142,17 @@ struct Kind<'a, T> {
     path: &'a str,
     /// Objects in a page.
     page: usize,
-    list: fn(&Attempt<'_>, &str, &mut dyn FnMut(WatchEvent<T>)) -> Result<ListMeta, Error>,
+    list: ReadPage<T>,
 }
 
+/// Reads the page at a path.
+type ReadPage<T> = fn(&Attempt<'_>, &str, OnEvent<'_, T>) -> Result<ListMeta, Error>;
+
+/// Receives each event.
+type OnEvent<'a, T> = &'a mut dyn FnMut(WatchEvent<T>);
+
 /// Reads one page of any kind in JSON.
-fn read_page<T: WatchedObject>(
-    attempt: &Attempt<'_>,
-    path: &str,
-    on_event: &mut dyn FnMut(WatchEvent<T>),
-) -> Result<ListMeta, Error> {
+fn read_page<T: WatchedObject>(attempt: &Attempt<'_>, path: &str, on_event: OnEvent<'_, T>) -> Result<ListMeta, Error> {
     let mut response = attempt.send("GET", path, None)?;
     let body = response.body_mut().with_config().limit(PAGE_LIMIT).read_to_vec();
     let body = body.map_err(|error| request_error(&attempt.url(path), error))?;
@@ -164,16 +161,12 @@ fn read_page<T: WatchedObject>(
 }
 
 /// Reads one page of pods as it arrives.
-fn stream_pods(
-    attempt: &Attempt<'_>,
-    path: &str,
-    on_event: &mut dyn FnMut(WatchEvent<Pod>),
-) -> Result<ListMeta, Error> {
+fn stream_pods(attempt: &Attempt<'_>, path: &str, on_event: OnEvent<'_, Pod>) -> Result<ListMeta, Error> {
     attempt.pod_list(path, &mut Applied(on_event))
 }
 
 /// A collection that reports each pod.
-struct Applied<'a>(&'a mut dyn FnMut(WatchEvent<Pod>));
+struct Applied<'a>(OnEvent<'a, Pod>);
 
 impl Extend<Pod> for Applied<'_> {
     fn extend<I: IntoIterator<Item = Pod>>(&mut self, pods: I) {
@@ -184,7 +177,7 @@ impl Extend<Pod> for Applied<'_> {
 struct Watcher<'a, T> {
     client: &'a Client,
     kind: Kind<'a, T>,
-    on_event: &'a mut dyn FnMut(WatchEvent<T>),
+    on_event: OnEvent<'a, T>,
     /// The resource version from which the next watch continues; `None` if it begins with a list.
     version: Option<String>,
     /// The start of the current watch.
@@ -245,7 +238,7 @@ fn read_events<T: WatchedObject>(
     (attempt, path): (&Attempt<'_>, &str),
     mut body: impl BufRead,
     version: &mut String,
-    on_event: &mut dyn FnMut(WatchEvent<T>),
+    on_event: OnEvent<'_, T>,
 ) -> Result<(), Error> {
     let mut line = Vec::new();
     loop {
