@@ -85,7 +85,7 @@ mod tests {
 
     type Pairs<'a> = &'a [(&'a str, &'a str)];
 
-    fn read<T: WatchedObject>(object: &serde_json::Value) -> T {
+    fn read<T: WatchedObject + Default>(object: &serde_json::Value) -> T {
         T::parse(&object.to_string()).expect("JSON")
     }
 

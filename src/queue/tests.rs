@@ -15,7 +15,7 @@ struct Harness {
     explained: Vec<String>,
 }
 
-fn read<T: WatchedObject>(object: &Value) -> T {
+fn read<T: WatchedObject + Default>(object: &Value) -> T {
     T::parse(&object.to_string()).expect("JSON")
 }
 

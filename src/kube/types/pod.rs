@@ -105,7 +105,17 @@ impl Pod {
     }
 }
 
-/// The leaves of an event's object.
+impl Pod {
+    /// Calls `leaf` with each leaf of a pod, as its JSON has it.
+    pub(in crate::kube) fn leaves(&self, mut leaf: impl FnMut(&[&str], &str)) {
+        leaf(&["metadata", "namespace"], &self.namespace);
+        leaf(&["metadata", "name"], &self.name);
+        leaf(&["spec", "nodeName"], self.node.as_deref().unwrap_or_default());
+        leaf(&["status", "podIP"], self.ip.as_deref().unwrap_or_default());
+        leaf(&["status", "phase"], &self.phase);
+    }
+}
+
 impl WatchedObject for Pod {
     fn set(&mut self, path: &[&str], leaf: &str) {
         match path {

@@ -1,7 +1,7 @@
 //! Objects that a watch reads leaf by leaf.
 
 /// An object that keeps the leaves of its JSON text that it uses.
-pub trait WatchedObject: Default {
+pub trait WatchedObject {
     /// Stores the leaf at `path` if it is in use.
     fn set(&mut self, path: &[&str], leaf: &str);
 
@@ -13,7 +13,10 @@ pub trait WatchedObject: Default {
 
     /// Parses a JSON text.
     #[cfg(test)]
-    fn parse(text: &str) -> Result<Self, serde_json::Error> {
+    fn parse(text: &str) -> Result<Self, serde_json::Error>
+    where
+        Self: Default,
+    {
         let mut object = Self::default();
         crate::kube::types::json_walk::walk(text.as_bytes(), &mut |path, leaf| object.set(path, leaf)).map(|()| object)
     }

@@ -21,16 +21,59 @@ pub enum WatchEvent<T> {
     Failed(Error),
 }
 
-/// Parses one page of a list, and calls `on_event` with each object. Returns `None` for an object that is not a list.
+/// Builds objects from leaves and hands them on. It has no type parameter, so that all that reads from the connection is
+/// compiled once for all kinds of objects.
+pub trait Sink {
+    /// Returns the object that is being read.
+    fn object(&mut self) -> &mut dyn WatchedObject;
+
+    /// Drops the object.
+    fn clear(&mut self);
+
+    /// Hands an event on. `Apply` and `Delete` take the object.
+    fn emit(&mut self, event: WatchEvent<()>);
+}
+
+/// The events of objects of one kind.
+pub struct Events<'a, T> {
+    object: T,
+    on_event: &'a mut dyn FnMut(WatchEvent<T>),
+}
+
+impl<'a, T: Default> Events<'a, T> {
+    pub fn new(on_event: &'a mut dyn FnMut(WatchEvent<T>)) -> Self {
+        Self { object: T::default(), on_event }
+    }
+}
+
+impl<T: WatchedObject + Default> Sink for Events<'_, T> {
+    fn object(&mut self) -> &mut dyn WatchedObject {
+        &mut self.object
+    }
+
+    fn clear(&mut self) {
+        self.object = T::default();
+    }
+
+    fn emit(&mut self, event: WatchEvent<()>) {
+        (self.on_event)(match event {
+            WatchEvent::Init => WatchEvent::Init,
+            WatchEvent::Apply(()) => WatchEvent::Apply(std::mem::take(&mut self.object)),
+            WatchEvent::Delete(()) => WatchEvent::Delete(std::mem::take(&mut self.object)),
+            WatchEvent::InitDone => WatchEvent::InitDone,
+            WatchEvent::Connected => WatchEvent::Connected,
+            WatchEvent::Failed(error) => WatchEvent::Failed(error),
+        });
+    }
+}
+
+/// Parses one page of a list, and hands on each object. Returns `None` for an object that is not a list.
 ///
 /// # Errors
 /// The text is not JSON.
-pub fn read_list<T: WatchedObject>(
-    text: &[u8],
-    on_event: &mut dyn FnMut(WatchEvent<T>),
-) -> Result<Option<ListMeta>, serde_json::Error> {
-    let (mut is_list, mut page) = (false, ListMeta::default());
-    let (mut current, mut object) = (String::new(), T::default());
+pub fn read_list(text: &[u8], sink: &mut dyn Sink) -> Result<Option<ListMeta>, serde_json::Error> {
+    let (mut is_list, mut page, mut current) = (false, ListMeta::default(), String::new());
+    sink.clear();
     walk(text, &mut |path, leaf| match path {
         ["kind"] => is_list = leaf.ends_with("List"),
         ["metadata", "resourceVersion"] => leaf.clone_into(&mut page.version),
@@ -38,28 +81,30 @@ pub fn read_list<T: WatchedObject>(
         ["items", index, rest @ ..] => {
             if *index != current {
                 (*index).clone_into(&mut current);
-                apply(std::mem::take(&mut object), on_event);
+                apply(sink);
             }
-            object.set(rest, leaf);
+            sink.object().set(rest, leaf);
         }
         _ => {}
     })?;
-    apply(object, on_event);
+    apply(sink);
     Ok(is_list.then_some(page))
 }
 
-fn apply<T: WatchedObject>(object: T, on_event: &mut dyn FnMut(WatchEvent<T>)) {
-    if !object.name().is_empty() {
-        on_event(WatchEvent::Apply(object));
+fn apply(sink: &mut dyn Sink) {
+    if !sink.object().name().is_empty() {
+        sink.emit(WatchEvent::Apply(()));
     }
 }
 
 /// One line of a watch's response.
-pub enum Line<T> {
-    Apply(T),
-    Delete(T),
-    /// No change up to this resource version.
-    Bookmark(String),
+pub enum Line {
+    /// The sink's object exists, in this state.
+    Apply,
+    /// The sink's object no longer exists.
+    Delete,
+    /// No change up to the resource version of the sink's object.
+    Bookmark,
     /// The server ends the watch.
     Error(Status),
     /// An event of an unknown type.
@@ -68,24 +113,26 @@ pub enum Line<T> {
     Malformed,
 }
 
-/// Parses one line of a watch's response.
-pub fn read_line<T: WatchedObject>(text: &[u8]) -> Line<T> {
-    let (mut kind, mut object, mut status) = (String::new(), T::default(), Status::default());
+/// Parses one line of a watch's response. The sink then has its object.
+pub fn read_line(text: &[u8], sink: &mut dyn Sink) -> Line {
+    let (mut kind, mut status) = (String::new(), Status::default());
+    sink.clear();
     let read = walk(text, &mut |path, leaf| match path {
         ["type"] => leaf.clone_into(&mut kind),
         // Fields of a Status object.
         ["object", "code"] => status.code = leaf.parse().unwrap_or_default(),
         ["object", "reason"] => leaf.clone_into(&mut status.reason),
         ["object", "message"] => leaf.clone_into(&mut status.message),
-        ["object", rest @ ..] => object.set(rest, leaf),
+        ["object", rest @ ..] => sink.object().set(rest, leaf),
         _ => {}
     });
+    let object = sink.object();
     let is_complete = !object.version().is_empty() && (kind == "BOOKMARK" || !object.name().is_empty());
     match kind.as_str() {
         _ if read.is_err() => Line::Malformed,
-        "ADDED" | "MODIFIED" if is_complete => Line::Apply(object),
-        "DELETED" if is_complete => Line::Delete(object),
-        "BOOKMARK" if is_complete => Line::Bookmark(object.version().to_owned()),
+        "ADDED" | "MODIFIED" if is_complete => Line::Apply,
+        "DELETED" if is_complete => Line::Delete,
+        "BOOKMARK" if is_complete => Line::Bookmark,
         "ERROR" => Line::Error(status),
         "" | "ADDED" | "MODIFIED" | "DELETED" | "BOOKMARK" => Line::Malformed,
         _ => Line::Unknown,
@@ -98,10 +145,14 @@ mod tests {
     use crate::kube::types::quota::Quota;
 
     fn read(text: &str) -> String {
-        match read_line::<Quota>(text.as_bytes()) {
-            Line::Apply(quota) => format!("apply {} {}", quota.name, quota.version),
-            Line::Delete(quota) => format!("delete {}", quota.name),
-            Line::Bookmark(version) => format!("bookmark {version}"),
+        let mut ignore = |_: WatchEvent<Quota>| {};
+        let mut events = Events::new(&mut ignore);
+        let line = read_line(text.as_bytes(), &mut events);
+        let Quota { name, version, .. } = &events.object;
+        match line {
+            Line::Apply => format!("apply {name} {version}"),
+            Line::Delete => format!("delete {name}"),
+            Line::Bookmark => format!("bookmark {version}"),
             Line::Error(status) => format!("error {} {}", status.code, status.reason),
             Line::Unknown => "unknown".to_owned(),
             Line::Malformed => "malformed".to_owned(),
@@ -145,10 +196,11 @@ mod tests {
             WatchEvent::Apply(Quota { name, .. }) => names.push(name),
             _ => panic!("only objects"),
         };
-        let page = read_list(text.as_bytes(), &mut on_event).expect("JSON").expect("a list");
+        let mut events = Events::new(&mut on_event);
+        let page = read_list(text.as_bytes(), &mut events).expect("JSON").expect("a list");
         assert_eq!((page.next.as_str(), page.version.as_str()), ("c", "7"));
-        assert!(read_list::<Quota>(br#"{"kind":"Status"}"#, &mut |_| {}).expect("JSON").is_none());
-        assert!(read_list(&text.as_bytes()[..30], &mut on_event).is_err());
+        assert!(read_list(br#"{"kind":"Status"}"#, &mut events).expect("JSON").is_none());
+        assert!(read_list(&text.as_bytes()[..30], &mut events).is_err());
         assert_eq!(names, ["a", "b"]);
     }
 }

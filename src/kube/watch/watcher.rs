@@ -17,7 +17,7 @@ use crate::kube::config::address::{UNRESERVED, percent_encode};
 use crate::kube::error::{CredentialError, Error};
 use crate::kube::types::pod::{ListMeta, Pod};
 use crate::kube::types::watched::WatchedObject;
-use crate::kube::watch::event::{Line, WatchEvent, read_line, read_list};
+use crate::kube::watch::event::{Events, Line, Sink, WatchEvent, read_line, read_list};
 
 /// The server ends a watch after this time, in seconds, and the next one continues from there. A connection that died
 /// unnoticed is in use for at most this time and [`SLACK`].
@@ -29,13 +29,7 @@ const SLACK: Duration = Duration::from_secs(5);
 /// Deadline of a list.
 const LIST_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Number of objects in a page of a list, which is read whole: Jobs have 3 KB.
-const PAGE: usize = 100;
-
-/// Number of pods in a page, which streams: as client-go.
-const POD_PAGE: usize = 500;
-
-/// Maximum size of a page, in bytes: all of its Jobs with 40 KB.
+/// Maximum size of a page that is read whole, in bytes: all of its Jobs with 40 KB.
 const PAGE_LIMIT: u64 = 4 * 1024 * 1024;
 
 /// Maximum size of an event, in bytes: etcd stores no object over 1.5 MB.
@@ -70,18 +64,18 @@ const FORBIDDEN_PAUSE: Duration = Duration::from_secs(60);
 impl Client {
     /// Calls `on_event` with all objects of the list at `path`, and with every change after that. It ignores the
     /// [circuit breaker](crate::kube::client::circuit_breaker), which requests alone decide.
-    pub fn watch<T: WatchedObject>(&self, path: &str, on_event: OnEvent<'_, T>) {
-        self.run_watch(Kind { path, page: PAGE, list: read_page }, on_event, &|| true);
+    pub fn watch<T: WatchedObject + Default>(&self, path: &str, on_event: &mut dyn FnMut(WatchEvent<T>)) {
+        self.run_watch(path, JSON_PAGES, &mut Events::new(on_event), &|| true);
     }
 
     /// Watches the pods of all namespaces like [`watch`](Self::watch), while `is_wanted` returns `true`. It is called before
     /// each connection, and a connection lasts 25 s at most.
-    pub fn watch_pods(&self, on_event: OnEvent<'_, Pod>, is_wanted: &dyn Fn() -> bool) {
-        self.run_watch(Kind { path: PODS, page: POD_PAGE, list: stream_pods }, on_event, is_wanted);
+    pub fn watch_pods(&self, on_event: &mut dyn FnMut(WatchEvent<Pod>), is_wanted: &dyn Fn() -> bool) {
+        self.run_watch(PODS, POD_PAGES, &mut Events::new(on_event), is_wanted);
     }
 
-    fn run_watch<T: WatchedObject>(&self, kind: Kind<'_, T>, on_event: OnEvent<'_, T>, is_wanted: &dyn Fn() -> bool) {
-        let mut watcher = Watcher { client: self, kind, on_event, version: None, connected_at: None };
+    fn run_watch(&self, path: &str, pages: Pages, sink: &mut dyn Sink, is_wanted: &dyn Fn() -> bool) {
+        let mut watcher = Watcher { client: self, path, pages, sink, version: None, connected_at: None };
         let (mut failures, mut is_expired) = (0, false);
         while is_wanted() {
             watcher.connected_at = None;
@@ -101,7 +95,7 @@ impl Client {
             let asked = retry_after(&outcome).mul_f64(1.0 + random_fraction() / 4.0);
             let pause = jitter(pause(failures, outcome.as_ref().err())).max(asked);
             if let Err(error) = outcome {
-                (watcher.on_event)(WatchEvent::Failed(error));
+                watcher.sink.emit(WatchEvent::Failed(error));
             }
             thread::sleep(pause);
         }
@@ -137,54 +131,57 @@ fn is_broken_connection(error: &Error) -> bool {
     matches!(error, Error::Unreachable { .. } | Error::Truncated { .. } | Error::Timeout { .. })
 }
 
-/// The watched objects, and how a page of their list is read.
-struct Kind<'a, T> {
-    path: &'a str,
+/// The pages of a list.
+#[derive(Clone, Copy)]
+struct Pages {
     /// Objects in a page.
-    page: usize,
-    list: ReadPage<T>,
+    size: usize,
+    /// Reads the page at a path.
+    read: fn(&Attempt<'_>, &str, &mut dyn Sink) -> Result<ListMeta, Error>,
 }
 
-/// Reads the page at a path.
-type ReadPage<T> = fn(&Attempt<'_>, &str, OnEvent<'_, T>) -> Result<ListMeta, Error>;
+/// Pages of objects of any kind, each read whole: Jobs have 3 KB.
+const JSON_PAGES: Pages = Pages { size: 100, read: read_json };
 
-/// Receives each event.
-type OnEvent<'a, T> = &'a mut dyn FnMut(WatchEvent<T>);
+/// Pages of pods, which stream, and of which there may be many: the size is client-go's.
+const POD_PAGES: Pages = Pages { size: 500, read: stream_pods };
 
-/// Reads one page of any kind in JSON.
-fn read_page<T: WatchedObject>(attempt: &Attempt<'_>, path: &str, on_event: OnEvent<'_, T>) -> Result<ListMeta, Error> {
+fn read_json(attempt: &Attempt<'_>, path: &str, sink: &mut dyn Sink) -> Result<ListMeta, Error> {
     let mut response = attempt.send("GET", path, None)?;
     let body = response.body_mut().with_config().limit(PAGE_LIMIT).read_to_vec();
     let body = body.map_err(|error| request_error(&attempt.url(path), error))?;
-    let page = read_list(&body, on_event).ok().flatten();
-    page.ok_or_else(|| attempt.malformed(path, NO_LIST))
+    read_list(&body, sink).ok().flatten().ok_or_else(|| attempt.malformed(path, NO_LIST))
 }
 
-/// Reads one page of pods as it arrives.
-fn stream_pods(attempt: &Attempt<'_>, path: &str, on_event: OnEvent<'_, Pod>) -> Result<ListMeta, Error> {
-    attempt.pod_list(path, &mut Applied(on_event))
+fn stream_pods(attempt: &Attempt<'_>, path: &str, sink: &mut dyn Sink) -> Result<ListMeta, Error> {
+    attempt.pod_list(path, &mut Leaves(sink))
 }
 
-/// A collection that reports each pod.
-struct Applied<'a>(OnEvent<'a, Pod>);
+/// A collection that hands on the leaves of each pod.
+struct Leaves<'a>(&'a mut dyn Sink);
 
-impl Extend<Pod> for Applied<'_> {
+impl Extend<Pod> for Leaves<'_> {
     fn extend<I: IntoIterator<Item = Pod>>(&mut self, pods: I) {
-        pods.into_iter().for_each(|pod| (self.0)(WatchEvent::Apply(pod)));
+        for pod in pods {
+            self.0.clear();
+            pod.leaves(|path, leaf| self.0.object().set(path, leaf));
+            self.0.emit(WatchEvent::Apply(()));
+        }
     }
 }
 
-struct Watcher<'a, T> {
+struct Watcher<'a> {
     client: &'a Client,
-    kind: Kind<'a, T>,
-    on_event: OnEvent<'a, T>,
+    path: &'a str,
+    pages: Pages,
+    sink: &'a mut dyn Sink,
     /// The resource version from which the next watch continues; `None` if it begins with a list.
     version: Option<String>,
     /// The start of the current watch.
     connected_at: Option<Instant>,
 }
 
-impl<T: WatchedObject> Watcher<'_, T> {
+impl Watcher<'_> {
     /// Lists the objects if necessary, then watches until the watch ends.
     fn run(&mut self) -> Result<(), Error> {
         let mut version = match self.version.take() {
@@ -199,13 +196,13 @@ impl<T: WatchedObject> Watcher<'_, T> {
 
     /// Lists all objects; returns the list's resource version.
     fn list(&mut self) -> Result<String, Error> {
-        let Kind { path, page, list } = self.kind;
-        let (first, on_event) = (format!("{path}?limit={page}"), &mut *self.on_event);
+        let Pages { size, read } = self.pages;
+        let (first, sink) = (format!("{}?limit={size}", self.path), &mut *self.sink);
         let mut version = String::new();
-        on_event(WatchEvent::Init);
+        sink.emit(WatchEvent::Init);
         self.client.attempt(LIST_TIMEOUT, |attempt| {
             paginate(&first, |path| {
-                let page = list(attempt, path, on_event)?;
+                let page = read(attempt, path, sink)?;
                 if page.version.is_empty() {
                     return Err(attempt.malformed(path, NO_LIST));
                 }
@@ -213,7 +210,7 @@ impl<T: WatchedObject> Watcher<'_, T> {
                 Ok(page.next)
             })
         })?;
-        on_event(WatchEvent::InitDone);
+        sink.emit(WatchEvent::InitDone);
         Ok(version)
     }
 
@@ -221,24 +218,24 @@ impl<T: WatchedObject> Watcher<'_, T> {
     fn watch(&mut self, version: &mut String) -> Result<(), Error> {
         let from = percent_encode(version, UNRESERVED);
         let query = format!("watch=1&allowWatchBookmarks=true&resourceVersion={from}&timeoutSeconds={WATCH_SECONDS}");
-        let path = format!("{}?{query}", self.kind.path);
-        let (on_event, connected_at) = (&mut *self.on_event, &mut self.connected_at);
+        let path = format!("{}?{query}", self.path);
+        let (sink, connected_at) = (&mut *self.sink, &mut self.connected_at);
         self.client.attempt(Duration::from_secs(WATCH_SECONDS) + SLACK, |attempt| {
             let mut response = attempt.send("GET", &path, None)?;
             *connected_at = Some(Instant::now());
-            on_event(WatchEvent::Connected);
+            sink.emit(WatchEvent::Connected);
             let body = response.body_mut().with_config().limit(WATCH_LIMIT).reader();
-            read_events((attempt, &path), BufReader::with_capacity(BUFFER, body), version, on_event)
+            read_events((attempt, &path), BufReader::with_capacity(BUFFER, body), version, sink)
         })
     }
 }
 
 /// Reads a watch's response to its end.
-fn read_events<T: WatchedObject>(
+fn read_events(
     (attempt, path): (&Attempt<'_>, &str),
     mut body: impl BufRead,
     version: &mut String,
-    on_event: OnEvent<'_, T>,
+    sink: &mut dyn Sink,
 ) -> Result<(), Error> {
     let mut line = Vec::new();
     loop {
@@ -251,20 +248,17 @@ fn read_events<T: WatchedObject>(
         if line.trim_ascii().is_empty() {
             continue;
         }
-        match read_line::<T>(&line) {
-            Line::Apply(object) => {
-                object.version().clone_into(version);
-                on_event(WatchEvent::Apply(object));
-            }
-            Line::Delete(object) => {
-                object.version().clone_into(version);
-                on_event(WatchEvent::Delete(object));
-            }
-            Line::Bookmark(bookmark) => *version = bookmark,
+        let read = read_line(&line, sink);
+        if let Line::Apply | Line::Delete | Line::Bookmark = read {
+            sink.object().version().clone_into(version);
+        }
+        match read {
+            Line::Apply => sink.emit(WatchEvent::Apply(())),
+            Line::Delete => sink.emit(WatchEvent::Delete(())),
             Line::Error(status) => {
                 return Err(Error::Status { url: attempt.url(path), status, retry_after: None, date: None });
             }
-            Line::Unknown => {}
+            Line::Bookmark | Line::Unknown => {}
             Line::Malformed => return Err(attempt.malformed(path, "a line that is not a watch event")),
         }
     }
