@@ -122,8 +122,8 @@ def many_pods():
     with tempfile.NamedTemporaryFile("w", suffix=".json") as config:
         json.dump(kubeconfig(api.server_port), config)
         config.flush()
-        # The pod server has no Jobs to watch.
-        process, address, _ = start("--kubeconfig", config.name, "--no-requeue")
+        # The pod server has nothing to watch: each request is a list.
+        process, address, _ = start("--kubeconfig", config.name, "--no-watch")
     try:
         request(address, "GET", "/healthz")
         before = memory(process, "VmHWM")

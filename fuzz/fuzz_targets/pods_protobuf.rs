@@ -20,7 +20,7 @@ fuzz_target!(|input: &[u8]| {
 fn read(from: impl Read) -> Option<(Vec<Pod>, String)> {
     let mut pods = Vec::new();
     // A buffer smaller than most texts, so that they cross its end.
-    protobuf::read_pod_list(BufReader::with_capacity(5, from), &mut pods).ok().map(|next| (pods, next))
+    protobuf::read_pod_list(BufReader::with_capacity(5, from), &mut pods).ok().map(|page| (pods, page.next))
 }
 
 /// Returns the fields of a message by number, with the content of length-delimited ones, or `None` if the message is malformed.
@@ -104,7 +104,8 @@ fn pod(item: &[u8]) -> Option<Pod> {
         name: metadata.0?,
         namespace: metadata.1.unwrap_or_default(),
         node: present(spec),
-        phase: present(status.0).unwrap_or_else(|| "Unknown".to_owned()),
+        phase: status.0.unwrap_or_default(),
         ip: present(status.1),
+        version: String::new(),
     })
 }

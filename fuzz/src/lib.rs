@@ -12,6 +12,8 @@ pub mod job;
 pub mod kube;
 #[path = "../../src/queue/mod.rs"]
 pub mod queue;
+#[path = "../../src/state/mod.rs"]
+pub mod state;
 
 use std::fmt;
 use std::io::{self, Read};

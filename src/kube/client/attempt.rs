@@ -1,7 +1,7 @@
 //! One attempt of an operation: its requests, with their credential and deadline.
 
 use std::cell::Cell;
-use std::io::{self, BufReader};
+use std::io::{self, BufReader, Read};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -145,7 +145,8 @@ impl Attempt<'_> {
     pub fn pod_list<C: Extend<Pod>>(&self, path: &str, pods: &mut C) -> Result<ListMeta, Error> {
         let mut response = self.send_accepting(PODS, "GET", path, None)?;
         let found = content_type(&response);
-        let mut reader = response.body_mut().with_config().limit(LIST_LIMIT).reader();
+        let body = response.body_mut().with_config().limit(LIST_LIMIT).reader();
+        let mut reader = UntilDeadline { body, deadline: self.deadline };
         // The buffer goes by value: std reads single bytes from a BufReader twice as fast as from a reference to one.
         let buffered = BufReader::with_capacity(INPUT_BUFFER, &mut reader);
         let read = if found.starts_with(protobuf::MEDIA_TYPE) {
@@ -165,5 +166,35 @@ impl Attempt<'_> {
                 Err(error) => read_error(url, error),
             }
         })
+    }
+}
+
+/// A body that ends with an error at the deadline. ureq looks at the time only when it waits for the network, and a small host
+/// may unpack and parse a large list for long.
+struct UntilDeadline<R> {
+    body: R,
+    deadline: Instant,
+}
+
+impl<R: Read> Read for UntilDeadline<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if Instant::now() >= self.deadline {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        self.body.read(buffer)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_body_that_never_waits_for_the_network_ends_at_the_deadline() {
+        let now = Instant::now();
+        let mut endless = UntilDeadline { body: io::repeat(b' '), deadline: now + Duration::from_secs(3600) };
+        assert_eq!(endless.read(&mut [0; 16]).expect("the deadline is far"), 16);
+        endless.deadline = now;
+        assert_eq!(endless.read(&mut [0; 16]).expect_err("it has passed").kind(), io::ErrorKind::TimedOut);
     }
 }

@@ -196,8 +196,9 @@ fn queue_shows_watched_jobs_in_order() {
     let requests_before = tier.api.requests().len();
     tier.runs("b", 4);
     until_waiting(&server, &["a"]);
+    // Its pod comes by another watch than the Job.
+    eventually("its pod runs", || names(&server.get("/queue").json(), "running") == ["first", "b"]);
     let queue = server.get("/queue").json();
-    assert_eq!(names(&queue, "running"), ["first", "b"]);
     assert!(queue["running"][1]["since"].as_str().unwrap() > "2026-01-02", "it began when the event arrived: {queue}");
     assert_eq!(tier.api.requests().len(), requests_before, "GET /queue sends no request");
 }

@@ -151,13 +151,13 @@ fn lost_page_never_shortens_a_list() {
 }
 
 #[test]
-fn endless_response_is_an_error_and_uses_little_memory() {
-    let (api, server) = started(5);
-    // 100 MB in 100 KB of gzip: more than any supported list of pods.
+fn endless_response_is_504_at_the_deadline_and_uses_little_memory() {
+    let (api, server) = started(1);
+    // 100 MB in 100 KB of gzip: this build reads them for seconds, of which it waits for the network for none.
     let flood = ApiResponse::new(200, "application/json", vec![b' '; 100_000_000]).gzip();
     api.always(flood);
     let response = server.get("/config");
-    assert!((502..=504).contains(&response.status), "{} {}", response.status, response.text());
+    assert_eq!(response.status, 504, "{}", response.text());
     let status = std::fs::read_to_string(format!("/proc/{}/status", server.pid())).unwrap();
     let peak =
         status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")?.parse::<u64>().ok());
