@@ -1,8 +1,10 @@
 #!/usr/bin/env python3
-"""The abusive clients of bench/overload, until they are killed: a process of their own, so that they do not delay the measured client.
+"""The other clients of bench/overload and bench/deadlines, until they are killed: a process of their own, so that they do not delay
+the measured client.
 
 usage: attack.py readers HOST PORT CONNECTIONS ADDRESS...       pipelines GET /nothing, reads nothing
        attack.py loop PATH HOST PORT CONNECTIONS ADDRESS...     sends GET PATH again after each response
+       attack.py poll PATH HOST PORT CONNECTIONS ADDRESS...     the same, on a new connection 5 s later
 
 Each address gets CONNECTIONS connections. A connection that the server closes is opened again after 5 s.
 """
@@ -54,6 +56,14 @@ class Loop:
             self.stream.send(self.request)
 
 
+class Poll(Loop):
+    """Sends a request on a connection that the server closes after its response."""
+
+    def step(self):
+        if not self.stream.recv(65536):
+            raise ConnectionError
+
+
 def run(kind, server, addresses):
     """Keeps a connection open for each entry of `addresses`."""
     selector = selectors.DefaultSelector()
@@ -82,15 +92,16 @@ def run(kind, server, addresses):
 
 def main():
     kind, *rest = sys.argv[1:]
-    if kind == "loop":
+    if kind != "readers":
         path, *rest = rest
-        Loop.request = f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode()
+        close = "Connection: close\r\n" if kind == "poll" else ""
+        Loop.request = f"GET {path} HTTP/1.1\r\nHost: x\r\n{close}\r\n".encode()
     host, port, connections, *addresses = rest
     # These clients are on other machines in reality, and take no processor time from the server.
     os.nice(10)
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    run({"readers": Reader, "loop": Loop}[kind], (host, int(port)), addresses * int(connections))
+    run({"readers": Reader, "loop": Loop, "poll": Poll}[kind], (host, int(port)), addresses * int(connections))
 
 
 if __name__ == "__main__":
