@@ -100,7 +100,7 @@ impl Connection {
                 self.line(&mut response)?;
             }
             self.line(&mut response)?;
-        } else {
+        } else if response.status != 304 {
             self.body(length.ok_or("a response without a length")?, &mut response)?;
         }
         Ok(response)
