@@ -104,7 +104,7 @@ impl PodWatch {
     /// Tests if somebody has asked lately, and forgets the pods otherwise.
     fn is_wanted(&self) -> bool {
         let mut demand = self.lock_demand();
-        let is_wanted = demand.last.is_some_and(|last| last.elapsed() < IDLE);
+        let is_wanted = demand.is_recent(Instant::now());
         if !is_wanted {
             self.end(&mut demand);
             log::debug!("no GET /config for {} s; the watch of the pods ends", IDLE.as_secs());
@@ -128,8 +128,30 @@ impl PodWatch {
     }
 }
 
+impl Demand {
+    /// Tests for a GET /config within [`IDLE`].
+    fn is_recent(&self, now: Instant) -> bool {
+        self.last.is_some_and(|last| now.saturating_duration_since(last) < IDLE)
+    }
+}
+
 /// Returns the causes of a failed watch, with the fix of a missing permission.
 fn describe(error: &Error) -> String {
     let fix = if error.not_permitted() { "; fix: run img-classification setup, or start with --no-watch" } else { "" };
     format!("{}{fix}", chain(error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_pods_are_watched_for_five_minutes_after_the_last_request() {
+        let last = Instant::now();
+        let demand = Demand { last: Some(last), ..Demand::default() };
+        assert!(
+            demand.is_recent(last + Duration::from_secs(299)) && !demand.is_recent(last + Duration::from_secs(300))
+        );
+        assert!(!Demand::default().is_recent(last));
+    }
 }
