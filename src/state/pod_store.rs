@@ -8,11 +8,10 @@ use std::time::{Duration, Instant};
 use crate::kube::{Pod, WatchEvent};
 use crate::state::pod_list::{Digest, join, write_row};
 
-/// Maximum age of the last word from Kubernetes. A watch has one at least every 20 s, its end; a connection that died in silence
-/// is given up 5 s later.
-const MAX_SILENCE: Duration = Duration::from_secs(25);
+/// Maximum age of the last word from Kubernetes. A watch has one at least every 20 s, its end.
+const MAX_SILENCE: Duration = Duration::from_secs(24);
 
-/// Time for which a request that was about to read the pods may still do so.
+/// Time for which a request that was about to read the pods may still do so. The pods are then 25 s old at most.
 const GRACE: Duration = Duration::from_secs(1);
 
 /// The watched pods.
@@ -27,7 +26,7 @@ pub struct PodStore {
     is_connected: bool,
     /// The current failure has been reported.
     is_reported: bool,
-    /// Time of the last event.
+    /// Time of the last event after which the rows were up to date.
     heard_at: Option<Instant>,
     /// The last time when a failure ended a live watch.
     failed_at: Option<Instant>,
@@ -69,7 +68,10 @@ impl PodStore {
             }
             WatchEvent::Connected => (self.is_connected, self.is_reported) = (true, false),
         }
-        self.heard_at = Some(now);
+        // During a list the rows are those from before it.
+        if self.next.is_none() {
+            self.heard_at = Some(now);
+        }
         (!was_ready && self.is_ready()).then_some(Change::Live)
     }
 
@@ -199,10 +201,14 @@ mod tests {
         let start = Instant::now();
         let at = |millis| start + Duration::from_millis(millis);
         let mut store = store(&[], start);
-        assert!(store.is_live(at(25_000)) && !store.is_live(at(25_001)));
-        assert!(store.digest(at(26_000)).is_some() && store.digest(at(26_001)).is_none());
+        assert!(store.is_live(at(24_000)) && !store.is_live(at(24_001)));
+        assert!(store.digest(at(25_000)).is_some() && store.digest(at(25_001)).is_none());
+        store.apply(WatchEvent::Init, at(20_000));
+        store.apply(WatchEvent::Apply(pod("a", "x")), at(20_000));
+        assert!(!store.is_live(at(24_001)), "an unfinished list tells nothing of the rows");
+        store.apply(WatchEvent::InitDone, at(20_000));
         store.apply(WatchEvent::Connected, at(20_000));
-        assert!(store.is_live(at(45_000)));
+        assert!(store.is_live(at(44_000)));
         assert_eq!(store.apply(failure(), at(30_000)), Some(Change::Failed));
         assert_eq!(store.apply(failure(), at(31_000)), None);
         assert!(!store.is_live(at(30_000)) && store.digest(at(31_000)).is_some() && store.digest(at(31_001)).is_none());
