@@ -1,6 +1,5 @@
 //! The pod of a Job that has left the queue, and the reason why it does not run yet. Pure.
 
-use crate::job::CPU;
 use crate::kube::{ContainerStatus, JobPod};
 
 /// Longest part of a message of Kubernetes in a reason, in characters: its start has the cause.
@@ -54,7 +53,10 @@ fn progress(pod: &JobPod) -> Progress {
         return Progress::Failing(reason);
     }
     Progress::Starting(match pod.unschedulable() {
-        Some(message) if message.contains("Insufficient cpu") => format!("no node has {CPU} CPU free"),
+        Some(message) if message.contains("Insufficient cpu") && pod.cpu.is_empty() => {
+            "no node has enough CPU free".to_owned()
+        }
+        Some(message) if message.contains("Insufficient cpu") => format!("no node has {} CPU free", pod.cpu),
         Some(message) => format!("no node accepts its pod: {}", shortened(message)),
         None => CREATING.to_owned(),
     })
@@ -95,7 +97,9 @@ mod tests {
     use serde_json::{Value, json};
 
     fn pod(status: &Value, previous: Option<&QueuedPod>) -> Option<QueuedPod> {
-        let object = json!({"metadata": {"name": "p", "labels": {"job-name": "j"}}, "status": status});
+        let container = json!({"resources": {"requests": {"cpu": "500m"}}});
+        let spec = json!({"containers": [container]});
+        let object = json!({"metadata": {"name": "p", "labels": {"job-name": "j"}}, "spec": spec, "status": status});
         QueuedPod::new(JobPod::parse(&object.to_string()).expect("JSON"), previous, 1)
     }
 
@@ -116,7 +120,7 @@ mod tests {
         for (status, progress) in [
             (json!({"phase": "Pending"}), starting(CREATING)),
             (waiting("ContainerCreating", ""), starting(CREATING)),
-            (scheduling("0/2 nodes are available: 2 Insufficient cpu."), starting("no node has 900m CPU free")),
+            (scheduling("0/2 nodes are available: 2 Insufficient cpu."), starting("no node has 500m CPU free")),
             (scheduling("0/1 nodes: taint"), starting("no node accepts its pod: 0/1 nodes: taint")),
             (waiting("ErrImagePull", "rpc error: code = NotFound"), failing("image not found: x:1.0")),
             (waiting("ImagePullBackOff", "Back-off: manifest unknown"), failing("image not found: x:1.0")),

@@ -13,6 +13,8 @@ pub struct JobPod {
     pub job: String,
     /// status.phase
     pub phase: String,
+    /// The CPU request of its only container; empty if it has none or several have one.
+    pub cpu: String,
     pub containers: Vec<ContainerStatus>,
     conditions: Vec<PodCondition>,
 }
@@ -53,6 +55,8 @@ impl WatchedObject for JobPod {
             ["metadata", "resourceVersion"] => self.version = text(),
             // Newer servers set a second label, batch.kubernetes.io/job-name, to the same name.
             ["metadata", "labels", "job-name"] => self.job = text(),
+            ["spec", "containers", "0", "resources", "requests", "cpu"] => self.cpu = text(),
+            ["spec", "containers", _, "resources", "requests", "cpu"] => self.cpu.clear(),
             ["status", "phase"] => self.phase = text(),
             ["status", "conditions", index, "type"] => item(&mut self.conditions, index).kind = text(),
             ["status", "conditions", index, "reason"] => item(&mut self.conditions, index).reason = text(),
@@ -86,13 +90,14 @@ mod tests {
 
     #[test]
     fn a_pod_is_read_with_what_keeps_it_from_running() {
-        let text = r#"{"metadata":{"name":"p","resourceVersion":"7","labels":{"job-name":"j"}},"status":{"phase":"Pending",
+        let text = r#"{"metadata":{"name":"p","resourceVersion":"7","labels":{"job-name":"j"}},
+            "spec":{"containers":[{"resources":{"requests":{"cpu":"900m"}}}]},"status":{"phase":"Pending",
             "conditions":[{"type":"Ready","reason":"x"},{"type":"PodScheduled","status":"False","reason":"Unschedulable","message":"m"}],
             "containerStatuses":[{"image":"i","state":{"waiting":{"reason":"ErrImagePull","message":"not found"}}},
                                  {"state":{"running":{"startedAt":"2026-01-01T00:00:00Z"}}}]}}"#;
         let pod = JobPod::parse(text).expect("a pod");
         assert_eq!((pod.name(), pod.version(), pod.job.as_str(), pod.phase.as_str()), ("p", "7", "j", "Pending"));
-        assert_eq!(pod.unschedulable(), Some("m"));
+        assert_eq!((pod.unschedulable(), pod.cpu.as_str()), (Some("m"), "900m"));
         let first = &pod.containers[0];
         assert_eq!(
             (first.image.as_str(), first.waiting.as_str(), first.message.as_str()),
@@ -100,5 +105,7 @@ mod tests {
         );
         assert_eq!(pod.containers[1].started.as_deref(), Some("2026-01-01T00:00:00Z"));
         assert_eq!(JobPod::parse(r#"{"metadata":{},"status":null}"#).expect("a pod").unschedulable(), None);
+        let both = r#"{"spec":{"containers":[{"resources":{"requests":{"cpu":"1"}}},{"resources":{"requests":{"cpu":"1"}}}]}}"#;
+        assert_eq!(JobPod::parse(both).expect("a pod").cpu, "");
     }
 }
