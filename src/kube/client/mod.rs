@@ -147,11 +147,19 @@ impl Client {
             }
             let retry = retries.next(&error, attempt.was_idle.get());
             let Some(retry) = retry.filter(|retry| retry.is_allowed(attempt.remaining(), &self.budget)) else {
-                // Less may be one lost packet at the end of a long wait for a permit.
-                if unreachable_since.is_some_and(|since| since.elapsed() >= self.timeout / 2) {
-                    self.open_circuit(started);
-                }
-                return Err(error);
+                let is_outage = unreachable_since.is_some_and(|since| since.elapsed() >= self.timeout / 2);
+                return match error {
+                    // The attempt had little time, after a long wait for a permit or a list: it tells nothing of the cluster.
+                    Error::Unreachable { url, .. } if !is_outage && attempt.remaining().is_zero() => {
+                        Err(Error::Timeout { url })
+                    }
+                    error => {
+                        if is_outage {
+                            self.open_circuit(started);
+                        }
+                        Err(error)
+                    }
+                };
             };
             log::debug!("retrying in {} ms: {}", retry.pause.as_millis(), chain(&error));
             if !self.circuit.pause(retry.pause) {
