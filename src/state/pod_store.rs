@@ -18,15 +18,15 @@ const GRACE: Duration = Duration::from_secs(1);
 #[derive(Default)]
 pub struct PodStore {
     rows: Rows,
-    /// The list that is being read. It replaces the rows when it is complete.
-    next: Option<Rows>,
+    /// The list that is being read, and its start. It replaces the rows when it is complete.
+    next: Option<(Rows, Instant)>,
     /// The rows are complete.
     is_listed: bool,
-    /// The watch has been connected, and has not failed since.
+    /// The watch has been connected, and has neither failed nor begun a list since.
     is_connected: bool,
     /// The current failure has been reported.
     is_reported: bool,
-    /// Time of the last event after which the rows were up to date.
+    /// The last time at which the rows were up to date.
     heard_at: Option<Instant>,
     /// The last time when a failure ended a live watch.
     failed_at: Option<Instant>,
@@ -52,25 +52,24 @@ pub enum Change {
 impl PodStore {
     /// Applies an event. Returns the change of the watch's condition.
     pub fn apply(&mut self, event: WatchEvent<Pod>, now: Instant) -> Option<Change> {
-        let was_ready = self.is_ready();
+        let (was_ready, was_live) = (self.is_ready(), self.is_live(now));
         match event {
             WatchEvent::Failed(_) => {
                 self.is_connected = false;
-                self.failed_at = was_ready.then_some(now).or(self.failed_at);
+                self.failed_at = was_live.then_some(now).or(self.failed_at);
                 return (!mem::replace(&mut self.is_reported, true)).then_some(Change::Failed);
             }
-            WatchEvent::Init => self.next = Some(Rows::default()),
-            WatchEvent::Apply(pod) => self.next.as_mut().unwrap_or(&mut self.rows).insert(&pod),
-            WatchEvent::Delete(pod) => self.next.as_mut().unwrap_or(&mut self.rows).remove(&key(&pod)),
+            // The rows may be as old as an outage before it.
+            WatchEvent::Init => (self.next, self.is_connected) = (Some((Rows::default(), now)), false),
             WatchEvent::InitDone => {
-                self.rows = self.next.take().unwrap_or_default();
-                self.is_listed = true;
+                let (rows, began) = self.next.take().unwrap_or_else(|| (Rows::default(), now));
+                (self.rows, self.heard_at, self.is_listed) = (rows, Some(began), true);
             }
-            WatchEvent::Connected => (self.is_connected, self.is_reported) = (true, false),
-        }
-        // During a list the rows are those from before it.
-        if self.next.is_none() {
-            self.heard_at = Some(now);
+            WatchEvent::Apply(pod) => self.current(now).insert(&pod),
+            WatchEvent::Delete(pod) => self.current(now).remove(&key(&pod)),
+            WatchEvent::Connected => {
+                (self.is_connected, self.is_reported, self.heard_at) = (true, false, Some(now));
+            }
         }
         (!was_ready && self.is_ready()).then_some(Change::Live)
     }
@@ -93,6 +92,17 @@ impl PodStore {
     /// Returns the whole body of GET /config.
     pub fn to_json(&self) -> Arc<Vec<u8>> {
         Arc::new(join(self.rows.by_key.values().map(AsRef::as_ref), self.rows.bytes))
+    }
+
+    /// Returns the rows that an event at `now` changes.
+    fn current(&mut self, now: Instant) -> &mut Rows {
+        match &mut self.next {
+            Some((rows, _)) => rows,
+            None => {
+                self.heard_at = Some(now);
+                &mut self.rows
+            }
+        }
     }
 
     fn is_ready(&self) -> bool {
@@ -190,10 +200,15 @@ mod tests {
         let now = Instant::now();
         let mut store = store(&[("a", "x")], now);
         store.apply(WatchEvent::Init, now);
+        assert!(!store.is_live(now), "the pods may be as old as an outage before it");
         store.apply(WatchEvent::Apply(pod("a", "y")), now);
+        // A rejected credential begins the list again.
+        store.apply(WatchEvent::Init, now);
+        store.apply(WatchEvent::Apply(pod("a", "z")), now);
         assert_eq!(names(&store), ["a/x"]);
-        assert_eq!(store.apply(WatchEvent::InitDone, now), None, "it was live all the time");
-        assert_eq!(names(&store), ["a/y"]);
+        store.apply(WatchEvent::InitDone, now);
+        assert_eq!(store.apply(WatchEvent::Connected, now), Some(Change::Live));
+        assert_eq!(names(&store), ["a/z"]);
     }
 
     #[test]
@@ -203,10 +218,11 @@ mod tests {
         let mut store = store(&[], start);
         assert!(store.is_live(at(24_000)) && !store.is_live(at(24_001)));
         assert!(store.digest(at(25_000)).is_some() && store.digest(at(25_001)).is_none());
-        store.apply(WatchEvent::Init, at(20_000));
-        store.apply(WatchEvent::Apply(pod("a", "x")), at(20_000));
-        assert!(!store.is_live(at(24_001)), "an unfinished list tells nothing of the rows");
-        store.apply(WatchEvent::InitDone, at(20_000));
+        store.apply(failure(), at(29_000));
+        assert!(store.digest(at(29_000)).is_none(), "it was not live any more");
+        store.apply(WatchEvent::Init, at(10_000));
+        store.apply(WatchEvent::InitDone, at(19_000));
+        assert_eq!(store.heard_at, Some(at(10_000)), "a list is as old as its start");
         store.apply(WatchEvent::Connected, at(20_000));
         assert!(store.is_live(at(44_000)));
         assert_eq!(store.apply(failure(), at(30_000)), Some(Change::Failed));

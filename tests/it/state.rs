@@ -137,7 +137,7 @@ fn config_follows_the_watched_pods_and_equals_a_list() {
     cluster.store("a", "x", "Running", Some(("node-1", "10.0.0.1")));
     cluster.store("a-b", "x", "Pending", None);
     let server = cluster.watched();
-    assert_eq!(cluster.requests("of a caller"), 1, "the first is not later than a list");
+    assert!(cluster.requests("of a caller") <= 1, "the first is a list, unless the watch is live before it");
     let first = server.get("/config");
     assert_eq!(first.text(), listed(&server).text());
     let names: Vec<Value> =

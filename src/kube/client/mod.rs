@@ -70,13 +70,12 @@ impl Client {
                 Ok(()) | Err(Error::Unreachable { .. }) => {}
                 Err(error) => {
                     maybe_stored = true;
-                    is_lost |= matches!(error, Error::Truncated { .. } | Error::Timeout { .. });
+                    is_lost |= matches!(error, Error::Truncated { .. });
                 }
             }
             outcome
         });
         outcome.map_err(|error| match error {
-            Error::Timeout { .. } => error,
             error if is_lost => Error::OutcomeUnknown { source: Box::new(error) },
             error => error,
         })

@@ -199,8 +199,9 @@ impl Watcher<'_> {
         let Pages { size, read } = self.pages;
         let (first, sink) = (format!("{}?limit={size}", self.path), &mut *self.sink);
         let mut version = String::new();
-        sink.emit(WatchEvent::Init);
         self.client.attempt(LIST_TIMEOUT, |attempt| {
+            // Inside, because a rejected credential begins the list again: an object of the first pages may be gone.
+            sink.emit(WatchEvent::Init);
             paginate(&first, |path| {
                 let page = read(attempt, path, sink)?;
                 if page.version.is_empty() {
