@@ -17,6 +17,7 @@ pub type List = (Arc<Vec<u8>>, Digest);
 /// The failure of Kubernetes, or no list ended in time.
 pub fn show(app: &App, request: &Request<'_>) -> Result<Response, ApiError> {
     let watched = app.pods.as_ref().filter(|_| !wants_list(request.cache_control));
+    watched.inspect(|pods| pods.demand());
     if let Some(digest) = watched.and_then(|pods| pods.digest())
         && is_known(request, &digest)
     {
@@ -44,7 +45,7 @@ fn list(app: &App, request: &Request<'_>) -> Result<List, ApiError> {
 }
 
 /// Tests for a caller that wants Kubernetes itself to answer, RFC 9111, section 5.2.1.4.
-pub fn wants_list(cache_control: Option<&str>) -> bool {
+fn wants_list(cache_control: Option<&str>) -> bool {
     let directives = cache_control.unwrap_or_default().split(',').map(str::trim);
     directives.into_iter().any(|directive| directive.eq_ignore_ascii_case("no-cache"))
 }

@@ -27,8 +27,7 @@ use crate::queue::controller::QueueController;
 use crate::state::PodWatch;
 
 /// The request headers that the handlers read; a repeated one counts as absent.
-pub const REQUEST_HEADERS: [&str; 3] = ["Authorization", CACHE_CONTROL, "If-None-Match"];
-pub const CACHE_CONTROL: &str = "Cache-Control";
+pub const REQUEST_HEADERS: [&str; 3] = ["Authorization", "Cache-Control", "If-None-Match"];
 
 /// Longest request body, in bytes, that a handler reads; the front refuses longer ones.
 pub const MAX_BODY: usize = 1024;
@@ -110,17 +109,6 @@ pub struct Request<'a> {
     pub body: Option<&'a [u8]>,
     /// The wait for a permit.
     pub waited: Duration,
-}
-
-/// Tests if the handler of a request calls Kubernetes. A GET of /config starts the watch that later ones are answered from.
-pub fn calls_kubernetes(app: &App, method: &str, target: &str, cache_control: Option<&str>) -> bool {
-    match Route::parse(method, target) {
-        Ok(Route::CreateJob(_) | Route::Readyz) => true,
-        Ok(Route::ListPods) => {
-            config::wants_list(cache_control) || !app.pods.as_ref().is_some_and(|pods| pods.demand())
-        }
-        Ok(Route::Queue | Route::Healthz | Route::Options(_)) | Err(_) => false,
-    }
 }
 
 /// Handles a request with at most one operation on Kubernetes. A panic becomes a 500.

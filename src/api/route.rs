@@ -51,6 +51,11 @@ impl Route {
             },
         }
     }
+
+    /// True if the handler may call Kubernetes. A list of pods does while they are not watched.
+    pub fn calls_kubernetes(self) -> bool {
+        !matches!(self, Self::Healthz | Self::Queue | Self::Options(_))
+    }
 }
 
 /// Returns the methods of a known path.
@@ -96,5 +101,7 @@ mod tests {
             let seen = Route::parse(method, target).map_or_else(|error| error.into_response().status, |_| 0);
             assert_eq!(seen, status, "{method} {target}");
         }
+        assert!(Route::Readyz.calls_kubernetes() && !Route::Queue.calls_kubernetes());
+        assert!(!Route::Options(GET).calls_kubernetes());
     }
 }

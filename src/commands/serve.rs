@@ -11,6 +11,7 @@ use signal_hook::iterator::Signals;
 
 use crate::api;
 use crate::api::auth;
+use crate::api::route::Route;
 use crate::cli::{self, Env, Options};
 use crate::commands::output::one_line;
 use crate::commands::setup;
@@ -114,18 +115,14 @@ fn listen(options: &Options, limits: Limits, backend: Backend) -> Result<(Front,
 
 /// Starts the tiny_http server, and returns all that the front needs to use it.
 fn backend(app: &Arc<api::App>, kube_timeout: Duration) -> io::Result<Backend> {
-    let (app, handling) = (Arc::clone(app), Arc::clone(app));
-    let server = server::Server::start(Box::new(move |request| api::handle(&handling, request)))?;
+    let app = Arc::clone(app);
+    let server = server::Server::start(Box::new(move |request| api::handle(&app, request)))?;
     Ok(Backend {
         connect: Box::new(move || server.connect()),
-        classify: Box::new(move |request| {
-            let cache_control = request.headers.iter().find(|(name, _)| *name == api::CACHE_CONTROL);
-            let cache_control = cache_control.map(|(_, value)| value.as_str());
-            match api::calls_kubernetes(&app, request.method, request.target, cache_control) {
-                true => Class::Kubernetes,
-                false => Class::Memory,
-            }
-        }),
+        classify: |method, target| match Route::parse(method, target) {
+            Ok(route) if route.calls_kubernetes() => Class::Kubernetes,
+            _ => Class::Memory,
+        },
         headers: &api::REQUEST_HEADERS,
         acquire_timeout: kube_timeout,
         response_timeout: kube_timeout + SLACK,

@@ -8,8 +8,8 @@ use std::time::Duration;
 pub struct Backend {
     /// Opens a private connection and starts the worker that serves it.
     pub connect: Box<dyn Fn() -> io::Result<PrivateConnection> + Send + Sync>,
-    /// Returns the class of a request.
-    pub classify: Box<dyn Fn(&Classified<'_>) -> Class + Send + Sync>,
+    /// Returns the class of a request from its method and target.
+    pub classify: fn(&str, &str) -> Class,
     /// Request headers to forward. A repeated one is dropped.
     pub headers: &'static [&'static str],
     /// Longest wait for a private connection.
@@ -18,14 +18,6 @@ pub struct Backend {
     pub response_timeout: Duration,
     /// Writes the access log's line for a request that the front answers itself.
     pub log: fn(&LogEntry<'_>),
-}
-
-/// The parts of a request that decide its class.
-pub struct Classified<'a> {
-    pub method: &'a str,
-    pub target: &'a str,
-    /// The forwarded headers.
-    pub headers: &'a [(&'static str, String)],
 }
 
 /// A connection to the server behind.

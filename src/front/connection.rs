@@ -5,7 +5,7 @@
 use std::io;
 use std::time::{Duration, Instant};
 
-use crate::front::backend::{Class, Classified, LogEntry};
+use crate::front::backend::{Class, LogEntry};
 use crate::front::chunked;
 use crate::front::client::Client;
 use crate::front::connections::Phase;
@@ -103,9 +103,9 @@ fn respond(shared: &Shared, client: &Client<'_>, request: &Request, close: bool)
 
 /// Counts the request against the rates of its network, and takes a private connection.
 fn acquire<'a>(shared: &'a Shared, client: &Client<'_>, request: &Request) -> Result<Permit<'a>, RelayError> {
-    let RequestHead { method, target, forwarded: headers, .. } = &request.head;
+    let RequestHead { method, target, .. } = &request.head;
     let backend = &shared.backend;
-    let class = (backend.classify)(&Classified { method, target, headers });
+    let class = (backend.classify)(method, target);
     let origin = Origin { network: client.guard.peer, is_read: method != "POST" };
     if let Some(rates) = &shared.rates
         && (!origin.is_read || class == Class::Kubernetes)

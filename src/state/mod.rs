@@ -43,11 +43,10 @@ impl PodWatch {
         Self { kube, store: RwLock::default(), body: Mutex::default(), demand: Mutex::default() }
     }
 
-    /// Records a GET /config, and starts the watch if it does not run. Returns true if the pods are complete and recent.
-    pub fn demand(self: &Arc<Self>) -> bool {
-        let now = Instant::now();
+    /// Records a GET /config, and starts the watch if it does not run.
+    pub fn demand(self: &Arc<Self>) {
         let mut demand = self.lock_demand();
-        demand.last = Some(now);
+        demand.last = Some(Instant::now());
         if !demand.has_thread {
             let watch = Arc::clone(self);
             let spawned = thread::Builder::new().name("watch-all-pods".into()).spawn(move || watch.run());
@@ -58,8 +57,6 @@ impl PodWatch {
                 log::warn!("no thread for the watch of the pods: {error}; GET /config lists them");
             }
         }
-        drop(demand);
-        self.read(|store| store.is_live(now))
     }
 
     /// Returns the digest of the pods if they are complete and recent.

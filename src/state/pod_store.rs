@@ -8,11 +8,8 @@ use std::time::{Duration, Instant};
 use crate::kube::{Pod, WatchEvent};
 use crate::state::pod_list::{Digest, join, write_row};
 
-/// Maximum age of the last word from Kubernetes. A watch has one at least every 20 s, its end.
-const MAX_SILENCE: Duration = Duration::from_secs(24);
-
-/// Time for which a request that was about to read the pods may still do so. The pods are then 25 s old at most.
-const GRACE: Duration = Duration::from_secs(1);
+/// Maximum age of the pods. A watch tells that they are up to date at least every 20 s, at its end.
+const MAX_AGE: Duration = Duration::from_secs(25);
 
 /// The watched pods.
 #[derive(Default)]
@@ -28,8 +25,6 @@ pub struct PodStore {
     is_reported: bool,
     /// The last time at which the rows were up to date.
     heard_at: Option<Instant>,
-    /// The last time when a failure ended a live watch.
-    failed_at: Option<Instant>,
 }
 
 /// Rows by key, with the digest and the sum of their lengths.
@@ -52,11 +47,10 @@ pub enum Change {
 impl PodStore {
     /// Applies an event. Returns the change of the watch's condition.
     pub fn apply(&mut self, event: WatchEvent<Pod>, now: Instant) -> Option<Change> {
-        let (was_ready, was_live) = (self.is_ready(), self.is_live(now));
+        let was_ready = self.is_ready();
         match event {
             WatchEvent::Failed(_) => {
                 self.is_connected = false;
-                self.failed_at = was_live.then_some(now).or(self.failed_at);
                 return (!mem::replace(&mut self.is_reported, true)).then_some(Change::Failed);
             }
             // The rows may be as old as an outage before it.
@@ -74,19 +68,10 @@ impl PodStore {
         (!was_ready && self.is_ready()).then_some(Change::Live)
     }
 
-    /// Tests if the rows are complete and recent.
-    pub fn is_live(&self, now: Instant) -> bool {
-        self.is_ready() && is_within(self.heard_at, MAX_SILENCE, now)
-    }
-
-    /// Returns the digest of the rows if they are complete and recent, or were a moment ago: a caller that had to wait for its
-    /// turn then needs no other source.
+    /// Returns the digest of the rows if they are complete and recent.
     pub fn digest(&self, now: Instant) -> Option<Digest> {
-        let is_recent = match self.is_ready() {
-            true => is_within(self.heard_at, MAX_SILENCE + GRACE, now),
-            false => is_within(self.failed_at, GRACE, now),
-        };
-        is_recent.then_some(self.rows.digest)
+        let is_recent = self.heard_at.is_some_and(|at| now.saturating_duration_since(at) <= MAX_AGE);
+        (self.is_ready() && is_recent).then_some(self.rows.digest)
     }
 
     /// Returns the whole body of GET /config.
@@ -108,10 +93,6 @@ impl PodStore {
     fn is_ready(&self) -> bool {
         self.is_listed && self.is_connected
     }
-}
-
-fn is_within(time: Option<Instant>, limit: Duration, now: Instant) -> bool {
-    time.is_some_and(|at| now.saturating_duration_since(at) <= limit)
 }
 
 impl Rows {
@@ -163,7 +144,7 @@ mod tests {
             assert_eq!(store.apply(WatchEvent::Apply(pod(namespace, name)), now), None);
         }
         assert_eq!(store.apply(WatchEvent::InitDone, now), None, "a watch may be forbidden");
-        assert!(!store.is_live(now) && store.digest(now).is_none());
+        assert!(store.digest(now).is_none());
         assert_eq!(store.apply(WatchEvent::Connected, now), Some(Change::Live));
         store
     }
@@ -200,7 +181,7 @@ mod tests {
         let now = Instant::now();
         let mut store = store(&[("a", "x")], now);
         store.apply(WatchEvent::Init, now);
-        assert!(!store.is_live(now), "the pods may be as old as an outage before it");
+        assert!(store.digest(now).is_none(), "the pods may be as old as an outage before it");
         store.apply(WatchEvent::Apply(pod("a", "y")), now);
         // A rejected credential begins the list again.
         store.apply(WatchEvent::Init, now);
@@ -216,19 +197,16 @@ mod tests {
         let start = Instant::now();
         let at = |millis| start + Duration::from_millis(millis);
         let mut store = store(&[], start);
-        assert!(store.is_live(at(24_000)) && !store.is_live(at(24_001)));
         assert!(store.digest(at(25_000)).is_some() && store.digest(at(25_001)).is_none());
-        store.apply(failure(), at(29_000));
-        assert!(store.digest(at(29_000)).is_none(), "it was not live any more");
         store.apply(WatchEvent::Init, at(10_000));
         store.apply(WatchEvent::InitDone, at(19_000));
         assert_eq!(store.heard_at, Some(at(10_000)), "a list is as old as its start");
         store.apply(WatchEvent::Connected, at(20_000));
-        assert!(store.is_live(at(44_000)));
+        assert!(store.digest(at(45_000)).is_some() && store.digest(at(45_001)).is_none());
         assert_eq!(store.apply(failure(), at(30_000)), Some(Change::Failed));
         assert_eq!(store.apply(failure(), at(31_000)), None);
-        assert!(!store.is_live(at(30_000)) && store.digest(at(31_000)).is_some() && store.digest(at(31_001)).is_none());
+        assert!(store.digest(at(30_000)).is_none());
         assert_eq!(store.apply(WatchEvent::Connected, at(32_000)), Some(Change::Live));
-        assert!(!PodStore::default().is_live(start));
+        assert!(PodStore::default().digest(start).is_none());
     }
 }
