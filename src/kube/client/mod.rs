@@ -76,6 +76,8 @@ impl Client {
             outcome
         });
         outcome.map_err(|error| match error {
+            // What refuses a repeat for good would have refused the lost attempt as well.
+            Error::Status { ref status, .. } if status.code < 409 && !status.quota_exceeded() => error,
             error if is_lost => Error::OutcomeUnknown { source: Box::new(error) },
             error => error,
         })

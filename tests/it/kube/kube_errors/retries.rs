@@ -4,7 +4,7 @@ use super::{check_retry_after, check_sentence, creates, started};
 use crate::support::LONG_KUBE_TIMEOUT;
 use crate::support::api::{ApiServer, Listen, Request};
 use crate::support::response::{
-    Accept, ApiResponse, Behavior, conflict, internal_error, quota_full, too_many_requests, unavailable,
+    Accept, ApiResponse, Behavior, conflict, internal_error, no_permission, quota_full, too_many_requests, unavailable,
 };
 use crate::support::server::Setup;
 use serde_json::json;
@@ -220,6 +220,16 @@ fn create_that_gives_up_after_a_lost_response_is_outcome_unknown() {
         assert!(response.error().contains("whether the Job is there"), "{what}: {}", response.text());
         assert_eq!(api.jobs().len(), 1, "{what}");
     }
+}
+
+#[test]
+fn refusal_after_a_broken_connection_is_reported_as_that() {
+    let (api, server) = started(LONG_KUBE_TIMEOUT);
+    let mut first = Some(Behavior::Close);
+    api.script(move |_| first.take().unwrap_or_else(|| no_permission().into()));
+    let response = server.post_job();
+    assert_eq!(response.status, 502, "{}", response.text());
+    assert!(response.error().contains("img-classification setup"), "{}", response.text());
 }
 
 #[test]
