@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Measures how long after a change of a pod GET /config shows it, and the CPU time of the watch while nobody asks.
+"""Measures the time from a change of a pod to the GET /config that shows it, and the CPU time of the watch without requests.
 
 usage: bench/freshness.py [CHANGES [BINARY]]
 
-It creates and deletes pods that no scheduler takes in the namespace default of the cluster of KUBECONFIG, which must name a client
+It creates and deletes pods for a scheduler that does not exist, in the namespace default of the cluster of KUBECONFIG, which must name a client
 certificate. The server runs on this machine. Needs kubectl and Python's standard library.
 """
 
@@ -53,7 +53,7 @@ class Cluster:
         return time.perf_counter()
 
     def create(self, name):
-        spec = {"schedulerName": "nobody", "containers": [{"name": "c", "image": "none:1.0"}]}
+        spec = {"schedulerName": "none", "containers": [{"name": "c", "image": "none:1.0"}]}
         return self.change("POST", PODS, {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": spec})
 
     def delete(self, name):
@@ -95,7 +95,7 @@ def delays(cluster, server, changes):
 
 
 def load(cluster, server):
-    """Returns the share of a core that the server takes while pods change and nobody asks."""
+    """Returns the share of a core that the server takes while pods change and no request arrives."""
     began, before = time.monotonic(), server.cpu()
     for number in range(RATE * DURATION):
         name = f"freshness-{number // 2}"
@@ -112,7 +112,7 @@ def main():
             p99 = times[int(len(times) * 0.99)]
             print(f"pod {what}, until GET /config shows it: p50 {times[len(times) // 2]:.1f} ms, p99 {p99:.1f} ms, "
                   f"maximum {times[-1]:.1f} ms ({len(times)} changes)")
-        print(f"{RATE} changes a second, nobody asks: {load(cluster, server):.2%} of a core")
+        print(f"{RATE} changes a second, no requests: {load(cluster, server):.2%} of a core")
     finally:
         server.process.terminate()
         server.process.wait()

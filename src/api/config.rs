@@ -6,55 +6,56 @@ use std::sync::Arc;
 use crate::api::error::ApiError;
 use crate::api::response::Response;
 use crate::api::{App, Request};
-use crate::state::pod_list::{Digest, PodList};
-
-/// A body of GET /config, shared by concurrent callers, and the digest of its rows.
-pub type List = (Arc<Vec<u8>>, Digest);
+use crate::state::pod_list::{Body, Digest, PodList};
 
 /// Returns the pods, or 304 if the caller has them.
 ///
 /// # Errors
 /// The failure of Kubernetes, or no list ended in time.
 pub fn show(app: &App, request: &Request<'_>) -> Result<Response, ApiError> {
-    let watched = app.pods.as_ref().filter(|_| !wants_list(request.cache_control));
-    watched.inspect(|pods| pods.demand());
-    if let Some(digest) = watched.and_then(|pods| pods.digest())
-        && is_known(request, &digest)
-    {
-        return Ok(Response::not_modified(digest.etag()).with_detail(format!("{} pods", digest.rows)));
+    let watched = app.pods.as_ref().filter(|_| !has_no_cache(request.cache_control));
+    if let Some(pods) = watched {
+        pods.record_demand();
     }
-    let (body, digest) = match watched.and_then(|pods| pods.body()) {
-        Some((digest, body)) => (body, digest),
-        None => list(app, request)?,
+    // The digest decides first: a 304 needs no body.
+    let unchanged = watched.and_then(|pods| pods.digest()).filter(|digest| matches_etag(request, digest));
+    let (digest, body) = match unchanged {
+        Some(digest) => (digest, None),
+        None => {
+            let (digest, body) = watched.and_then(|pods| pods.body()).map_or_else(|| list(app, request), Ok)?;
+            (digest, Some(body).filter(|_| !matches_etag(request, &digest)))
+        }
     };
-    let response = match is_known(request, &digest) {
-        true => Response::not_modified(digest.etag()),
-        false => Response::json(200, body).with_header("ETag", digest.etag()),
+    let response = match body {
+        Some(body) => Response::json(200, body).with_header("ETag", digest.etag()),
+        None => Response::not_modified(digest.etag()),
     };
     Ok(response.with_detail(format!("{} pods", digest.rows)))
 }
 
 /// Lists the pods, or shares the list of another caller.
-fn list(app: &App, request: &Request<'_>) -> Result<List, ApiError> {
+fn list(app: &App, request: &Request<'_>) -> Result<Body, ApiError> {
     let list = app.lists.run(app.remaining(request), |deadline| {
         let list: PodList = app.kube.list_pods(deadline).map_err(|error| ApiError::Kube(Arc::new(error), None))?;
-        let digest = list.digest;
-        Ok((Arc::new(list.into_json()), digest))
+        Ok((list.digest, Arc::new(list.into_json())))
     });
     list.map_err(ApiError::from)?
 }
 
 /// Tests for a caller that wants Kubernetes itself to answer, RFC 9111, section 5.2.1.4.
-fn wants_list(cache_control: Option<&str>) -> bool {
-    let directives = cache_control.unwrap_or_default().split(',').map(str::trim);
-    directives.into_iter().any(|directive| directive.eq_ignore_ascii_case("no-cache"))
+fn has_no_cache(cache_control: Option<&str>) -> bool {
+    members(cache_control).any(|directive| directive.eq_ignore_ascii_case("no-cache"))
 }
 
 /// Tests if the caller has this body, RFC 9110, section 13.1.2.
-fn is_known(request: &Request<'_>, digest: &Digest) -> bool {
-    let Some(known) = request.if_none_match else { return false };
+fn matches_etag(request: &Request<'_>, digest: &Digest) -> bool {
     let etag = digest.etag();
-    known.split(',').map(str::trim).any(|tag| tag == "*" || tag.strip_prefix("W/").unwrap_or(tag) == etag)
+    members(request.if_none_match).any(|tag| tag == "*" || tag.strip_prefix("W/").unwrap_or(tag) == etag)
+}
+
+/// Returns the members of a list in a header, RFC 9110, section 5.6.1.
+fn members(value: Option<&str>) -> impl Iterator<Item = &str> {
+    value.into_iter().flat_map(|value| value.split(',')).map(str::trim)
 }
 
 #[cfg(test)]
@@ -70,7 +71,7 @@ mod tests {
             (Some("no-cachet"), false),
             (Some("max-age=0"), false),
         ] {
-            assert_eq!(wants_list(value), expected, "{value:?}");
+            assert_eq!(has_no_cache(value), expected, "{value:?}");
         }
     }
 }

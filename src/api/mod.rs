@@ -25,6 +25,7 @@ use crate::job::{self, Tier};
 use crate::kube;
 use crate::queue::controller::QueueController;
 use crate::state::PodWatch;
+use crate::state::pod_list::Body;
 
 /// The request headers that the handlers read; a repeated one counts as absent.
 pub const REQUEST_HEADERS: [&str; 3] = ["Authorization", "Cache-Control", "If-None-Match"];
@@ -48,7 +49,7 @@ pub struct App {
     /// The watched pods.
     pods: Option<Arc<PodWatch>>,
     /// Concurrent GETs of /config share one list.
-    lists: SingleFlight<Result<config::List, ApiError>>,
+    lists: SingleFlight<Result<Body, ApiError>>,
     /// Callers of GET /readyz share one answer.
     readiness: health::Readiness,
     /// Longest time of a request that calls Kubernetes.
@@ -83,7 +84,7 @@ impl App {
     }
 }
 
-/// What the server watches.
+/// The watches of the server.
 #[derive(Default)]
 pub struct Watched {
     /// The queue of the free tier. `None` with --no-requeue or --no-watch.

@@ -1,7 +1,7 @@
-//! What the server knows of the cluster by watching: the pods of all namespaces.
+//! The state of the cluster that the server keeps by watching: the pods of all namespaces.
 //!
-//! The watch starts with the first GET /config, which Kubernetes itself answers, and ends [`IDLE`] after the last one. Where it is
-//! not live, every GET /config is a list of Kubernetes.
+//! The watch starts with the first GET /config, and ends [`IDLE`] after the last one. While it is not live, as at the first, every
+//! GET /config is a list of Kubernetes.
 
 pub mod pod_list;
 mod pod_store;
@@ -12,7 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::kube::{Client, Error, Pod, WatchEvent, chain};
-use crate::state::pod_list::Digest;
+use crate::state::pod_list::{Body, Digest};
 use crate::state::pod_store::{Change, PodStore};
 
 /// Time without a GET /config after which the watch ends: a page that polls and an autograder ask far more often, and a cluster
@@ -23,8 +23,8 @@ const IDLE: Duration = Duration::from_secs(300);
 pub struct PodWatch {
     kube: Arc<Client>,
     store: RwLock<PodStore>,
-    /// The last body, with the digest of its rows.
-    body: Mutex<(Digest, Arc<Vec<u8>>)>,
+    /// The last body; empty before the first.
+    body: Mutex<Body>,
     demand: Mutex<Demand>,
 }
 
@@ -44,7 +44,7 @@ impl PodWatch {
     }
 
     /// Records a GET /config, and starts the watch if it does not run.
-    pub fn demand(self: &Arc<Self>) {
+    pub fn record_demand(self: &Arc<Self>) {
         let mut demand = self.lock_demand();
         demand.last = Some(Instant::now());
         if !demand.has_thread {
@@ -64,13 +64,12 @@ impl PodWatch {
         self.read(|store| store.digest(Instant::now()))
     }
 
-    /// Returns the body of GET /config and the digest of its rows. It is made once after a change: the first caller makes it, and
-    /// neither that nor a change blocks readers of the digest.
-    pub fn body(&self) -> Option<(Digest, Arc<Vec<u8>>)> {
+    /// Returns the body of GET /config like [`digest`](Self::digest). The first caller after a change makes it, and the next change
+    /// waits for that: a millisecond for 10,000 pods.
+    pub fn body(&self) -> Option<Body> {
         let mut body = self.body.lock().unwrap_or_else(PoisonError::into_inner);
         self.read(|store| {
             let digest = store.digest(Instant::now())?;
-            // The default is no body.
             if body.0 != digest || body.1.is_empty() {
                 *body = (digest, store.to_json());
             }
@@ -78,7 +77,7 @@ impl PodWatch {
         })
     }
 
-    /// Watches until nobody asks. A panic must not leave rows that no watch updates.
+    /// Watches while there is demand. A panic must not leave rows that no watch updates.
     fn run(&self) {
         let watch = || self.kube.watch_pods(&mut |event| self.apply(event), &|| self.is_wanted());
         if catch_unwind(AssertUnwindSafe(watch)).is_err() {
@@ -98,7 +97,7 @@ impl PodWatch {
         }
     }
 
-    /// Tests if somebody has asked lately, and forgets the pods otherwise.
+    /// Tests for recent demand, and drops the pods without it.
     fn is_wanted(&self) -> bool {
         let mut demand = self.lock_demand();
         let is_wanted = demand.is_recent(Instant::now());

@@ -1,6 +1,7 @@
 //! The body of GET /config: every pod with five fields, in the order of Kubernetes, and its entity tag. Pure.
 
 use std::hash::{DefaultHasher, Hasher};
+use std::sync::Arc;
 
 use serde::Serialize;
 
@@ -9,6 +10,9 @@ use crate::kube::Pod;
 /// The begin and the end of the body.
 const BEGIN: &[u8] = br#"{"pods":["#;
 const END: &[u8] = b"]}";
+
+/// A body, shared by concurrent callers, and the digest of its rows.
+pub type Body = (Digest, Arc<Vec<u8>>);
 
 /// One pod. The order of the fields is part of the interface.
 #[derive(Serialize)]
@@ -29,7 +33,7 @@ pub fn write_row(json: &mut Vec<u8>, pod: &Pod) {
 }
 
 /// A digest of a list that changes with each of its rows: their number, and the sum of their hashes. A row is added and removed
-/// without the others. The order of the rows is no part of it, because their names decide it.
+/// without the others. It ignores the order of the rows, which their names decide.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Digest {
     pub rows: usize,

@@ -23,8 +23,8 @@ pub struct PodStore {
     is_connected: bool,
     /// The current failure has been reported.
     is_reported: bool,
-    /// The last time at which the rows were up to date.
-    heard_at: Option<Instant>,
+    /// The last time at which the rows were those of Kubernetes.
+    current_at: Option<Instant>,
 }
 
 /// Rows by key, with the digest and the sum of their lengths.
@@ -57,12 +57,12 @@ impl PodStore {
             WatchEvent::Init => (self.next, self.is_connected) = (Some((Rows::default(), now)), false),
             WatchEvent::InitDone => {
                 let (rows, began) = self.next.take().unwrap_or_else(|| (Rows::default(), now));
-                (self.rows, self.heard_at, self.is_listed) = (rows, Some(began), true);
+                (self.rows, self.current_at, self.is_listed) = (rows, Some(began), true);
             }
             WatchEvent::Apply(pod) => self.current(now).insert(&pod),
             WatchEvent::Delete(pod) => self.current(now).remove(&key(&pod)),
             WatchEvent::Connected => {
-                (self.is_connected, self.is_reported, self.heard_at) = (true, false, Some(now));
+                (self.is_connected, self.is_reported, self.current_at) = (true, false, Some(now));
             }
         }
         (!was_ready && self.is_ready()).then_some(Change::Live)
@@ -70,7 +70,7 @@ impl PodStore {
 
     /// Returns the digest of the rows if they are complete and recent.
     pub fn digest(&self, now: Instant) -> Option<Digest> {
-        let is_recent = self.heard_at.is_some_and(|at| now.saturating_duration_since(at) <= MAX_AGE);
+        let is_recent = self.current_at.is_some_and(|at| now.saturating_duration_since(at) <= MAX_AGE);
         (self.is_ready() && is_recent).then_some(self.rows.digest)
     }
 
@@ -84,7 +84,7 @@ impl PodStore {
         match &mut self.next {
             Some((rows, _)) => rows,
             None => {
-                self.heard_at = Some(now);
+                self.current_at = Some(now);
                 &mut self.rows
             }
         }
@@ -193,14 +193,14 @@ mod tests {
     }
 
     #[test]
-    fn pods_are_live_while_kubernetes_speaks() {
+    fn pods_are_live_for_25_s_after_they_were_current() {
         let start = Instant::now();
         let at = |millis| start + Duration::from_millis(millis);
         let mut store = store(&[], start);
         assert!(store.digest(at(25_000)).is_some() && store.digest(at(25_001)).is_none());
         store.apply(WatchEvent::Init, at(10_000));
         store.apply(WatchEvent::InitDone, at(19_000));
-        assert_eq!(store.heard_at, Some(at(10_000)), "a list is as old as its start");
+        assert_eq!(store.current_at, Some(at(10_000)), "a list is as old as its start");
         store.apply(WatchEvent::Connected, at(20_000));
         assert!(store.digest(at(45_000)).is_some() && store.digest(at(45_001)).is_none());
         assert_eq!(store.apply(failure(), at(30_000)), Some(Change::Failed));

@@ -13,9 +13,7 @@ const LIVE: &str = "GET /config is answered from the watched pods";
 
 /// The answer of Kubernetes itself.
 fn listed(server: &Server) -> Response {
-    let mut connection = server.connect();
-    connection.send(b"GET /config HTTP/1.1\r\nHost: test\r\nCache-Control: no-cache\r\n\r\n");
-    connection.response(false).unwrap()
+    server.connect().request_with("GET", "/config", "Cache-Control: no-cache\r\n", b"")
 }
 
 #[test]

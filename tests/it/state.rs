@@ -120,10 +120,7 @@ impl Cluster {
 }
 
 fn get_with(server: &Server, method: &str, headers: &str) -> Response {
-    let mut connection = server.connect();
-    connection.send(format!("{method} /config HTTP/1.1\r\nHost: test\r\n{headers}\r\n").as_bytes());
-    let has_no_body = method == "HEAD" || headers.starts_with("If-None-Match");
-    connection.response(has_no_body).unwrap()
+    server.connect().request_with(method, "/config", headers, b"")
 }
 
 /// The response of Kubernetes itself.
@@ -174,9 +171,7 @@ fn config_that_the_caller_has_is_304() {
             }
         }
         assert_eq!(get_with(&server, "HEAD", "").header("ETag"), Some(etag.as_str()));
-        let mut connection = server.connect();
-        connection.send(b"GET /config HTTP/1.1\r\nHost: test\r\nIf-None-Match: \"other\"\r\n\r\n");
-        assert_eq!(connection.response(false).unwrap().status, 200);
+        assert_eq!(get_with(&server, "GET", "If-None-Match: \"other\"\r\n").status, 200);
     }
 }
 

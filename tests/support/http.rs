@@ -51,9 +51,13 @@ impl Connection {
     /// Sends one request, with a Content-Length if it has a body, and reads the response. The connection stays open.
     pub fn request(&mut self, method: &str, target: &str, body: Option<&[u8]>) -> Response {
         let length = body.map_or_else(String::new, |body| format!("Content-Length: {}\r\n", body.len()));
-        let mut bytes = format!("{method} {target} HTTP/1.1\r\nHost: test\r\n{length}\r\n").into_bytes();
-        bytes.extend_from_slice(body.unwrap_or_default());
-        self.send(&bytes);
+        self.request_with(method, target, &length, body.unwrap_or_default())
+    }
+
+    /// Sends one request with these header lines and this body, and reads the response. The connection stays open.
+    pub fn request_with(&mut self, method: &str, target: &str, headers: &str, body: &[u8]) -> Response {
+        let head = format!("{method} {target} HTTP/1.1\r\nHost: test\r\n{headers}\r\n");
+        self.send(&[head.as_bytes(), body].concat());
         self.response(method == "HEAD").unwrap_or_else(|error| panic!("{method} {target}: {error}"))
     }
 
@@ -74,7 +78,8 @@ impl Connection {
                 interim += 1;
                 continue;
             }
-            let body = if is_head { Vec::new() } else { read_body(&mut self.0, &headers)? };
+            // RFC 9110, section 15.4.5: a 304 has no body.
+            let body = if is_head || status == 304 { Vec::new() } else { read_body(&mut self.0, &headers)? };
             return Ok((Response { status, headers, body }, interim));
         }
     }

@@ -18,7 +18,7 @@ const SERVER: [Permission; 3] =
     [("create", "batch", "jobs", FREE), ("create", "batch", "jobs", PREMIUM), ("list", "", "pods", None)];
 
 /// The permission to answer GET /config from memory.
-const WATCH_PODS: [Permission; 1] = [("watch", "", "pods", None)];
+const WATCH_PODS: Permission = ("watch", "", "pods", None);
 
 /// Permissions to show the queue and to requeue waiting Jobs.
 const WATCH: [Permission; 2] = [("list", "batch", "jobs", FREE), ("watch", "batch", "jobs", FREE)];
@@ -59,10 +59,11 @@ pub fn check(kube: &Client) -> Result<Vec<Check>, Error> {
             Some(reason) => Check::fail("permission", format!("may not {}{reason}", in_words(permission)), GRANT),
         });
     }
-    checks.push(match missing(kube, &WATCH_PODS)?.first() {
-        None => Check::ok("permission", "may watch pods in all namespaces"),
-        Some(missing) => {
-            Check::warning("permission", format!("may not {missing}; without it each GET /config lists them"), GRANT)
+    let watch_pods = in_words(WATCH_PODS);
+    checks.push(match denial(kube, WATCH_PODS)? {
+        None => Check::ok("permission", format!("may {watch_pods}")),
+        Some(_) => {
+            Check::warning("permission", format!("may not {watch_pods}; without it each GET /config lists them"), GRANT)
         }
     });
     checks.push(queue(kube)?);

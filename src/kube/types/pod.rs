@@ -103,9 +103,7 @@ impl Pod {
         let phase = phase.unwrap_or_default();
         Self { node: present(node), ip: present(ip), namespace, name, phase, version: String::new() }
     }
-}
 
-impl Pod {
     /// Calls `leaf` with each leaf of a pod, as its JSON has it.
     pub(in crate::kube) fn leaves(&self, mut leaf: impl FnMut(&[&str], &str)) {
         leaf(&["metadata", "namespace"], &self.namespace);
