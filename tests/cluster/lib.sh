@@ -18,6 +18,26 @@ use_state() {
   gateway=10.201.$slot.1 # the address of the machine for its nodes
   service_ip=10.96.0.1   # the address of kubernetes.default for pods
 }
+
+# choose_port FIRST COUNT: prints CLUSTER_PORT, or else the first of twenty blocks of COUNT ports that is free together with
+# its network. A killed run leaves its network behind.
+choose_port() {
+  local port owner
+  for ((port = ${CLUSTER_PORT:-$1}; ; port += $2)); do
+    use_state "$state" "$port"
+    if owner=$(cat "/sys/class/net/$bridge/ifalias" 2>/dev/null); then
+      say "the cluster of ${owner:-another program} uses the network $bridge; fix: $here/down ${owner:-ITS_STATE_DIR}"
+    elif [ -n "$(ss -Htln "sport >= :$port and sport < :$((port + $2))")" ]; then
+      say "one of the ports $port to $((port + $2 - 1)) is in use"
+    else
+      echo "$port"
+      return
+    fi
+    [ -z "${CLUSTER_PORT:-}" ] || die "fix: set CLUSTER_PORT to another port"
+    [ "$port" -lt $(($1 + 19 * $2)) ] || die "no free ports; fix: set CLUSTER_PORT"
+  done
+}
+
 node_ip() { echo "10.201.$slot.$((10 + $1))"; }
 pod_net() { echo "10.$((201 + $1)).$slot.0/24"; }
 
