@@ -1,5 +1,6 @@
 //! The free tier's queue: requeueing when the quota has room, GET /queue, and both after watch errors.
 
+mod job_list;
 mod requeue;
 mod watch;
 
