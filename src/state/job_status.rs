@@ -49,14 +49,20 @@ pub struct JobStatus<'a> {
     pub accuracy: Option<f64>,
 }
 
-/// Returns what became of a Job. The Job's own condition decides on its end, since a pod may be replaced.
+/// Returns what became of a Job. The Job's own condition decides on its end, since a pod may be replaced; but the end of the pod, which
+/// has the reason and the accuracy, may arrive a moment later.
 pub fn status<'a>(job: &'a JobRecord, pod: Option<&'a PodRecord>) -> JobStatus<'a> {
+    let is_complete = pod.is_none_or(PodRecord::is_over);
     let (state, reason, finished) = match (&job.phase, pod.map(|pod| &pod.progress)) {
-        (JobPhase::Ended { at, failure: None }, _) => (State::Succeeded, None, Some(&**at)),
-        (JobPhase::Ended { at, failure: Some(_) }, Some(Progress::Ended(Some(reason)))) => {
-            (State::Failed, Some(reason.clone()), Some(&**at))
+        (JobPhase::Ended { at, failure: None }, _) if is_complete => (State::Succeeded, None, Some(&**at)),
+        (JobPhase::Ended { at, failure: Some(failure) }, progress) if is_complete => {
+            let reason = match progress {
+                Some(Progress::Ended(Some(reason))) => reason.clone(),
+                Some(_) => "its pod was deleted, or its node was lost".to_owned(),
+                None => without_pod(failure),
+            };
+            (State::Failed, Some(reason), Some(&**at))
         }
-        (JobPhase::Ended { at, failure: Some(failure) }, _) => (State::Failed, Some(without_pod(failure)), Some(&**at)),
         (JobPhase::Suspended, _) => {
             (State::Queued, Some("held back by another program (spec.suspend)".to_owned()), None)
         }
@@ -64,7 +70,7 @@ pub fn status<'a>(job: &'a JobRecord, pod: Option<&'a PodRecord>) -> JobStatus<'
         (_, Some(Progress::Starting(reason) | Progress::Failing(reason))) => {
             (State::Pending, Some(reason.clone()), None)
         }
-        (JobPhase::Active, None) => (State::Pending, Some(CREATING.to_owned()), None),
+        (JobPhase::Active | JobPhase::Ended { .. }, None) => (State::Pending, Some(CREATING.to_owned()), None),
         (JobPhase::Waiting, None) => (State::Queued, None, None),
     };
     JobStatus {
@@ -97,6 +103,7 @@ mod tests {
             created: "t".into(),
             node: None,
             started: None,
+            is_being_deleted: false,
             progress,
             exit_code: None,
             accuracy: Some(0.5),
@@ -104,6 +111,24 @@ mod tests {
         let status = status(&job, pod.as_ref());
         assert_eq!(status.accuracy.is_some(), status.state == State::Succeeded && pod.is_some());
         (status.state, status.reason)
+    }
+
+    #[test]
+    fn a_failed_job_whose_pod_no_node_ends_is_failed() {
+        let pod = PodRecord {
+            created: "t".into(),
+            node: Some("n".into()),
+            started: None,
+            progress: Progress::Running,
+            is_being_deleted: true,
+            exit_code: None,
+            accuracy: None,
+        };
+        let phase = JobPhase::Ended { at: "t".into(), failure: Some("BackoffLimitExceeded".into()) };
+        let job = JobRecord { created: "t".into(), dataset: Dataset::Mnist, phase };
+        let status = status(&job, Some(&pod));
+        assert_eq!(status.reason.as_deref(), Some("its pod was deleted, or its node was lost"));
+        assert_eq!((status.state, status.node), (State::Failed, Some("n")));
     }
 
     #[test]
@@ -124,6 +149,9 @@ mod tests {
             (JobPhase::Active, failed(), State::Running, None),
             (ended(None), Some(Progress::Ended(None)), State::Succeeded, None),
             (ended(None), None, State::Succeeded, None),
+            // The end of the pod arrives later.
+            (ended(None), Some(Progress::Running), State::Running, None),
+            (ended(Some("BackoffLimitExceeded")), failing(), State::Pending, reason("image not found: x")),
             (ended(Some("BackoffLimitExceeded")), failed(), State::Failed, reason("exit code 1")),
             (ended(Some("BackoffLimitExceeded")), None, State::Failed, reason("its pod failed and is gone")),
             (ended(Some("DeadlineExceeded")), None, State::Failed, reason("ran longer than its deadline")),

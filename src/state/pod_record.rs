@@ -19,12 +19,14 @@ pub struct PodRecord {
     /// The start of its container, RFC 3339.
     pub started: Option<Box<str>>,
     pub progress: Progress,
+    /// Kubernetes waits for its node to end it.
+    pub is_being_deleted: bool,
     pub exit_code: Option<i32>,
     /// From 0 to 1, from the termination message.
     pub accuracy: Option<f64>,
 }
 
-/// The progress of a pod, in the order of several pods of a Job: the last one decides.
+/// The progress of a pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Progress {
     /// It has ended, for this reason unless it succeeded.
@@ -53,19 +55,25 @@ impl PodRecord {
             node: Some(pod.node.as_str()).filter(|node| !node.is_empty()).map(Into::into),
             started: pod.containers.iter().find_map(|container| container.started.as_deref()).map(Into::into),
             progress,
+            is_being_deleted: pod.is_being_deleted,
             exit_code: terminated.and_then(|terminated| terminated.exit_code),
             accuracy: terminated.and_then(|terminated| accuracy(&terminated.message)),
         }
     }
 
-    /// Of several pods of a Job the one with the highest rank decides: one that has not ended, then the newest.
+    /// Of several pods of a Job the one with the highest rank decides: one that is to go on, then the newest.
     pub fn rank(&self) -> (u8, &str) {
         let rank = match self.progress {
-            Progress::Ended(_) => 0,
-            Progress::Starting(_) | Progress::Failing(_) => 1,
-            Progress::Running => 2,
+            Progress::Running if !self.is_over() => 2,
+            _ if !self.is_over() => 1,
+            _ => 0,
         };
         (rank, &self.created)
+    }
+
+    /// Tests for a pod that has ended, or will without a result.
+    pub fn is_over(&self) -> bool {
+        self.is_being_deleted || matches!(self.progress, Progress::Ended(_))
     }
 }
 

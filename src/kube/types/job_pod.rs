@@ -13,6 +13,8 @@ pub struct JobPod {
     pub job: String,
     /// metadata.creationTimestamp, RFC 3339 in whole seconds of UTC
     pub created: String,
+    /// metadata.deletionTimestamp is set.
+    pub is_being_deleted: bool,
     /// spec.nodeName; empty until the pod is scheduled.
     pub node: String,
     /// spec.activeDeadlineSeconds; empty if there is none.
@@ -79,6 +81,7 @@ impl WatchedObject for JobPod {
             ["spec", "containers", "0", "resources", "requests", "cpu"] => self.cpu = text(),
             ["spec", "containers", _, "resources", "requests", "cpu"] => self.cpu.clear(),
             ["metadata", "creationTimestamp"] => self.created = text(),
+            ["metadata", "deletionTimestamp"] => self.is_being_deleted = true,
             ["spec", "nodeName"] => self.node = text(),
             ["spec", "activeDeadlineSeconds"] => self.deadline = text(),
             ["status", "phase"] => self.phase = text(),
