@@ -153,16 +153,14 @@ impl Query {
         let text = target.split('#').next().and_then(|target| target.split_once('?')).map_or("", |(_, query)| query);
         for (key, value) in text.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, ""))) {
             match key {
-                "tier" => query.tier = Some(Tier::parse(value).ok_or(ApiError::BadQuery("tier is free or premium"))?),
-                "state" => query.state = Some(State::parse(value).ok_or(ApiError::BadQuery(STATES))?),
-                "dataset" => {
-                    query.dataset =
-                        Some(Dataset::parse(value).ok_or(ApiError::BadQuery("dataset is mnist or kmnist"))?);
+                "tier" => query.tier = known(Tier::parse(value), "tier is free or premium")?,
+                "state" => {
+                    let values = "state is queued, pending, running, succeeded or failed";
+                    query.state = known(State::parse(value), values)?;
                 }
-                "limit" => {
-                    query.limit = Some(limit(value).ok_or(ApiError::BadQuery("limit is a number from 1 to 500"))?)
-                }
-                "after" => query.after = Some(after(value).ok_or(ApiError::BadQuery("after is the next of a page"))?),
+                "dataset" => query.dataset = known(Dataset::parse(value), "dataset is mnist or kmnist")?,
+                "limit" => query.limit = known(limit(value), "limit is a number from 1 to 500")?,
+                "after" => query.after = known(after(value), "after is the next of a page")?,
                 _ => {}
             }
         }
@@ -178,7 +176,10 @@ impl Query {
     }
 }
 
-const STATES: &str = "state is queued, pending, running, succeeded or failed";
+/// Returns a parameter's value, or the error with the values that it may have.
+fn known<T>(value: Option<T>, values: &'static str) -> Result<Option<T>, ApiError> {
+    value.map(Some).ok_or(ApiError::BadQuery(values))
+}
 
 fn limit(value: &str) -> Option<usize> {
     value.parse().ok().filter(|limit| (1..=MAX_LIMIT).contains(limit))

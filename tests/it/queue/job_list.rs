@@ -27,7 +27,7 @@ fn jobs_of_both_tiers_are_shown_from_their_post_to_their_end() {
     let server = Setup::local().env("NO_WATCH", "").args(&["--local-job-seconds", "2"]).start();
     let mut posted = Vec::new();
     for (tier, dataset) in [("free", "mnist"), ("premium", "kmnist"), ("free", "kmnist"), ("free", "mnist")] {
-        let response = server.post(&format!("/img-classification/{tier}"), &format!(r#"{{"dataset":"{dataset}"}}"#));
+        let response = server.post(&format!("/img-classification/{tier}"), format!(r#"{{"dataset":"{dataset}"}}"#));
         let name = response.json()["job"].as_str().unwrap().to_owned();
         assert_eq!(response.header("Location"), Some(format!("/jobs/{name}").as_str()));
         eventually("the Job is watched", || server.get(&format!("/jobs/{name}")).status == 200);
