@@ -117,12 +117,8 @@ mod tests {
     use crate::kube::{Error, Status};
 
     fn failure(code: u16) -> WatchEvent<()> {
-        let status = Status {
-            code,
-            reason: "Forbidden".into(),
-            message: r#"User "x" cannot list resource "pods""#.into(),
-            ..Status::default()
-        };
+        let status =
+            Status { code, reason: "Forbidden".into(), message: r#"User "x" cannot list resource "pods""#.into() };
         WatchEvent::Failed(Error::Status { url: String::new(), status, retry_after: None, date: None })
     }
 
