@@ -20,6 +20,13 @@ pub const MANAGED_BY: (&str, &str) = ("app.kubernetes.io/managed-by", "img-class
 /// Query parameter that selects the Jobs and pods of this program by the label of [`manifest`].
 pub const MANAGED_SELECTOR: &str = "labelSelector=app.kubernetes.io%2Fmanaged-by%3Dimg-classification";
 
+/// Query parameter that selects the pods of Jobs, which the Job controller labels.
+pub const JOB_PODS_SELECTOR: &str = "labelSelector=job-name";
+
+/// Query parameter that selects those of this program's Jobs.
+pub const MANAGED_JOB_PODS_SELECTOR: &str =
+    "labelSelector=job-name%2Capp.kubernetes.io%2Fmanaged-by%3Dimg-classification";
+
 /// The service level of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Tier {

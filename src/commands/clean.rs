@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::commands::output::{Check, Printer};
-use crate::job::{MANAGED_SELECTOR, Tier};
+use crate::job::{JOB_PODS_SELECTOR, MANAGED_SELECTOR, Tier};
 use crate::kube::{Client, Error};
 
 /// Width of the widest topic that [`run`] prints.
@@ -17,9 +17,6 @@ pub const TOPIC_WIDTH: usize = "free-service".len();
 
 /// Pause between two requests for the state of the cluster.
 const POLL_INTERVAL: Duration = Duration::from_millis(500);
-
-/// Query parameter that selects the pods of all Jobs: the Job controller sets this label.
-const JOB_PODS_SELECTOR: &str = "labelSelector=job-name";
 
 /// The Jobs to delete.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGua
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::job::{MANAGED_SELECTOR, Tier};
+use crate::job::{JOB_PODS_SELECTOR, MANAGED_JOB_PODS_SELECTOR, MANAGED_SELECTOR, Tier};
 use crate::kube::{Client, Job, JobPod, WatchEvent};
 use crate::state::describe;
 use crate::state::tier_jobs::{Effect, MAX_OBJECTS, TierJobs};
@@ -88,7 +88,10 @@ impl JobWatch {
     }
 
     fn watch_jobs(&self, tier: Tier, listener: &Listener) {
-        self.kube.watch(&path("/apis/batch/v1", "jobs", tier), &mut |event: WatchEvent<Job>| {
+        // All Jobs of the free tier share its queue.
+        let selector = if tier == Tier::Free { String::new() } else { format!("?{MANAGED_SELECTOR}") };
+        let path = format!("/apis/batch/v1/namespaces/{}/jobs{selector}", tier.namespace());
+        self.kube.watch(&path, &mut |event: WatchEvent<Job>| {
             let effect = self.write(tier).apply_job(&event, Instant::now());
             self.report(tier, "Jobs", &event, &effect);
             if tier == Tier::Free {
@@ -98,7 +101,9 @@ impl JobWatch {
     }
 
     fn watch_pods(&self, tier: Tier) {
-        self.kube.watch(&path("/api/v1", "pods", tier), &mut |event: WatchEvent<JobPod>| {
+        let selector = if tier == Tier::Free { JOB_PODS_SELECTOR } else { MANAGED_JOB_PODS_SELECTOR };
+        let path = format!("/api/v1/namespaces/{}/pods?{selector}", tier.namespace());
+        self.kube.watch(&path, &mut |event: WatchEvent<JobPod>| {
             let effect = self.write(tier).apply_pod(&event, Instant::now());
             self.report(tier, "pods", &event, &effect);
             if let Some((job, reason)) = effect.failure {
@@ -129,15 +134,6 @@ impl JobWatch {
         if effect.is_full && !self.is_full.swap(true, Ordering::SeqCst) {
             log::warn!("over {MAX_OBJECTS} Jobs or pods in a tier; GET /jobs omits the rest");
         }
-    }
-}
-
-/// Returns the path of a tier's objects of one kind: all of the free tier, whose queue they share, and else those of this program.
-fn path(group: &str, plural: &str, tier: Tier) -> String {
-    let path = format!("{group}/namespaces/{}/{plural}", tier.namespace());
-    match tier {
-        Tier::Free => path,
-        Tier::Premium => format!("{path}?{MANAGED_SELECTOR}"),
     }
 }
 
