@@ -93,14 +93,14 @@ impl WatchState {
         self.is_connected && self.is_recent(now)
     }
 
-    /// Checks that the objects are complete and recent. An API server may restart meanwhile.
+    /// Checks that the objects are complete and recent. Meanwhile an API server may restart, and refuse everything for a moment.
     ///
     /// # Errors
     /// They were never listed, or are too old.
     pub fn check(&self, now: Instant) -> Result<(), Unavailable> {
         match self.failure {
-            Some(Failure { is_forbidden: true }) => Err(Unavailable::Forbidden),
             _ if self.is_listed && self.is_recent(now) => Ok(()),
+            Some(Failure { is_forbidden: true }) => Err(Unavailable::Forbidden),
             None if !self.is_listed => Err(Unavailable::Starting),
             _ => Err(Unavailable::Failing),
         }
@@ -148,6 +148,7 @@ mod tests {
         watch.follow(&WatchEvent::<()>::InitDone, at(62_000));
         assert_eq!(watch.follow(&WatchEvent::<()>::Connected, at(62_000)), None, "no failure was reported");
         watch.follow(&failure(403), at(63_000));
-        assert_eq!(watch.check(at(63_000)), Err(Unavailable::Forbidden));
+        assert_eq!(watch.check(at(87_000)), Ok(()));
+        assert_eq!(watch.check(at(87_001)), Err(Unavailable::Forbidden));
     }
 }

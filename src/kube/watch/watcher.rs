@@ -62,6 +62,14 @@ const MAX_ENDED_PAUSE: Duration = Duration::from_secs(5);
 /// Pause after a missing permission or credential: only the operator can grant it, and each attempt runs a plugin.
 const FORBIDDEN_PAUSE: Duration = Duration::from_secs(60);
 
+/// Refusals in a row after which a permission or credential counts as missing. An API server that starts refuses for some seconds
+/// what it permits later, until it has read its roles.
+const MAX_EARLY_REFUSALS: u32 = 5;
+
+/// Longest time after a watch's start from which the next one may continue. After a longer one the missed changes may be older than
+/// a reader of the objects accepts, so that they are listed again.
+const MAX_GAP: Duration = Duration::from_secs(WATCH_SECONDS + SLACK.as_secs());
+
 impl Client {
     /// Calls `on_event` with all objects of the list at `path`, and with every change after that. It ignores the
     /// [circuit breaker](crate::kube::client::circuit_breaker), which requests alone decide.
@@ -76,7 +84,8 @@ impl Client {
     }
 
     fn run_watch(&self, path: &str, pages: Pages, sink: &mut dyn Sink, is_wanted: &dyn Fn() -> bool) {
-        let mut watcher = Watcher { client: self, path, pages, sink, version: None, connected_at: None };
+        let mut watcher =
+            Watcher { client: self, path, pages, sink, version: None, connected_at: None, current_at: None };
         let (mut failures, mut is_expired) = (0, false);
         while is_wanted() {
             watcher.connected_at = None;
@@ -110,7 +119,10 @@ fn pause(failures: u32, error: Option<&Error>) -> Duration {
     let backoff = exponential(INITIAL_BACKOFF, failures - 1, MAX_BACKOFF);
     match error {
         None => backoff.min(MAX_ENDED_PAUSE),
-        Some(error) if error.not_permitted() || error.unauthorized() => FORBIDDEN_PAUSE,
+        Some(error) if error.not_permitted() || error.unauthorized() => match failures {
+            ..=MAX_EARLY_REFUSALS => backoff,
+            _ => FORBIDDEN_PAUSE,
+        },
         // A slow plugin is about to have one.
         Some(Error::Credential(CredentialError::Pending { .. })) => backoff,
         Some(Error::Credential(_)) => FORBIDDEN_PAUSE,
@@ -130,10 +142,8 @@ fn is_expired_version(error: &Error) -> bool {
     matches!(error, Error::Status { status, .. } if status.code == 410)
 }
 
-/// Tests for an error that tells nothing of the version.
-fn keeps_version(error: &Error) -> bool {
-    error.not_permitted()
-        || matches!(error, Error::Unreachable { .. } | Error::Truncated { .. } | Error::Timeout { .. })
+fn is_broken_connection(error: &Error) -> bool {
+    matches!(error, Error::Unreachable { .. } | Error::Truncated { .. } | Error::Timeout { .. })
 }
 
 /// Returns the path with these query parameters, after those that it may have.
@@ -190,18 +200,21 @@ struct Watcher<'a> {
     version: Option<String>,
     /// The start of the current watch.
     connected_at: Option<Instant>,
+    /// The start of the last watch.
+    current_at: Option<Instant>,
 }
 
 impl Watcher<'_> {
     /// Lists the objects if necessary, then watches until the watch ends.
     fn run(&mut self) -> Result<(), Error> {
-        let mut version = match self.version.take() {
+        let is_recent = self.current_at.is_some_and(|at| at.elapsed() < MAX_GAP);
+        let mut version = match self.version.take().filter(|_| is_recent) {
             Some(version) => version,
             None => self.list()?,
         };
         let outcome = self.watch(&mut version);
-        // Any other error than a broken connection or a missing permission may be caused by the version itself.
-        self.version = Some(version).filter(|_| outcome.as_ref().err().is_none_or(keeps_version));
+        // Any other error than a broken connection may be caused by the version itself.
+        self.version = Some(version).filter(|_| outcome.as_ref().err().is_none_or(is_broken_connection));
         outcome
     }
 
@@ -231,10 +244,10 @@ impl Watcher<'_> {
         let from = percent_encode(version, UNRESERVED);
         let query = format!("watch=1&allowWatchBookmarks=true&resourceVersion={from}&timeoutSeconds={WATCH_SECONDS}");
         let path = with_query(self.path, &query);
-        let (sink, connected_at) = (&mut *self.sink, &mut self.connected_at);
+        let (sink, connected_at, current_at) = (&mut *self.sink, &mut self.connected_at, &mut self.current_at);
         self.client.attempt(Duration::from_secs(WATCH_SECONDS) + SLACK, |attempt| {
             let mut response = attempt.send("GET", &path, None)?;
-            *connected_at = Some(Instant::now());
+            (*connected_at, *current_at) = (Some(Instant::now()), Some(Instant::now()));
             sink.emit(WatchEvent::Connected);
             let body = response.body_mut().with_config().limit(WATCH_LIMIT).reader();
             read_events((attempt, &path), BufReader::with_capacity(BUFFER, body), version, sink)
@@ -289,6 +302,6 @@ mod tests {
         assert_eq!([1, 2, 5, 6].map(|failures| seconds(failures, None)), [1, 2, 5, 5]);
         let status = Status { code: 401, ..Status::default() };
         let unauthorized = Error::Status { url: String::new(), status, retry_after: None, date: None };
-        assert_eq!(seconds(1, Some(&unauthorized)), 60);
+        assert_eq!([1, 5, 6].map(|failures| seconds(failures, Some(&unauthorized))), [1, 16, 60]);
     }
 }

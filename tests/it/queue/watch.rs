@@ -93,13 +93,31 @@ fn dead_watch_connection_is_replaced() {
     tier.used(0);
     tier.until_requeued(&["a"]);
     until_waiting(&server, &["a"]);
+    // Changes since the last version could be older than 25 s.
+    assert_eq!(tier.requests(JOBS, false).len(), 2);
+}
+
+#[test]
+fn refusal_by_an_api_server_that_starts_is_short() {
+    let tier = Tier::full();
+    tier.waits("a", 1, FULL);
+    let server = tier.watched();
+    until_waiting(&server, &["a"]);
+    let words = r#"jobs.batch is forbidden: User "nobody" cannot watch resource "jobs" in API group "batch""#;
+    tier.instead("WATCH", JOBS, ApiResponse::failure(403, "Forbidden", words));
+    tier.stream().end();
+    server.wait_for_log("of the refusal", |line| line.starts_with("warning: cannot watch free-tier Jobs"));
+    assert_eq!(server.get("/queue").status, 200, "it is recent");
+    server.wait_for_log("of its end", |line| line == "warning: watch on free-tier Jobs restored");
+    let lists = tier.requests(JOBS, false);
+    assert_eq!(lists.len(), 2);
 }
 
 #[test]
 fn missing_watch_permission_is_logged_once_and_requests_are_served() {
     let mut tier = Tier::full();
     let words = r#"jobs.batch is forbidden: User "nobody" cannot list resource "jobs" in API group "batch""#;
-    tier.instead("GET", JOBS, ApiResponse::failure(403, "Forbidden", words));
+    (0..9).for_each(|_| tier.instead("GET", JOBS, ApiResponse::failure(403, "Forbidden", words)));
     let server = tier.serve();
     server.wait_for_log("that names the fix", |line| {
         line.starts_with("warning: cannot watch free-tier Jobs")
@@ -123,7 +141,9 @@ fn missing_watch_permission_is_logged_once_and_requests_are_served() {
     let refused = Instant::now();
     eventually("time for another try after a second", || refused.elapsed() > Duration::from_secs(2));
     assert_eq!(tier.requeued(), ["a"], "no requeue during the pause");
-    assert_eq!(other.requests(JOBS, false).len(), 1, "no second list so soon");
+    let lists = other.until_requests(JOBS, false, 3);
+    assert!(lists[2].at - lists[1].at > lists[1].at - lists[0].at, "a growing pause");
+    assert_eq!(warnings(&server, "cannot watch free-tier Jobs"), 1, "{}", server.stderr());
 }
 
 #[test]
