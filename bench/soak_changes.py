@@ -99,6 +99,12 @@ class Writer(threading.Thread):
         self.count = 0
 
     def run(self):
+        try:
+            self.repeat()
+        except Exception as error:  # the end of a thread would go unnoticed
+            self.changes.failures.append(f"a change in {self.namespace}: {error!r}")
+
+    def repeat(self):
         due = time.monotonic()
         while True:
             self.changes.is_running.wait()
@@ -109,11 +115,7 @@ class Writer(threading.Thread):
                 if self.changes.is_running.is_set():
                     self.count += 1
                     due += self.period - (BURST if self.count % BURST_EVERY == 0 else 0)
-                    try:
-                        self.change()
-                    except Exception as error:  # a thread's own end would go unnoticed
-                        self.changes.fail(f"a change in {self.namespace}: {error!r}")
-                        return
+                    self.change()
 
     def change(self):
         if self.count % WIPE_EVERY == 0:
@@ -194,9 +196,6 @@ class Changes:
     def count(self):
         with self.lock:
             self.operations += 1
-
-    def fail(self, text):
-        self.failures.append(text)
 
     @contextlib.contextmanager
     def paused(self):

@@ -132,9 +132,18 @@ class Cluster:
         subprocess.run([os.path.join(CLUSTER, "apiserver"), self.state, "kill"], check=True)
 
     def start(self):
+        """Starts the API server, and returns when it accepts connections."""
         subprocess.run([os.path.join(CLUSTER, "apiserver"), self.state, "start"], check=True)
+        wait_for("connection to the API server", self.accepts)
+
+    def wait_until_ready(self):
         wait_for("ready API server", self.is_ready)
         self.is_up.set()
+
+    def accepts(self):
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), DEADLINE):
+            return True
+        return False
 
     def signal(self, number):
         with open(os.path.join(self.state, "pids", "apiserver")) as file:

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Tests for ten minutes that GET /config, answered from watched pods, is what a list of Kubernetes would be.
 
-usage: sudo bench/watch_soak.py [--binary PATH] [--seconds N] [--rate N]
+usage: sudo bench/watch_soak.py [--binary PATH] [--seconds N] [--rate N] [--steps NAME,...]
 
 It starts bench/control-plane and changes pods in four namespaces, while the API server is killed, hangs, forgets old versions, or
 cannot be reached. Every body of GET /config is checked: valid JSON in the order of a list, and each row is a state of its pod of
@@ -29,6 +29,7 @@ from soak_cluster import FIELDS, Cluster, Link, wait_for
 
 # The step without a fault.
 QUIET = "quiet"
+STEPS = [QUIET, "restart", "short-hang", "compaction", "silence", "long-hang"]
 LIVE = "GET /config is answered from the watched pods"
 # Maximum age of the watched pods, in seconds; docs/api.md promises it.
 MAX_AGE = 25
@@ -53,17 +54,18 @@ SHOWN = 40
 
 
 class Server(Program):
-    """The measured program. Its log is counted, and its last lines are kept."""
+    """The measured program. Its log without the requests is kept, with the times of the lines since the start."""
 
     def __init__(self, *args):
-        self.lines, self.live, self.panics = collections.deque(maxlen=1000), 0, 0
+        self.lines, self.live, self.panics = collections.deque(maxlen=SHOWN), 0, 0
         super().__init__(*args)
 
     def drain(self):
         for line in self.process.stderr:
             self.live += line.strip() == LIVE
             self.panics += "panicked" in line or line.startswith("error: bug")
-            self.lines.append(line)
+            if not line.startswith("GET "):
+                self.lines.append(f"{time.monotonic() - self.began:.1f} s: {line}")
 
     def costs(self):
         # The CPU time of another process, see clock_getcpuclockid(3).
@@ -75,7 +77,7 @@ class Reader:
     """A client with a kept-alive connection, which checks every response."""
 
     def __init__(self, soak):
-        self.soak, self.etag, self.rows = soak, None, {}
+        self.soak, self.etag, self.rows = soak, None, None
         self.connection = http.client.HTTPConnection("127.0.0.1", soak.server.port, timeout=TIMEOUT)
 
     def ask(self, **headers):
@@ -91,13 +93,18 @@ class Reader:
         times = (asked, time.monotonic())
         try:
             if status == 200:
-                self.etag, self.rows = etag, parse(body)
+                self.keep(etag, parse(body))
             if status in (200, 304):
                 soak.record(step, soak.changes.history.age(self.rows, *times))
         except (ValueError, KeyError) as error:
             soak.fail(f"{step}: a wrong body: {error}")
         soak.count(step, status, body)
         return status, etag, body
+
+    def keep(self, etag, rows):
+        if (etag == self.etag) != (rows == self.rows):
+            raise ValueError(f"{etag} follows {self.etag}, although the pods are {'equal' if rows == self.rows else 'others'}")
+        self.etag, self.rows = etag, rows
 
     def run(self, is_conditional):
         while not self.soak.is_over.wait(1 / READ_RATE):
@@ -132,7 +139,7 @@ class Soak:
         self.changes = Changes(cluster, rate)
         self.step, self.is_over, self.lock = "start", threading.Event(), threading.Lock()
         self.statuses, self.steps, self.failures = collections.Counter(), collections.Counter(), []
-        self.gaps, self.ages, self.agreements, self.agreed = {}, {}, {}, 0
+        self.gaps, self.outages, self.ages, self.agreements, self.agreed = {}, {}, {}, {}, 0
         self.last_200 = time.monotonic()
         self.reader = Reader(self)
         self.readers = [threading.Thread(target=Reader(self).run, args=(flag,)) for flag in (False, True)]
@@ -152,6 +159,8 @@ class Soak:
         """Counts a response. Without a fault, each must succeed."""
         with self.lock:
             self.statuses[status] += 1
+            if status not in (200, 304) and self.statuses[status] == 1:
+                print(f"watch_soak: {step}: the first {status}: {body.decode()}", file=sys.stderr, flush=True)
             now = time.monotonic()
             if status in (200, 304):
                 self.gaps[step] = max(self.gaps.get(step, 0), now - self.last_200)
@@ -159,14 +168,14 @@ class Soak:
         if status not in (200, 304) and step == self.step == QUIET:
             self.fail(f"{status} without a fault: {body.decode()}")
 
-    def run(self, seconds):
-        """Repeats the steps, and ends after one."""
+    def run(self, seconds, steps):
+        """Repeats these steps, and ends after one."""
         began = time.monotonic()
         self.changes.is_running.set()
         for reader in self.readers:
             reader.start()
         try:
-            for name, fault, changes in itertools.cycle(self.plan()):
+            for name, fault, changes in itertools.cycle(step for step in self.plan() if step[0] in steps):
                 self.step = name
                 fault()
                 self.settle(changes)
@@ -180,26 +189,29 @@ class Soak:
 
     def plan(self):
         """The steps: a fault, and the number of changes after it."""
-        return [
-            (QUIET, lambda: None, QUIET_CHANGES),
-            ("restart", self.restart, CHANGES),
-            ("short hang", lambda: self.lasting(self.cluster.hung, SHORT_HANG), CHANGES),
-            ("compaction", self.compaction, CHANGES),
-            ("silence", lambda: self.lasting(self.link.silent, SILENCE), CHANGES),
-            ("long hang", lambda: self.lasting(self.cluster.hung, LONG_HANG), CHANGES),
+        faults = [
+            lambda: None,
+            self.restart,
+            lambda: self.lasting(self.cluster.hung, SHORT_HANG),
+            self.compaction,
+            lambda: self.lasting(self.link.silent, SILENCE),
+            lambda: self.lasting(self.cluster.hung, LONG_HANG),
         ]
+        return [(name, fault, QUIET_CHANGES if name == QUIET else CHANGES) for name, fault in zip(STEPS, faults)]
 
-    def restart(self):
+    def restart(self, while_down=lambda: None):
+        began = time.monotonic()
         self.cluster.kill()
         with self.link.refused():
+            while_down()
             self.cluster.start()
+        # The server's requests meet an API server that is not ready.
+        self.cluster.wait_until_ready()
+        self.outages[self.step] = max(self.outages.get(self.step, 0), time.monotonic() - began)
 
     def compaction(self):
         version = self.cluster.version()
-        self.cluster.kill()
-        with self.link.refused():
-            self.cluster.compact()
-            self.cluster.start()
+        self.restart(self.cluster.compact)
         if not self.cluster.has_expired(version):
             self.fail(f"the version {version} has not expired")
 
@@ -211,7 +223,7 @@ class Soak:
     def settle(self, changes):
         """Lets so many changes happen, then waits for the agreement of the watch, a list and Kubernetes."""
         wanted = self.changes.operations + changes
-        for number in range(sys.maxsize):
+        for number in itertools.count():
             if self.changes.operations >= wanted or self.changes.failures:
                 break
             self.reader.ask(**({"Cache-Control": "no-cache"} if number % NO_CACHE_EVERY == 0 else {}))
@@ -229,7 +241,11 @@ class Soak:
 
     def agree(self, seen):
         """Tests for the agreement; adds the reason against it to `seen`."""
-        expected = to_body(self.cluster.admin.rows())
+        try:
+            expected = to_body(self.cluster.admin.rows())
+        except (OSError, http.client.HTTPException) as error:
+            seen.append(f"no list of Kubernetes: {error}")
+            return False
         watched, listed = self.reader.ask(), self.reader.ask(**{"Cache-Control": "no-cache"})
         if (watched[0], listed[0]) != (200, 200):
             seen.append(f"statuses {watched[0]} and {listed[0]}, no-cache")
@@ -259,11 +275,13 @@ class Soak:
 
         def rounded(times):
             return {step: round(seconds, 2) for step, seconds in times.items()}
+
         return {
             "operations": self.changes.operations, "lost_responses": self.changes.lost, "agreements": self.agreed,
-            "steps": self.steps, "statuses": self.statuses, "longest_without_200_s": rounded(self.gaps),
-            "oldest_row_s": rounded(self.ages), "slowest_agreement_s": rounded(self.agreements), "live_again": self.server.live,
-            **self.server.costs(), "failures": len(self.failures),
+            "steps": self.steps, "statuses": self.statuses, "longest_outage_s": rounded(self.outages),
+            "longest_without_200_s": rounded(self.gaps), "oldest_row_s": rounded(self.ages),
+            "slowest_agreement_s": rounded(self.agreements), "live_again": self.server.live, **self.server.costs(),
+            "failures": len(self.failures),
         }
 
 
@@ -272,6 +290,7 @@ def main():
     parser.add_argument("--binary", default=figures.BINARY)
     parser.add_argument("--seconds", type=int, default=600)
     parser.add_argument("--rate", type=int, default=50, help="changes a second")
+    parser.add_argument("--steps", type=lambda text: text.split(","), default=STEPS, help="default: " + ",".join(STEPS))
     options = parser.parse_args()
     binary = os.path.realpath(options.binary)
     with contextlib.ExitStack() as stack:
@@ -280,10 +299,10 @@ def main():
         link = Link(cluster.port)
         server = stack.enter_context(Server(binary, cluster.config(link.port), "--posts-per-minute", "0"))
         soak = Soak(cluster, link, server, options.rate)
-        soak.run(options.seconds)
+        soak.run(options.seconds, options.steps)
         report = soak.report()
         if soak.failures:
-            sys.stderr.writelines(list(server.lines)[-SHOWN:])
+            sys.stderr.writelines(server.lines)
     print(json.dumps(report))
     sys.exit(report["failures"] > 0)
 
