@@ -2,29 +2,53 @@
 """Trains a small network on images of ten classes, then prints its accuracy on the test images.
 
 The environment variable DATASET is mnist or kmnist, TYPE is ff (one hidden layer) or cnn
-(convolutions), and DATA_DIR is the folder with the data (see datasets.py).
+(convolutions), and DATA_DIR is the folder with the data (see datasets.py). In Kubernetes the accuracy
+is also the container's termination message.
 """
 
+import contextlib
+import json
 import os
 import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+TYPES = ("ff", "cnn")
+DATASETS = ("mnist", "kmnist")
+
+
+def choice(variable: str, allowed: tuple[str, ...]) -> str:
+    """Returns the value of an environment variable; any other value than these ends the program."""
+    value = os.environ.get(variable)
+    if value not in allowed:
+        state = "not set" if value is None else repr(value)
+        sys.exit(fail(f"the environment variable {variable} is {state}; fix: set it to {' or '.join(allowed)}", 2))
+    return value
+
+
+def fail(problem: str, status: int) -> int:
+    print(f"classify.py: {problem}", file=sys.stderr, flush=True)
+    return status
+
+
 if __name__ == "__main__":
-    # The kernel drops signals to the first process of a container unless it has a handler. It is set before
-    # the import of torch, which takes a second or more. There is nothing to clean up.
+    # Both before the import of torch, which takes a second or more: an error is reported at once, and a signal ends
+    # the program. The kernel drops signals to the first process of a container unless it has a handler. There is
+    # nothing to clean up.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda number, _: os._exit(128 + number))
+    settings = choice("DATASET", DATASETS), choice("TYPE", TYPES)
 
 import torch
 from torch import nn
 
 from datasets import LABELS, SIZE, DataError, Images, load
 
-TYPES = ("ff", "cnn")
-DATASETS = ("mnist", "kmnist")
 DEFAULT_DATA_DIR = "/data"
+
+# Kubernetes creates this file in each container and copies it into the pod's status (terminationMessagePath).
+TERMINATION_LOG = Path("/dev/termination-log")
 
 EPOCHS = 5
 BATCH = 100  # images a step
@@ -34,45 +58,37 @@ LEARNING_RATE = 0.001  # Adam's default; falls to zero, so that the weights conv
 SEED = 1  # any fixed seed: the same input gives the same numbers
 
 
-class UsageError(Exception):
-    """A wrong or missing environment variable."""
-
-
-def main() -> int:
+def main(dataset: str, network: str) -> int:
+    log(f"dataset: {dataset}")
+    log(f"type: {network}")
+    limit = cpu_limit()
+    log(f"cpu limit: {'none' if limit is None else f'{limit:g}'}")
+    if limit is not None:  # without a limit torch uses OMP_NUM_THREADS or the number of cores
+        torch.set_num_threads(threads(limit))
+    torch.manual_seed(SEED)
     try:
-        dataset, network = choice("DATASET", DATASETS), choice("TYPE", TYPES)
-        log(f"dataset: {dataset}")
-        log(f"type: {network}")
-        limit = cpu_limit()
-        log(f"cpu limit: {'none' if limit is None else f'{limit:g}'}")
-        if limit is not None:  # without a limit torch uses OMP_NUM_THREADS or the number of cores
-            torch.set_num_threads(threads(limit))
-        torch.manual_seed(SEED)
         training, test = load(dataset, Path(os.environ.get("DATA_DIR") or DEFAULT_DATA_DIR))
-        net = ff() if network == "ff" else cnn()
-        train(net, training)
-        log(f"Accuracy of the network on the 10K test images: {accuracy(net, test)} %")
-    except UsageError as error:
-        return fail(str(error), 2)
     except DataError as error:
         return fail(str(error), 1)
+    net = ff() if network == "ff" else cnn()
+    train(net, training)
+    permille = accuracy(net, test)
+    log(f"Accuracy of the network on the 10K test images: {permille // 10} %")
+    write_message(permille / 1000)
     return 0
-
-
-def choice(variable: str, allowed: tuple[str, ...]) -> str:
-    value = os.environ.get(variable, "")
-    if value not in allowed:
-        raise UsageError(f"the environment variable {variable} is {value!r}; fix: set it to {' or '.join(allowed)}")
-    return value
 
 
 def log(line: str) -> None:
     print(line, flush=True)
 
 
-def fail(problem: str, status: int) -> int:
-    print(f"classify.py: {problem}", file=sys.stderr, flush=True)
-    return status
+def write_message(share: float) -> None:
+    """Writes the accuracy, from 0 to 1, as the container's termination message."""
+    with contextlib.suppress(OSError):
+        # Opened without creating it: outside Kubernetes there is no such file, and none must remain in /dev.
+        file = os.open(TERMINATION_LOG, os.O_WRONLY | os.O_TRUNC)
+        with open(file, "w") as message:
+            json.dump({"accuracy": share}, message, separators=(",", ":"))
 
 
 def cpu_limit(root: Path = Path("/")) -> float | None:
@@ -144,14 +160,14 @@ def prepare(images: torch.Tensor) -> torch.Tensor:
 
 
 def accuracy(net: nn.Module, test: Images) -> int:
-    """Returns the percentage of correctly classified images, rounded down."""
+    """Returns how many of a thousand images are classified correctly, rounded down."""
     net.eval()
     correct = 0
     with torch.no_grad():
         for images, labels in zip(*(part.split(BATCH) for part in test)):
             correct += int((net(prepare(images)).argmax(1) == labels).sum())
-    return 100 * correct // len(test[0])
+    return 1000 * correct // len(test[0])
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(*settings))

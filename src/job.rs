@@ -30,6 +30,11 @@ pub enum Tier {
 }
 
 impl Tier {
+    /// Returns the tier with this exact name.
+    pub fn parse(name: &str) -> Option<Self> {
+        [Self::Free, Self::Premium].into_iter().find(|tier| tier.as_str() == name)
+    }
+
     /// The word in URLs, names and labels.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -82,6 +87,30 @@ impl Dataset {
         }
     }
 }
+
+/// The name of a Job of this program, which tells its tier.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct JobName<'a> {
+    pub tier: Tier,
+    pub text: &'a str,
+}
+
+impl<'a> JobName<'a> {
+    /// Returns a name of the form `TIER-DATASET-SUFFIX`, all of it a DNS label.
+    pub fn parse(text: &'a str) -> Option<Self> {
+        let mut parts = text.splitn(3, '-');
+        let (tier, dataset, suffix) = (parts.next()?, parts.next()?, parts.next()?);
+        let is_label = suffix.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+        if !is_label || suffix.is_empty() || suffix.ends_with('-') || text.len() > MAX_LABEL {
+            return None;
+        }
+        Dataset::parse(dataset)?;
+        Some(Self { tier: Tier::parse(tier)?, text })
+    }
+}
+
+/// Longest DNS label, in bytes, RFC 1035, section 2.3.4.
+const MAX_LABEL: usize = 63;
 
 /// The settings that all Jobs share.
 #[derive(Debug, Clone)]
@@ -204,6 +233,30 @@ mod tests {
     #[test]
     fn two_random_numbers_give_two_names() {
         assert_ne!(name(Tier::Free, Dataset::Mnist, 1), name(Tier::Free, Dataset::Mnist, 2));
+    }
+
+    #[test]
+    fn a_jobs_name_tells_its_tier_and_has_no_other_characters() {
+        let tier = |text: &str| JobName::parse(text).map(|name| name.tier);
+        assert_eq!(tier(&name(Tier::Free, Dataset::Kmnist, 7)), Some(Tier::Free));
+        assert_eq!(tier("premium-mnist-abcde"), Some(Tier::Premium));
+        let long = format!("free-mnist-{}", "x".repeat(53));
+        for bad in [
+            "",
+            "free",
+            "free-mnist",
+            "free-mnist-",
+            "free-mnist-a-",
+            "gold-mnist-a",
+            "free-cifar-a",
+            "free-mnist-A",
+            "free-mnist-a/../b",
+            "free-mnist-a%2f",
+            "free-mnist-a.b",
+            &long,
+        ] {
+            assert_eq!(tier(bad), None, "{bad:?}");
+        }
     }
 
     #[test]

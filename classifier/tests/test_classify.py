@@ -1,5 +1,6 @@
 """Black-box tests of the classifier: environment, output, exit code."""
 
+import json
 import os
 import re
 import shutil
@@ -22,25 +23,6 @@ from limited import cgroup  # noqa: E402
 GRACE_PERIOD = 30
 
 NEEDS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="root is needed, for namespaces")
-
-
-@pytest.mark.parametrize(
-    ("variable", "variables"),
-    [
-        ("DATASET", {"TYPE": "ff"}),
-        ("DATASET", {"TYPE": "ff", "DATASET": ""}),
-        ("DATASET", {"TYPE": "ff", "DATASET": "MNIST"}),
-        ("DATASET", {"TYPE": "ff", "DATASET": "../mnist\n"}),
-        ("TYPE", {"DATASET": "mnist"}),
-        ("TYPE", {"DATASET": "mnist", "TYPE": "rnn"}),
-    ],
-)
-def test_a_wrong_or_missing_variable_is_one_line_and_exit_code_2(variable: str, variables: dict[str, str]) -> None:
-    done = classify(**variables)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.count("\n") == 1
-    assert done.stderr.startswith(f"classify.py: the environment variable {variable} is ")
-    assert ("mnist or kmnist" if variable == "DATASET" else "ff or cnn") in done.stderr
 
 
 @pytest.mark.parametrize("dataset", ["mnist", "kmnist"])
@@ -229,22 +211,58 @@ def end(training: subprocess.Popen, pid: int) -> int:
 
 
 @NEEDS_ROOT
-def test_it_runs_with_read_only_file_systems(data: Path) -> None:
+@pytest.mark.parametrize("access", ["rw", "ro"])
+def test_it_runs_with_read_only_file_systems_and_writes_only_the_termination_message(
+    access: str, data: Path, tmp_path: Path
+) -> None:
+    # As in a container, /dev is a file system of its own, in which the kubelet mounts the file of the message.
     make_read_only = """
-        mount --make-rprivate / || exit 77
+        message=$1 access=$2 dev=$3
+        shift 3
+        mount --make-rprivate / && mount -t tmpfs dev "$dev" && touch "$dev/termination-log" || exit 77
+        for each in null urandom; do touch "$dev/$each" && mount --bind "/dev/$each" "$dev/$each" || exit 77; done
+        mount --rbind "$dev" /dev || exit 77
         cut -d' ' -f2 /proc/self/mounts | while read -r mount; do mount -o remount,bind,ro "$mount" 2>/dev/null; done
-        for folder in /tmp /var/tmp "$HOME" "$DATA_DIR" .; do ! touch "$folder/written" 2>/dev/null || exit 78; done
+        mount --bind "$message" /dev/termination-log && mount -o "remount,bind,$access" /dev/termination-log || exit 77
+        for folder in /tmp /var/tmp "$HOME" "$DATA_DIR" /dev .; do ! touch "$folder/new" 2>/dev/null || exit 78; done
         exec "$@"
     """
     if shutil.which("unshare") is None:
         pytest.skip("unshare is missing")
-    command = ["unshare", "--mount", "sh", "-c", make_read_only, "sh", sys.executable, CLASSIFY]
+    message, dev = tmp_path / "message", tmp_path / "dev"
+    message.touch()
+    dev.mkdir()
+    command = ["unshare", "--mount", "sh", "-c", make_read_only, "sh", message, access, dev, sys.executable, CLASSIFY]
     variables = environment(DATASET="mnist", TYPE="cnn", DATA_DIR=str(data))
     done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=TIMEOUT)
     if done.returncode in (1, 77) and not done.stdout and ("unshare" in done.stderr or "mount:" in done.stderr):
         pytest.skip(f"cannot create a mount namespace: {done.stderr.strip()}")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines()[-1].startswith("Accuracy of the network")
+    if access == "rw":
+        # The log has the same number, as whole percent.
+        assert re.fullmatch(r'\{"accuracy":[01]\.\d{1,3}\}', message.read_text())
+        assert round(1000 * json.loads(message.read_text())["accuracy"]) // 10 == percent(done)
+    else:
+        assert message.read_text() == ""
+
+
+def test_the_termination_message_replaces_the_content_of_its_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(program, "TERMINATION_LOG", tmp_path / "message")
+    program.TERMINATION_LOG.write_text("a line that is longer than the message")
+    program.write_message(0.978)
+    assert program.TERMINATION_LOG.read_text() == '{"accuracy":0.978}'
+
+
+def test_without_kubernetes_there_is_no_termination_message_and_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for path in (tmp_path / "message", tmp_path, tmp_path / "missing/message"):
+        monkeypatch.setattr(program, "TERMINATION_LOG", path)
+        program.write_message(0.978)
+    assert list(tmp_path.iterdir()) == []
 
 
 def start(

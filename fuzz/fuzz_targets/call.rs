@@ -22,12 +22,14 @@ fuzz_target!(|input: &[u8]| {
         Err(error) => return refused(error, &[404, 405, 501]),
     };
     let expected = match route {
-        Route::CreateJob(Tier::Free) => "POST /img-classification/free",
-        Route::CreateJob(Tier::Premium) => "POST /img-classification/premium",
-        Route::ListPods => "GET /config",
-        Route::Queue => "GET /queue",
-        Route::Healthz => "GET /healthz",
-        Route::Readyz => "GET /readyz",
+        Route::CreateJob(Tier::Free) => "POST /img-classification/free".to_owned(),
+        Route::CreateJob(Tier::Premium) => "POST /img-classification/premium".to_owned(),
+        Route::ListPods => "GET /config".to_owned(),
+        Route::ListJobs => "GET /jobs".to_owned(),
+        Route::ShowJob(name) => format!("GET /jobs/{}", name.text),
+        Route::Queue => "GET /queue".to_owned(),
+        Route::Healthz => "GET /healthz".to_owned(),
+        Route::Readyz => "GET /readyz".to_owned(),
         Route::Options(methods) => return assert!(method == "OPTIONS" && methods.contains("OPTIONS"), "{line}"),
     };
     assert_eq!(format!("{} {path}", if method == "HEAD" { "GET" } else { method }), expected);

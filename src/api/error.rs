@@ -8,7 +8,7 @@ use crate::api::response::Response;
 use crate::api::single_flight::Missed;
 use crate::job::Tier;
 use crate::kube::{self, CredentialError};
-use crate::queue::Unavailable;
+use crate::state::watch_state::Unavailable;
 
 /// Retry-After, in seconds, when Kubernetes is unreachable or overloaded and names no time itself.
 const RETRY_SOON: u64 = 5;
@@ -29,10 +29,14 @@ pub enum ApiError {
     BadBody(&'static str),
     /// Unknown path.
     NotFound,
-    /// /queue with --no-requeue or --no-watch.
-    QueueDisabled,
-    /// /queue while the watch is not connected.
-    QueueUnavailable(Unavailable),
+    /// A value in the query that is not known; the text is the parameter's values.
+    BadQuery(&'static str),
+    /// No Job of this name.
+    NoSuchJob,
+    /// /queue or /jobs with --no-watch.
+    NotWatched,
+    /// /queue or /jobs while the state of this tier is not known.
+    JobsUnavailable(Unavailable, Tier),
     /// The path has other methods.
     MethodNotAllowed(&'static str),
     /// Neither Content-Length nor chunked.
@@ -88,21 +92,26 @@ impl ApiError {
             }
             Self::NotFound => plain(
                 404,
-                "no such path; there are POST /img-classification/free and /img-classification/premium, GET /config, /queue, /healthz and /readyz",
+                "no such path; there are POST /img-classification/free and /img-classification/premium, GET /config, /jobs, /jobs/NAME, /queue, /healthz and /readyz",
             ),
-            Self::QueueDisabled => {
-                plain(404, "the queue is not watched; start the server without --no-requeue and --no-watch")
+            Self::BadQuery(values) => (400, format!("the query has an unknown value; {values}"), None),
+            Self::NoSuchJob => {
+                plain(404, "no such Job; it never existed, was deleted, or ended longer than --job-ttl ago")
             }
-            Self::QueueUnavailable(why) => {
-                let sentence = match why {
-                    Unavailable::Starting => "the queue is not known yet; try again in a moment",
-                    Unavailable::Failing => "the queue is not known: Kubernetes cannot be watched; try again later",
-                    Unavailable::Forbidden => {
-                        "the server lacks the permission to watch Jobs and pods in free-service; run img-classification setup"
-                    }
-                };
-                (503, sentence.to_owned(), Some(RETRY_SOON))
+            Self::NotWatched => plain(404, "the Jobs are not watched; start the server without --no-watch"),
+            Self::JobsUnavailable(Unavailable::Forbidden, tier) => {
+                let namespace = tier.namespace();
+                let what = format!("lacks the permission to watch Jobs and pods in {namespace}");
+                (502, format!("the server {what}; run img-classification setup"), None)
             }
+            Self::JobsUnavailable(Unavailable::Starting, _) => {
+                (503, "the Jobs are not known yet; try again in a moment".to_owned(), Some(RETRY_SOON))
+            }
+            Self::JobsUnavailable(Unavailable::Failing, _) => (
+                503,
+                "the Jobs are not known: Kubernetes cannot be watched; try again later".to_owned(),
+                Some(RETRY_SOON),
+            ),
             Self::MethodNotAllowed(methods) => (405, format!("this path takes {methods} only"), None),
             Self::LengthRequired => plain(411, "the request has no body length; send the body with a Content-Length"),
             Self::UnknownMethod => plain(501, "this method is not known; use GET, HEAD or POST"),

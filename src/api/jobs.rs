@@ -32,7 +32,8 @@ pub fn create(app: &App, tier: Tier, request: &Request<'_>) -> Result<Response, 
         dataset.as_str(),
         tier.network()
     );
-    Ok(Response::json(200, Arc::new(body.into_bytes())).with_detail(name))
+    let response = Response::json(200, Arc::new(body.into_bytes()));
+    Ok(response.with_header("Location", format!("/jobs/{name}")).with_detail(name))
 }
 
 /// Reads `{"dataset": NAME}`; other keys are ignored. Also reads what students' clients send instead: a byte order mark before it, the

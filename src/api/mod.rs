@@ -3,9 +3,11 @@
 //! This module opens no client socket: a [`Request`] comes in, a [`Response`] goes out.
 
 pub mod auth;
+pub mod conditional;
 pub mod config;
 pub mod error;
 pub mod health;
+pub mod job_list;
 pub mod jobs;
 pub mod queue;
 pub mod response;
@@ -24,8 +26,9 @@ use crate::api::single_flight::SingleFlight;
 use crate::job::{self, Tier};
 use crate::kube;
 use crate::queue::controller::QueueController;
-use crate::state::PodWatch;
+use crate::state::job_watch::JobWatch;
 use crate::state::pod_list::Body;
+use crate::state::pod_watch::PodWatch;
 
 /// The request headers that the handlers read; a repeated one counts as absent.
 pub const REQUEST_HEADERS: [&str; 3] = ["Authorization", "Cache-Control", "If-None-Match"];
@@ -44,7 +47,9 @@ pub struct App {
     manifests: job::Manifests,
     /// The token that premium requests must carry. `None` leaves premium open.
     premium: Option<Token>,
-    /// The watched queue of the free tier.
+    /// The watched Jobs.
+    pub jobs: Option<Arc<JobWatch>>,
+    /// The queue of the free tier.
     pub queue: Option<Arc<QueueController>>,
     /// The watched pods.
     pods: Option<Arc<PodWatch>>,
@@ -62,13 +67,14 @@ impl App {
         kube: Arc<kube::Client>,
         jobs: &job::Settings,
         premium: Option<Token>,
-        Watched { queue, pods }: Watched,
+        Watched { jobs: job_watch, queue, pods }: Watched,
         kube_timeout: Duration,
     ) -> Self {
         Self {
             kube,
             manifests: job::Manifests::new(jobs),
             premium,
+            jobs: job_watch,
             queue,
             pods,
             lists: SingleFlight::default(),
@@ -84,12 +90,14 @@ impl App {
     }
 }
 
-/// The watches of the server.
+/// The watches of the server; `None` with --no-watch.
 #[derive(Default)]
 pub struct Watched {
-    /// The queue of the free tier. `None` with --no-requeue or --no-watch.
+    /// The Jobs of both tiers.
+    pub jobs: Option<Arc<JobWatch>>,
+    /// The queue of the free tier.
     pub queue: Option<Arc<QueueController>>,
-    /// The pods of all namespaces. `None` with --no-watch.
+    /// The pods of all namespaces.
     pub pods: Option<Arc<PodWatch>>,
 }
 
@@ -124,6 +132,8 @@ fn respond(app: &App, request: Request<'_>) -> Result<Response, ApiError> {
     match route {
         Route::CreateJob(tier) => jobs::create(app, tier, &request),
         Route::ListPods => config::show(app, &request),
+        Route::ListJobs => job_list::list(app, &request),
+        Route::ShowJob(name) => job_list::show(app, name, &request),
         Route::Queue => queue::show(app),
         Route::Healthz => Ok(health::healthz()),
         Route::Readyz => health::readyz(app, app.remaining(&request)),
@@ -132,7 +142,7 @@ fn respond(app: &App, request: Request<'_>) -> Result<Response, ApiError> {
 }
 
 /// Checks the token before the body is read.
-fn authorize(app: &App, route: Route, authorization: Option<&str>) -> Result<(), ApiError> {
+fn authorize(app: &App, route: Route<'_>, authorization: Option<&str>) -> Result<(), ApiError> {
     match (route, &app.premium) {
         (Route::CreateJob(Tier::Premium), Some(token)) if !token.accepts(authorization) => Err(ApiError::Unauthorized),
         _ => Ok(()),

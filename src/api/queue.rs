@@ -3,12 +3,14 @@
 use crate::api::App;
 use crate::api::error::ApiError;
 use crate::api::response::Response;
+use crate::job::Tier;
 
 /// The queue as the watch last saw it.
 ///
 /// # Errors
-/// 404 if the server runs without the watch, 503 while the watch is not connected.
+/// 404 without watched state, 502 without the permission to watch, 503 while the state is not known.
 pub fn show(app: &App) -> Result<Response, ApiError> {
-    let queue = app.queue.as_ref().ok_or(ApiError::QueueDisabled)?;
-    Ok(Response::value(200, &queue.snapshot().map_err(ApiError::QueueUnavailable)?))
+    let queue = app.queue.as_ref().ok_or(ApiError::NotWatched)?;
+    let queue = queue.snapshot().map_err(|why| ApiError::JobsUnavailable(why, Tier::Free))?;
+    Ok(Response::value(200, &queue))
 }

@@ -1,15 +1,19 @@
 //! The route table: from a method and a target to a [`Route`]. Pure, no I/O.
 
 use crate::api::error::ApiError;
-use crate::job::Tier;
+use crate::job::{JobName, Tier};
 
 /// A resource and the operation on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Route {
+pub enum Route<'a> {
     /// POST /img-classification/TIER
     CreateJob(Tier),
     /// GET /config
     ListPods,
+    /// GET /jobs
+    ListJobs,
+    /// GET /jobs/NAME
+    ShowJob(JobName<'a>),
     /// GET /queue
     Queue,
     /// GET /healthz
@@ -27,21 +31,24 @@ const POST: &str = "POST, OPTIONS";
 /// RFC 9110's methods and PATCH. Any other method is "not implemented" rather than "not allowed".
 const METHODS: [&str; 9] = ["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"];
 
-impl Route {
+impl<'a> Route<'a> {
     /// The route table. `target` is the request's path, with or without a query, which is ignored.
     ///
     /// # Errors
     /// 404, 405 or 501.
     #[rustfmt::skip] // a table
-    pub fn parse(method: &str, target: &str) -> Result<Self, ApiError> {
+    pub fn parse(method: &str, target: &'a str) -> Result<Self, ApiError> {
         let path = target.split(['?', '#']).next().unwrap_or_default();
         match (method, path) {
             ("POST",         "/img-classification/free")    => Ok(Self::CreateJob(Tier::Free)),
             ("POST",         "/img-classification/premium") => Ok(Self::CreateJob(Tier::Premium)),
             ("GET" | "HEAD", "/config")                     => Ok(Self::ListPods),
+            ("GET" | "HEAD", "/jobs")                       => Ok(Self::ListJobs),
             ("GET" | "HEAD", "/queue")                      => Ok(Self::Queue),
             ("GET" | "HEAD", "/healthz")                    => Ok(Self::Healthz),
             ("GET" | "HEAD", "/readyz")                     => Ok(Self::Readyz),
+
+            ("GET" | "HEAD", path) if job(path).is_some()   => job(path).flatten().map(Self::ShowJob).ok_or(ApiError::NoSuchJob),
 
             (method, _) if !METHODS.contains(&method)       => Err(ApiError::UnknownMethod),
             (method, path) => match allowed_methods(path) {
@@ -54,15 +61,21 @@ impl Route {
 
     /// True if the handler may call Kubernetes. A list of pods does while they are not watched.
     pub fn calls_kubernetes(self) -> bool {
-        !matches!(self, Self::Healthz | Self::Queue | Self::Options(_))
+        matches!(self, Self::CreateJob(_) | Self::ListPods | Self::Readyz)
     }
+}
+
+/// Returns the Job that a path names; `Some(None)` if no Job can have that name.
+fn job(path: &str) -> Option<Option<JobName<'_>>> {
+    path.strip_prefix("/jobs/").map(JobName::parse)
 }
 
 /// Returns the methods of a known path.
 fn allowed_methods(path: &str) -> Option<&'static str> {
     match path {
         "/img-classification/free" | "/img-classification/premium" => Some(POST),
-        "/config" | "/queue" | "/healthz" | "/readyz" => Some(GET),
+        path if job(path).is_some() => Some(GET),
+        "/config" | "/jobs" | "/queue" | "/healthz" | "/readyz" => Some(GET),
         _ => None,
     }
 }
@@ -80,6 +93,13 @@ mod tests {
             ("HEAD", "/config", 0),
             ("GET", "/queue?x", 0),
             ("PUT", "/queue", 405),
+            ("GET", "/jobs?tier=free", 0),
+            ("HEAD", "/jobs/free-mnist-g6rf?x", 0),
+            ("GET", "/jobs/", 404),
+            ("GET", "/jobs/free-mnist-g6rf/", 404),
+            ("GET", "/jobs/..%2Fx", 404),
+            ("POST", "/jobs/free-mnist-g6rf", 405),
+            ("OPTIONS", "/jobs/free-mnist-g6rf", 0),
             ("GET", "/healthz", 0),
             ("HEAD", "/readyz", 0),
             ("GET", "/img-classification/free", 405),

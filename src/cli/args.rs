@@ -73,11 +73,11 @@ pub struct ServeArgs {
     pub posts_per_minute: u32,
     #[command(flatten)]
     pub premium: PremiumArgs,
-    /// Do not watch the free tier and do not start the oldest waiting Job when the quota has room; GET /queue answers 404
+    /// Do not start the oldest waiting free Job when the quota has room
     /// [default: off]
     #[arg(long)]
     pub no_requeue: bool,
-    /// Watch nothing: each GET /config asks Kubernetes, waiting Jobs are not started, and GET /queue answers 404
+    /// Watch nothing: each GET /config asks Kubernetes, waiting Jobs are not started, and GET /jobs and /queue answer 404
     /// [default: off]
     #[arg(long)]
     pub no_watch: bool,

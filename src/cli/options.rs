@@ -23,7 +23,7 @@ pub struct Options {
     pub posts_per_minute: u32,
     /// --premium-token-file
     pub premium_token_file: Option<PathBuf>,
-    /// Watch the free tier and start the oldest waiting Job; false with --no-requeue.
+    /// Start the oldest waiting free Job; false with --no-requeue.
     pub requeue: bool,
     /// Keep watched state; false with --no-watch.
     pub watch: bool,
@@ -56,7 +56,7 @@ impl Options {
                 false => "requeue: off".to_owned(),
             },
             match self.watch {
-                true => "watch: on, GET /config is answered from the watched pods".to_owned(),
+                true => "watch: on, GET /config, /queue and /jobs are answered from watched state".to_owned(),
                 false => "watch: off".to_owned(),
             },
             format!("log-level: {}", self.log_level.as_str().to_ascii_lowercase()),

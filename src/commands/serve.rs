@@ -22,7 +22,8 @@ use crate::kube;
 use crate::queue::controller::QueueController;
 use crate::server;
 use crate::simulator;
-use crate::state::PodWatch;
+use crate::state::job_watch::JobWatch;
+use crate::state::pod_watch::PodWatch;
 
 /// Time for requests in flight at a stop: the default deadline of a Kubernetes operation.
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
@@ -59,15 +60,10 @@ pub fn run(options: &Options, env: Env<'_>) -> Result<(), StartError> {
         let _ = writeln!(io::stderr(), "{}", one_line(&line));
     }
     systemd::ready();
-    if let Some(queue) = &app.queue
-        && let Err(error) = queue.spawn()
-    {
-        log::warn!("no threads for the watches of the queue: {error}; Kubernetes' own retries start the waiting Jobs");
-    }
+    watch(&app, options.requeue);
     signals.forever().next();
     systemd::stopping();
     front.close(STOP_TIMEOUT);
-    app.queue.iter().for_each(|queue| queue.stop());
     app.kube.close();
     Ok(())
 }
@@ -96,11 +92,21 @@ fn load(
     }
     let premium = options.premium_token_file.as_deref().map(auth::Token::read).transpose();
     let premium = premium.map_err(StartError::PremiumToken)?;
-    let watched = api::Watched {
-        queue: (options.watch && options.requeue).then(|| Arc::new(QueueController::new(Arc::clone(&kube)))),
-        pods: options.watch.then(|| Arc::new(PodWatch::new(Arc::clone(&kube)))),
-    };
+    let jobs = options.watch.then(|| Arc::new(JobWatch::new(Arc::clone(&kube))));
+    let queue = jobs.as_ref().map(|jobs| Arc::new(QueueController::new(Arc::clone(&kube), Arc::clone(jobs))));
+    let pods = options.watch.then(|| Arc::new(PodWatch::new(Arc::clone(&kube))));
+    let watched = api::Watched { jobs, queue, pods };
     Ok(api::App::new(kube, &options.jobs, premium, watched, timeout))
+}
+
+/// Starts the watches and the queue's controller, without which the server still serves.
+fn watch(app: &api::App, requeue: bool) {
+    let Some((jobs, queue)) = app.jobs.as_ref().zip(app.queue.as_ref()) else { return };
+    let listener = Arc::clone(queue);
+    let spawned = jobs.spawn(Box::new(move |event| listener.apply_job_event(event)));
+    if let Err(error) = spawned.and_then(|()| queue.spawn(requeue)) {
+        log::warn!("no threads for the watches: {error}; Kubernetes' own retries start the waiting Jobs");
+    }
 }
 
 /// Binds the public socket, or takes that of systemd.

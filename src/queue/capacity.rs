@@ -35,10 +35,17 @@ impl Capacity {
     /// No resource is limited.
     pub const UNLIMITED: Self = Self([UNLIMITED; QUOTA_KEYS.len()]);
 
+    /// Returns the whole capacity of a quota.
+    pub fn total(quota: &Quota) -> Self {
+        Self(
+            QUOTA_KEYS
+                .map(|names| names.iter().filter_map(|key| amount(quota.hard.get(key))).min().unwrap_or(UNLIMITED)),
+        )
+    }
+
     /// Returns the remaining capacity of a quota. Scopes are ignored: at worst, a quota for other pods keeps a Job waiting
     /// for the controller.
     pub fn remaining(quota: &Quota) -> Self {
-        let amount = |text: Option<&str>| Some(quantity::parse(text?)?.clamp(-MAX_AMOUNT, MAX_AMOUNT));
         let remaining = |key: &&str| {
             let hard = amount(quota.hard.get(key))?;
             // Until Kubernetes has counted the usage, nothing remains.
@@ -70,10 +77,20 @@ impl Capacity {
         Self(std::array::from_fn(|i| self.0[i] - requested.0[i]))
     }
 
+    /// Returns how many times `requested` fits. Returns `None` if that has no limit.
+    pub fn holds(&self, requested: &Self) -> Option<u64> {
+        let limits = self.0.iter().zip(requested.0).filter(|(total, requested)| **total < UNLIMITED && *requested > 0);
+        limits.map(|(total, requested)| u64::try_from((*total).max(0) / requested).unwrap_or(u64::MAX)).min()
+    }
+
     /// Returns true if no amount of `requested` is over this capacity.
     pub fn fits(&self, requested: &Self) -> bool {
         self.0.iter().zip(requested.0).all(|(available, requested)| *available >= requested)
     }
+}
+
+fn amount(text: Option<&str>) -> Option<Milli> {
+    Some(quantity::parse(text?)?.clamp(-MAX_AMOUNT, MAX_AMOUNT))
 }
 
 #[cfg(test)]
@@ -114,6 +131,16 @@ mod tests {
             let quota = read(&json!({"status": {"hard": map(hard), "used": map(used)}}));
             let remaining = Capacity::remaining(&quota);
             assert_eq!(remaining.min(Capacity::UNLIMITED).fits(&Capacity::requested(&job)), fits, "{hard:?} {used:?}");
+        }
+        for (hard, slots) in [
+            (json!({}), None),
+            (json!({"services": "0"}), None),
+            (json!({"requests.cpu": "2"}), Some(2)),
+            (json!({"requests.cpu": "2", "pods": "1"}), Some(1)),
+            (json!({"cpu": "800m"}), Some(0)),
+        ] {
+            let quota = read(&json!({"status": {"hard": hard, "used": {}}}));
+            assert_eq!(Capacity::total(&quota).holds(&Capacity::requested(&job)), slots, "{hard}");
         }
         assert!(!Capacity::UNLIMITED.minus(&Capacity::requested(&job)).fits(&Capacity::UNLIMITED));
     }

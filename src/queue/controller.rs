@@ -1,88 +1,69 @@
-//! The threads that keep the free tier busy: three watch its Jobs, pods and quotas, one requeues the oldest waiting Job when
-//! the quota has capacity. The decisions are in [`queue`](crate::queue).
+//! The threads that keep the free tier busy: one watches its quotas, one requeues the oldest waiting Job when the quota has capacity.
+//! [`JobWatch`] reports its Jobs. The decisions are in [`queue`](crate::queue).
 //!
-//! Only GET /queue depends on this module. If it fails, the Job controller's own retry remains.
+//! Only GET /queue and the place of a queued Job depend on this module. If it fails, the Job controller's own retry remains.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use log::Level;
 use serde_json::{Value, json};
 
 use crate::job::Tier;
-use crate::kube::{Client, Error, Job, JobPod, Quota, Status, WatchEvent, chain, random_fraction};
+use crate::kube::{Client, Error, Job, Quota, Status, WatchEvent, chain, random_fraction};
 use crate::queue::backoff::Backoff;
-use crate::queue::{Action, MAX_JOBS, Queue, REQUEUED_AT, RequeueOutcome, Unavailable, WatchState};
-
-/// Pause of a thread after a panic, so that a repeated panic does not keep the processor busy.
-const PANIC_BACKOFF: Duration = Duration::from_secs(1);
-
-/// Maximum number of remembered reasons; more would be logged again. A reason names an image or a quota, of which there are few.
-const MAX_LOGGED: usize = 100;
+use crate::queue::{Action, MAX_JOBS, Queue, REQUEUED_AT, RequeueOutcome};
+use crate::state::describe;
+use crate::state::job_watch::{JobWatch, spawn_loop};
+use crate::state::watch_state::{Change, Unavailable};
 
 /// Pause of all requeues after a missing permission, which only the operator can grant.
 const FORBIDDEN_PAUSE: Duration = Duration::from_secs(60);
 
-/// The endless loop of a thread.
-type Loop = fn(&QueueController);
-
 /// The shared state of the threads and of GET /queue.
 pub struct QueueController {
     kube: Arc<Client>,
+    jobs: Arc<JobWatch>,
     queue: Mutex<Queue>,
     changed: Condvar,
-    is_stopping: AtomicBool,
     /// The full queue has been logged.
     is_full: AtomicBool,
     /// The missing CPU quota has been logged.
     is_unlimited: AtomicBool,
-    /// The logged reasons of Jobs that cannot start.
-    logged: Mutex<HashSet<String>>,
+}
+
+/// The places of the waiting Jobs.
+pub struct Places {
+    /// Position by name; 1 is next.
+    pub positions: HashMap<String, usize>,
+    /// Number of Jobs like the first waiting one that the quotas allow at once. `None` without a limit.
+    pub slots: Option<u64>,
 }
 
 impl QueueController {
     /// Returns a controller without threads; [`spawn`](Self::spawn) starts them.
-    pub fn new(kube: Arc<Client>) -> Self {
+    pub fn new(kube: Arc<Client>, jobs: Arc<JobWatch>) -> Self {
         Self {
             kube,
+            jobs,
             queue: Mutex::default(),
             changed: Condvar::new(),
-            is_stopping: AtomicBool::new(false),
             is_full: AtomicBool::new(false),
             is_unlimited: AtomicBool::new(false),
-            logged: Mutex::default(),
         }
     }
 
-    /// Starts the threads.
+    /// Starts the threads; the one that requeues only if `requeue` is set.
     ///
     /// # Errors
-    /// A thread could not be started. The others keep running, and GET /queue answers 503.
-    pub fn spawn(self: &Arc<Self>) -> io::Result<()> {
-        let threads: [(&str, Loop); 4] = [
-            ("watch-jobs", Self::watch_jobs),
-            ("watch-pods", Self::watch_pods),
-            ("watch-quotas", Self::watch_quotas),
-            ("requeue", Self::run),
-        ];
-        for (name, run) in threads {
-            let controller = Arc::clone(self);
-            let run = move || loop {
-                // A panic must not end the thread; the watches start again with a list.
-                let _ = catch_unwind(AssertUnwindSafe(|| run(&controller)));
-                thread::sleep(PANIC_BACKOFF);
-            };
-            if let Err(error) = thread::Builder::new().name(name.into()).spawn(run) {
-                self.lock().job_watch.failed(false, Instant::now());
-                return Err(error);
-            }
-        }
-        Ok(())
+    /// A thread could not be started. The others keep running.
+    pub fn spawn(self: &Arc<Self>, requeue: bool) -> io::Result<()> {
+        let (quotas, requeues) = (Arc::clone(self), Arc::clone(self));
+        spawn_loop("quotas", move || quotas.watch_quotas())?;
+        if requeue { spawn_loop("requeue", move || requeues.run()) } else { Ok(()) }
     }
 
     /// Returns the queue as GET /queue answers it.
@@ -90,7 +71,17 @@ impl QueueController {
     /// # Errors
     /// The state is missing or too old.
     pub fn snapshot(&self) -> Result<Value, Unavailable> {
-        self.lock().snapshot(Instant::now())
+        let jobs = self.jobs.read(Tier::Free);
+        jobs.check(Instant::now())?;
+        Ok(self.lock().snapshot(|name| jobs.pod(name)))
+    }
+
+    /// Returns the places of the waiting Jobs.
+    pub fn places(&self) -> Places {
+        let queue = self.lock();
+        let positions = queue.waiting().zip(1..).map(|(name, position)| (name.to_owned(), position)).collect();
+        let slots = queue.waiting().next().and_then(|first| queue.slots(first));
+        Places { positions, slots }
     }
 
     /// Returns true if a quota of the free tier limits CPU. Returns `None` while the quotas are not known.
@@ -98,70 +89,34 @@ impl QueueController {
         self.lock().has_cpu_quota(Instant::now())
     }
 
-    /// Stops logging failures, as the server is shutting down.
-    pub fn stop(&self) {
-        self.is_stopping.store(true, Ordering::SeqCst);
+    /// Applies an event of the watch of the free tier's Jobs.
+    pub fn apply_job_event(&self, event: WatchEvent<Job>) {
+        let is_stored = self.lock().apply_job_event(event, Instant::now(), SystemTime::now());
+        if !is_stored && !self.is_full.swap(true, Ordering::SeqCst) {
+            log::warn!("over {MAX_JOBS} free-tier Jobs; GET /queue omits the rest, Kubernetes starts them");
+        }
+        self.changed.notify_all();
     }
 
     fn lock(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn watch_jobs(&self) {
-        self.kube.watch(&path("/apis/batch/v1", "jobs"), &mut |event: WatchEvent<Job>| {
-            let mut queue = self.lock();
-            match event {
-                WatchEvent::Init => queue.begin_job_list(),
-                WatchEvent::Apply(job) => {
-                    if !queue.apply_job(job, Instant::now(), SystemTime::now())
-                        && !self.is_full.swap(true, Ordering::SeqCst)
-                    {
-                        log::warn!("over {MAX_JOBS} free-tier Jobs; GET /queue omits the rest, Kubernetes starts them");
-                    }
-                }
-                WatchEvent::Delete(job) => queue.delete_job(&job.name),
-                WatchEvent::InitDone => queue.finish_job_list(),
-                WatchEvent::Connected => connected(&mut queue.job_watch, "Jobs"),
-                WatchEvent::Failed(error) => self.failed(&mut queue.job_watch, "Jobs", &error),
-            }
-            drop(queue);
-            self.changed.notify_all();
-        });
-    }
-
-    fn watch_pods(&self) {
-        self.kube.watch(&path("/api/v1", "pods"), &mut |event: WatchEvent<JobPod>| {
-            let mut queue = self.lock();
-            let mut failure = None;
-            match event {
-                WatchEvent::Init => queue.begin_pod_list(),
-                WatchEvent::Apply(pod) => failure = queue.apply_pod(pod),
-                WatchEvent::Delete(pod) => queue.delete_pod(&pod.name),
-                WatchEvent::InitDone => queue.finish_pod_list(),
-                WatchEvent::Connected => connected(&mut queue.pod_watch, "pods"),
-                WatchEvent::Failed(error) => self.failed(&mut queue.pod_watch, "pods", &error),
-            }
-            drop(queue);
-            if let Some((job, reason)) = failure {
-                self.log_reason(&job, &reason, "img-classification doctor");
-            }
-        });
-    }
-
     fn watch_quotas(&self) {
         self.kube.watch(&path("/api/v1", "resourcequotas"), &mut |event: WatchEvent<Quota>| {
             let mut queue = self.lock();
-            match event {
-                WatchEvent::Init => queue.begin_quota_list(),
-                WatchEvent::Apply(quota) => queue.apply_quota(&quota),
-                WatchEvent::Delete(quota) => queue.delete_quota(&quota.name),
-                WatchEvent::InitDone => queue.finish_quota_list(),
-                WatchEvent::Connected => connected(&mut queue.quota_watch, "quotas"),
-                WatchEvent::Failed(error) => self.failed(&mut queue.quota_watch, "quotas", &error),
-            }
+            let change = queue.apply_quota_event(&event, Instant::now());
             self.log_cpu_quota(queue.has_cpu_quota(Instant::now()));
             drop(queue);
             self.changed.notify_all();
+            match (change, event) {
+                (Some(Change::Failed), WatchEvent::Failed(error)) => log::warn!(
+                    "cannot watch free-tier quotas; until then only Kubernetes' own retry starts waiting Jobs: {}",
+                    describe(&error, "--no-requeue")
+                ),
+                (Some(Change::Restored), _) => log::warn!("watch on free-tier quotas restored"),
+                _ => {}
+            }
         });
     }
 
@@ -175,29 +130,6 @@ impl QueueController {
             ),
             (true, true) => log::info!("a quota limits the CPU of {} again", Tier::Free.namespace()),
             _ => {}
-        }
-    }
-
-    /// Logs why a Job does not start, once for all Jobs with the same reason.
-    fn log_reason(&self, job: &str, reason: &str, fix: &str) {
-        let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
-        if logged.len() >= MAX_LOGGED {
-            logged.clear();
-        }
-        if logged.insert(reason.to_owned()) {
-            log::warn!("{job} cannot start: {reason}; fix: {fix}");
-        }
-    }
-
-    /// Records a failed watch. Logs the first failure only, not each attempt.
-    fn failed(&self, watch: &mut WatchState, objects: &str, error: &Error) {
-        let is_first = watch.failed(error.not_permitted(), Instant::now());
-        if is_first && !self.is_stopping.load(Ordering::SeqCst) {
-            let effect = match objects {
-                "pods" => "GET /queue is not available",
-                _ => "only Kubernetes' own retry starts waiting Jobs",
-            };
-            log::warn!("cannot watch free-tier {objects}; until then {effect}: {}{}", chain(error), fix(error));
         }
     }
 
@@ -249,7 +181,7 @@ impl QueueController {
                 let pause = backoff.failed(error.retry_after(), random_fraction());
                 if !was_failing {
                     let seconds = pause.as_secs();
-                    log::warn!("cannot requeue {name}; pausing for {seconds} s: {}{}", chain(&error), fix(&error));
+                    log::warn!("cannot requeue {name}; pausing for {seconds} s: {}", describe(&error, "--no-requeue"));
                 }
                 outcome(&error, pause)
             }
@@ -265,11 +197,8 @@ impl QueueController {
                 let last = events.iter().max_by_key(|event| event["lastTimestamp"].as_str().map(str::to_owned));
                 let reason = last.and_then(|event| refusal(event["message"].as_str()?));
                 if let Some(reason) = reason {
-                    self.log_reason(
-                        name,
-                        reason,
-                        &format!("kubectl describe job {name} -n {}", Tier::Free.namespace()),
-                    );
+                    let fix = format!("kubectl describe job {name} -n {}", Tier::Free.namespace());
+                    self.jobs.log_reason(name, reason, &fix);
                 }
             }
             Err(error) => log::debug!("cannot read why {name} does not start: {}", chain(&error)),
@@ -296,20 +225,4 @@ fn outcome(error: &Error, pause: Duration) -> RequeueOutcome {
 /// The path of the free tier's objects of one kind.
 fn path(group: &str, plural: &str) -> String {
     format!("{group}/namespaces/{}/{plural}", Tier::Free.namespace())
-}
-
-/// Records a connected watch, and logs it after a failure.
-fn connected(watch: &mut WatchState, objects: &str) {
-    if watch.connected() {
-        log::warn!("watch on free-tier {objects} restored");
-    }
-}
-
-/// The operator's fix for a missing permission.
-fn fix(error: &Error) -> &'static str {
-    if error.not_permitted() {
-        "; fix: run img-classification setup, or kubectl apply -f k8s/rbac.yaml, or start with --no-requeue"
-    } else {
-        ""
-    }
 }

@@ -9,21 +9,20 @@ mod backoff;
 pub mod capacity;
 pub mod controller;
 mod queued_job;
-mod queued_pod;
 #[cfg(test)]
 mod tests;
-mod watch_state;
 
 use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::{Value, json};
 
-use crate::kube::{Job, JobPod, JobState, Quota};
+use crate::kube::{Job, JobState, Quota, WatchEvent};
 use crate::queue::capacity::Capacity;
 use crate::queue::queued_job::QueuedJob;
 pub use crate::queue::queued_job::REQUEUED_AT;
-use crate::queue::queued_pod::{CREATING, Progress, QueuedPod};
-pub use crate::queue::watch_state::{Unavailable, WatchState};
+use crate::state::store::Store;
+use crate::state::watch_state::{Change, WatchState};
+use crate::state::{CREATING, PodRecord, Progress};
 
 /// Pause of all requeues after a conflict: by then the watch has reported the change.
 const CONFLICT_PAUSE: Duration = Duration::from_secs(1);
@@ -36,15 +35,11 @@ pub const MAX_JOBS: usize = 2000;
 pub struct Queue {
     /// Ordered by [`QueuedJob::sort_key`].
     jobs: Vec<QueuedJob>,
-    quotas: Vec<KnownQuota>,
-    /// The unfinished pods of Jobs.
-    pods: Vec<QueuedPod>,
-    pub job_watch: WatchState,
-    pub pod_watch: WatchState,
-    pub quota_watch: WatchState,
-    /// Number of Job lists and of pod lists begun.
+    quotas: Store<Box<str>, KnownQuota>,
+    job_watch: WatchState,
+    quota_watch: WatchState,
+    /// Number of Job lists begun.
     generation: u64,
-    pod_generation: u64,
     /// Number of Job events received.
     arrivals: u64,
     /// No requeue before this time.
@@ -53,7 +48,7 @@ pub struct Queue {
 
 /// A watched quota.
 struct KnownQuota {
-    name: String,
+    total: Capacity,
     remaining: Capacity,
     limits_cpu: bool,
 }
@@ -87,19 +82,26 @@ pub enum RequeueOutcome {
 }
 
 impl Queue {
-    /// Begins a list of the Jobs.
-    pub fn begin_job_list(&mut self) {
-        self.generation += 1;
+    /// Applies an event of the watch of the Jobs. Returns false if the queue is full and drops the Job.
+    pub fn apply_job_event(&mut self, event: WatchEvent<Job>, now: Instant, clock: SystemTime) -> bool {
+        self.job_watch.follow(&event, now);
+        match event {
+            WatchEvent::Init => self.generation += 1,
+            WatchEvent::InitDone => self.drop_gone_jobs(),
+            WatchEvent::Apply(job) => return self.apply_job(job, now, clock),
+            WatchEvent::Delete(job) => self.delete_job(&job.name),
+            WatchEvent::Connected | WatchEvent::Failed(_) => {}
+        }
+        true
     }
 
-    /// Completes the list of the Jobs and drops the Jobs that it did not contain.
-    pub fn finish_job_list(&mut self) {
+    /// Drops the Jobs that the last list did not contain.
+    fn drop_gone_jobs(&mut self) {
         self.jobs.retain(|job| job.generation == self.generation);
-        self.job_watch.is_listed = true;
     }
 
     /// Adds or updates a Job. Returns false if the queue is full and drops the Job.
-    pub fn apply_job(&mut self, job: Job, now: Instant, clock: SystemTime) -> bool {
+    fn apply_job(&mut self, job: Job, now: Instant, clock: SystemTime) -> bool {
         if job.state() == JobState::Finished {
             self.delete_job(&job.name);
             return true;
@@ -107,7 +109,7 @@ impl Queue {
         let position = self.jobs.iter().position(|known| known.name == job.name);
         if self.jobs.len() >= MAX_JOBS && position.is_none() {
             // Jobs of an earlier list may no longer exist.
-            self.jobs.retain(|job| job.generation == self.generation);
+            self.drop_gone_jobs();
             if self.jobs.len() >= MAX_JOBS {
                 return false;
             }
@@ -123,81 +125,38 @@ impl Queue {
         true
     }
 
-    /// Removes a Job.
-    pub fn delete_job(&mut self, name: &str) {
+    fn delete_job(&mut self, name: &str) {
         self.jobs.retain(|job| job.name != name);
     }
 
-    /// Begins a list of the pods.
-    pub fn begin_pod_list(&mut self) {
-        self.pod_generation += 1;
-    }
-
-    /// Completes the list of the pods and drops the pods that it did not contain.
-    pub fn finish_pod_list(&mut self) {
-        self.pods.retain(|pod| pod.generation == self.pod_generation);
-        self.pod_watch.is_listed = true;
-    }
-
-    /// Adds or updates a pod. Returns its Job and the reason if the pod cannot start.
-    pub fn apply_pod(&mut self, pod: JobPod) -> Option<(String, String)> {
-        let position = self.pods.iter().position(|known| known.name == pod.name);
-        let previous = position.map(|at| self.pods.swap_remove(at));
-        if self.pods.len() >= MAX_JOBS {
-            return None;
+    /// Applies an event of the watch of the quotas. Returns the change of the watch's condition.
+    pub fn apply_quota_event(&mut self, event: &WatchEvent<Quota>, now: Instant) -> Option<Change> {
+        let change = self.quota_watch.follow(event, now);
+        match event {
+            WatchEvent::Init => self.quotas.begin_list(),
+            WatchEvent::InitDone => self.quotas.finish_list(),
+            WatchEvent::Apply(quota) => {
+                let (total, remaining) = (Capacity::total(quota), Capacity::remaining(quota));
+                let limits_cpu = quota.limited.iter().any(|key| capacity::is_cpu(key));
+                self.quotas.insert(quota.name.as_str().into(), KnownQuota { total, remaining, limits_cpu });
+            }
+            WatchEvent::Delete(quota) => drop(self.quotas.remove(&*quota.name)),
+            WatchEvent::Connected | WatchEvent::Failed(_) => {}
         }
-        let pod = QueuedPod::new(pod, previous.as_ref(), self.pod_generation)?;
-        let failure = match &pod.progress {
-            Progress::Failing(reason) => Some((pod.job.clone(), reason.clone())),
-            Progress::Running(_) | Progress::Starting(_) => None,
-        };
-        self.pods.push(pod);
-        failure
-    }
-
-    /// Removes a pod.
-    pub fn delete_pod(&mut self, name: &str) {
-        self.pods.retain(|pod| pod.name != name);
-    }
-
-    /// Begins a list of the quotas.
-    pub fn begin_quota_list(&mut self) {
-        self.quotas.clear();
-        self.quota_watch.is_listed = false;
-    }
-
-    /// Completes the list of the quotas.
-    pub fn finish_quota_list(&mut self) {
-        self.quota_watch.is_listed = true;
-    }
-
-    /// Adds or updates a quota.
-    pub fn apply_quota(&mut self, quota: &Quota) {
-        self.delete_quota(&quota.name);
-        let (name, remaining) = (quota.name.clone(), Capacity::remaining(quota));
-        self.quotas.push(KnownQuota {
-            name,
-            remaining,
-            limits_cpu: quota.limited.iter().any(|key| capacity::is_cpu(key)),
-        });
-    }
-
-    /// Removes a quota.
-    pub fn delete_quota(&mut self, name: &str) {
-        self.quotas.retain(|known| known.name != name);
+        change
     }
 
     /// Returns true if a quota limits CPU, so that Jobs queue. Returns `None` while the quotas are not known.
     pub fn has_cpu_quota(&self, now: Instant) -> Option<bool> {
-        self.quota_watch.check(now).ok().map(|()| self.quotas.iter().any(|quota| quota.limits_cpu))
+        self.quota_watch.check(now).ok().map(|()| self.quotas.values().any(|quota| quota.limits_cpu))
     }
 
     /// Returns the next action. A returned requeue counts as done until [`requeue_finished`](Self::requeue_finished) reports
     /// otherwise.
     pub fn next_action(&mut self, now: Instant) -> Action {
-        let available = self.quotas.iter().fold(Capacity::UNLIMITED, |least, quota| least.min(quota.remaining));
+        let available = self.quotas.values().fold(Capacity::UNLIMITED, |least, quota| least.min(quota.remaining));
         // Without a limit no Job waits for quota.
-        if available == Capacity::UNLIMITED || !self.job_watch.is_current() || !self.quota_watch.is_current() {
+        if available == Capacity::UNLIMITED || !self.job_watch.is_connected() || !self.quota_watch.is_connected() {
             return Action::Wait(None);
         }
         if self.paused_until.is_some_and(|until| until > now) {
@@ -239,34 +198,37 @@ impl Queue {
         }
     }
 
-    /// Returns the running, the starting and the waiting Jobs, each oldest first, as GET /queue answers.
-    ///
-    /// # Errors
-    /// The state is missing or too old.
-    pub fn snapshot(&self, now: Instant) -> Result<Value, Unavailable> {
-        self.job_watch.check(now)?;
-        self.pod_watch.check(now)?;
+    /// Returns the running, the starting and the waiting Jobs, each oldest first, as GET /queue answers. `pod` returns a Job's pod.
+    pub fn snapshot<'a>(&self, pod: impl Fn(&str) -> Option<&'a PodRecord>) -> Value {
         let (mut running, mut starting, mut waiting) = (Vec::new(), Vec::new(), Vec::new());
         for QueuedJob { name, created, running_since, .. } in &self.jobs {
-            match (running_since, self.progress(name)) {
-                (None, _) => waiting.push(json!({ "job": name, "position": waiting.len() + 1, "since": created })),
-                (Some(active), Some(Progress::Running(since))) => {
-                    running.push(json!({ "job": name, "since": since.as_ref().unwrap_or(active) }));
+            let Some(active) = running_since else {
+                waiting.push(json!({ "job": name, "position": waiting.len() + 1, "since": created }));
+                continue;
+            };
+            let pod = pod(name);
+            match pod.map(|pod| &pod.progress) {
+                Some(Progress::Running | Progress::Ended(_)) => {
+                    let since = pod.and_then(|pod| pod.started.as_deref()).unwrap_or(active);
+                    running.push(json!({ "job": name, "since": since }));
                 }
-                (Some(since), Some(Progress::Starting(reason) | Progress::Failing(reason))) => {
-                    starting.push(json!({ "job": name, "since": since, "reason": reason }));
+                Some(Progress::Starting(reason) | Progress::Failing(reason)) => {
+                    starting.push(json!({ "job": name, "since": active, "reason": reason }));
                 }
-                (Some(since), None) => starting.push(json!({ "job": name, "since": since, "reason": CREATING })),
+                None => starting.push(json!({ "job": name, "since": active, "reason": CREATING })),
             }
         }
-        Ok(json!({ "running": running, "starting": starting, "waiting": waiting }))
+        json!({ "running": running, "starting": starting, "waiting": waiting })
     }
 
-    /// Returns the progress of a Job's pod; of several, a running one decides.
-    fn progress(&self, job: &str) -> Option<&Progress> {
-        let mut pods = self.pods.iter().filter(|pod| pod.job == job).map(|pod| &pod.progress);
-        let first = pods.next()?;
-        let is_running = |progress: &&Progress| matches!(progress, Progress::Running(_));
-        Some(std::iter::once(first).chain(pods).find(is_running).unwrap_or(first))
+    /// Returns the names of the waiting Jobs, in the order of the queue.
+    pub fn waiting(&self) -> impl Iterator<Item = &str> {
+        self.jobs.iter().filter(|job| job.is_waiting()).map(|job| job.name.as_str())
+    }
+
+    /// Returns how many Jobs like this one the quotas allow at once. Returns `None` for an unknown Job, and without a limit.
+    pub fn slots(&self, name: &str) -> Option<u64> {
+        let job = self.jobs.iter().find(|job| job.name == name)?;
+        self.quotas.values().filter_map(|quota| quota.total.holds(&job.requested)).min()
     }
 }

@@ -1,11 +1,12 @@
 //! Unit tests of the decisions, with a clock of their own.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::{Value, json};
 
 use super::*;
-use crate::kube::{JobState, WatchedObject};
+use crate::kube::{Error, JobPod, WatchedObject};
 
 /// A queue and its clock, in milliseconds.
 struct Harness {
@@ -13,6 +14,8 @@ struct Harness {
     start: Instant,
     now: u64,
     explained: Vec<String>,
+    /// The pods by their Job.
+    pods: BTreeMap<String, PodRecord>,
 }
 
 fn read<T: WatchedObject + Default>(object: &Value) -> T {
@@ -22,13 +25,19 @@ fn read<T: WatchedObject + Default>(object: &Value) -> T {
 impl Harness {
     /// Returns a queue with complete lists and a quota of 2 CPU.
     fn new() -> Self {
-        let mut harness = Self { queue: Queue::default(), start: Instant::now(), now: 0, explained: Vec::new() };
-        harness.queue.begin_job_list();
-        harness.queue.finish_job_list();
-        harness.queue.begin_pod_list();
-        harness.queue.finish_pod_list();
-        harness.queue.begin_quota_list();
-        harness.queue.finish_quota_list();
+        let mut harness = Self {
+            queue: Queue::default(),
+            start: Instant::now(),
+            now: 0,
+            explained: Vec::new(),
+            pods: BTreeMap::new(),
+        };
+        for event in [WatchEvent::Init, WatchEvent::InitDone, WatchEvent::Connected] {
+            harness.queue.apply_quota_event(&event, harness.start);
+        }
+        for event in [WatchEvent::Init, WatchEvent::InitDone, WatchEvent::Connected] {
+            harness.event(event);
+        }
         harness.used("0");
         harness
     }
@@ -37,9 +46,17 @@ impl Harness {
         self.start + Duration::from_millis(self.now)
     }
 
+    fn event(&mut self, event: WatchEvent<Job>) -> bool {
+        self.queue.apply_job_event(event, self.time(), SystemTime::UNIX_EPOCH)
+    }
+
+    fn quota(&mut self, event: &WatchEvent<Quota>) {
+        self.queue.apply_quota_event(event, self.time());
+    }
+
     fn used(&mut self, cpu: &str) {
         let status = json!({"hard": {"requests.cpu": "2", "services": "0"}, "used": {"requests.cpu": cpu}});
-        self.queue.apply_quota(&read(&json!({"metadata": {"name": "q"}, "status": status})));
+        self.quota(&WatchEvent::Apply(read(&json!({"metadata": {"name": "q"}, "status": status}))));
     }
 
     fn job(&mut self, name: &str, second: u32, state: JobState) -> bool {
@@ -57,8 +74,7 @@ impl Harness {
         let metadata = json!({"name": name, "resourceVersion": "7", "creationTimestamp": created, "labels": labels});
         let containers = json!([{"resources": {"requests": {"cpu": "900m"}}}]);
         let spec = json!({"template": {"spec": {"containers": containers}}});
-        let job = read(&json!({"metadata": metadata, "spec": spec, "status": status}));
-        self.queue.apply_job(job, self.time(), SystemTime::UNIX_EPOCH)
+        self.event(WatchEvent::Apply(read(&json!({"metadata": metadata, "spec": spec, "status": status}))))
     }
 
     fn wait(&mut self, names: &[&str]) {
@@ -78,9 +94,17 @@ impl Harness {
         }
     }
 
-    fn pod(&mut self, job: &str, status: &Value) -> Option<(String, String)> {
-        let metadata = json!({"name": format!("{job}-pod"), "labels": {"job-name": job}});
-        self.queue.apply_pod(read(&json!({"metadata": metadata, "status": status})))
+    fn delete(&mut self, name: &str) {
+        self.event(WatchEvent::Delete(read(&json!({"metadata": {"name": name}}))));
+    }
+
+    fn pod(&mut self, job: &str, status: &Value) {
+        let pod: JobPod = read(&json!({"metadata": {"name": format!("{job}-pod")}, "status": status}));
+        self.pods.insert(job.to_owned(), PodRecord::new(&pod, None));
+    }
+
+    fn snapshot(&self) -> Value {
+        self.queue.snapshot(|job| self.pods.get(job))
     }
 
     /// Returns the time of the next decision, in milliseconds.
@@ -93,7 +117,7 @@ impl Harness {
 
     /// The Jobs with a pod, and the waiting ones.
     fn job_names(&self) -> (Vec<String>, Vec<String>) {
-        let queue = self.queue.snapshot(self.time()).expect("known");
+        let queue = self.snapshot();
         let names = |key: &str| {
             let jobs = queue[key].as_array().into_iter().flatten();
             jobs.map(|job| job["job"].as_str().expect("a name").to_owned()).collect()
@@ -148,7 +172,7 @@ fn a_job_that_does_not_start_is_requeued_again_after_growing_pauses() {
     assert_eq!(harness.due(), Some(6000));
     assert_eq!(harness.at(5999), NONE, "its capacity is reserved");
     assert_eq!(harness.at(6000), ["b"]);
-    harness.queue.delete_job("b");
+    harness.delete("b");
     let times: Vec<u64> = (6001..300_000).step_by(100).filter(|now| !harness.at(*now).is_empty()).collect();
     let pauses: Vec<u64> = times.windows(2).map(|pair| (pair[1] - pair[0]).div_euclid(1000)).collect();
     assert_eq!(times[0].div_euclid(1000), 11);
@@ -170,7 +194,7 @@ fn a_job_of_another_program_has_its_turn_and_is_never_requeued() {
     assert_eq!(harness.explained, ["theirs"]);
     harness.used("0");
     harness.job("ours", 1, JobState::Running);
-    harness.queue.delete_job("theirs");
+    harness.delete("theirs");
     harness.job_of("argo", "theirs", 0, JobState::Waiting);
     harness.job("second", 1, JobState::Waiting);
     assert_eq!(harness.at(8000), ["second"], "beside its turn");
@@ -180,21 +204,21 @@ fn a_job_of_another_program_has_its_turn_and_is_never_requeued() {
 fn a_job_with_a_pod_is_starting_until_the_pod_runs() {
     let mut harness = Harness::new();
     harness.job("a", 0, JobState::Running);
-    let entry = |harness: &Harness, key: &str| harness.queue.snapshot(harness.time()).expect("known")[key][0].clone();
+    let entry = |harness: &Harness, key: &str| harness.snapshot()[key][0].clone();
     assert_eq!(entry(&harness, "starting")["reason"], "its container is being created");
     let waiting = json!({"waiting": {"reason": "ErrImagePull", "message": "not found"}});
     let missing = json!({"phase": "Pending", "containerStatuses": [{"image": "x:1", "state": waiting}]});
-    let failure = Some(("a".to_owned(), "image not found: x:1".to_owned()));
-    assert_eq!(harness.pod("a", &missing), failure);
+    harness.pod("a", &missing);
     let since = "2026-01-01T00:01:00Z";
     assert_eq!(entry(&harness, "starting"), json!({"job": "a", "since": since, "reason": "image not found: x:1"}));
     let state = json!({"running": {"startedAt": "2026-01-01T00:07:00Z"}});
-    assert_eq!(harness.pod("a", &json!({"phase": "Running", "containerStatuses": [{"state": state}]})), None);
+    harness.pod("a", &json!({"phase": "Running", "containerStatuses": [{"state": state}]}));
     assert_eq!(entry(&harness, "running"), json!({"job": "a", "since": "2026-01-01T00:07:00Z"}));
     harness.pod("a", &json!({"phase": "Running"}));
     assert_eq!(entry(&harness, "running")["since"], since, "the kubelet has not told the time");
-    harness.queue.begin_pod_list();
-    harness.queue.finish_pod_list();
+    harness.pod("a", &json!({"phase": "Succeeded"}));
+    assert_eq!(entry(&harness, "running")["job"], "a", "Kubernetes has not ended the Job yet");
+    harness.pods.clear();
     assert_eq!(entry(&harness, "starting")["job"], "a");
 }
 
@@ -233,20 +257,22 @@ fn a_failed_requeue_pauses_all_jobs_and_keeps_their_order() {
 
 #[test]
 fn no_job_is_requeued_while_the_state_is_incomplete() {
+    let failed = || Error::Timeout { url: String::new() };
     let mut harness = Harness::new();
     harness.wait(&["a"]);
-    harness.queue.quota_watch.failed(false, harness.time());
+    harness.quota(&WatchEvent::Failed(failed()));
     assert_eq!(harness.at(2000), NONE, "the quota watch has failed");
-    harness.queue.quota_watch.connected();
-    harness.queue.job_watch.failed(false, harness.time());
+    harness.quota(&WatchEvent::Connected);
+    harness.event(WatchEvent::Failed(failed()));
     assert_eq!(harness.at(2000), NONE, "the Job watch has failed");
-    harness.queue.job_watch.connected();
-    harness.queue.begin_quota_list();
+    harness.event(WatchEvent::Connected);
+    harness.quota(&WatchEvent::Init);
     assert_eq!(harness.at(2000), NONE, "the list of quotas is incomplete");
-    harness.queue.finish_quota_list();
+    harness.quota(&WatchEvent::InitDone);
+    harness.quota(&WatchEvent::Connected);
     assert_eq!(harness.at(2000), NONE, "without a quota no Job waits for one");
     let uncounted = json!({"metadata": {"name": "q"}, "status": {"hard": {"requests.cpu": "2"}}});
-    harness.queue.apply_quota(&read(&uncounted));
+    harness.quota(&WatchEvent::Apply(read(&uncounted)));
     assert_eq!(harness.at(2000), NONE, "the used amount is unknown");
     harness.used("0");
     assert_eq!(harness.at(2000), ["a"]);
@@ -256,29 +282,23 @@ fn no_job_is_requeued_while_the_state_is_incomplete() {
 fn a_new_list_drops_missing_jobs_and_keeps_the_order_of_the_others() {
     let mut harness = Harness::new();
     harness.wait(&["c", "b", "a"]);
-    harness.queue.begin_job_list();
+    harness.event(WatchEvent::Init);
     harness.wait(&["a", "c"]);
     assert_eq!(harness.job_names().1, ["c", "b", "a"], "until the list is complete");
-    harness.queue.finish_job_list();
+    harness.event(WatchEvent::InitDone);
     assert_eq!(harness.job_names().1, ["c", "a"]);
     harness.job("c", 0, JobState::Finished);
     assert_eq!(harness.job_names().1, ["a"]);
 }
 
 #[test]
-fn the_queue_is_shown_only_while_it_is_recent() {
+fn the_quotas_tell_how_many_jobs_run_at_once() {
     let mut harness = Harness::new();
-    assert_eq!(Queue::default().snapshot(harness.time()), Err(Unavailable::Starting));
-    harness.queue.job_watch.failed(false, harness.time());
-    harness.now = 10_000;
-    assert!(harness.queue.snapshot(harness.time()).is_ok(), "an API server restarts within this time");
-    harness.queue.job_watch.failed(false, harness.time());
-    harness.now = 10_001;
-    assert_eq!(harness.queue.snapshot(harness.time()), Err(Unavailable::Failing));
-    harness.queue.job_watch.failed(true, harness.time());
-    assert_eq!(harness.queue.snapshot(harness.time()), Err(Unavailable::Forbidden));
-    assert!(harness.queue.job_watch.connected());
-    assert!(harness.queue.snapshot(harness.time()).is_ok());
+    harness.wait(&["a", "b"]);
+    assert_eq!(harness.queue.waiting().collect::<Vec<_>>(), ["a", "b"]);
+    assert_eq!((harness.queue.slots("a"), harness.queue.slots("unknown")), (Some(2), None));
+    harness.quota(&WatchEvent::Delete(read(&json!({"metadata": {"name": "q"}}))));
+    assert_eq!(harness.queue.slots("a"), None, "no limit");
 }
 
 #[test]

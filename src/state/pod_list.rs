@@ -6,6 +6,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use crate::kube::Pod;
+use crate::state::rows::Snapshot;
 
 /// The begin and the end of the body.
 const BEGIN: &[u8] = br#"{"pods":["#;
@@ -96,11 +97,11 @@ impl PodList {
     }
 }
 
-/// Returns the whole body of these rows, which have `bytes` bytes together.
-pub fn join<'a>(rows: impl ExactSizeIterator<Item = &'a [u8]>, bytes: usize) -> Vec<u8> {
-    let mut json = Vec::with_capacity(BEGIN.len() + bytes + rows.len() + END.len());
+/// Returns the whole body of these rows.
+pub fn join(rows: &Snapshot) -> Vec<u8> {
+    let mut json = Vec::with_capacity(BEGIN.len() + rows.bytes + rows.digest.rows + END.len());
     json.extend_from_slice(BEGIN);
-    for (index, row) in rows.enumerate() {
+    for (index, row) in rows.iter().enumerate() {
         if index > 0 {
             json.push(b',');
         }
@@ -113,6 +114,7 @@ pub fn join<'a>(rows: impl ExactSizeIterator<Item = &'a [u8]>, bytes: usize) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::state::rows::Rows;
 
     fn pod(node: Option<&str>, name: &str, phase: &str) -> Pod {
         Pod {
@@ -128,19 +130,19 @@ mod tests {
     #[test]
     fn a_cluster_without_pods_is_an_empty_list() {
         assert_eq!(PodList::default().into_json(), br#"{"pods":[]}"#);
-        assert_eq!(join(std::iter::empty(), 0), br#"{"pods":[]}"#);
+        assert_eq!(join(&Rows::default().snapshot()), br#"{"pods":[]}"#);
     }
 
     #[test]
     fn the_five_fields_keep_their_order_and_absent_ones_are_null() {
         let pods = [pod(Some("node-1"), "a", "Pending"), pod(None, "b", "")];
-        let mut rows = Vec::new();
+        let mut rows = Rows::default();
         for pod in &pods {
             let mut row = Vec::new();
             write_row(&mut row, pod);
-            rows.push(row);
+            rows.insert(pod.name.as_str().into(), row.into());
         }
-        let joined = join(rows.iter().map(Vec::as_slice), rows.iter().map(Vec::len).sum());
+        let joined = join(&rows.snapshot());
         let mut list = PodList::default();
         list.extend(pods);
         assert_eq!(list.into_json(), joined);

@@ -1,8 +1,8 @@
-//! The real classifier image.
+//! The real classifier image, and the one that replaces it in the other tests.
 
-use super::{FREE, PREMIUM, empty_cluster, items, kubeconfig, kubectl_ok, post_ok, text, within};
+use super::{FREE, PREMIUM, SOON, create, empty_cluster, items, kubeconfig, kubectl_ok, post_ok, server, text, within};
 use crate::support::server::Setup;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 
 /// Longest training with the small data of tests/cluster/images/real, on two nodes that share two cores with everything
@@ -19,7 +19,7 @@ fn real_image() -> Option<String> {
 }
 
 /// Checks the log of the real classifier from the first line to the last, with an accuracy that only training reaches.
-fn assert_trained(log: &str, dataset: &str, network: &str) {
+fn assert_trained(pod: &Value, log: &str, dataset: &str, network: &str) {
     let lines: Vec<&str> = log.lines().collect();
     let first = [format!("dataset: {dataset}"), format!("type: {network}"), "cpu limit: 0.9".to_owned()];
     assert!(lines.len() > 3 && lines[..3] == first, "{log}");
@@ -29,10 +29,52 @@ fn assert_trained(log: &str, dataset: &str, network: &str) {
         assert!(epochs.iter().any(|line| line.starts_with(&beginning) && line.contains("], Loss: ")), "{log}");
     }
     assert!(epochs.iter().all(|line| line.starts_with("Epoch [")), "{log}");
-    let number = last.strip_prefix("Accuracy of the network on the 10K test images: ");
+    let percent = percent(last);
+    assert!((50.0..=100.0).contains(&percent), "ten classes are 10 % by chance: {log}");
+    assert_message(pod, percent);
+}
+
+/// Returns the accuracy of a log's last line.
+fn percent(line: &str) -> f64 {
+    let number = line.strip_prefix("Accuracy of the network on the 10K test images: ");
     let number = number.and_then(|rest| rest.strip_suffix(" %")).and_then(|number| number.parse::<u8>().ok());
-    let percent = number.unwrap_or_else(|| panic!("{log}"));
-    assert!((50..=100).contains(&percent), "ten classes are 10 % by chance: {log}");
+    number.unwrap_or_else(|| panic!("no accuracy: {line:?}")).into()
+}
+
+/// Checks that a pod's termination message is the accuracy that its log has as whole percent.
+fn assert_message(pod: &Value, percent: f64) {
+    let message: Value = serde_json::from_str(message(pod)).unwrap_or_else(|error| panic!("{error}: {pod:#}"));
+    let permille = (message["accuracy"].as_f64().unwrap() * 1000.0).round();
+    assert_eq!((permille / 10.0).floor(), percent, "{message}");
+}
+
+fn message(pod: &Value) -> &str {
+    text(pod, "/status/containerStatuses/0/state/terminated/message")
+}
+
+/// Waits for the end of the only pod with this label.
+fn ended(namespace: &str, selector: &str, limit: Duration) -> Value {
+    within(limit, "the pod's end", || {
+        let pods = items(&["get", "pods", "-n", namespace, "-l", selector]);
+        pods.into_iter().find(|pod| ["Succeeded", "Failed"].contains(&text(pod, "/status/phase")))
+    })
+}
+
+#[test]
+fn classifier_of_the_other_tests_has_the_termination_message_of_the_real_one() {
+    empty_cluster();
+    for (tag, phase) in [("short", "Succeeded"), ("fails", "Failed")] {
+        let job = post_ok(&server(tag), "premium", "mnist");
+        let pod = ended(PREMIUM, &format!("job-name={job}"), SOON);
+        assert_eq!(text(&pod, "/status/phase"), phase);
+        let log = kubectl_ok(&["logs", &format!("job/{job}"), "-n", PREMIUM]);
+        if phase == "Succeeded" {
+            assert_message(&pod, percent(log.lines().last().unwrap()));
+        } else {
+            // terminationMessagePolicy: FallbackToLogsOnError.
+            assert_eq!(message(&pod).trim_end(), log.trim_end());
+        }
+    }
 }
 
 #[test]
@@ -46,14 +88,10 @@ fn real_classifier_trains_in_each_tier_and_logs_its_accuracy_last() {
         (post_ok(&server, tier, dataset), begin, dataset, namespace, network)
     });
     for (job, begin, dataset, namespace, network) in posted {
-        let selector = format!("job-name={job}");
-        let pod = within(TRAINING, "the end of the Job's pod", || {
-            let pods = items(&["get", "pods", "-n", namespace, "-l", &selector]);
-            pods.into_iter().find(|pod| ["Succeeded", "Failed"].contains(&text(pod, "/status/phase")))
-        });
+        let pod = ended(namespace, &format!("job-name={job}"), TRAINING);
         let log = kubectl_ok(&["logs", &format!("job/{job}"), "-n", namespace]);
         assert_eq!(text(&pod, "/status/phase"), "Succeeded", "{pod:#}\n{log}");
-        assert_trained(&log, dataset, network);
+        assert_trained(&pod, &log, dataset, network);
         println!("{job}: {:?} from the POST to the end", begin.elapsed());
     }
 }
@@ -65,7 +103,8 @@ fn real_classifier_runs_without_root_and_with_a_read_only_file_system() {
     for (dataset, network) in [("mnist", "cnn"), ("kmnist", "ff")] {
         let name = format!("strict-{dataset}-{network}");
         let pod = json!({
-            "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": PREMIUM},
+            "apiVersion": "v1", "kind": "Pod",
+            "metadata": {"name": name, "namespace": PREMIUM, "labels": {"strict": name}},
             "spec": {
                 "restartPolicy": "Never",
                 "automountServiceAccountToken": false,
@@ -80,16 +119,10 @@ fn real_classifier_runs_without_root_and_with_a_read_only_file_system() {
                 }],
             },
         });
-        let home = tempfile::TempDir::new().unwrap();
-        let file = home.path().join("pod.json");
-        std::fs::write(&file, pod.to_string()).unwrap();
-        kubectl_ok(&["create", "-f", file.to_str().unwrap()]);
-        let phase = within(TRAINING, "the pod's end", || {
-            let phase = kubectl_ok(&["get", "pod", &name, "-n", PREMIUM, "-o", "jsonpath={.status.phase}"]);
-            ["Succeeded", "Failed"].contains(&phase.as_str()).then_some(phase)
-        });
+        create(&pod);
+        let pod = ended(PREMIUM, &format!("strict={name}"), TRAINING);
         let log = kubectl_ok(&["logs", &name, "-n", PREMIUM]);
-        assert_eq!(phase, "Succeeded", "{log}");
-        assert_trained(&log, dataset, network);
+        assert_eq!(text(&pod, "/status/phase"), "Succeeded", "{pod:#}\n{log}");
+        assert_trained(&pod, &log, dataset, network);
     }
 }

@@ -49,7 +49,7 @@ fn role_grants_exactly_the_needed_permissions() {
     };
     for args in [
         &["get", "secrets", "-n", "default"][..],
-        &["get", "jobs", "-n", PREMIUM],
+        &["get", "jobs", "-n", "kube-system"],
         &["delete", "jobs", "--all", "-n", FREE],
         &["delete", "pods", "--all", "-n", FREE],
         &["get", "nodes"],
@@ -69,7 +69,7 @@ fn role_grants_exactly_the_needed_permissions() {
         ("watch", "resourcequotas", FREE, true),
         ("patch", "resourcequotas", FREE, false),
         ("update", "jobs", FREE, false),
-        ("watch", "jobs", PREMIUM, false),
+        ("watch", "jobs", PREMIUM, true),
         ("patch", "jobs", PREMIUM, false),
         ("create", "pods", FREE, false),
         ("delete", "pods", PREMIUM, false),

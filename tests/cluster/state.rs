@@ -1,8 +1,12 @@
-//! GET /config from the watched pods, against a list of the same cluster.
+//! The watched state: GET /config against a list of the same cluster, and GET /jobs.
+
+use std::collections::BTreeSet;
+
+use serde_json::{Value, json};
 
 use super::queue::requeueing_server;
 use super::{
-    FREE, PREMIUM, QUOTA_BACKOFF, SOON, empty_cluster, expected_config, jobs, kubectl_ok, pods_of, post_ok, text,
+    FREE, PREMIUM, QUOTA_BACKOFF, SOON, empty_cluster, expected_config, jobs, kubectl_ok, pods, pods_of, post_ok, text,
     within,
 };
 use crate::support::http::Response;
@@ -46,4 +50,51 @@ fn watched_pods_equal_a_list_of_a_changing_cluster_at_each_rest() {
     // No failure, so each answer came from the watch.
     let log = server.log_until_now();
     assert_eq!(log.lines().filter(|line| *line == LIVE).count(), 1, "{log}");
+}
+
+/// Waits until a Job is in a state; returns it.
+fn until(server: &Server, name: &str, state: &str) -> Value {
+    within(QUOTA_BACKOFF, &format!("{name} is {state}"), || {
+        let response = server.get(&format!("/jobs/{name}"));
+        (response.status == 200 && text(&response.json(), "/state") == state).then(|| response.json())
+    })
+}
+
+#[test]
+fn job_resources_tell_what_became_of_each_job() {
+    empty_cluster();
+    let (_home, server) = requeueing_server("short", &[]);
+    let posted: Vec<String> = (0..3).map(|_| post_ok(&server, "free", "mnist")).collect();
+    let premium = post_ok(&server, "premium", "kmnist");
+    let queued = until(&server, &posted[2], "queued");
+    assert_eq!((&queued["position"], text(&queued, "/reason")), (&json!(1), "waits for one of 2 free slots"));
+    for name in posted.iter().chain([&premium]) {
+        let job = until(&server, name, "succeeded");
+        assert!(job["accuracy"].as_f64().is_some_and(|accuracy| (0.0..=1.0).contains(&accuracy)), "{job}");
+        assert!(job["exit_code"] == 0 && job["reason"].is_null() && job["position"].is_null(), "{job}");
+        assert!(text(&job, "/created") <= text(&job, "/started"), "{job}");
+        assert!(text(&job, "/started") < text(&job, "/finished"), "{job}");
+        let pods = pods(if *name == premium { PREMIUM } else { FREE });
+        let pod = pods.iter().find(|pod| text(pod, "/metadata/labels/job-name") == name).unwrap();
+        assert_eq!(text(&job, "/node"), text(pod, "/spec/nodeName"));
+    }
+    let listed = server.get("/jobs").json();
+    let listed: BTreeSet<&str> = listed["jobs"].as_array().unwrap().iter().map(|job| text(job, "/job")).collect();
+    assert_eq!(listed, posted.iter().chain([&premium]).map(String::as_str).collect());
+
+    let (_home, failing) = requeueing_server("fails", &[]);
+    let job = until(&failing, &post_ok(&failing, "premium", "mnist"), "failed");
+    assert_eq!((text(&job, "/reason"), &job["exit_code"]), ("exit code 1", &json!(1)), "{job}");
+
+    let (_home, missing) = requeueing_server("missing", &["--job-timeout", "15"]);
+    let name = post_ok(&missing, "premium", "mnist");
+    within(SOON, "the reason", || {
+        let job = missing.get(&format!("/jobs/{name}")).json();
+        (text(&job, "/state") == "pending" && text(&job, "/reason").starts_with("image ")).then_some(())
+    });
+    let job = until(&missing, &name, "failed");
+    assert_eq!((text(&job, "/reason"), &job["started"]), ("ran longer than 15 s", &Value::Null), "{job}");
+    // A Job that is deleted is gone, for every server.
+    kubectl_ok(&["delete", "job", &name, "-n", PREMIUM, "--wait=false"]);
+    within(SOON, "404", || (server.get(&format!("/jobs/{name}")).status == 404).then_some(()));
 }

@@ -193,7 +193,7 @@ fn forbidden_watch_is_logged_once_and_each_config_is_a_list() {
     cluster.world().refusal = Some(no_permission());
     let server = cluster.serve(&[]);
     assert_eq!(server.get("/config").status, 200);
-    let fix = "; fix: run img-classification setup, or start with --no-watch";
+    let fix = "; fix: run img-classification setup, or kubectl apply -f k8s/rbac.yaml, or start with --no-watch";
     let is_warning =
         |line: &str| line.starts_with("warning: cannot watch the pods of all namespaces; GET /config lists");
     server.wait_for_log("of the refusal", |line| is_warning(line) && line.ends_with(fix));

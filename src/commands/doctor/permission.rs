@@ -26,6 +26,10 @@ const WATCH: [Permission; 2] = [("list", "batch", "jobs", FREE), ("watch", "batc
 /// Further permissions to show the queue.
 const QUEUE: [Permission; 1] = [("watch", "", "pods", FREE)];
 
+/// Further permissions to show the Jobs.
+const JOBS: [Permission; 3] =
+    [("list", "batch", "jobs", PREMIUM), ("watch", "batch", "jobs", PREMIUM), ("watch", "", "pods", PREMIUM)];
+
 /// Further permissions to requeue waiting Jobs.
 const REQUEUE: [Permission; 3] =
     [("patch", "batch", "jobs", FREE), ("list", "", "resourcequotas", FREE), ("watch", "", "resourcequotas", FREE)];
@@ -66,7 +70,7 @@ pub fn check(kube: &Client) -> Result<Vec<Check>, Error> {
             Check::warning("permission", format!("may not {watch_pods}; without it each GET /config lists them"), GRANT)
         }
     });
-    checks.push(queue(kube)?);
+    checks.push(watched_jobs(kube)?);
     let clean = missing(kube, &CLEAN)?.join(", ");
     checks.push(if clean.is_empty() {
         Check::ok("permission", "may do what `clean` needs")
@@ -81,19 +85,22 @@ pub fn check(kube: &Client) -> Result<Vec<Check>, Error> {
     Ok(checks)
 }
 
-/// Checks the permissions of the queue, which the server can do without.
-fn queue(kube: &Client) -> Result<Check, Error> {
-    let (watch, queue, requeue) = (missing(kube, &WATCH)?, missing(kube, &QUEUE)?, missing(kube, &REQUEUE)?);
+/// Checks the permissions to watch the Jobs and to requeue them, which the server can do without.
+fn watched_jobs(kube: &Client) -> Result<Check, Error> {
+    let (watch, queue) = (missing(kube, &WATCH)?, missing(kube, &QUEUE)?);
+    let (jobs, requeue) = (missing(kube, &JOBS)?, missing(kube, &REQUEUE)?);
     let is_idle = !watch.is_empty() || !requeue.is_empty();
-    let is_hidden = !watch.is_empty() || !queue.is_empty();
+    let is_queue_hidden = !watch.is_empty() || !queue.is_empty();
+    let are_jobs_hidden = is_queue_hidden || !jobs.is_empty();
     let effects = [
         is_idle.then_some("waiting Jobs start only on Kubernetes' own retry"),
-        is_hidden.then_some("GET /queue returns 503"),
+        is_queue_hidden.then_some("GET /queue returns 502"),
+        are_jobs_hidden.then_some("GET /jobs returns 502"),
     ];
     let effects = effects.into_iter().flatten().collect::<Vec<_>>().join(", and ");
-    let missing = [watch, queue, requeue].concat().join(", ");
+    let missing = [watch, queue, jobs, requeue].concat().join(", ");
     Ok(if missing.is_empty() {
-        Check::ok("permission", "may watch the free tier's queue and requeue waiting Jobs")
+        Check::ok("permission", "may watch the Jobs of both tiers and requeue waiting ones")
     } else {
         Check::warning("permission", format!("may not {missing}; without it {effects}"), GRANT)
     })

@@ -10,6 +10,7 @@ pub mod retry;
 
 use std::cell::Cell;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::kube::auth::credentials::Credentials;
@@ -32,7 +33,9 @@ pub struct Client {
     credentials: Credentials,
     circuit: Arc<Circuit>,
     budget: RetryBudget,
-    timeout: Duration,
+    pub(in crate::kube) timeout: Duration,
+    /// The process is about to end: watches end silently.
+    pub(in crate::kube) is_closed: AtomicBool,
 }
 
 impl Client {
@@ -46,7 +49,8 @@ impl Client {
         let connections = Connections::new(server, (trust, proxy), user.identity.clone(), max_idle)?;
         let (connections, circuit) = (Arc::new(connections), Arc::default());
         let (credentials, budget) = (Credentials::new(user), RetryBudget::new(Instant::now()));
-        Ok(Self { connections, impersonate, credentials, circuit, budget, timeout })
+        let is_closed = AtomicBool::new(false);
+        Ok(Self { connections, impersonate, credentials, circuit, budget, timeout, is_closed })
     }
 
     /// Creates a Job. `name` is the random name in `manifest`, and every retry uses it. "Already exists" after a lost
@@ -228,8 +232,9 @@ impl Client {
         self.credentials.get(self.deadline()).ok()?.subject()
     }
 
-    /// Kills a credential plugin that is still running.
+    /// Kills a credential plugin that is still running. From here on no watch reports a failure.
     pub fn close(&self) {
+        self.is_closed.store(true, Ordering::SeqCst);
         self.credentials.close();
     }
 }

@@ -1,4 +1,4 @@
-//! The fields of a Job that the queue reads.
+//! The fields of a Job that this program reads.
 
 use crate::kube::types::watched::{Pairs, WatchedObject};
 
@@ -31,11 +31,25 @@ pub struct Job {
     pub started: Option<String>,
     /// The resources of its pod's containers.
     pub containers: Vec<Resources>,
-    is_stopped: bool,
-    is_active: bool,
+    /// metadata.deletionTimestamp is set.
+    pub is_being_deleted: bool,
+    /// spec.suspend
+    pub is_suspended: bool,
+    /// status.active is not 0.
+    pub is_active: bool,
     has_finished_pod: bool,
-    /// (type, status)
-    conditions: Vec<(String, String)>,
+    conditions: Vec<JobCondition>,
+}
+
+/// A condition of a Job.
+#[derive(Debug, Clone, Default)]
+pub struct JobCondition {
+    kind: String,
+    status: String,
+    pub reason: String,
+    pub message: String,
+    /// lastTransitionTime, RFC 3339
+    pub since: String,
 }
 
 /// The resources of a container, by name.
@@ -48,14 +62,20 @@ pub struct Resources {
 impl Job {
     /// Returns the Job's progress.
     pub fn state(&self) -> JobState {
-        let is_end =
-            |(kind, status): &(String, String)| matches!(kind.as_str(), "Complete" | "Failed") && status == "True";
         match () {
-            () if self.is_stopped || self.conditions.iter().any(is_end) => JobState::Finished,
+            () if self.is_being_deleted || self.is_suspended || self.end().is_some() => JobState::Finished,
             () if self.is_active => JobState::Running,
             () if self.has_finished_pod => JobState::Finished,
             () => JobState::Waiting,
         }
+    }
+
+    /// Returns the condition that ended the Job, and true if that is its success.
+    pub fn end(&self) -> Option<(&JobCondition, bool)> {
+        let is_end = |condition: &&JobCondition| {
+            matches!(condition.kind.as_str(), "Complete" | "Failed") && condition.status == "True"
+        };
+        self.conditions.iter().find(is_end).map(|condition| (condition, condition.kind == "Complete"))
     }
 }
 
@@ -66,10 +86,10 @@ impl WatchedObject for Job {
             ["metadata", "name"] => self.name = text(),
             ["metadata", "resourceVersion"] => self.version = text(),
             ["metadata", "creationTimestamp"] => self.created = text(),
-            ["metadata", "deletionTimestamp"] => self.is_stopped = true,
+            ["metadata", "deletionTimestamp"] => self.is_being_deleted = true,
             ["metadata", "labels", key] => self.labels.add(key, leaf),
             ["metadata", "annotations", key] => self.annotations.add(key, leaf),
-            ["spec", "suspend"] => self.is_stopped |= leaf == "true",
+            ["spec", "suspend"] => self.is_suspended = leaf == "true",
             ["spec", "template", "spec", "containers", index, "resources", list, resource] => {
                 let container = item(&mut self.containers, index);
                 let amounts = if *list == "limits" { &mut container.limits } else { &mut container.requests };
@@ -78,8 +98,17 @@ impl WatchedObject for Job {
             ["status", "active"] => self.is_active = leaf != "0",
             ["status", "succeeded" | "failed"] => self.has_finished_pod |= leaf != "0",
             ["status", "startTime"] => self.started = Some(text()),
-            ["status", "conditions", index, "type"] => item(&mut self.conditions, index).0 = text(),
-            ["status", "conditions", index, "status"] => item(&mut self.conditions, index).1 = text(),
+            ["status", "conditions", index, field] => {
+                let condition = item(&mut self.conditions, index);
+                match *field {
+                    "type" => condition.kind = text(),
+                    "status" => condition.status = text(),
+                    "reason" => condition.reason = text(),
+                    "message" => condition.message = text(),
+                    "lastTransitionTime" => condition.since = text(),
+                    _ => {}
+                }
+            }
             _ => {}
         }
     }

@@ -1,9 +1,9 @@
-//! The fields of a Job's pod that the queue reads.
+//! The fields of a Job's pod that this program reads.
 
 use crate::kube::types::job::item;
 use crate::kube::types::watched::WatchedObject;
 
-/// A pod, with what keeps it from running.
+/// A pod of a Job, with what keeps it from running and what ended it.
 #[derive(Debug, Clone, Default)]
 pub struct JobPod {
     pub name: String,
@@ -11,8 +11,19 @@ pub struct JobPod {
     pub version: String,
     /// The name of its Job; empty for a pod without one.
     pub job: String,
+    /// metadata.creationTimestamp, RFC 3339 in whole seconds of UTC
+    pub created: String,
+    /// metadata.deletionTimestamp is set.
+    pub is_being_deleted: bool,
+    /// spec.nodeName; empty until the pod is scheduled.
+    pub node: String,
+    /// spec.activeDeadlineSeconds; empty if there is none.
+    pub deadline: String,
     /// status.phase
     pub phase: String,
+    /// status.reason and status.message, such as those of an eviction; empty for most pods.
+    pub reason: String,
+    pub message: String,
     /// The CPU request of its only container; empty if it has none or several have one.
     pub cpu: String,
     pub containers: Vec<ContainerStatus>,
@@ -27,8 +38,20 @@ pub struct ContainerStatus {
     pub waiting: String,
     /// The kubelet's message for `waiting`.
     pub message: String,
-    /// The start of the running container, RFC 3339.
+    /// The start of the running or ended container, RFC 3339.
     pub started: Option<String>,
+    /// The end, of a container that has ended.
+    pub terminated: Option<Terminated>,
+}
+
+/// The end of a container.
+#[derive(Debug, Clone, Default)]
+pub struct Terminated {
+    pub exit_code: Option<i32>,
+    /// Such as `Completed`, `Error` or `OOMKilled`.
+    pub reason: String,
+    /// The termination message, or the runtime's error.
+    pub message: String,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -57,7 +80,13 @@ impl WatchedObject for JobPod {
             ["metadata", "labels", "job-name"] => self.job = text(),
             ["spec", "containers", "0", "resources", "requests", "cpu"] => self.cpu = text(),
             ["spec", "containers", _, "resources", "requests", "cpu"] => self.cpu.clear(),
+            ["metadata", "creationTimestamp"] => self.created = text(),
+            ["metadata", "deletionTimestamp"] => self.is_being_deleted = true,
+            ["spec", "nodeName"] => self.node = text(),
+            ["spec", "activeDeadlineSeconds"] => self.deadline = text(),
             ["status", "phase"] => self.phase = text(),
+            ["status", "reason"] => self.reason = text(),
+            ["status", "message"] => self.message = text(),
             ["status", "conditions", index, "type"] => item(&mut self.conditions, index).kind = text(),
             ["status", "conditions", index, "reason"] => item(&mut self.conditions, index).reason = text(),
             ["status", "conditions", index, "message"] => item(&mut self.conditions, index).message = text(),
@@ -67,7 +96,16 @@ impl WatchedObject for JobPod {
                     ["image"] => container.image = text(),
                     ["state", "waiting", "reason"] => container.waiting = text(),
                     ["state", "waiting", "message"] => container.message = text(),
-                    ["state", "running", "startedAt"] => container.started = Some(text()),
+                    ["state", "running" | "terminated", "startedAt"] => container.started = Some(text()),
+                    ["state", "terminated", field] => {
+                        let terminated = container.terminated.get_or_insert_default();
+                        match *field {
+                            "exitCode" => terminated.exit_code = leaf.parse().ok(),
+                            "reason" => terminated.reason = text(),
+                            "message" => terminated.message = text(),
+                            _ => {}
+                        }
+                    }
                     _ => {}
                 }
             }

@@ -5,6 +5,7 @@
 //! See <https://kubernetes.io/docs/reference/using-api/api-concepts/#efficient-detection-of-changes>.
 
 use std::io::{BufRead, BufReader, Read};
+use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -26,8 +27,8 @@ const WATCH_SECONDS: u64 = 20;
 /// Time after the server's end of a watch until the client gives up.
 const SLACK: Duration = Duration::from_secs(5);
 
-/// Deadline of a list.
-const LIST_TIMEOUT: Duration = Duration::from_secs(10);
+/// Least deadline of a list, which has all pages; a longer one of the operator's holds for lists, too.
+const MIN_LIST_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Maximum size of a page that is read whole, in bytes: all of its Jobs with 40 KB.
 const PAGE_LIMIT: u64 = 4 * 1024 * 1024;
@@ -94,7 +95,9 @@ impl Client {
             // No earlier than Kubernetes asks, and not all watches at once.
             let asked = retry_after(&outcome).mul_f64(1.0 + random_fraction() / 4.0);
             let pause = jitter(pause(failures, outcome.as_ref().err())).max(asked);
-            if let Err(error) = outcome {
+            if let Err(error) = outcome
+                && !self.is_closed.load(Ordering::SeqCst)
+            {
                 watcher.sink.emit(WatchEvent::Failed(error));
             }
             thread::sleep(pause);
@@ -127,8 +130,16 @@ fn is_expired_version(error: &Error) -> bool {
     matches!(error, Error::Status { status, .. } if status.code == 410)
 }
 
-fn is_broken_connection(error: &Error) -> bool {
-    matches!(error, Error::Unreachable { .. } | Error::Truncated { .. } | Error::Timeout { .. })
+/// Tests for an error that tells nothing of the version.
+fn keeps_version(error: &Error) -> bool {
+    error.not_permitted()
+        || matches!(error, Error::Unreachable { .. } | Error::Truncated { .. } | Error::Timeout { .. })
+}
+
+/// Returns the path with these query parameters, after those that it may have.
+fn with_query(path: &str, query: &str) -> String {
+    let separator = if path.contains('?') { '&' } else { '?' };
+    format!("{path}{separator}{query}")
 }
 
 /// The pages of a list.
@@ -189,17 +200,17 @@ impl Watcher<'_> {
             None => self.list()?,
         };
         let outcome = self.watch(&mut version);
-        // Any other error than a broken connection may be caused by the version itself.
-        self.version = Some(version).filter(|_| outcome.as_ref().err().is_none_or(is_broken_connection));
+        // Any other error than a broken connection or a missing permission may be caused by the version itself.
+        self.version = Some(version).filter(|_| outcome.as_ref().err().is_none_or(keeps_version));
         outcome
     }
 
     /// Lists all objects; returns the list's resource version.
     fn list(&mut self) -> Result<String, Error> {
         let Pages { size, read } = self.pages;
-        let (first, sink) = (format!("{}?limit={size}", self.path), &mut *self.sink);
+        let (first, sink) = (with_query(self.path, &format!("limit={size}")), &mut *self.sink);
         let mut version = String::new();
-        self.client.attempt(LIST_TIMEOUT, |attempt| {
+        self.client.attempt(self.client.timeout.max(MIN_LIST_TIMEOUT), |attempt| {
             // Inside, because a rejected credential begins the list again: an object of the first pages may be gone.
             sink.emit(WatchEvent::Init);
             paginate(&first, |path| {
@@ -219,7 +230,7 @@ impl Watcher<'_> {
     fn watch(&mut self, version: &mut String) -> Result<(), Error> {
         let from = percent_encode(version, UNRESERVED);
         let query = format!("watch=1&allowWatchBookmarks=true&resourceVersion={from}&timeoutSeconds={WATCH_SECONDS}");
-        let path = format!("{}?{query}", self.path);
+        let path = with_query(self.path, &query);
         let (sink, connected_at) = (&mut *self.sink, &mut self.connected_at);
         self.client.attempt(Duration::from_secs(WATCH_SECONDS) + SLACK, |attempt| {
             let mut response = attempt.send("GET", &path, None)?;

@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::Reconcile;
+use crate::simulator::pod_log;
 use crate::simulator::resources::{NODES, PODS};
 use crate::simulator::store::{self, Object, is_terminating, items, name, namespace, text};
 
@@ -13,6 +14,9 @@ const START_TIME: Duration = Duration::from_millis(300);
 
 /// Time from a pod's deletion to its end: a classifier ends at once.
 const STOP_TIME: Duration = Duration::from_millis(500);
+
+/// Exit code of a classifier that SIGTERM ends.
+const EXIT_SIGTERM: u8 = 143;
 
 /// The source of their events.
 const COMPONENT: &str = "kubelet";
@@ -54,7 +58,11 @@ impl Reconcile<'_> {
     fn fail_overdue(&mut self, pod: &Object) {
         let message = "Pod was active on the node longer than the specified deadline";
         self.record_event(pod, COMPONENT, "DeadlineExceeded", message);
-        let mut failed = Value::clone(pod);
+        let mut failed = if text(pod, "/status/phase") == "Running" {
+            self.with_phase(pod, "Failed", &self.terminated(pod, EXIT_SIGTERM))
+        } else {
+            Value::clone(pod)
+        };
         failed["status"]["phase"] = json!("Failed");
         failed["status"]["reason"] = json!("DeadlineExceeded");
         failed["status"]["message"] = json!(message);
@@ -81,13 +89,31 @@ impl Reconcile<'_> {
     }
 
     fn end_container(&mut self, pod: &Object, is_success: bool) {
-        let (phase, code, reason) = if is_success { ("Succeeded", 0, "Completed") } else { ("Failed", 1, "Error") };
+        let (phase, code) = if is_success { ("Succeeded", 0) } else { ("Failed", 1) };
+        self.set_phase(pod, phase, &self.terminated(pod, code));
+    }
+
+    /// Returns the state of a pod's container that ends now.
+    fn terminated(&self, pod: &Object, code: u8) -> Value {
+        let reason = if code == 0 { "Completed" } else { "Error" };
         let started = &pod["status"]["containerStatuses"][0]["state"]["running"]["startedAt"];
         let state = json!({"exitCode": code, "reason": reason, "startedAt": started, "finishedAt": store::now()});
-        self.set_phase(pod, phase, &json!({ "terminated": state }));
+        let mut state = json!({ "terminated": state });
+        if let Some(message) = pod_log::termination_message(pod, &state, self.job_time) {
+            state["terminated"]["message"] = json!(message);
+        }
+        state
     }
 
     fn set_phase(&mut self, pod: &Object, phase: &str, state: &Value) {
+        let changed = self.with_phase(pod, phase, state);
+        if changed != **pod {
+            self.store.put(&PODS, changed);
+        }
+    }
+
+    /// Returns a pod in this phase, with this state of its containers.
+    fn with_phase(&self, pod: &Object, phase: &str, state: &Value) -> Value {
         let is_ready = phase == "Running";
         let status = |container: &Value| {
             json!({"name": container["name"], "image": container["image"], "imageID": "", "restartCount": 0,
@@ -110,9 +136,7 @@ impl Reconcile<'_> {
             changed["status"]["podIPs"] = json!([{ "ip": address }]);
             changed["status"]["podIP"] = json!(address);
         }
-        if changed != **pod {
-            self.store.put(&PODS, changed);
-        }
+        changed
     }
 
     /// Returns a free address of a node's own network, as the VPC plugin of EKS assigns them.

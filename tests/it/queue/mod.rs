@@ -1,5 +1,6 @@
 //! The free tier's queue: requeueing when the quota has room, GET /queue, and both after watch errors.
 
+mod job_list;
 mod requeue;
 mod watch;
 
@@ -15,8 +16,13 @@ use std::time::Instant;
 
 const JOBS: &str = "/apis/batch/v1/namespaces/free-service/jobs";
 const PODS: &str = "/api/v1/namespaces/free-service/pods";
+const PREMIUM_JOBS: &str = "/apis/batch/v1/namespaces/default/jobs";
+const PREMIUM_PODS: &str = "/api/v1/namespaces/default/pods";
 const EVENTS: &str = "/api/v1/namespaces/free-service/events";
 const QUOTAS: &str = "/api/v1/namespaces/free-service/resourcequotas";
+
+/// Jobs and pods of two tiers, and the quotas.
+const WATCHES: usize = 5;
 
 /// The CPU request of a Job; the quota is 2 CPU.
 const FULL: &str = "900m";
@@ -62,7 +68,7 @@ impl World {
                 self.requeue(request);
                 instead.unwrap_or_else(|| ApiResponse::json(200, &json!({"kind": "Job"})).into())
             }
-            ("WATCH", JOBS | PODS | QUOTAS) => instead.unwrap_or_else(|| {
+            ("WATCH", JOBS | PODS | QUOTAS | PREMIUM_JOBS | PREMIUM_PODS) => instead.unwrap_or_else(|| {
                 let (stream, from) = (Stream::default(), request.query("resourceVersion").unwrap().parse().unwrap());
                 let since = self.log.iter().filter(|(of, version, _)| *of == path && *version > from);
                 since.for_each(|(.., line)| stream.send(line.as_bytes()));
@@ -71,6 +77,8 @@ impl World {
             }),
             ("GET", JOBS) => instead.unwrap_or_else(|| self.list("JobList", &self.jobs.values().collect::<Vec<_>>())),
             ("GET", PODS) => instead.unwrap_or_else(|| self.list("PodList", &self.pods.values().collect::<Vec<_>>())),
+            ("GET", PREMIUM_JOBS) => instead.unwrap_or_else(|| self.list("JobList", &[])),
+            ("GET", PREMIUM_PODS) => instead.unwrap_or_else(|| self.list("PodList", &[])),
             ("GET", EVENTS) => instead.unwrap_or_else(|| self.list("EventList", &[])),
             ("GET", QUOTAS) => instead.unwrap_or_else(|| self.list("ResourceQuotaList", &[&self.quota()])),
             _ => Behavior::Default,
@@ -152,7 +160,7 @@ impl Tier {
     /// A server whose watches of this tier are connected.
     fn watched(&self) -> Server {
         let server = self.serve();
-        eventually("three watches", || self.world().watches.len() == 3);
+        eventually("all watches", || self.world().watches.len() == WATCHES);
         server
     }
 

@@ -1,6 +1,6 @@
 //! Requeueing of the oldest waiting Job, and GET /queue.
 
-use super::{EVENTS, FULL, JOBS, SMALL, Tier, job, names, until_waiting, warnings};
+use super::{EVENTS, FULL, JOBS, SMALL, Tier, WATCHES, job, names, until_waiting, warnings};
 use crate::support::eventually;
 use crate::support::response::{ApiResponse, Behavior, Latch, internal_error, too_many_requests};
 use crate::support::server::Setup;
@@ -204,19 +204,31 @@ fn queue_shows_watched_jobs_in_order() {
 }
 
 #[test]
-fn disabled_requeue_watches_nothing_and_the_queue_names_the_option() {
+fn disabled_requeue_shows_the_queue_and_changes_no_job() {
     let tier = Tier::full();
-    let server = Setup::for_api(&tier.api).env("NO_WATCH", "").args(&["--no-requeue"]).start();
-    let response = server.get("/queue");
-    assert!(
-        response.status == 404 && response.error().contains("--no-requeue"),
-        "{} {}",
-        response.status,
-        response.text()
-    );
+    tier.waits("a", 1, FULL);
+    let idle = Setup::for_api(&tier.api).env("NO_WATCH", "").args(&["--no-requeue"]).start();
+    idle.wait_for_log("of the option", |line| line == "requeue: off");
+    until_waiting(&idle, &["a"]);
+    eventually("all watches", || tier.world().watches.len() == WATCHES);
+    tier.used(0);
+    // Another server sees the same, and requeues.
+    let active = tier.watched();
+    tier.until_requeued(&["a"]);
+    assert_eq!(warnings(&idle, "requeue") + warnings(&active, "requeue"), 0);
+    assert!(!idle.log_until_now().contains("requeued a"), "{}", idle.stderr());
+}
+
+#[test]
+fn disabled_watch_keeps_no_state_and_the_queue_names_the_option() {
+    let tier = Tier::full();
+    let server = Setup::for_api(&tier.api).args(&["--no-watch"]).start();
+    for path in ["/queue", "/jobs", "/jobs/free-mnist-a"] {
+        let response = server.get(path);
+        assert!(response.status == 404 && response.error().contains("--no-watch"), "{path} {}", response.text());
+    }
     assert_eq!(server.get("/readyz").status, 200);
     assert!(tier.api.requests().iter().all(|request| request.query("watch").is_none()), "{:?}", tier.api.requests());
-    server.wait_for_log("of the option", |line| line == "requeue: off");
 }
 
 #[test]

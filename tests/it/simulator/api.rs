@@ -108,9 +108,9 @@ fn requests_beyond_a_role_are_forbidden() {
             format!("nodes is forbidden: {user} list resource \"nodes\" in API group \"\" at the cluster scope"),
         ),
         (
-            format!("{JOBS}?watch=1"),
+            "/api/v1/namespaces/default/resourcequotas?watch=1".to_owned(),
             format!(
-                "jobs.batch is forbidden: {user} watch resource \"jobs\" in API group \"batch\" in the namespace \"default\""
+                "resourcequotas is forbidden: {user} watch resource \"resourcequotas\" in API group \"\" in the namespace \"default\""
             ),
         ),
     ] {

@@ -19,16 +19,36 @@ fn job_runs_to_its_end_and_its_pod_shows_it() {
     assert_eq!(done["status"]["conditions"][0]["type"], "Complete");
     let pod = &local.kube.items(FREE_PODS)[0];
     assert_eq!(text(pod, "/status/phase"), "Succeeded");
-    let state = &pod["status"]["containerStatuses"][0]["state"]["terminated"];
-    assert_eq!((&state["exitCode"], &state["reason"]), (&json!(0), &json!("Completed")));
     let log = local.kube.get(&format!("{FREE_PODS}/{}/log", text(pod, "/metadata/name"))).1;
     let log = log.as_str().unwrap();
     assert!(log.starts_with("dataset: mnist\ntype: ff\ncpu limit: 0.9\nEpoch [1/5], Step [100/600], Loss: "), "{log}");
-    assert!(log.ends_with("\nAccuracy of the network on the 10K test images: 98 %\n"), "{log}");
+    assert!(log.ends_with("\nAccuracy of the network on the 10K test images: 97 %\n"), "{log}");
     let events = local.kube.items("/api/v1/namespaces/free-service/events");
     let reasons: BTreeSet<String> = events.iter().map(|event| text(event, "/reason")).collect();
     for reason in ["SuccessfulCreate", "Scheduled", "Started", "Completed"] {
         assert!(reasons.contains(reason), "no {reason} in {reasons:?}");
+    }
+}
+
+#[test]
+fn pod_that_succeeds_has_the_accuracy_of_its_log_as_termination_message() {
+    let local = start_with("short", &["--local-nodes", "4"]);
+    let kinds =
+        [("free", "mnist", 978), ("free", "kmnist", 903), ("premium", "mnist", 989), ("premium", "kmnist", 948)];
+    let jobs = kinds.map(|(tier, dataset, _)| local.post_dataset(tier, dataset));
+    for (job, (tier, _, permille)) in jobs.iter().zip(kinds) {
+        eventually("a Job that succeeds", || local.kube.get(job).1["status"]["succeeded"] == 1);
+        let pods = if tier == "free" { FREE_PODS } else { PODS };
+        let name = job.rsplit('/').next().unwrap();
+        let pod = local.kube.items(&format!("{pods}?labelSelector=job-name={name}")).remove(0);
+        let state = &pod["status"]["containerStatuses"][0]["state"]["terminated"];
+        assert_eq!((&state["exitCode"], &state["reason"]), (&json!(0), &json!("Completed")));
+        assert_eq!(text(state, "/message"), format!("{{\"accuracy\":0.{permille}}}"));
+        let time = |key: &str| humantime::parse_rfc3339(state[key].as_str().unwrap()).unwrap();
+        assert!(time("startedAt") < time("finishedAt"), "{state}");
+        let log = local.kube.get(&format!("{pods}/{}/log", text(&pod, "/metadata/name"))).1;
+        let last = format!("\nAccuracy of the network on the 10K test images: {} %\n", permille / 10);
+        assert!(log.as_str().unwrap().ends_with(&last), "{log}");
     }
 }
 
@@ -129,6 +149,13 @@ fn image_tag_decides_the_outcome_of_a_pod() {
     eventually("a Job that failed", || text(&local.kube.get(&failing).1, reason) == "BackoffLimitExceeded");
     assert_eq!(local.phases(PODS), ["Failed"]);
     assert_eq!(local.kube.get(&failing).1["status"]["failed"], 1);
+    let failed = local.kube.items(PODS).remove(0);
+    let state = &failed["status"]["containerStatuses"][0]["state"]["terminated"];
+    assert_eq!((&state["exitCode"], &state["reason"]), (&json!(1), &json!("Error")));
+    // terminationMessagePolicy: FallbackToLogsOnError.
+    let log = local.kube.get(&format!("{PODS}/{}/log", text(&failed, "/metadata/name"))).1;
+    assert!(text(state, "/message").ends_with("\nclassifier: the training has failed\n"), "{state}");
+    assert_eq!(state["message"], log);
     assert_eq!(local.kube.post(PODS, &pod("gone", "missing", "1m")).0, 201);
     eventually("an image that cannot be pulled", || {
         let pod = local.kube.get(&format!("{PODS}/gone")).1;
@@ -152,6 +179,11 @@ fn timeout_ends_a_pod_that_cannot_start_and_one_that_does_not_end() {
         let pods = local.kube.items("/api/v1/namespaces/free-service/pods");
         assert_eq!(pods.len(), 3);
         assert!(pods.iter().all(|pod| text(pod, "/status/reason") == "DeadlineExceeded"), "{image}: {pods:?}");
+        // A pod whose time ended before its container started has no state.
+        let state = |pod: &Value| pod["status"]["containerStatuses"][0]["state"].clone();
+        assert!(pods.iter().all(|pod| state(pod)["running"].is_null()), "{image}: {pods:?}");
+        let mut exit_codes = pods.iter().filter_map(|pod| state(pod)["terminated"]["exitCode"].as_u64());
+        assert!(exit_codes.all(|code| code == 143), "{image}: {pods:?}");
     }
 }
 

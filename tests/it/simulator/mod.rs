@@ -43,9 +43,14 @@ fn start_with(tag: &str, args: &[&str]) -> Local {
 }
 
 impl Local {
-    /// Posts a request and returns the Job's path.
+    /// Posts a request for mnist and returns the Job's path.
     fn post(&self, tier: &str) -> String {
-        let response = self.server.post(&format!("/img-classification/{tier}"), r#"{"dataset":"mnist"}"#);
+        self.post_dataset(tier, "mnist")
+    }
+
+    fn post_dataset(&self, tier: &str, dataset: &str) -> String {
+        let body = json!({ "dataset": dataset }).to_string();
+        let response = self.server.post(&format!("/img-classification/{tier}"), &body);
         assert_eq!(response.status, 200, "{}", response.text());
         let namespace = if tier == "free" { FREE_JOBS } else { JOBS };
         format!("{namespace}/{}", response.json()["job"].as_str().unwrap())

@@ -152,8 +152,16 @@ fn missing_permissions_are_named_with_their_fix() {
             "watch pods in all namespaces; without it each GET /config lists",
             grant,
         ),
-        ("watch", "jobs", &free, "warning", "own retry, and GET /queue returns 503", grant),
-        ("watch", "pods", &free, "warning", "watch pods in free-service; without it GET /queue returns 503", grant),
+        ("watch", "jobs", &free, "warning", "own retry, and GET /queue returns 502, and GET /jobs returns 502", grant),
+        ("watch", "pods", &free, "warning", "watch pods in free-service; without it GET /queue returns 502", grant),
+        (
+            "list",
+            "jobs",
+            &json!("default"),
+            "warning",
+            "list jobs.batch in default; without it GET /jobs returns 502",
+            grant,
+        ),
         (
             "delete",
             "jobs",

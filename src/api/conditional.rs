@@ -1,0 +1,51 @@
+//! Conditional requests and the caller's wish for a fresh answer. Pure.
+
+use std::hash::{DefaultHasher, Hasher};
+use std::sync::Arc;
+
+use crate::api::Request;
+use crate::api::response::Response;
+
+/// Returns a small JSON body with its entity tag, or 304 if the caller has it.
+pub fn json(request: &Request<'_>, body: Vec<u8>) -> Response {
+    let mut hasher = DefaultHasher::new();
+    hasher.write(&body);
+    let etag = format!("\"{:016x}\"", hasher.finish());
+    match has_etag(request, &etag) {
+        true => Response::not_modified(etag),
+        false => Response::json(200, Arc::new(body)).with_header("ETag", etag),
+    }
+}
+
+/// Tests if the caller has the body of this entity tag, RFC 9110, section 13.1.2.
+pub fn has_etag(request: &Request<'_>, etag: &str) -> bool {
+    members(request.if_none_match).any(|tag| tag == "*" || tag.strip_prefix("W/").unwrap_or(tag) == etag)
+}
+
+/// Tests for a caller that wants Kubernetes itself to answer, RFC 9111, section 5.2.1.4.
+pub fn has_no_cache(cache_control: Option<&str>) -> bool {
+    members(cache_control).any(|directive| directive.eq_ignore_ascii_case("no-cache"))
+}
+
+/// Returns the members of a list in a header, RFC 9110, section 5.6.1.
+fn members(value: Option<&str>) -> impl Iterator<Item = &str> {
+    value.into_iter().flat_map(|value| value.split(',')).map(str::trim)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_cache_is_one_of_the_directives() {
+        for (value, expected) in [
+            (None, false),
+            (Some("no-cache"), true),
+            (Some("max-age=0, No-Cache"), true),
+            (Some("no-cachet"), false),
+            (Some("max-age=0"), false),
+        ] {
+            assert_eq!(has_no_cache(value), expected, "{value:?}");
+        }
+    }
+}

@@ -1,0 +1,241 @@
+//! GET /jobs and GET /jobs/NAME: what became of our Jobs, from the watched state; never calls Kubernetes.
+
+use std::time::Instant;
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde::Serialize;
+
+use crate::api::conditional;
+use crate::api::error::ApiError;
+use crate::api::response::Response;
+use crate::api::{App, Request};
+use crate::job::{Dataset, JobName, Tier};
+use crate::queue::controller::Places;
+use crate::state::PodRecord;
+use crate::state::job_status::{State, status};
+use crate::state::tier_jobs::{JobRecord, TierJobs};
+
+/// Jobs of a page without `limit`, and its maximum.
+const DEFAULT_LIMIT: usize = 100;
+const MAX_LIMIT: usize = 500;
+
+/// A Job. The order of the fields is part of the interface.
+#[derive(Serialize)]
+struct JobBody<'a> {
+    job: &'a str,
+    namespace: &'static str,
+    tier: &'static str,
+    dataset: &'static str,
+    r#type: &'static str,
+    state: &'static str,
+    reason: Option<String>,
+    position: Option<usize>,
+    created: &'a str,
+    started: Option<&'a str>,
+    finished: Option<&'a str>,
+    node: Option<&'a str>,
+    exit_code: Option<i32>,
+    accuracy: Option<f64>,
+}
+
+#[derive(Serialize)]
+struct Page<'a> {
+    jobs: Vec<JobBody<'a>>,
+    next: Option<String>,
+}
+
+/// The Jobs that a caller asks for.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Query {
+    tier: Option<Tier>,
+    state: Option<State>,
+    dataset: Option<Dataset>,
+    limit: Option<usize>,
+    /// Creation time and name of the last Job of the page before.
+    after: Option<(Box<str>, Box<str>)>,
+}
+
+/// Returns a page of Jobs of both tiers, newest first.
+///
+/// # Errors
+/// 400 for an unknown value, 404 without watched state, 502 without the permission to watch, 503 while the state is not known.
+pub fn list(app: &App, request: &Request<'_>) -> Result<Response, ApiError> {
+    let query = Query::parse(request.target)?;
+    let (watch, places) = watched(app)?;
+    let tiers = [Tier::Free, Tier::Premium].into_iter().filter(|tier| query.tier.is_none_or(|only| only == *tier));
+    let tiers: Vec<_> = tiers.map(|tier| (tier, watch.read(tier))).collect();
+    for (tier, jobs) in &tiers {
+        jobs.check(Instant::now()).map_err(|why| ApiError::JobsUnavailable(why, *tier))?;
+    }
+    let limit = query.limit.unwrap_or(DEFAULT_LIMIT);
+    let mut jobs = Vec::new();
+    for (tier, of_tier) in &tiers {
+        // One more tells that there is a next page.
+        jobs.extend(query.newest(*tier, of_tier, &places).take(limit + 1));
+    }
+    jobs.sort_unstable_by(|a, b| (b.created, b.job).cmp(&(a.created, a.job)));
+    let has_next = jobs.len() > limit;
+    jobs.truncate(limit);
+    let last = jobs.last().filter(|_| has_next);
+    let next = last.map(|last| URL_SAFE_NO_PAD.encode(format!("{} {}", last.created, last.job)));
+    let detail = format!("{} Jobs", jobs.len());
+    Ok(conditional::json(request, to_json(&Page { jobs, next })).with_detail(detail))
+}
+
+/// Returns a Job.
+///
+/// # Errors
+/// 404 for an unknown Job; otherwise as [`list`].
+pub fn show(app: &App, name: JobName<'_>, request: &Request<'_>) -> Result<Response, ApiError> {
+    let (watch, places) = watched(app)?;
+    let jobs = watch.read(name.tier);
+    jobs.check(Instant::now()).map_err(|why| ApiError::JobsUnavailable(why, name.tier))?;
+    let job = jobs.job(name.text).ok_or(ApiError::NoSuchJob)?;
+    let body = body(name.tier, name.text, job, jobs.pod(name.text), &places);
+    let detail = format!("{} {}", name.text, body.state);
+    Ok(conditional::json(request, to_json(&body)).with_detail(detail))
+}
+
+/// Returns the watched Jobs, and the places in the queue.
+fn watched(app: &App) -> Result<(&crate::state::job_watch::JobWatch, Places), ApiError> {
+    let (jobs, queue) = app.jobs.as_ref().zip(app.queue.as_ref()).ok_or(ApiError::NotWatched)?;
+    Ok((jobs, queue.places()))
+}
+
+fn body<'a>(tier: Tier, name: &'a str, job: &'a JobRecord, pod: Option<&'a PodRecord>, places: &Places) -> JobBody<'a> {
+    let status = status(job, pod);
+    let is_queued = status.state == State::Queued;
+    let position = places.positions.get(name).copied().filter(|_| is_queued && tier == Tier::Free);
+    JobBody {
+        job: name,
+        namespace: tier.namespace(),
+        tier: tier.as_str(),
+        dataset: job.dataset.as_str(),
+        r#type: tier.network(),
+        state: status.state.as_str(),
+        reason: status.reason.or_else(|| is_queued.then(|| wait(position, places.slots))),
+        position,
+        created: &job.created,
+        started: status.started,
+        finished: status.finished,
+        node: status.node,
+        exit_code: status.exit_code,
+        accuracy: status.accuracy,
+    }
+}
+
+/// Returns the reason of a queued Job.
+fn wait(position: Option<usize>, slots: Option<u64>) -> String {
+    let what = match slots {
+        Some(slots) => format!("one of {slots} free slots"),
+        None => "its pod".to_owned(),
+    };
+    match position {
+        None => "waits for its pod".to_owned(),
+        Some(0 | 1) => format!("waits for {what}"),
+        Some(2) => format!("waits behind 1 other for {what}"),
+        Some(position) => format!("waits behind {} others for {what}", position - 1),
+    }
+}
+
+fn to_json(body: &impl Serialize) -> Vec<u8> {
+    serde_json::to_vec(body).expect("strings and numbers are always JSON")
+}
+
+impl Query {
+    /// Parses the query of a target. Unknown parameters are ignored.
+    ///
+    /// # Errors
+    /// 400 for an unknown value.
+    fn parse(target: &str) -> Result<Self, ApiError> {
+        let mut query = Self::default();
+        let text = target.split('#').next().and_then(|target| target.split_once('?')).map_or("", |(_, query)| query);
+        for (key, value) in text.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, ""))) {
+            match key {
+                "tier" => query.tier = known(Tier::parse(value), "tier is free or premium")?,
+                "state" => {
+                    let values = "state is queued, pending, running, succeeded or failed";
+                    query.state = known(State::parse(value), values)?;
+                }
+                "dataset" => query.dataset = known(Dataset::parse(value), "dataset is mnist or kmnist")?,
+                "limit" => query.limit = known(limit(value), "limit is a number from 1 to 500")?,
+                "after" => query.after = known(after(value), "after is the next of a page")?,
+                _ => {}
+            }
+        }
+        Ok(query)
+    }
+
+    /// Returns the Jobs of a tier that the caller asks for, newest first.
+    fn newest<'a>(&self, tier: Tier, jobs: &'a TierJobs, places: &Places) -> impl Iterator<Item = JobBody<'a>> {
+        let jobs_of_dataset =
+            jobs.newest(self.after.as_ref()).filter(|(_, job)| self.dataset.is_none_or(|only| only == job.dataset));
+        let bodies = jobs_of_dataset.map(move |(name, job)| body(tier, name, job, jobs.pod(name), places));
+        bodies.filter(|body| self.state.is_none_or(|only| only.as_str() == body.state))
+    }
+}
+
+/// Returns a parameter's value, or the error with the values that it may have.
+fn known<T>(value: Option<T>, values: &'static str) -> Result<Option<T>, ApiError> {
+    value.map(Some).ok_or(ApiError::BadQuery(values))
+}
+
+fn limit(value: &str) -> Option<usize> {
+    value.parse().ok().filter(|limit| (1..=MAX_LIMIT).contains(limit))
+}
+
+fn after(value: &str) -> Option<(Box<str>, Box<str>)> {
+    let text = String::from_utf8(URL_SAFE_NO_PAD.decode(value).ok()?).ok()?;
+    text.split_once(' ').map(|(created, name)| (created.into(), name.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_query_is_parsed_strictly_and_unknown_parameters_are_ignored() {
+        let query =
+            Query::parse("/jobs?tier=free&state=queued&dataset=kmnist&limit=500&x=y&z#tier=gold").expect("a query");
+        let expected = Query {
+            tier: Some(Tier::Free),
+            state: Some(State::Queued),
+            dataset: Some(Dataset::Kmnist),
+            limit: Some(500),
+            after: None,
+        };
+        assert_eq!(query, expected);
+        assert_eq!(Query::parse("/jobs").expect("a query"), Query::default());
+        assert_eq!(Query::parse("/jobs?").expect("a query"), Query::default());
+        let token = URL_SAFE_NO_PAD.encode("2026-01-01T00:00:00Z free-mnist-x");
+        let after = Query::parse(&format!("/jobs?after={token}")).expect("a query").after.expect("a token");
+        assert_eq!((&*after.0, &*after.1), ("2026-01-01T00:00:00Z", "free-mnist-x"));
+        for bad in [
+            "tier=gold",
+            "tier=",
+            "state=done",
+            "dataset=MNIST",
+            "limit=0",
+            "limit=501",
+            "limit=x",
+            "after=%",
+            "after=eA",
+        ] {
+            assert!(Query::parse(&format!("/jobs?{bad}")).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_queued_job_has_its_place_as_the_reason() {
+        for (position, slots, reason) in [
+            (Some(1), Some(2), "waits for one of 2 free slots"),
+            (Some(2), Some(2), "waits behind 1 other for one of 2 free slots"),
+            (Some(4), Some(2), "waits behind 3 others for one of 2 free slots"),
+            (Some(4), None, "waits behind 3 others for its pod"),
+            (None, Some(2), "waits for its pod"),
+        ] {
+            assert_eq!(wait(position, slots), reason);
+        }
+    }
+}
