@@ -17,6 +17,9 @@ const SUFFIX: usize = 10;
 /// The label of all objects of this program, and its value.
 pub const MANAGED_BY: (&str, &str) = ("app.kubernetes.io/managed-by", "img-classification");
 
+/// The label of a Job's dataset.
+pub const DATASET_LABEL: &str = "img-classification/dataset";
+
 /// Query parameter that selects the Jobs and pods of this program by the label of [`manifest`].
 pub const MANAGED_SELECTOR: &str = "labelSelector=app.kubernetes.io%2Fmanaged-by%3Dimg-classification";
 
@@ -171,7 +174,7 @@ pub fn manifest(settings: &Settings, tier: Tier, dataset: Dataset, name: &str) -
         "app.kubernetes.io/name": "img-classification",
         MANAGED_BY.0: MANAGED_BY.1,
         "img-classification/tier": tier.as_str(),
-        "img-classification/dataset": dataset.as_str(),
+        DATASET_LABEL: dataset.as_str(),
     });
     let mut pod = json!({
         "restartPolicy": "Never",

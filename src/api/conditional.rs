@@ -1,4 +1,4 @@
-//! Conditional requests and the caller's wish for a fresh answer. Pure.
+//! Conditional requests and cache directives. Pure.
 
 use std::hash::{DefaultHasher, Hasher};
 use std::sync::Arc;
@@ -22,7 +22,7 @@ pub fn has_etag(request: &Request<'_>, etag: &str) -> bool {
     members(request.if_none_match).any(|tag| tag == "*" || tag.strip_prefix("W/").unwrap_or(tag) == etag)
 }
 
-/// Tests for a caller that wants Kubernetes itself to answer, RFC 9111, section 5.2.1.4.
+/// Tests for the directive to answer from Kubernetes instead of watched state, RFC 9111, section 5.2.1.4.
 pub fn has_no_cache(cache_control: Option<&str>) -> bool {
     members(cache_control).any(|directive| directive.eq_ignore_ascii_case("no-cache"))
 }

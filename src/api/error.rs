@@ -29,8 +29,8 @@ pub enum ApiError {
     BadBody(&'static str),
     /// Unknown path.
     NotFound,
-    /// A value in the query that is not known; the text is the parameter's values.
-    BadQuery(&'static str),
+    /// A parameter of the query with an unknown value, and the values that it may have.
+    BadQuery(&'static str, &'static str),
     /// No Job of this name.
     NoSuchJob,
     /// /queue or /jobs with --no-watch.
@@ -94,7 +94,7 @@ impl ApiError {
                 404,
                 "no such path; there are POST /img-classification/free and /img-classification/premium, GET /config, /jobs, /jobs/NAME, /queue, /healthz and /readyz",
             ),
-            Self::BadQuery(values) => (400, format!("the query has an unknown value; {values}"), None),
+            Self::BadQuery(parameter, values) => (400, format!("unknown value of {parameter}; send {values}"), None),
             Self::NoSuchJob => {
                 plain(404, "no such Job; it never existed, was deleted, or ended longer than --job-ttl ago")
             }

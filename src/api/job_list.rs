@@ -1,4 +1,4 @@
-//! GET /jobs and GET /jobs/NAME: what became of our Jobs, from the watched state; never calls Kubernetes.
+//! GET /jobs and GET /jobs/NAME: the state of the Jobs of this program, as watched; never calls Kubernetes.
 
 use std::time::Instant;
 
@@ -11,9 +11,10 @@ use crate::api::error::ApiError;
 use crate::api::response::Response;
 use crate::api::{App, Request};
 use crate::job::{Dataset, JobName, Tier};
-use crate::queue::controller::Places;
+use crate::queue::controller::{Places, QueueController};
 use crate::state::PodRecord;
-use crate::state::job_status::{State, status};
+use crate::state::job_status::{State, state, status};
+use crate::state::job_watch::JobWatch;
 use crate::state::tier_jobs::{JobRecord, TierJobs};
 
 /// Jobs of a page without `limit`, and its maximum.
@@ -62,7 +63,7 @@ struct Query {
 /// 400 for an unknown value, 404 without watched state, 502 without the permission to watch, 503 while the state is not known.
 pub fn list(app: &App, request: &Request<'_>) -> Result<Response, ApiError> {
     let query = Query::parse(request.target)?;
-    let (watch, places) = watched(app)?;
+    let (watch, queue) = watched(app)?;
     let tiers = [Tier::Free, Tier::Premium].into_iter().filter(|tier| query.tier.is_none_or(|only| only == *tier));
     let tiers: Vec<_> = tiers.map(|tier| (tier, watch.read(tier))).collect();
     for (tier, jobs) in &tiers {
@@ -71,8 +72,10 @@ pub fn list(app: &App, request: &Request<'_>) -> Result<Response, ApiError> {
     let limit = query.limit.unwrap_or(DEFAULT_LIMIT);
     let mut jobs = Vec::new();
     for (tier, of_tier) in &tiers {
+        let places = if *tier == Tier::Free { queue.places() } else { Places::default() };
         // One more tells that there is a next page.
-        jobs.extend(query.newest(*tier, of_tier, &places).take(limit + 1));
+        let page = query.newest(of_tier).take(limit + 1);
+        jobs.extend(page.map(|(name, job, pod)| body(JobName { tier: *tier, text: name }, job, pod, &places)));
     }
     jobs.sort_unstable_by(|a, b| (b.created, b.job).cmp(&(a.created, a.job)));
     let has_next = jobs.len() > limit;
@@ -88,33 +91,36 @@ pub fn list(app: &App, request: &Request<'_>) -> Result<Response, ApiError> {
 /// # Errors
 /// 404 for an unknown Job; otherwise as [`list`].
 pub fn show(app: &App, name: JobName<'_>, request: &Request<'_>) -> Result<Response, ApiError> {
-    let (watch, places) = watched(app)?;
+    let (watch, queue) = watched(app)?;
     let jobs = watch.read(name.tier);
     jobs.check(Instant::now()).map_err(|why| ApiError::JobsUnavailable(why, name.tier))?;
     let job = jobs.job(name.text).ok_or(ApiError::NoSuchJob)?;
-    let body = body(name.tier, name.text, job, jobs.pod(name.text), &places);
+    let pod = jobs.pod(name.text, &job.uid);
+    let is_queued = name.tier == Tier::Free && state(job, pod) == State::Queued;
+    let body = body(name, job, pod, &if is_queued { queue.places() } else { Places::default() });
     let detail = format!("{} {}", name.text, body.state);
     Ok(conditional::json(request, to_json(&body)).with_detail(detail))
 }
 
-/// Returns the watched Jobs, and the places in the queue.
-fn watched(app: &App) -> Result<(&crate::state::job_watch::JobWatch, Places), ApiError> {
+/// Returns the watched Jobs and the queue.
+fn watched(app: &App) -> Result<(&JobWatch, &QueueController), ApiError> {
     let (jobs, queue) = app.jobs.as_ref().zip(app.queue.as_ref()).ok_or(ApiError::NotWatched)?;
-    Ok((jobs, queue.places()))
+    Ok((jobs, queue))
 }
 
-fn body<'a>(tier: Tier, name: &'a str, job: &'a JobRecord, pod: Option<&'a PodRecord>, places: &Places) -> JobBody<'a> {
+fn body<'a>(name: JobName<'a>, job: &'a JobRecord, pod: Option<&'a PodRecord>, places: &Places) -> JobBody<'a> {
+    let JobName { tier, text } = name;
     let status = status(job, pod);
     let is_queued = status.state == State::Queued;
-    let position = places.positions.get(name).copied().filter(|_| is_queued && tier == Tier::Free);
+    let position = places.positions.get(text).copied().filter(|_| is_queued);
     JobBody {
-        job: name,
+        job: text,
         namespace: tier.namespace(),
         tier: tier.as_str(),
         dataset: job.dataset.as_str(),
         r#type: tier.network(),
         state: status.state.as_str(),
-        reason: status.reason.or_else(|| is_queued.then(|| wait(position, places.slots))),
+        reason: status.reason.or_else(|| is_queued.then(|| queue_reason(position, places.slots))),
         position,
         created: &job.created,
         started: status.started,
@@ -126,16 +132,18 @@ fn body<'a>(tier: Tier, name: &'a str, job: &'a JobRecord, pod: Option<&'a PodRe
 }
 
 /// Returns the reason of a queued Job.
-fn wait(position: Option<usize>, slots: Option<u64>) -> String {
-    let what = match slots {
-        Some(slots) => format!("one of {slots} free slots"),
-        None => "its pod".to_owned(),
+fn queue_reason(position: Option<usize>, slots: Option<u64>) -> String {
+    let Some(position) = position else { return "waits for its pod".to_owned() };
+    let others = match position {
+        0 | 1 => String::new(),
+        2 => " behind 1 other".to_owned(),
+        _ => format!(" behind {} others", position - 1),
     };
-    match position {
-        None => "waits for its pod".to_owned(),
-        Some(0 | 1) => format!("waits for {what}"),
-        Some(2) => format!("waits behind 1 other for {what}"),
-        Some(position) => format!("waits behind {} others for {what}", position - 1),
+    match slots {
+        None => format!("waits{others} for its pod"),
+        Some(0) => format!("waits{others}, but the quota is smaller than its pod's request"),
+        Some(1) => format!("waits{others} for the only free slot"),
+        Some(slots) => format!("waits{others} for one of {slots} free slots"),
     }
 }
 
@@ -153,36 +161,37 @@ impl Query {
         let text = target.split('#').next().and_then(|target| target.split_once('?')).map_or("", |(_, query)| query);
         for (key, value) in text.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, ""))) {
             match key {
-                "tier" => query.tier = known(Tier::parse(value), "tier is free or premium")?,
+                "tier" => query.tier = require_known("tier", Tier::parse(value), "free or premium")?,
                 "state" => {
-                    let values = "state is queued, pending, running, succeeded or failed";
-                    query.state = known(State::parse(value), values)?;
+                    let values = "queued, pending, running, succeeded or failed";
+                    query.state = require_known("state", State::parse(value), values)?;
                 }
-                "dataset" => query.dataset = known(Dataset::parse(value), "dataset is mnist or kmnist")?,
-                "limit" => query.limit = known(limit(value), "limit is a number from 1 to 500")?,
-                "after" => query.after = known(after(value), "after is the next of a page")?,
+                "dataset" => query.dataset = require_known("dataset", Dataset::parse(value), "mnist or kmnist")?,
+                "limit" => query.limit = require_known("limit", limit(value), "a number from 1 to 500")?,
+                "after" => query.after = require_known("after", after(value), "the next of the page before")?,
                 _ => {}
             }
         }
         Ok(query)
     }
 
-    /// Returns the Jobs of a tier that the caller asks for, newest first.
-    fn newest<'a>(&self, tier: Tier, jobs: &'a TierJobs, places: &Places) -> impl Iterator<Item = JobBody<'a>> {
-        let jobs_of_dataset =
-            jobs.newest(self.after.as_ref()).filter(|(_, job)| self.dataset.is_none_or(|only| only == job.dataset));
-        let bodies = jobs_of_dataset.map(move |(name, job)| body(tier, name, job, jobs.pod(name), places));
-        bodies.filter(|body| self.state.is_none_or(|only| only.as_str() == body.state))
+    /// Returns the Jobs of a tier that the caller asks for, newest first, each with its pod.
+    fn newest<'a>(&self, tier: &'a TierJobs) -> impl Iterator<Item = (&'a str, &'a JobRecord, Option<&'a PodRecord>)> {
+        let jobs = tier.newest(self.after.as_ref());
+        let jobs = jobs.filter(|(_, job)| self.dataset.is_none_or(|only| only == job.dataset));
+        let jobs = jobs.map(|(name, job)| (name, job, tier.pod(name, &job.uid)));
+        jobs.filter(|(_, job, pod)| self.state.is_none_or(|only| only == state(job, *pod)))
     }
 }
 
 /// Returns a parameter's value, or the error with the values that it may have.
-fn known<T>(value: Option<T>, values: &'static str) -> Result<Option<T>, ApiError> {
-    value.map(Some).ok_or(ApiError::BadQuery(values))
+fn require_known<T>(parameter: &'static str, value: Option<T>, values: &'static str) -> Result<Option<T>, ApiError> {
+    value.map(Some).ok_or(ApiError::BadQuery(parameter, values))
 }
 
 fn limit(value: &str) -> Option<usize> {
-    value.parse().ok().filter(|limit| (1..=MAX_LIMIT).contains(limit))
+    let is_number = value.bytes().all(|byte| byte.is_ascii_digit());
+    value.parse().ok().filter(|limit| is_number && (1..=MAX_LIMIT).contains(limit))
 }
 
 fn after(value: &str) -> Option<(Box<str>, Box<str>)> {
@@ -232,10 +241,12 @@ mod tests {
             (Some(1), Some(2), "waits for one of 2 free slots"),
             (Some(2), Some(2), "waits behind 1 other for one of 2 free slots"),
             (Some(4), Some(2), "waits behind 3 others for one of 2 free slots"),
+            (Some(2), Some(1), "waits behind 1 other for the only free slot"),
+            (Some(1), Some(0), "waits, but the quota is smaller than its pod's request"),
             (Some(4), None, "waits behind 3 others for its pod"),
             (None, Some(2), "waits for its pod"),
         ] {
-            assert_eq!(wait(position, slots), reason);
+            assert_eq!(queue_reason(position, slots), reason);
         }
     }
 }

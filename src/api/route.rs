@@ -48,7 +48,7 @@ impl<'a> Route<'a> {
             ("GET" | "HEAD", "/healthz")                    => Ok(Self::Healthz),
             ("GET" | "HEAD", "/readyz")                     => Ok(Self::Readyz),
 
-            ("GET" | "HEAD", path) if job(path).is_some()   => job(path).flatten().map(Self::ShowJob).ok_or(ApiError::NoSuchJob),
+            ("GET" | "HEAD", path) if job(path).is_some()   => job(path).and_then(JobName::parse).map(Self::ShowJob).ok_or(ApiError::NoSuchJob),
 
             (method, _) if !METHODS.contains(&method)       => Err(ApiError::UnknownMethod),
             (method, path) => match allowed_methods(path) {
@@ -65,9 +65,9 @@ impl<'a> Route<'a> {
     }
 }
 
-/// Returns the Job that a path names; `Some(None)` if no Job can have that name.
-fn job(path: &str) -> Option<Option<JobName<'_>>> {
-    path.strip_prefix("/jobs/").map(JobName::parse)
+/// Returns the name in the path of a Job.
+fn job(path: &str) -> Option<&str> {
+    path.strip_prefix("/jobs/").filter(|name| !name.is_empty() && !name.contains('/'))
 }
 
 /// Returns the methods of a known path.
@@ -100,6 +100,7 @@ mod tests {
             ("GET", "/jobs/..%2Fx", 404),
             ("POST", "/jobs/free-mnist-g6rf", 405),
             ("OPTIONS", "/jobs/free-mnist-g6rf", 0),
+            ("OPTIONS", "/jobs/free-mnist-g6rf/x", 404),
             ("GET", "/healthz", 0),
             ("HEAD", "/readyz", 0),
             ("GET", "/img-classification/free", 405),

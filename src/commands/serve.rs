@@ -103,9 +103,9 @@ fn load(
 fn watch(app: &api::App, requeue: bool) {
     let Some((jobs, queue)) = app.jobs.as_ref().zip(app.queue.as_ref()) else { return };
     let listener = Arc::clone(queue);
-    let spawned = jobs.spawn(Box::new(move |event| listener.apply_job_event(event)));
-    if let Err(error) = spawned.and_then(|()| queue.spawn(requeue)) {
-        log::warn!("no threads for the watches: {error}; Kubernetes' own retries start the waiting Jobs");
+    let spawned = [jobs.spawn(Box::new(move |event| listener.apply_job_event(event))), queue.spawn(requeue)];
+    if let Some(error) = spawned.into_iter().find_map(Result::err) {
+        log::warn!("no threads for all watches: {error}; GET /jobs and /queue may not be available");
     }
 }
 

@@ -1,7 +1,8 @@
 //! The threads that keep the free tier busy: one watches its quotas, one requeues the oldest waiting Job when the quota has capacity.
 //! [`JobWatch`] reports its Jobs. The decisions are in [`queue`](crate::queue).
 //!
-//! Only GET /queue and the place of a queued Job depend on this module. If it fails, the Job controller's own retry remains.
+//! GET /queue, the place of a queued Job and the check of the CPU quota by GET /readyz depend on this module. If it fails, the Job
+//! controller's own retry remains.
 
 use std::collections::HashMap;
 use std::io;
@@ -35,7 +36,8 @@ pub struct QueueController {
     is_unlimited: AtomicBool,
 }
 
-/// The places of the waiting Jobs.
+/// The places of waiting Jobs.
+#[derive(Default)]
 pub struct Places {
     /// Position by name; 1 is next.
     pub positions: HashMap<String, usize>,
@@ -73,14 +75,14 @@ impl QueueController {
     pub fn snapshot(&self) -> Result<Value, Unavailable> {
         let jobs = self.jobs.read(Tier::Free);
         jobs.check(Instant::now())?;
-        Ok(self.lock().snapshot(|name| jobs.pod(name)))
+        Ok(self.lock().snapshot(|name, uid| jobs.pod(name, uid)))
     }
 
     /// Returns the places of the waiting Jobs.
     pub fn places(&self) -> Places {
         let queue = self.lock();
         let positions = queue.waiting().zip(1..).map(|(name, position)| (name.to_owned(), position)).collect();
-        let slots = queue.waiting().next().and_then(|first| queue.slots(first));
+        let slots = queue.waiting().next().and_then(|first| queue.slots(first, Instant::now()));
         Places { positions, slots }
     }
 
@@ -111,8 +113,8 @@ impl QueueController {
             self.changed.notify_all();
             match (change, event) {
                 (Some(Change::Failed), WatchEvent::Failed(error)) => log::warn!(
-                    "cannot watch free-tier quotas; until then only Kubernetes' own retry starts waiting Jobs: {}",
-                    describe(&error, "--no-requeue")
+                    "cannot watch free-tier quotas; until then waiting Jobs are not requeued: {}",
+                    describe(&error, "--no-watch")
                 ),
                 (Some(Change::Restored), _) => log::warn!("watch on free-tier quotas restored"),
                 _ => {}

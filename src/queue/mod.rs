@@ -115,7 +115,9 @@ impl Queue {
             }
         }
         // A Job of the same name may be a new one.
-        let previous = position.map(|at| self.jobs.remove(at)).filter(|previous| previous.created == job.created);
+        let previous = position
+            .map(|at| self.jobs.remove(at))
+            .filter(|previous| (&previous.uid, &previous.created) == (&job.uid, &job.created));
         let arrival = previous.as_ref().map_or(self.arrivals, |previous| previous.arrival);
         self.arrivals += 1;
         let job = QueuedJob::new(job, previous.as_ref(), now, clock);
@@ -134,7 +136,7 @@ impl Queue {
         let change = self.quota_watch.follow(event, now);
         match event {
             WatchEvent::Init => self.quotas.begin_list(),
-            WatchEvent::InitDone => self.quotas.finish_list(),
+            WatchEvent::InitDone => self.quotas.finish_list(|_, _| false),
             WatchEvent::Apply(quota) => {
                 let (total, remaining) = (Capacity::total(quota), Capacity::remaining(quota));
                 let limits_cpu = quota.limited.iter().any(|key| capacity::is_cpu(key));
@@ -198,15 +200,16 @@ impl Queue {
         }
     }
 
-    /// Returns the running, the starting and the waiting Jobs, each oldest first, as GET /queue answers. `pod` returns a Job's pod.
-    pub fn snapshot<'a>(&self, pod: impl Fn(&str) -> Option<&'a PodRecord>) -> Value {
+    /// Returns the running, the starting and the waiting Jobs, each oldest first, as GET /queue answers. `pod` returns the pod
+    /// of a Job with this name and uid.
+    pub fn snapshot<'a>(&self, pod: impl Fn(&str, &str) -> Option<&'a PodRecord>) -> Value {
         let (mut running, mut starting, mut waiting) = (Vec::new(), Vec::new(), Vec::new());
-        for QueuedJob { name, created, running_since, .. } in &self.jobs {
+        for QueuedJob { name, uid, created, running_since, .. } in &self.jobs {
             let Some(active) = running_since else {
                 waiting.push(json!({ "job": name, "position": waiting.len() + 1, "since": created }));
                 continue;
             };
-            let pod = pod(name);
+            let pod = pod(name, uid);
             match pod.map(|pod| &pod.progress) {
                 Some(Progress::Running | Progress::Ended(_)) => {
                     let since = pod.and_then(|pod| pod.started.as_deref()).unwrap_or(active);
@@ -226,8 +229,10 @@ impl Queue {
         self.jobs.iter().filter(|job| job.is_waiting()).map(|job| job.name.as_str())
     }
 
-    /// Returns how many Jobs like this one the quotas allow at once. Returns `None` for an unknown Job, and without a limit.
-    pub fn slots(&self, name: &str) -> Option<u64> {
+    /// Returns how many Jobs like this one the quotas allow at once. Returns `None` for an unknown Job, without a limit, and while the
+    /// quotas are not known.
+    pub fn slots(&self, name: &str, now: Instant) -> Option<u64> {
+        self.quota_watch.check(now).ok()?;
         let job = self.jobs.iter().find(|job| job.name == name)?;
         self.quotas.values().filter_map(|quota| quota.total.holds(&job.requested)).min()
     }

@@ -31,6 +31,8 @@ pub struct QueuedJob {
     pub name: String,
     /// metadata.creationTimestamp
     pub created: String,
+    /// metadata.uid
+    pub uid: String,
     /// metadata.resourceVersion
     pub version: String,
     /// Orders Jobs that were created in the same second.
@@ -91,7 +93,7 @@ impl QueuedJob {
         let is_running = job.state() == JobState::Running;
         let requested = Capacity::requested(&job);
         let is_managed = job.labels.get(MANAGED_BY.0) == Some(MANAGED_BY.1);
-        let Job { name, version, created, annotations, started, .. } = job;
+        let Job { name, uid, version, created, annotations, started, .. } = job;
         let running_since = is_running.then(|| match previous {
             Some(Self { running_since: Some(since), .. }) => since.clone(),
             Some(_) => humantime::format_rfc3339_seconds(clock).to_string(),
@@ -105,7 +107,7 @@ impl QueuedJob {
             }
             _ => RetryState::new(now),
         };
-        Self { name, created, version, arrival: 0, generation: 0, requested, is_managed, running_since, retry }
+        Self { name, uid, created, version, arrival: 0, generation: 0, requested, is_managed, running_since, retry }
     }
 
     pub fn is_waiting(&self) -> bool {

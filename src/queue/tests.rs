@@ -104,7 +104,7 @@ impl Harness {
     }
 
     fn snapshot(&self) -> Value {
-        self.queue.snapshot(|job| self.pods.get(job))
+        self.queue.snapshot(|job, _| self.pods.get(job))
     }
 
     /// Returns the time of the next decision, in milliseconds.
@@ -296,9 +296,14 @@ fn the_quotas_tell_how_many_jobs_run_at_once() {
     let mut harness = Harness::new();
     harness.wait(&["a", "b"]);
     assert_eq!(harness.queue.waiting().collect::<Vec<_>>(), ["a", "b"]);
-    assert_eq!((harness.queue.slots("a"), harness.queue.slots("unknown")), (Some(2), None));
+    assert_eq!(
+        (harness.queue.slots("a", harness.start), harness.queue.slots("unknown", harness.start)),
+        (Some(2), None)
+    );
     harness.quota(&WatchEvent::Delete(read(&json!({"metadata": {"name": "q"}}))));
-    assert_eq!(harness.queue.slots("a"), None, "no limit");
+    assert_eq!(harness.queue.slots("a", harness.start), None, "no limit");
+    harness.used("0");
+    assert_eq!(harness.queue.slots("a", harness.start + Duration::from_secs(26)), None, "the quotas are too old");
 }
 
 #[test]

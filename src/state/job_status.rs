@@ -1,4 +1,4 @@
-//! What became of a Job, from its record and its pod's. Pure.
+//! The state of a Job and its reason, from its record and its pod's. Pure.
 
 use crate::state::pod_record::{CREATING, PodRecord, Progress};
 use crate::state::tier_jobs::{JobPhase, JobRecord};
@@ -34,7 +34,7 @@ impl State {
     }
 }
 
-/// What became of a Job.
+/// The state of a Job, with its reason and its results.
 #[derive(Debug, PartialEq)]
 pub struct JobStatus<'a> {
     pub state: State,
@@ -49,29 +49,39 @@ pub struct JobStatus<'a> {
     pub accuracy: Option<f64>,
 }
 
-/// Returns what became of a Job. The Job's own condition decides on its end, since a pod may be replaced; but the end of the pod, which
-/// has the reason and the accuracy, may arrive a moment later.
+/// Returns the state of a Job. The Job's own condition decides on its end, since a pod may be replaced; but the end of the pod, which has
+/// the reason and the accuracy, may arrive a moment later.
+pub fn state(job: &JobRecord, pod: Option<&PodRecord>) -> State {
+    let is_over = pod.is_none_or(PodRecord::is_over);
+    match (&job.phase, pod.map(|pod| &pod.progress)) {
+        (JobPhase::Ended { failure: None, .. }, _) if is_over => State::Succeeded,
+        (JobPhase::Ended { failure: Some(_), .. }, _) if is_over => State::Failed,
+        // A pod that its node lost or evicted is replaced once the quota has room.
+        (JobPhase::Waiting | JobPhase::Suspended, _) if is_over => State::Queued,
+        (_, Some(Progress::Running | Progress::Ended(_))) => State::Running,
+        (_, Some(Progress::Starting(_) | Progress::Failing(_)) | None) => State::Pending,
+    }
+}
+
+/// Returns the state of a Job with its reason and its results.
 pub fn status<'a>(job: &'a JobRecord, pod: Option<&'a PodRecord>) -> JobStatus<'a> {
-    let is_complete = pod.is_none_or(PodRecord::is_over);
-    let (state, reason, finished) = match (&job.phase, pod.map(|pod| &pod.progress)) {
-        (JobPhase::Ended { at, failure: None }, _) if is_complete => (State::Succeeded, None, Some(&**at)),
-        (JobPhase::Ended { at, failure: Some(failure) }, progress) if is_complete => {
-            let reason = match progress {
-                Some(Progress::Ended(Some(reason))) => reason.clone(),
-                Some(_) => "its pod was deleted, or its node was lost".to_owned(),
-                None => without_pod(failure),
-            };
-            (State::Failed, Some(reason), Some(&**at))
+    let state = state(job, pod);
+    let pod = pod.filter(|_| state != State::Queued);
+    let reason = match (state, pod.map(|pod| &pod.progress), &job.phase) {
+        (State::Queued, _, JobPhase::Suspended) => Some("held back by another program (spec.suspend)".to_owned()),
+        (State::Queued | State::Running | State::Succeeded, ..) => None,
+        (State::Failed, Some(Progress::Ended(Some(reason))), _)
+        | (State::Pending, Some(Progress::Starting(reason) | Progress::Failing(reason)), _) => Some(reason.clone()),
+        (State::Pending, ..) => Some(CREATING.to_owned()),
+        (State::Failed, Some(_), _) => Some("its pod was deleted, or its node was lost".to_owned()),
+        (State::Failed, None, JobPhase::Ended { failure: Some(failure), .. }) if &**failure == "DeadlineExceeded" => {
+            Some("ran longer than its deadline".to_owned())
         }
-        (JobPhase::Suspended, _) => {
-            (State::Queued, Some("held back by another program (spec.suspend)".to_owned()), None)
-        }
-        (_, Some(Progress::Running | Progress::Ended(_))) => (State::Running, None, None),
-        (_, Some(Progress::Starting(reason) | Progress::Failing(reason))) => {
-            (State::Pending, Some(reason.clone()), None)
-        }
-        (JobPhase::Active | JobPhase::Ended { .. }, None) => (State::Pending, Some(CREATING.to_owned()), None),
-        (JobPhase::Waiting, None) => (State::Queued, None, None),
+        (State::Failed, None, _) => Some("its pod failed and is gone".to_owned()),
+    };
+    let finished = match &job.phase {
+        JobPhase::Ended { at, .. } if matches!(state, State::Succeeded | State::Failed) => at.as_deref(),
+        _ => None,
     };
     JobStatus {
         state,
@@ -84,48 +94,42 @@ pub fn status<'a>(job: &'a JobRecord, pod: Option<&'a PodRecord>) -> JobStatus<'
     }
 }
 
-/// Returns the reason of a failure whose pod is gone.
-fn without_pod(failure: &str) -> String {
-    match failure {
-        "DeadlineExceeded" => "ran longer than its deadline".to_owned(),
-        _ => "its pod failed and is gone".to_owned(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::job::Dataset;
 
-    fn of(phase: JobPhase, progress: Option<Progress>) -> (State, Option<String>) {
-        let job = JobRecord { created: "t".into(), dataset: Dataset::Mnist, phase };
-        let pod = progress.map(|progress| PodRecord {
+    fn job(phase: JobPhase) -> JobRecord {
+        JobRecord { uid: "u".into(), created: "t".into(), dataset: Dataset::Mnist, phase }
+    }
+
+    fn pod(progress: Progress, is_being_deleted: bool) -> PodRecord {
+        PodRecord {
+            job: "j".into(),
+            job_uid: "u".into(),
             created: "t".into(),
-            node: None,
-            started: None,
-            is_being_deleted: false,
+            node: Some("n".into()),
+            started: Some("t".into()),
             progress,
-            exit_code: None,
+            is_being_deleted,
+            exit_code: Some(0),
             accuracy: Some(0.5),
-        });
+        }
+    }
+
+    fn of(phase: JobPhase, progress: Option<Progress>) -> (State, Option<String>) {
+        let (job, pod) = (job(phase), progress.map(|progress| pod(progress, false)));
         let status = status(&job, pod.as_ref());
         assert_eq!(status.accuracy.is_some(), status.state == State::Succeeded && pod.is_some());
+        assert_eq!(status.finished.is_some(), matches!(status.state, State::Succeeded | State::Failed));
+        assert_eq!(status.node.is_some(), status.state != State::Queued && pod.is_some());
         (status.state, status.reason)
     }
 
     #[test]
     fn a_failed_job_whose_pod_no_node_ends_is_failed() {
-        let pod = PodRecord {
-            created: "t".into(),
-            node: Some("n".into()),
-            started: None,
-            progress: Progress::Running,
-            is_being_deleted: true,
-            exit_code: None,
-            accuracy: None,
-        };
-        let phase = JobPhase::Ended { at: "t".into(), failure: Some("BackoffLimitExceeded".into()) };
-        let job = JobRecord { created: "t".into(), dataset: Dataset::Mnist, phase };
+        let job = job(JobPhase::Ended { at: Some("t".into()), failure: Some("BackoffLimitExceeded".into()) });
+        let pod = pod(Progress::Running, true);
         let status = status(&job, Some(&pod));
         assert_eq!(status.reason.as_deref(), Some("its pod was deleted, or its node was lost"));
         assert_eq!((status.state, status.node), (State::Failed, Some("n")));
@@ -133,13 +137,15 @@ mod tests {
 
     #[test]
     fn the_state_follows_from_the_job_and_its_pod() {
-        let ended = |failure: Option<&str>| JobPhase::Ended { at: "t".into(), failure: failure.map(Into::into) };
+        let ended = |failure: Option<&str>| JobPhase::Ended { at: Some("t".into()), failure: failure.map(Into::into) };
         let reason = |text: &str| Some(text.to_owned());
         let failing = || Some(Progress::Failing("image not found: x".to_owned()));
         let failed = || Some(Progress::Ended(Some("exit code 1".to_owned())));
         for (phase, progress, state, expected) in [
             (JobPhase::Waiting, None, State::Queued, None),
             (JobPhase::Suspended, None, State::Queued, reason("held back by another program (spec.suspend)")),
+            // Its pod was evicted, and the quota has no room for the next.
+            (JobPhase::Waiting, failed(), State::Queued, None),
             (JobPhase::Active, None, State::Pending, reason(CREATING)),
             (JobPhase::Active, failing(), State::Pending, reason("image not found: x")),
             // The watch of the pods may be ahead.

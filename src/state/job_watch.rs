@@ -6,21 +6,21 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
-use crate::job::{JOB_PODS_SELECTOR, MANAGED_JOB_PODS_SELECTOR, MANAGED_SELECTOR, Tier};
+use crate::job::{Dataset, JOB_PODS_SELECTOR, MANAGED_JOB_PODS_SELECTOR, MANAGED_SELECTOR, Tier};
 use crate::kube::{Client, Job, JobPod, WatchEvent};
 use crate::state::describe;
-use crate::state::tier_jobs::{Effect, MAX_OBJECTS, TierJobs};
+use crate::state::tier_jobs::{Effect, MAX_JOBS, TierJobs};
 use crate::state::watch_state::Change;
 
 /// Pause of a thread after a panic, so that a repeated panic does not keep the processor busy.
 const PANIC_BACKOFF: Duration = Duration::from_secs(1);
 
-/// Maximum number of remembered reasons; more would be logged again. A reason names an image or a quota, of which there are few.
+/// Maximum number of remembered reasons; more would be logged again. Most name an image or a quota, of which there are few.
 const MAX_LOGGED: usize = 100;
 
-/// Receives the events of the free tier's Jobs, of any program, in order.
+/// Receives the events of the free tier's Jobs, of any program, in order. No reader sees the Jobs meanwhile.
 pub type Listener = Box<dyn Fn(WatchEvent<Job>) + Send + Sync>;
 
 /// The watched Jobs of both tiers.
@@ -39,8 +39,8 @@ impl JobWatch {
     pub fn new(kube: Arc<Client>) -> Self {
         Self {
             kube,
-            free: RwLock::default(),
-            premium: RwLock::default(),
+            free: RwLock::new(TierJobs::new(Tier::Free)),
+            premium: RwLock::new(TierJobs::new(Tier::Premium)),
             is_full: AtomicBool::new(false),
             logged: Mutex::default(),
         }
@@ -69,6 +69,12 @@ impl JobWatch {
         self.of(tier).read().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Adds a Job that Kubernetes has just stored, so that its POST's `Location` is known at once.
+    pub fn add_created(&self, tier: Tier, name: &str, dataset: Dataset) {
+        let created = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
+        self.write(tier).add_created(name, dataset, created);
+    }
+
     /// Logs why a Job does not start, once for all Jobs with the same reason.
     pub fn log_reason(&self, job: &str, reason: &str, fix: &str) {
         let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
@@ -92,11 +98,14 @@ impl JobWatch {
         let selector = if tier == Tier::Free { String::new() } else { format!("?{MANAGED_SELECTOR}") };
         let path = format!("/apis/batch/v1/namespaces/{}/jobs{selector}", tier.namespace());
         self.kube.watch(&path, &mut |event: WatchEvent<Job>| {
-            let effect = self.write(tier).apply_job(&event, Instant::now());
-            self.report(tier, "Jobs", &event, &effect);
+            let failure = failure(&event);
+            let mut jobs = self.write(tier);
+            let effect = jobs.apply_job(&event, Instant::now());
             if tier == Tier::Free {
                 listener(event);
             }
+            drop(jobs);
+            self.report(tier, "Jobs", &failure, &effect);
         });
     }
 
@@ -105,7 +114,7 @@ impl JobWatch {
         let path = format!("/api/v1/namespaces/{}/pods?{selector}", tier.namespace());
         self.kube.watch(&path, &mut |event: WatchEvent<JobPod>| {
             let effect = self.write(tier).apply_pod(&event, Instant::now());
-            self.report(tier, "pods", &event, &effect);
+            self.report(tier, "pods", &failure(&event), &effect);
             if let Some((job, reason)) = effect.failure {
                 self.log_reason(&job, &reason, "img-classification doctor");
             }
@@ -117,24 +126,31 @@ impl JobWatch {
     }
 
     /// Logs what the operator should know of an event: the first failure, not each attempt.
-    fn report<T>(&self, tier: Tier, objects: &str, event: &WatchEvent<T>, effect: &Effect) {
+    fn report(&self, tier: Tier, objects: &str, failure: &str, effect: &Effect) {
         let tier_name = tier.as_str();
-        match (&effect.change, event) {
-            (Some(Change::Failed), WatchEvent::Failed(error)) => {
+        match effect.change {
+            Some(Change::Failed) => {
                 let effect = match (tier, objects) {
-                    (Tier::Free, "Jobs") => "; until then only Kubernetes' own retry starts waiting Jobs",
+                    (Tier::Free, "Jobs") => {
+                        "; until then GET /queue and /jobs are not available, and waiting Jobs are not requeued"
+                    }
                     (Tier::Free, _) => "; until then GET /queue and /jobs are not available",
                     (Tier::Premium, _) => "; until then GET /jobs is not available",
                 };
-                log::warn!("cannot watch {tier_name}-tier {objects}{effect}: {}", describe(error, "--no-watch"));
+                log::warn!("cannot watch {tier_name}-tier {objects}{effect}: {failure}");
             }
-            (Some(Change::Restored), _) => log::warn!("watch on {tier_name}-tier {objects} restored"),
-            _ => {}
+            Some(Change::Restored) => log::warn!("watch on {tier_name}-tier {objects} restored"),
+            Some(Change::Connected) | None => {}
         }
         if effect.is_full && !self.is_full.swap(true, Ordering::SeqCst) {
-            log::warn!("over {MAX_OBJECTS} Jobs or pods in a tier; GET /jobs omits the rest");
+            log::warn!("over {MAX_JOBS} Jobs in the {tier_name} tier; GET /jobs omits the first that have ended");
         }
     }
+}
+
+/// Returns the causes of a failed watch; empty for any other event.
+fn failure<T>(event: &WatchEvent<T>) -> String {
+    if let WatchEvent::Failed(error) = event { describe(error, "--no-watch") } else { String::new() }
 }
 
 /// Starts a thread that calls `run` again and again. A panic must not end it; a watch starts again with a list.

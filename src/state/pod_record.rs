@@ -1,4 +1,4 @@
-//! What the server keeps of a Job's pod: its progress, the reason why it does not run yet, and its end. Pure.
+//! The record of a Job's pod: its progress, the reason why it does not run yet, and its end. Pure.
 
 use serde_json::Value;
 
@@ -13,6 +13,9 @@ pub const CREATING: &str = "its container is being created";
 /// A pod of a Job.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PodRecord {
+    /// The name and the uid of its Job.
+    pub job: Box<str>,
+    pub job_uid: Box<str>,
     /// RFC 3339
     pub created: Box<str>,
     pub node: Option<Box<str>>,
@@ -51,6 +54,8 @@ impl PodRecord {
         };
         let terminated = pod.containers.iter().find_map(|container| container.terminated.as_ref());
         Self {
+            job: pod.job.as_str().into(),
+            job_uid: pod.job_uid.as_str().into(),
             created: pod.created.as_str().into(),
             node: Some(pod.node.as_str()).filter(|node| !node.is_empty()).map(Into::into),
             started: pod.containers.iter().find_map(|container| container.started.as_deref()).map(Into::into),
@@ -61,11 +66,14 @@ impl PodRecord {
         }
     }
 
-    /// Of several pods of a Job the one with the highest rank decides: one that is to go on, then the newest.
+    /// The pod with the highest rank decides, where a Job has several: one that is to go on, then one that has succeeded, then the
+    /// newest.
     pub fn rank(&self) -> (u8, &str) {
         let rank = match self.progress {
-            Progress::Running if !self.is_over() => 2,
-            _ if !self.is_over() => 1,
+            Progress::Running if !self.is_over() => 4,
+            _ if !self.is_over() => 3,
+            Progress::Ended(None) => 2,
+            Progress::Ended(_) => 1,
             _ => 0,
         };
         (rank, &self.created)

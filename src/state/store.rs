@@ -2,6 +2,7 @@
 
 use std::borrow::Borrow;
 use std::collections::BTreeMap;
+use std::ops::Bound;
 
 /// Objects of one kind, as the events of a watch leave them.
 pub struct Store<K, V> {
@@ -23,9 +24,14 @@ impl<K: Ord, V> Store<K, V> {
         self.generation = self.generation.wrapping_add(1);
     }
 
-    /// Completes a list, and removes the objects that it did not contain.
-    pub fn finish_list(&mut self) {
-        self.objects.retain(|_, (last, _)| *last == self.generation);
+    /// Completes a list, and removes the objects that it did not contain, except those that `keep` accepts.
+    pub fn finish_list(&mut self, keep: impl Fn(&K, &V) -> bool) {
+        self.objects.retain(|key, (last, object)| *last == self.generation || keep(key, object));
+    }
+
+    /// Removes the objects that `keep` does not accept.
+    pub fn retain(&mut self, keep: impl Fn(&K, &V) -> bool) {
+        self.objects.retain(|key, (_, object)| keep(key, object));
     }
 
     /// Adds or replaces an object; returns the previous one.
@@ -49,8 +55,12 @@ impl<K: Ord, V> Store<K, V> {
     }
 
     /// Returns the objects in the order of their keys, from `first` on.
-    pub fn from(&self, first: &K) -> impl Iterator<Item = (&K, &V)> {
-        self.objects.range(first..).map(|(key, (_, object))| (key, object))
+    pub fn from<Q: Ord + ?Sized>(&self, first: &Q) -> impl Iterator<Item = (&K, &V)>
+    where
+        K: Borrow<Q>,
+    {
+        let range = (Bound::Included(first), Bound::Unbounded);
+        self.objects.range(range).map(|(key, (_, object))| (key, object))
     }
 
     pub fn values(&self) -> impl Iterator<Item = &V> {
@@ -70,18 +80,21 @@ mod tests {
     fn a_list_drops_the_objects_that_it_does_not_contain() {
         let mut store = Store::default();
         store.begin_list();
-        for key in ["a", "b", "c"] {
+        for key in ["a", "b", "c", "kept"] {
             assert_eq!(store.insert(key, 1), None);
         }
-        store.finish_list();
+        let keep = |key: &&str, _: &i32| *key == "kept";
+        store.finish_list(keep);
         store.begin_list();
         assert_eq!(store.insert("b", 2), Some(1));
         // The list begins again.
         store.begin_list();
         store.insert("c", 3);
-        assert_eq!(store.values().collect::<Vec<_>>(), [&1, &2, &3], "until it is complete");
-        store.finish_list();
-        assert_eq!((store.get("c"), store.len()), (Some(&3), 1));
+        assert_eq!(store.values().collect::<Vec<_>>(), [&1, &2, &3, &1], "until it is complete");
+        store.finish_list(keep);
+        assert_eq!((store.get("c"), store.len()), (Some(&3), 2));
+        store.retain(|key, _| *key == "c");
+        assert_eq!(store.from("a").collect::<Vec<_>>(), [(&"c", &3)]);
         assert_eq!((store.remove("c"), store.get("c")), (Some(3), None));
     }
 }

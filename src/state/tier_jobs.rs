@@ -1,25 +1,33 @@
 //! The Jobs of one tier with their pods, as the watches leave them. Pure.
 
 use std::collections::BTreeSet;
+use std::ops::Bound;
 use std::time::Instant;
 
-use crate::job::{Dataset, MANAGED_BY};
-use crate::kube::{Job, JobPod, WatchEvent};
+use crate::job::{DATASET_LABEL, Dataset, JobName, MANAGED_BY, Tier};
+use crate::kube::{Job, JobPod, JobState, WatchEvent};
 use crate::state::pod_record::{PodRecord, Progress};
 use crate::state::store::Store;
 use crate::state::watch_state::{Change, Unavailable, WatchState};
 
-/// Maximum number of Jobs, and of pods, in memory, of 400 bytes each. The quota of k8s/ allows 300 free Jobs.
-pub const MAX_OBJECTS: usize = 20_000;
+/// Maximum number of Jobs in memory, of 600 bytes each with its pod. Beyond it the Job that was created first of those that have ended
+/// makes room. The quotas of k8s/ allow 1,000 premium Jobs and 300 free ones.
+pub const MAX_JOBS: usize = 20_000;
+
+/// Maximum number of pods in memory: a Job whose pod was lost has another.
+const MAX_PODS: usize = 2 * MAX_JOBS;
+
+/// Longest part of a Job's name in the name of its pod, in bytes; see k8s.io/apiserver/pkg/storage/names.
+const MAX_PREFIX: usize = 58;
 
 /// The Jobs of one tier.
-#[derive(Default)]
 pub struct TierJobs {
+    tier: Tier,
     jobs: Store<Box<str>, JobRecord>,
     /// Creation time and name: the order of GET /jobs, from the end.
     order: BTreeSet<(Box<str>, Box<str>)>,
-    /// By the names of Job and pod.
-    pods: Store<(Box<str>, Box<str>), PodRecord>,
+    /// The pods of Jobs by their own name, which begins with that of the Job.
+    pods: Store<Box<str>, PodRecord>,
     job_watch: WatchState,
     pod_watch: WatchState,
 }
@@ -27,23 +35,24 @@ pub struct TierJobs {
 /// A Job of this program.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct JobRecord {
+    pub uid: Box<str>,
     /// RFC 3339
     pub created: Box<str>,
     pub dataset: Dataset,
     pub phase: JobPhase,
 }
 
-/// What Kubernetes tells of a Job itself.
+/// The progress of a Job without that of its pods.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum JobPhase {
-    /// It has no pod yet.
+    /// It has no pod that is to go on, and will get one.
     Waiting,
     /// Another program holds it back.
     Suspended,
-    /// It has a pod.
+    /// It has a pod, or is about to end.
     Active,
     /// It has ended, at this time, RFC 3339; with the reason of a failure, such as `DeadlineExceeded`.
-    Ended { at: Box<str>, failure: Option<Box<str>> },
+    Ended { at: Option<Box<str>>, failure: Option<Box<str>> },
 }
 
 /// The effect of an event on one of the two watches.
@@ -51,34 +60,37 @@ pub enum JobPhase {
 pub struct Effect {
     /// The change of the watch's condition.
     pub change: Option<Change>,
-    /// The memory is full; the object was dropped.
+    /// The memory is full: another object, or this one, was dropped.
     pub is_full: bool,
     /// The Job of a pod that cannot start, and the reason.
     pub failure: Option<(String, String)>,
 }
 
 impl TierJobs {
+    /// Returns a tier without Jobs.
+    pub fn new(tier: Tier) -> Self {
+        Self {
+            tier,
+            jobs: Store::default(),
+            order: BTreeSet::new(),
+            pods: Store::default(),
+            job_watch: WatchState::default(),
+            pod_watch: WatchState::default(),
+        }
+    }
+
     /// Applies an event of the watch of the Jobs. Those of other programs are not kept.
     pub fn apply_job(&mut self, event: &WatchEvent<Job>, now: Instant) -> Effect {
         let mut effect = Effect { change: self.job_watch.follow(event, now), ..Effect::default() };
         match event {
             WatchEvent::Init => self.jobs.begin_list(),
             WatchEvent::InitDone => {
-                self.jobs.finish_list();
+                self.jobs.finish_list(|_, _| false);
                 self.order.retain(|(_, name)| self.jobs.get(name).is_some());
+                self.drop_pods_without_job();
             }
-            WatchEvent::Apply(job) => match JobRecord::new(job) {
-                Some(_) if self.jobs.len() >= MAX_OBJECTS && self.jobs.get(&*job.name).is_none() => {
-                    effect.is_full = true;
-                }
-                Some(record) => {
-                    let (name, created): (Box<str>, _) = (job.name.as_str().into(), record.created.clone());
-                    let previous = self.jobs.insert(name.clone(), record);
-                    if let Some(previous) = previous.filter(|previous| previous.created != created) {
-                        self.order.remove(&(previous.created, name.clone()));
-                    }
-                    self.order.insert((created, name));
-                }
+            WatchEvent::Apply(job) => match JobRecord::new(job, self.tier) {
+                Some(record) => effect.is_full = !self.insert(&job.name, record),
                 None => self.delete_job(&job.name),
             },
             WatchEvent::Delete(job) => self.delete_job(&job.name),
@@ -87,24 +99,53 @@ impl TierJobs {
         effect
     }
 
-    fn delete_job(&mut self, name: &str) {
-        if let Some(record) = self.jobs.remove(name) {
-            self.order.remove(&(record.created, name.into()));
+    /// Adds a Job that Kubernetes has just stored, and of which the watch has not told yet.
+    pub fn add_created(&mut self, name: &str, dataset: Dataset, created: String) {
+        if self.jobs.get(name).is_none() {
+            let record = JobRecord { uid: "".into(), created: created.into(), dataset, phase: JobPhase::Waiting };
+            self.insert(name, record);
         }
     }
 
-    /// Applies an event of the watch of the pods. Those without a Job are not kept.
+    /// Adds or replaces a Job. Returns false if a Job was dropped for lack of room.
+    fn insert(&mut self, name: &str, record: JobRecord) -> bool {
+        let is_full = self.jobs.len() >= MAX_JOBS && self.jobs.get(name).is_none();
+        if is_full {
+            let has_ended = |(_, name): &&(Box<str>, Box<str>)| {
+                matches!(self.jobs.get(name), Some(JobRecord { phase: JobPhase::Ended { .. }, .. }))
+            };
+            let Some((_, oldest)) = self.order.iter().find(has_ended).cloned() else { return false };
+            self.delete_job(&oldest);
+        }
+        let (name, created): (Box<str>, _) = (name.into(), record.created.clone());
+        let previous = self.jobs.insert(name.clone(), record);
+        if let Some(previous) = previous.filter(|previous| previous.created != created) {
+            self.order.remove(&(previous.created, name.clone()));
+        }
+        self.order.insert((created, name));
+        !is_full
+    }
+
+    fn delete_job(&mut self, name: &str) {
+        if let Some(record) = self.jobs.remove(name) {
+            self.order.remove(&(record.created, name.into()));
+            let ended: Vec<Box<str>> =
+                self.pods_of(name).filter(|(_, pod)| pod.is_over()).map(|(key, _)| key.into()).collect();
+            ended.iter().for_each(|pod| drop(self.pods.remove(pod)));
+        }
+    }
+
+    /// Applies an event of the watch of the pods. Those without a Job are not kept. The record of a pod that has ended stays as long as
+    /// its Job, because its node may be removed.
     pub fn apply_pod(&mut self, event: &WatchEvent<JobPod>, now: Instant) -> Effect {
         let mut effect = Effect { change: self.pod_watch.follow(event, now), ..Effect::default() };
-        let key = |pod: &JobPod| (pod.job.as_str().into(), pod.name.as_str().into());
         match event {
             WatchEvent::Init => self.pods.begin_list(),
-            WatchEvent::InitDone => self.pods.finish_list(),
-            WatchEvent::Apply(pod) if pod.job.is_empty() => {}
+            WatchEvent::InitDone => self.pods.finish_list(|_, pod| is_result(&self.jobs, pod)),
+            WatchEvent::Apply(pod) if pod.job.is_empty() => drop(self.pods.remove(&*pod.name)),
             WatchEvent::Apply(pod) => {
-                let key = key(pod);
-                let previous = self.pods.get(&key);
-                if self.pods.len() >= MAX_OBJECTS && previous.is_none() {
+                let previous = self.pods.get(&*pod.name);
+                if self.pods.len() >= MAX_PODS && previous.is_none() {
                     effect.is_full = true;
                     return effect;
                 }
@@ -112,12 +153,22 @@ impl TierJobs {
                 if let Progress::Failing(reason) = &record.progress {
                     effect.failure = Some((pod.job.clone(), reason.clone()));
                 }
-                self.pods.insert(key, record);
+                self.pods.insert(pod.name.as_str().into(), record);
             }
-            WatchEvent::Delete(pod) => drop(self.pods.remove(&key(pod))),
+            WatchEvent::Delete(pod) => {
+                if !self.pods.get(&*pod.name).is_some_and(|record| is_result(&self.jobs, record)) {
+                    self.pods.remove(&*pod.name);
+                }
+            }
             WatchEvent::Connected | WatchEvent::Failed(_) => {}
         }
         effect
+    }
+
+    /// Drops what is left of the pods whose Jobs a list did not contain.
+    fn drop_pods_without_job(&mut self) {
+        let jobs = &self.jobs;
+        self.pods.retain(|_, pod| !pod.is_over() || jobs.get(&*pod.job).is_some());
     }
 
     /// Checks that the Jobs and pods are recent enough to be shown.
@@ -141,36 +192,49 @@ impl TierJobs {
 
     /// Returns the Jobs before this creation time and name, or all, newest first.
     pub fn newest(&self, before: Option<&(Box<str>, Box<str>)>) -> impl Iterator<Item = (&str, &JobRecord)> {
-        let before = before.map_or(std::ops::Bound::Unbounded, std::ops::Bound::Excluded);
-        let order = self.order.range((std::ops::Bound::Unbounded, before)).rev();
+        let before = before.map_or(Bound::Unbounded, Bound::Excluded);
+        let order = self.order.range((Bound::Unbounded, before)).rev();
         order.filter_map(|(_, name)| Some((&**name, self.jobs.get(name)?)))
     }
 
-    /// Returns the pod that decides on a Job, of several.
-    pub fn pod(&self, job: &str) -> Option<&PodRecord> {
-        let first = (Box::from(job), Box::default());
-        let pods = self.pods.from(&first).take_while(|((owner, _), _)| **owner == *job).map(|(_, pod)| pod);
+    /// Returns the pod that decides on the Job with this name and uid.
+    pub fn pod(&self, job: &str, uid: &str) -> Option<&PodRecord> {
+        let pods = self.pods_of(job).map(|(_, pod)| pod).filter(|pod| *pod.job_uid == *uid);
         pods.max_by_key(|pod| pod.rank())
     }
+
+    /// Returns the pods of all Jobs of this name, also of one that is gone.
+    fn pods_of(&self, job: &str) -> impl Iterator<Item = (&str, &PodRecord)> {
+        let prefix = job.get(..MAX_PREFIX).unwrap_or(job);
+        let pods = self.pods.from(prefix).take_while(move |(name, _)| name.starts_with(prefix));
+        pods.filter(move |(_, pod)| *pod.job == *job).map(|(name, pod)| (&**name, pod))
+    }
+}
+
+/// Tests for an ended pod of a Job that exists.
+fn is_result(jobs: &Store<Box<str>, JobRecord>, pod: &PodRecord) -> bool {
+    matches!(pod.progress, Progress::Ended(_)) && jobs.get(&*pod.job).is_some_and(|job| job.uid == pod.job_uid)
 }
 
 impl JobRecord {
     /// Returns the record of a Job, or `None` for one of another program or one that is being deleted.
-    fn new(job: &Job) -> Option<Self> {
-        if job.is_being_deleted || job.labels.get(MANAGED_BY.0) != Some(MANAGED_BY.1) {
+    fn new(job: &Job, tier: Tier) -> Option<Self> {
+        let is_ours = job.labels.get(MANAGED_BY.0) == Some(MANAGED_BY.1)
+            && JobName::parse(&job.name).is_some_and(|name| name.tier == tier);
+        if job.is_being_deleted || !is_ours {
             return None;
         }
-        let dataset = Dataset::parse(job.labels.get("img-classification/dataset")?)?;
-        let phase = match job.end() {
-            Some((end, is_success)) => JobPhase::Ended {
-                at: end.since.as_str().into(),
+        let dataset = Dataset::parse(job.labels.get(DATASET_LABEL)?)?;
+        let phase = match (job.end(), job.state()) {
+            (Some((end, is_success)), _) => JobPhase::Ended {
+                at: Some(end.since.as_str()).filter(|at| !at.is_empty()).map(Into::into),
                 failure: (!is_success).then(|| end.reason.as_str().into()),
             },
-            None if job.is_suspended => JobPhase::Suspended,
-            None if job.is_active => JobPhase::Active,
-            None => JobPhase::Waiting,
+            _ if job.is_suspended => JobPhase::Suspended,
+            (None, JobState::Waiting) => JobPhase::Waiting,
+            (None, JobState::Running | JobState::Finished) => JobPhase::Active,
         };
-        Some(Self { created: job.created.as_str().into(), dataset, phase })
+        Some(Self { uid: job.uid.as_str().into(), created: job.created.as_str().into(), dataset, phase })
     }
 }
 
@@ -182,59 +246,136 @@ mod tests {
 
     fn job(name: &str, second: u32, status: &Value) -> Job {
         let created = format!("2026-01-01T00:00:{second:02}Z");
-        let labels = json!({MANAGED_BY.0: MANAGED_BY.1, "img-classification/dataset": "kmnist"});
-        let metadata = json!({"name": name, "creationTimestamp": created, "labels": labels});
+        let labels = json!({MANAGED_BY.0: MANAGED_BY.1, DATASET_LABEL: "kmnist"});
+        let name = format!("free-kmnist-{name}");
+        let metadata =
+            json!({"name": name, "uid": format!("{name}-{second}"), "creationTimestamp": created, "labels": labels});
         Job::parse(&json!({"metadata": metadata, "status": status}).to_string()).expect("JSON")
     }
 
-    fn pod(job: &str, name: &str, created: &str, phase: &str) -> WatchEvent<JobPod> {
-        let metadata = json!({"name": name, "creationTimestamp": created, "labels": {"job-name": job}});
-        WatchEvent::Apply(
-            JobPod::parse(&json!({"metadata": metadata, "status": {"phase": phase}}).to_string()).expect("JSON"),
-        )
+    fn pod(job: &Job, name: &str, second: u32, phase: &str) -> JobPod {
+        let created = format!("2026-01-01T00:00:{second:02}Z");
+        let metadata = json!({"name": format!("{}-{name}", job.name), "creationTimestamp": created,
+                              "labels": {"job-name": job.name}, "ownerReferences": [{"uid": job.uid}]});
+        JobPod::parse(&json!({"metadata": metadata, "status": {"phase": phase}}).to_string()).expect("JSON")
     }
 
-    fn names(jobs: &TierJobs) -> Vec<&str> {
-        jobs.newest(None).map(|(name, _)| name).collect()
+    fn ended() -> Value {
+        json!({"conditions": [{"type": "Complete", "status": "True"}]})
+    }
+
+    struct Tester(TierJobs);
+
+    impl Tester {
+        fn new() -> Self {
+            Self(TierJobs::new(Tier::Free))
+        }
+
+        fn job(&mut self, event: &WatchEvent<Job>) -> Effect {
+            self.0.apply_job(event, Instant::now())
+        }
+
+        fn pod(&mut self, event: &WatchEvent<JobPod>) {
+            self.0.apply_pod(event, Instant::now());
+        }
+
+        fn names(&self) -> Vec<&str> {
+            self.0.newest(None).map(|(name, _)| name.trim_start_matches("free-kmnist-")).collect()
+        }
+
+        fn progress(&self, job: &Job) -> Option<Progress> {
+            self.0.pod(&job.name, &job.uid).map(|pod| pod.progress.clone())
+        }
     }
 
     #[test]
     fn jobs_are_ordered_newest_first_and_those_of_other_programs_are_not_kept() {
-        let (mut jobs, now) = (TierJobs::default(), Instant::now());
-        jobs.apply_job(&WatchEvent::Init, now);
+        let mut jobs = Tester::new();
+        jobs.job(&WatchEvent::Init);
         for (name, second) in [("b", 1), ("a", 1), ("c", 3), ("d", 2)] {
-            jobs.apply_job(&WatchEvent::Apply(job(name, second, &json!({}))), now);
+            jobs.job(&WatchEvent::Apply(job(name, second, &json!({}))));
         }
-        let theirs = json!({"metadata": {"name": "x", "labels": {"img-classification/dataset": "mnist"}}});
-        jobs.apply_job(&WatchEvent::Apply(Job::parse(&theirs.to_string()).expect("JSON")), now);
-        jobs.apply_job(&WatchEvent::InitDone, now);
-        assert_eq!(names(&jobs), ["c", "d", "b", "a"]);
-        let after = ("2026-01-01T00:00:02Z".into(), "d".into());
-        assert_eq!(jobs.newest(Some(&after)).map(|(name, _)| name).collect::<Vec<_>>(), ["b", "a"]);
+        let labels = json!({DATASET_LABEL: "mnist"});
+        let theirs = json!({"metadata": {"name": "free-mnist-x", "labels": labels}});
+        jobs.job(&WatchEvent::Apply(Job::parse(&theirs.to_string()).expect("JSON")));
+        jobs.job(&WatchEvent::InitDone);
+        assert_eq!(jobs.names(), ["c", "d", "b", "a"]);
+        let after = ("2026-01-01T00:00:02Z".into(), "free-kmnist-d".into());
+        assert_eq!(jobs.0.newest(Some(&after)).count(), 2);
         // A new Job of the same name, one that is being deleted, and one that is gone.
-        jobs.apply_job(&WatchEvent::Apply(job("a", 9, &json!({}))), now);
+        jobs.job(&WatchEvent::Apply(job("a", 9, &json!({}))));
         let mut deleting = job("d", 2, &json!({}));
         deleting.is_being_deleted = true;
-        jobs.apply_job(&WatchEvent::Apply(deleting), now);
-        jobs.apply_job(&WatchEvent::Delete(job("b", 1, &json!({}))), now);
-        assert_eq!(names(&jobs), ["a", "c"]);
-        jobs.apply_job(&WatchEvent::Init, now);
-        jobs.apply_job(&WatchEvent::Apply(job("c", 3, &json!({"active": 1}))), now);
-        jobs.apply_job(&WatchEvent::InitDone, now);
-        assert_eq!(names(&jobs), ["c"]);
-        assert_eq!(jobs.job("c").map(|job| &job.phase), Some(&JobPhase::Active));
+        jobs.job(&WatchEvent::Apply(deleting));
+        jobs.job(&WatchEvent::Delete(job("b", 1, &json!({}))));
+        assert_eq!(jobs.names(), ["a", "c"]);
+        jobs.job(&WatchEvent::Init);
+        jobs.job(&WatchEvent::Apply(job("c", 3, &json!({"active": 1}))));
+        jobs.job(&WatchEvent::InitDone);
+        assert_eq!(jobs.names(), ["c"]);
+        assert_eq!(jobs.0.job("free-kmnist-c").map(|job| &job.phase), Some(&JobPhase::Active));
     }
 
     #[test]
-    fn of_several_pods_one_that_has_not_ended_decides_and_then_the_newest() {
-        let (mut jobs, now) = (TierJobs::default(), Instant::now());
-        let progress = |jobs: &TierJobs| jobs.pod("j").map(|pod| pod.progress.clone());
-        jobs.apply_pod(&pod("j-other", "j-other-1", "2026-01-01T00:00:00Z", "Running"), now);
-        assert_eq!(progress(&jobs), None);
-        jobs.apply_pod(&pod("j", "j-2", "2026-01-01T00:00:02Z", "Failed"), now);
-        jobs.apply_pod(&pod("j", "j-1", "2026-01-01T00:00:01Z", "Succeeded"), now);
-        assert_eq!(progress(&jobs), Some(Progress::Ended(Some("its pod failed".to_owned()))));
-        jobs.apply_pod(&pod("j", "j-0", "2026-01-01T00:00:00Z", "Running"), now);
-        assert_eq!(progress(&jobs), Some(Progress::Running));
+    fn a_job_that_was_just_created_is_known_before_its_event() {
+        let mut jobs = Tester::new();
+        jobs.0.add_created("free-kmnist-a", Dataset::Kmnist, "2026-01-01T00:00:09Z".into());
+        assert_eq!(jobs.names(), ["a"]);
+        jobs.job(&WatchEvent::Apply(job("a", 8, &json!({"active": 1}))));
+        jobs.0.add_created("free-kmnist-a", Dataset::Kmnist, "2026-01-01T00:00:09Z".into());
+        assert_eq!(jobs.names(), ["a"]);
+        assert_eq!(&*jobs.0.job("free-kmnist-a").expect("known").created, "2026-01-01T00:00:08Z");
+    }
+
+    #[test]
+    fn the_job_that_ended_first_makes_room_for_a_new_one() {
+        let mut jobs = Tester::new();
+        jobs.job(&WatchEvent::Apply(job("runs", 0, &json!({"active": 1}))));
+        for number in 1..MAX_JOBS {
+            jobs.job(&WatchEvent::Apply(job(&number.to_string(), u32::from(number > 7), &ended())));
+        }
+        assert!(jobs.job(&WatchEvent::Apply(job("new", 9, &json!({})))).is_full);
+        assert_eq!(jobs.0.jobs.len(), MAX_JOBS);
+        assert_eq!(jobs.0.order.len(), MAX_JOBS);
+        assert!(jobs.names().contains(&"runs"));
+        assert!(jobs.0.job("free-kmnist-1").is_none() && jobs.0.job("free-kmnist-new").is_some());
+    }
+
+    #[test]
+    fn the_pod_that_is_to_go_on_decides_and_then_the_newest() {
+        let (mut jobs, owner) = (Tester::new(), job("j", 0, &json!({})));
+        let other = job("j-other", 0, &json!({}));
+        jobs.pod(&WatchEvent::Apply(pod(&other, "1", 9, "Running")));
+        assert_eq!(jobs.progress(&owner), None);
+        jobs.pod(&WatchEvent::Apply(pod(&owner, "2", 2, "Failed")));
+        assert_eq!(jobs.progress(&owner), Some(Progress::Ended(Some("its pod failed".to_owned()))));
+        jobs.pod(&WatchEvent::Apply(pod(&owner, "1", 1, "Succeeded")));
+        assert_eq!(jobs.progress(&owner), Some(Progress::Ended(None)));
+        jobs.pod(&WatchEvent::Apply(pod(&owner, "0", 0, "Running")));
+        assert_eq!(jobs.progress(&owner), Some(Progress::Running));
+        assert_eq!(jobs.progress(&job("j", 9, &json!({}))), None, "a new Job of the same name");
+    }
+
+    #[test]
+    fn the_record_of_an_ended_pod_stays_as_long_as_its_job() {
+        let (mut jobs, owner) = (Tester::new(), job("j", 0, &ended()));
+        let running = job("k", 0, &json!({"active": 1}));
+        jobs.job(&WatchEvent::Apply(owner.clone()));
+        jobs.job(&WatchEvent::Apply(running.clone()));
+        jobs.pod(&WatchEvent::Apply(pod(&owner, "1", 1, "Succeeded")));
+        jobs.pod(&WatchEvent::Apply(pod(&running, "1", 1, "Running")));
+        jobs.pod(&WatchEvent::Delete(pod(&owner, "1", 1, "Succeeded")));
+        jobs.pod(&WatchEvent::Init);
+        jobs.pod(&WatchEvent::InitDone);
+        assert_eq!((jobs.progress(&owner), jobs.progress(&running)), (Some(Progress::Ended(None)), None));
+        jobs.job(&WatchEvent::Init);
+        jobs.job(&WatchEvent::Apply(running));
+        jobs.job(&WatchEvent::InitDone);
+        assert_eq!(jobs.0.pods.len(), 0);
+        jobs.job(&WatchEvent::Apply(owner.clone()));
+        jobs.pod(&WatchEvent::Apply(pod(&owner, "1", 1, "Succeeded")));
+        jobs.pod(&WatchEvent::Delete(pod(&owner, "1", 1, "Succeeded")));
+        jobs.job(&WatchEvent::Delete(owner));
+        assert_eq!(jobs.0.pods.len(), 0);
     }
 }

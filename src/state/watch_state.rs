@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::kube::WatchEvent;
 
-/// Maximum age of watched objects. A connected watch tells that they are up to date at least every 20 s, at its end.
+/// Maximum age of watched objects. A watch ends after 20 s, and the start of the next one tells that they are up to date.
 const MAX_AGE: Duration = Duration::from_secs(25);
 
 /// The condition of one watch.
@@ -93,7 +93,8 @@ impl WatchState {
         self.is_connected && self.is_recent(now)
     }
 
-    /// Checks that the objects are complete and recent. Meanwhile an API server may restart, and refuse everything for a moment.
+    /// Checks that the objects are complete and recent. A failed watch does not hide them at once, because an API server restarts in a
+    /// few seconds, and refuses everything for a moment.
     ///
     /// # Errors
     /// They were never listed, or are too old.

@@ -41,6 +41,13 @@ pub struct Attempt<'a> {
 }
 
 impl Attempt<'_> {
+    /// Returns the same attempt for a part that has this time, or less if the deadline is earlier.
+    pub fn part(&self, timeout: Duration) -> Attempt<'_> {
+        let deadline = self.deadline.min(Instant::now() + timeout);
+        let (connections, impersonate, credential) = (self.connections, self.impersonate, Arc::clone(&self.credential));
+        Attempt { connections, impersonate, credential, deadline, was_idle: Cell::new(false) }
+    }
+
     /// Returns the time until the deadline.
     pub fn remaining(&self) -> Duration {
         self.deadline.saturating_duration_since(Instant::now())

@@ -21,6 +21,8 @@ pub enum JobState {
 #[derive(Debug, Clone, Default)]
 pub struct Job {
     pub name: String,
+    /// metadata.uid: a Job of the same name has another.
+    pub uid: String,
     /// metadata.resourceVersion
     pub version: String,
     /// metadata.creationTimestamp, RFC 3339 in whole seconds of UTC, so that the order of texts is the order of times.
@@ -84,6 +86,7 @@ impl WatchedObject for Job {
         let text = || leaf.to_owned();
         match path {
             ["metadata", "name"] => self.name = text(),
+            ["metadata", "uid"] => self.uid = text(),
             ["metadata", "resourceVersion"] => self.version = text(),
             ["metadata", "creationTimestamp"] => self.created = text(),
             ["metadata", "deletionTimestamp"] => self.is_being_deleted = true,

@@ -11,6 +11,8 @@ pub struct JobPod {
     pub version: String,
     /// The name of its Job; empty for a pod without one.
     pub job: String,
+    /// The uid of its Job.
+    pub job_uid: String,
     /// metadata.creationTimestamp, RFC 3339 in whole seconds of UTC
     pub created: String,
     /// metadata.deletionTimestamp is set.
@@ -80,6 +82,7 @@ impl WatchedObject for JobPod {
             ["metadata", "labels", "job-name"] => self.job = text(),
             ["spec", "containers", "0", "resources", "requests", "cpu"] => self.cpu = text(),
             ["spec", "containers", _, "resources", "requests", "cpu"] => self.cpu.clear(),
+            ["metadata", "ownerReferences", "0", "uid"] => self.job_uid = text(),
             ["metadata", "creationTimestamp"] => self.created = text(),
             ["metadata", "deletionTimestamp"] => self.is_being_deleted = true,
             ["spec", "nodeName"] => self.node = text(),

@@ -27,8 +27,11 @@ const WATCH_SECONDS: u64 = 20;
 /// Time after the server's end of a watch until the client gives up.
 const SLACK: Duration = Duration::from_secs(5);
 
-/// Least deadline of a list, which has all pages; a longer one of the operator's holds for lists, too.
-const MIN_LIST_TIMEOUT: Duration = Duration::from_secs(10);
+/// Least deadline of a page of a list; a longer one of the operator's holds for pages, too.
+const MIN_PAGE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Deadline of a list of any number of pages: after five minutes etcd may have compacted its version.
+const LIST_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// Maximum size of a page that is read whole, in bytes: all of its Jobs with 40 KB.
 const PAGE_LIMIT: u64 = 4 * 1024 * 1024;
@@ -223,11 +226,12 @@ impl Watcher<'_> {
         let Pages { size, read } = self.pages;
         let (first, sink) = (with_query(self.path, &format!("limit={size}")), &mut *self.sink);
         let mut version = String::new();
-        self.client.attempt(self.client.timeout.max(MIN_LIST_TIMEOUT), |attempt| {
+        let page_timeout = self.client.timeout.max(MIN_PAGE_TIMEOUT);
+        self.client.attempt(LIST_TIMEOUT, |attempt| {
             // Inside, because a rejected credential begins the list again: an object of the first pages may be gone.
             sink.emit(WatchEvent::Init);
             paginate(&first, |path| {
-                let page = read(attempt, path, sink)?;
+                let page = read(&attempt.part(page_timeout), path, sink)?;
                 if page.version.is_empty() {
                     return Err(attempt.malformed(path, NO_LIST));
                 }

@@ -24,23 +24,16 @@ fn ours(name: &str, second: u32, status: &Value) -> Value {
 
 #[test]
 fn jobs_of_both_tiers_are_shown_from_their_post_to_their_end() {
-    let server = Setup::local().env("NO_WATCH", "").args(&["--local-job-seconds", "2"]).start();
+    let server = Setup::local().env("NO_WATCH", "").args(&["--local-job-seconds", "1"]).start();
+    eventually("the watches are connected", || server.get("/jobs").status == 200);
     let mut posted = Vec::new();
     for (tier, dataset) in [("free", "mnist"), ("premium", "kmnist"), ("free", "kmnist"), ("free", "mnist")] {
         let response = server.post(&format!("/img-classification/{tier}"), format!(r#"{{"dataset":"{dataset}"}}"#));
         let name = response.json()["job"].as_str().unwrap().to_owned();
         assert_eq!(response.header("Location"), Some(format!("/jobs/{name}").as_str()));
-        eventually("the Job is watched", || server.get(&format!("/jobs/{name}")).status == 200);
+        assert_eq!(server.get(&format!("/jobs/{name}")).status, 200, "at once");
         posted.push((name, tier, dataset));
     }
-    eventually("the third free Job waits for a slot", || {
-        let job = server.get(&format!("/jobs/{}", posted[3].0)).json();
-        job["state"] == "queued" && job["position"] == 1 && job["reason"] == "waits for one of 2 free slots"
-    });
-    eventually("a Job runs on a node", || {
-        let job = server.get(&format!("/jobs/{}", posted[1].0)).json();
-        job["state"] == "running" && job["reason"].is_null() && job["node"].is_string() && job["started"].is_string()
-    });
     for (name, tier, dataset) in &posted {
         let path = format!("/jobs/{name}");
         eventually("its success", || server.get(&path).json()["state"] == "succeeded");
@@ -60,6 +53,20 @@ fn jobs_of_both_tiers_are_shown_from_their_post_to_their_end() {
     let text = response.text();
     let positions: Vec<_> = keys.split(['{', ',']).filter(|key| !key.is_empty()).map(|key| text.find(key)).collect();
     assert!(positions.is_sorted() && positions.iter().all(Option::is_some), "{text}");
+}
+
+#[test]
+fn queued_job_has_its_place_and_a_running_one_its_node() {
+    let server = Setup::local().env("NO_WATCH", "").args(&["--local-job-seconds", "3600"]).start();
+    let posted: Vec<String> = (0..3).map(|_| server.post_job().json()["job"].as_str().unwrap().to_owned()).collect();
+    eventually("the third free Job waits for a slot", || {
+        let job = server.get(&format!("/jobs/{}", posted[2])).json();
+        job["state"] == "queued" && job["position"] == 1 && job["reason"] == "waits for one of 2 free slots"
+    });
+    eventually("the first runs on a node", || {
+        let job = server.get(&format!("/jobs/{}", posted[0])).json();
+        job["state"] == "running" && job["reason"].is_null() && job["node"].is_string() && job["started"].is_string()
+    });
 }
 
 #[test]
@@ -105,16 +112,19 @@ fn pages_and_filters_show_each_job_once_newest_first() {
         assert_eq!(response.status, status, "{path}: {}", response.text());
         assert!(!response.error().is_empty(), "{path}");
     }
-    // A 304 until something changes.
+    // A 304 until something changes: once the Job, once its pod.
     let mut connection = server.connect();
-    for path in ["/jobs", "/jobs/free-mnist-b1"] {
+    for (path, state) in [("/jobs", "pending"), ("/jobs/free-mnist-b1", "running")] {
         let etag = connection.request("GET", path, None).header("ETag").unwrap().to_owned();
         let header = format!("If-None-Match: {etag}\r\n");
         let unchanged = connection.request_with("GET", path, &header, b"");
         assert_eq!((unchanged.status, unchanged.header("ETag")), (304, Some(etag.as_str())));
-        tier.put_job("free-mnist-b1", &ours("free-mnist-b1", 1, &json!({"active": path.len()})));
-        tier.put_pod("free-mnist-b1", &json!({"phase": if path == "/jobs" { "Running" } else { "Pending" }}));
-        eventually("a new tag", || connection.request_with("GET", path, &header, b"").status == 200);
+        match state {
+            "pending" => tier.put_job("free-mnist-b1", &ours("free-mnist-b1", 1, &json!({"active": 1}))),
+            _ => tier.put_pod("free-mnist-b1", &json!({"phase": "Running"})),
+        }
+        eventually("its new state", || server.get("/jobs/free-mnist-b1").json()["state"] == state);
+        assert_eq!(connection.request_with("GET", path, &header, b"").status, 200);
     }
     let head = connection.request("HEAD", "/jobs", None);
     assert_eq!((head.status, head.body.len()), (200, 0));
