@@ -46,7 +46,8 @@ impl PodRecord {
     /// Returns the record of a pod. `previous` is its record so far.
     pub fn new(pod: &JobPod, previous: Option<&Self>) -> Self {
         // Between two attempts to pull, the kubelet reports the wait and often not its cause.
-        let is_backoff = pod.containers.iter().any(|container| container.waiting == "ImagePullBackOff");
+        let is_backoff =
+            pod.phase == "Pending" && pod.containers.iter().any(|container| container.waiting == "ImagePullBackOff");
         let known = previous.map(|previous| &previous.progress).filter(|_| is_backoff);
         let progress = match known {
             Some(failing @ Progress::Failing(_)) => failing.clone(),
@@ -251,5 +252,9 @@ mod tests {
         let backoff = waiting("ImagePullBackOff", "Back-off pulling image");
         let second = pod(&backoff, Some(&first));
         assert_eq!(second.progress, Progress::Failing("image not found: x:1.0".to_owned()));
+        let mut overdue = backoff;
+        (overdue["phase"], overdue["reason"]) = (json!("Failed"), json!("DeadlineExceeded"));
+        let reason = Some("ran longer than 1800 s".to_owned());
+        assert_eq!(pod(&overdue, Some(&second)).progress, Progress::Ended(reason));
     }
 }
