@@ -96,8 +96,8 @@ class Reader:
                 self.keep(etag, parse(body))
             if status in (200, 304):
                 soak.record(step, soak.changes.history.age(self.rows, *times))
-        except (ValueError, KeyError) as error:
-            soak.fail(f"{step}: a wrong body: {error}")
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            soak.fail(f"{step}: a wrong body: {error!r}")
         soak.count(step, status, body)
         return status, etag, body
 

@@ -26,7 +26,7 @@ pub const MANAGED_SELECTOR: &str = "labelSelector=app.kubernetes.io%2Fmanaged-by
 /// Query parameter that selects the pods of Jobs, which the Job controller labels.
 pub const JOB_PODS_SELECTOR: &str = "labelSelector=job-name";
 
-/// Query parameter that selects those of this program's Jobs.
+/// Query parameter that selects the pods of this program's Jobs.
 pub const MANAGED_JOB_PODS_SELECTOR: &str =
     "labelSelector=job-name%2Capp.kubernetes.io%2Fmanaged-by%3Dimg-classification";
 

@@ -105,7 +105,7 @@ fn watch(app: &api::App, requeue: bool) {
     let listener = Arc::clone(queue);
     let spawned = [jobs.spawn(Box::new(move |event| listener.apply_job_event(event))), queue.spawn(requeue)];
     if let Some(error) = spawned.into_iter().find_map(Result::err) {
-        log::warn!("no threads for all watches: {error}; GET /jobs and /queue may not be available");
+        log::warn!("cannot start all watch threads: {error}; GET /jobs and /queue may not be available");
     }
 }
 

@@ -41,7 +41,7 @@ pub struct QueueController {
 pub struct Places {
     /// Position by name; 1 is next.
     pub positions: HashMap<String, usize>,
-    /// Number of Jobs like the first waiting one that the quotas allow at once. `None` without a limit.
+    /// Number of Jobs of this program that the quotas allow at once; see [`Queue::slots`].
     pub slots: Option<u64>,
 }
 
@@ -82,7 +82,7 @@ impl QueueController {
     pub fn places(&self) -> Places {
         let queue = self.lock();
         let positions = queue.waiting().zip(1..).map(|(name, position)| (name.to_owned(), position)).collect();
-        let slots = queue.waiting().next().and_then(|first| queue.slots(first, Instant::now()));
+        let slots = queue.slots(Instant::now());
         Places { positions, slots }
     }
 

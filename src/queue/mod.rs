@@ -136,7 +136,7 @@ impl Queue {
         let change = self.quota_watch.follow(event, now);
         match event {
             WatchEvent::Init => self.quotas.begin_list(),
-            WatchEvent::InitDone => self.quotas.finish_list(|_, _| false),
+            WatchEvent::InitDone => self.quotas.finish_list(|_| false),
             WatchEvent::Apply(quota) => {
                 let (total, remaining) = (Capacity::total(quota), Capacity::remaining(quota));
                 let limits_cpu = quota.limited.iter().any(|key| capacity::is_cpu(key));
@@ -229,11 +229,11 @@ impl Queue {
         self.jobs.iter().filter(|job| job.is_waiting()).map(|job| job.name.as_str())
     }
 
-    /// Returns how many Jobs like this one the quotas allow at once. Returns `None` for an unknown Job, without a limit, and while the
-    /// quotas are not known.
-    pub fn slots(&self, name: &str, now: Instant) -> Option<u64> {
+    /// Returns how many Jobs like the first waiting one of this program the quotas allow at once. Returns `None` without such a Job or a
+    /// limit, and while the quotas are not known.
+    pub fn slots(&self, now: Instant) -> Option<u64> {
         self.quota_watch.check(now).ok()?;
-        let job = self.jobs.iter().find(|job| job.name == name)?;
+        let job = self.jobs.iter().find(|job| job.is_waiting() && job.is_managed)?;
         self.quotas.values().filter_map(|quota| quota.total.holds(&job.requested)).min()
     }
 }

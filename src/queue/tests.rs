@@ -296,14 +296,11 @@ fn the_quotas_tell_how_many_jobs_run_at_once() {
     let mut harness = Harness::new();
     harness.wait(&["a", "b"]);
     assert_eq!(harness.queue.waiting().collect::<Vec<_>>(), ["a", "b"]);
-    assert_eq!(
-        (harness.queue.slots("a", harness.start), harness.queue.slots("unknown", harness.start)),
-        (Some(2), None)
-    );
+    assert_eq!(harness.queue.slots(harness.start), Some(2));
     harness.quota(&WatchEvent::Delete(read(&json!({"metadata": {"name": "q"}}))));
-    assert_eq!(harness.queue.slots("a", harness.start), None, "no limit");
+    assert_eq!(harness.queue.slots(harness.start), None, "no limit");
     harness.used("0");
-    assert_eq!(harness.queue.slots("a", harness.start + Duration::from_secs(26)), None, "the quotas are too old");
+    assert_eq!(harness.queue.slots(harness.start + Duration::from_secs(26)), None, "the quotas are too old");
 }
 
 #[test]

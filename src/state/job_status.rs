@@ -112,6 +112,7 @@ mod tests {
             started: Some("t".into()),
             progress,
             is_being_deleted,
+            is_deleted: false,
             exit_code: Some(0),
             accuracy: Some(0.5),
         }

@@ -143,7 +143,7 @@ impl JobWatch {
             Some(Change::Connected) | None => {}
         }
         if effect.is_full && !self.is_full.swap(true, Ordering::SeqCst) {
-            log::warn!("over {MAX_JOBS} Jobs in the {tier_name} tier; GET /jobs omits the first that have ended");
+            log::warn!("over {MAX_JOBS} Jobs in the {tier_name} tier; GET /jobs omits the oldest ended ones");
         }
     }
 }

@@ -24,6 +24,8 @@ pub struct PodRecord {
     pub progress: Progress,
     /// Kubernetes waits for its node to end it.
     pub is_being_deleted: bool,
+    /// Kubernetes has deleted it; the record stays for its Job.
+    pub is_deleted: bool,
     pub exit_code: Option<i32>,
     /// From 0 to 1, from the termination message.
     pub accuracy: Option<f64>,
@@ -62,6 +64,7 @@ impl PodRecord {
             started: pod.containers.iter().find_map(|container| container.started.as_deref()).map(Into::into),
             progress,
             is_being_deleted: pod.is_being_deleted,
+            is_deleted: false,
             exit_code: terminated.and_then(|terminated| terminated.exit_code),
             accuracy: terminated.and_then(|terminated| accuracy(&terminated.message)),
         }
@@ -74,8 +77,7 @@ impl PodRecord {
             Progress::Running if !self.is_over() => 4,
             _ if !self.is_over() => 3,
             Progress::Ended(None) => 2,
-            Progress::Ended(_) => 1,
-            _ => 0,
+            _ => 1,
         };
         (rank, &self.created)
     }

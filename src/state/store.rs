@@ -25,8 +25,8 @@ impl<K: Ord, V> Store<K, V> {
     }
 
     /// Completes a list, and removes the objects that it did not contain, except those that `keep` accepts.
-    pub fn finish_list(&mut self, keep: impl Fn(&K, &V) -> bool) {
-        self.objects.retain(|key, (last, object)| *last == self.generation || keep(key, object));
+    pub fn finish_list(&mut self, mut keep: impl FnMut(&mut V) -> bool) {
+        self.objects.retain(|_, (last, object)| *last == self.generation || keep(object));
     }
 
     /// Removes the objects that `keep` does not accept.
@@ -45,6 +45,13 @@ impl<K: Ord, V> Store<K, V> {
         K: Borrow<Q>,
     {
         self.objects.remove(key).map(|(_, object)| object)
+    }
+
+    pub fn get_mut<Q: Ord + ?Sized>(&mut self, key: &Q) -> Option<&mut V>
+    where
+        K: Borrow<Q>,
+    {
+        self.objects.get_mut(key).map(|(_, object)| object)
     }
 
     pub fn get<Q: Ord + ?Sized>(&self, key: &Q) -> Option<&V>
@@ -80,17 +87,17 @@ mod tests {
     fn a_list_drops_the_objects_that_it_does_not_contain() {
         let mut store = Store::default();
         store.begin_list();
-        for key in ["a", "b", "c", "kept"] {
-            assert_eq!(store.insert(key, 1), None);
+        for (key, object) in [("a", 1), ("b", 1), ("c", 1), ("kept", 9)] {
+            assert_eq!(store.insert(key, object), None);
         }
-        let keep = |key: &&str, _: &i32| *key == "kept";
+        let keep = |object: &mut i32| *object == 9;
         store.finish_list(keep);
         store.begin_list();
         assert_eq!(store.insert("b", 2), Some(1));
         // The list begins again.
         store.begin_list();
         store.insert("c", 3);
-        assert_eq!(store.values().collect::<Vec<_>>(), [&1, &2, &3, &1], "until it is complete");
+        assert_eq!(store.values().collect::<Vec<_>>(), [&1, &2, &3, &9], "until it is complete");
         store.finish_list(keep);
         assert_eq!((store.get("c"), store.len()), (Some(&3), 2));
         store.retain(|key, _| *key == "c");

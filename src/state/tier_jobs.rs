@@ -10,7 +10,7 @@ use crate::state::pod_record::{PodRecord, Progress};
 use crate::state::store::Store;
 use crate::state::watch_state::{Change, Unavailable, WatchState};
 
-/// Maximum number of Jobs in memory, of 600 bytes each with its pod. Beyond it the Job that was created first of those that have ended
+/// Maximum number of Jobs in memory, of 700 bytes each with its pod. Beyond it the Job that was created first of those that have ended
 /// makes room. The quotas of k8s/ allow 1,000 premium Jobs and 300 free ones.
 pub const MAX_JOBS: usize = 20_000;
 
@@ -28,6 +28,8 @@ pub struct TierJobs {
     order: BTreeSet<(Box<str>, Box<str>)>,
     /// The pods of Jobs by their own name, which begins with that of the Job.
     pods: Store<Box<str>, PodRecord>,
+    /// Jobs that [`add_created`](Self::add_created) added and no event has confirmed; true once the watch has connected since.
+    unconfirmed: Vec<(Box<str>, bool)>,
     job_watch: WatchState,
     pod_watch: WatchState,
 }
@@ -74,6 +76,7 @@ impl TierJobs {
             jobs: Store::default(),
             order: BTreeSet::new(),
             pods: Store::default(),
+            unconfirmed: Vec::new(),
             job_watch: WatchState::default(),
             pod_watch: WatchState::default(),
         }
@@ -85,25 +88,39 @@ impl TierJobs {
         match event {
             WatchEvent::Init => self.jobs.begin_list(),
             WatchEvent::InitDone => {
-                self.jobs.finish_list(|_, _| false);
+                self.jobs.finish_list(|_| false);
                 self.order.retain(|(_, name)| self.jobs.get(name).is_some());
                 self.drop_pods_without_job();
             }
             WatchEvent::Apply(job) => match JobRecord::new(job, self.tier) {
-                Some(record) => effect.is_full = !self.insert(&job.name, record),
+                Some(record) => {
+                    self.unconfirmed.retain(|(name, _)| **name != *job.name);
+                    effect.is_full = !self.insert(&job.name, record);
+                }
                 None => self.delete_job(&job.name),
             },
             WatchEvent::Delete(job) => self.delete_job(&job.name),
-            WatchEvent::Connected | WatchEvent::Failed(_) => {}
+            WatchEvent::Connected => self.drop_unconfirmed(),
+            WatchEvent::Failed(_) => {}
         }
         effect
     }
 
-    /// Adds a Job that Kubernetes has just stored, and of which the watch has not told yet.
+    /// Drops the Jobs that were added before the last watch began and that it did not report: they were deleted at once.
+    fn drop_unconfirmed(&mut self) {
+        let unconfirmed = std::mem::take(&mut self.unconfirmed);
+        let (gone, rest): (Vec<_>, Vec<_>) = unconfirmed.into_iter().partition(|(_, is_old)| *is_old);
+        gone.iter().for_each(|(name, _)| self.delete_job(name));
+        self.unconfirmed = rest.into_iter().map(|(name, _)| (name, true)).collect();
+    }
+
+    /// Adds a Job that Kubernetes has just stored, before the event of the watch.
     pub fn add_created(&mut self, name: &str, dataset: Dataset, created: String) {
         if self.jobs.get(name).is_none() {
             let record = JobRecord { uid: "".into(), created: created.into(), dataset, phase: JobPhase::Waiting };
-            self.insert(name, record);
+            if self.insert(name, record) {
+                self.unconfirmed.push((name.into(), false));
+            }
         }
     }
 
@@ -129,9 +146,9 @@ impl TierJobs {
     fn delete_job(&mut self, name: &str) {
         if let Some(record) = self.jobs.remove(name) {
             self.order.remove(&(record.created, name.into()));
-            let ended: Vec<Box<str>> =
-                self.pods_of(name).filter(|(_, pod)| pod.is_over()).map(|(key, _)| key.into()).collect();
-            ended.iter().for_each(|pod| drop(self.pods.remove(pod)));
+            let deleted: Vec<Box<str>> =
+                self.pods_of(name).filter(|(_, pod)| pod.is_deleted).map(|(key, _)| key.into()).collect();
+            deleted.iter().for_each(|pod| drop(self.pods.remove(pod)));
         }
     }
 
@@ -141,7 +158,10 @@ impl TierJobs {
         let mut effect = Effect { change: self.pod_watch.follow(event, now), ..Effect::default() };
         match event {
             WatchEvent::Init => self.pods.begin_list(),
-            WatchEvent::InitDone => self.pods.finish_list(|_, pod| is_result(&self.jobs, pod)),
+            WatchEvent::InitDone => self.pods.finish_list(|pod| {
+                pod.is_deleted = true;
+                is_result(&self.jobs, pod)
+            }),
             WatchEvent::Apply(pod) if pod.job.is_empty() => drop(self.pods.remove(&*pod.name)),
             WatchEvent::Apply(pod) => {
                 let previous = self.pods.get(&*pod.name);
@@ -155,20 +175,19 @@ impl TierJobs {
                 }
                 self.pods.insert(pod.name.as_str().into(), record);
             }
-            WatchEvent::Delete(pod) => {
-                if !self.pods.get(&*pod.name).is_some_and(|record| is_result(&self.jobs, record)) {
-                    self.pods.remove(&*pod.name);
-                }
-            }
+            WatchEvent::Delete(pod) => match self.pods.get_mut(&*pod.name) {
+                Some(record) if is_result(&self.jobs, record) => record.is_deleted = true,
+                _ => drop(self.pods.remove(&*pod.name)),
+            },
             WatchEvent::Connected | WatchEvent::Failed(_) => {}
         }
         effect
     }
 
-    /// Drops what is left of the pods whose Jobs a list did not contain.
+    /// Drops the records that stayed for Jobs that a list did not contain.
     fn drop_pods_without_job(&mut self) {
         let jobs = &self.jobs;
-        self.pods.retain(|_, pod| !pod.is_over() || jobs.get(&*pod.job).is_some());
+        self.pods.retain(|_, pod| !pod.is_deleted || is_result(jobs, pod));
     }
 
     /// Checks that the Jobs and pods are recent enough to be shown.
@@ -325,10 +344,20 @@ mod tests {
         jobs.0.add_created("free-kmnist-a", Dataset::Kmnist, "2026-01-01T00:00:09Z".into());
         assert_eq!(jobs.names(), ["a"]);
         assert_eq!(&*jobs.0.job("free-kmnist-a").expect("known").created, "2026-01-01T00:00:08Z");
+        jobs.job(&WatchEvent::Connected);
+        jobs.job(&WatchEvent::Connected);
+        assert_eq!(jobs.names(), ["a"]);
+        // Its events came before: it was deleted at once.
+        jobs.job(&WatchEvent::Delete(job("a", 8, &json!({}))));
+        jobs.0.add_created("free-kmnist-a", Dataset::Kmnist, "2026-01-01T00:00:09Z".into());
+        jobs.job(&WatchEvent::Connected);
+        assert_eq!(jobs.names(), ["a"], "its event may be on its way");
+        jobs.job(&WatchEvent::Connected);
+        assert!(jobs.names().is_empty());
     }
 
     #[test]
-    fn the_job_that_ended_first_makes_room_for_a_new_one() {
+    fn the_oldest_ended_job_makes_room_for_a_new_one() {
         let mut jobs = Tester::new();
         jobs.job(&WatchEvent::Apply(job("runs", 0, &json!({"active": 1}))));
         for number in 1..MAX_JOBS {
@@ -374,6 +403,10 @@ mod tests {
         assert_eq!(jobs.0.pods.len(), 0);
         jobs.job(&WatchEvent::Apply(owner.clone()));
         jobs.pod(&WatchEvent::Apply(pod(&owner, "1", 1, "Succeeded")));
+        jobs.job(&WatchEvent::Init);
+        jobs.job(&WatchEvent::InitDone);
+        assert_eq!(jobs.0.pods.len(), 1, "it exists, and its Job may be newer than the list");
+        jobs.job(&WatchEvent::Apply(owner.clone()));
         jobs.pod(&WatchEvent::Delete(pod(&owner, "1", 1, "Succeeded")));
         jobs.job(&WatchEvent::Delete(owner));
         assert_eq!(jobs.0.pods.len(), 0);

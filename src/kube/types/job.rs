@@ -100,6 +100,8 @@ impl WatchedObject for Job {
             }
             ["status", "active"] => self.is_active = leaf != "0",
             ["status", "succeeded" | "failed"] => self.has_finished_pod |= leaf != "0",
+            // Its pod has ended, and the controller has not counted it yet.
+            ["status", "uncountedTerminatedPods", ..] => self.has_finished_pod = true,
             ["status", "startTime"] => self.started = Some(text()),
             ["status", "conditions", index, field] => {
                 let condition = item(&mut self.conditions, index);
@@ -160,6 +162,8 @@ mod tests {
             ("{}", r#"{"active":1,"ready":0}"#, "", JobState::Running),
             ("{}", complete, "", JobState::Finished),
             ("{}", r#"{"failed":1}"#, "", JobState::Finished),
+            ("{}", r#"{"uncountedTerminatedPods":{}}"#, "", JobState::Waiting),
+            ("{}", r#"{"uncountedTerminatedPods":{"succeeded":["uid"]}}"#, "", JobState::Finished),
             (r#"{"suspend":true}"#, "{}", "", JobState::Finished),
             ("{}", r#"{"active":1}"#, r#","deletionTimestamp":"2026-01-01T00:00:00Z""#, JobState::Finished),
         ] {

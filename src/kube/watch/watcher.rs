@@ -65,12 +65,12 @@ const MAX_ENDED_PAUSE: Duration = Duration::from_secs(5);
 /// Pause after a missing permission or credential: only the operator can grant it, and each attempt runs a plugin.
 const FORBIDDEN_PAUSE: Duration = Duration::from_secs(60);
 
-/// Refusals in a row after which a permission or credential counts as missing. An API server that starts refuses for some seconds
-/// what it permits later, until it has read its roles.
+/// Refusals in a row after which a permission or credential counts as missing. An API server that starts refuses what it permits some
+/// seconds later, when its roles are loaded.
 const MAX_EARLY_REFUSALS: u32 = 5;
 
-/// Longest time after a watch's start from which the next one may continue. After a longer one the missed changes may be older than
-/// a reader of the objects accepts, so that they are listed again.
+/// Longest time between the starts of a watch and of one that continues it. After a longer one the missed changes may be older than
+/// a reader of the objects accepts, so that these are listed again.
 const MAX_GAP: Duration = Duration::from_secs(WATCH_SECONDS + SLACK.as_secs());
 
 impl Client {
@@ -89,7 +89,7 @@ impl Client {
     fn run_watch(&self, path: &str, pages: Pages, sink: &mut dyn Sink, is_wanted: &dyn Fn() -> bool) {
         let mut watcher =
             Watcher { client: self, path, pages, sink, version: None, connected_at: None, current_at: None };
-        let (mut failures, mut is_expired) = (0, false);
+        let (mut failures, mut refusals, mut is_expired) = (0, 0, false);
         while is_wanted() {
             watcher.connected_at = None;
             let outcome = watcher.run();
@@ -104,9 +104,10 @@ impl Client {
                 continue;
             }
             failures += 1;
+            refusals = if outcome.as_ref().err().is_some_and(is_refusal) { refusals + 1 } else { 0 };
             // No earlier than Kubernetes asks, and not all watches at once.
             let asked = retry_after(&outcome).mul_f64(1.0 + random_fraction() / 4.0);
-            let pause = jitter(pause(failures, outcome.as_ref().err())).max(asked);
+            let pause = jitter(pause(failures, refusals, outcome.as_ref().err())).max(asked);
             if let Err(error) = outcome
                 && !self.is_closed.load(Ordering::SeqCst)
             {
@@ -117,15 +118,13 @@ impl Client {
     }
 }
 
-/// Returns the pause after so many failures in a row. `error` is `None` if the server ended the watch.
-fn pause(failures: u32, error: Option<&Error>) -> Duration {
+/// Returns the pause after so many failures in a row, the last of which were refusals. `error` is `None` if the server ended the watch.
+fn pause(failures: u32, refusals: u32, error: Option<&Error>) -> Duration {
     let backoff = exponential(INITIAL_BACKOFF, failures - 1, MAX_BACKOFF);
     match error {
         None => backoff.min(MAX_ENDED_PAUSE),
-        Some(error) if error.not_permitted() || error.unauthorized() => match failures {
-            ..=MAX_EARLY_REFUSALS => backoff,
-            _ => FORBIDDEN_PAUSE,
-        },
+        Some(_) if refusals > MAX_EARLY_REFUSALS => FORBIDDEN_PAUSE,
+        Some(_) if refusals > 0 => exponential(INITIAL_BACKOFF, refusals - 1, MAX_BACKOFF),
         // A slow plugin is about to have one.
         Some(Error::Credential(CredentialError::Pending { .. })) => backoff,
         Some(Error::Credential(_)) => FORBIDDEN_PAUSE,
@@ -143,6 +142,11 @@ fn retry_after(outcome: &Result<(), Error>) -> Duration {
 
 fn is_expired_version(error: &Error) -> bool {
     matches!(error, Error::Status { status, .. } if status.code == 410)
+}
+
+/// Tests for a missing permission or a rejected credential.
+fn is_refusal(error: &Error) -> bool {
+    error.not_permitted() || error.unauthorized()
 }
 
 fn is_broken_connection(error: &Error) -> bool {
@@ -203,22 +207,30 @@ struct Watcher<'a> {
     version: Option<String>,
     /// The start of the current watch.
     connected_at: Option<Instant>,
-    /// The start of the last watch.
+    /// A time at which the objects were current: the start of the last list or watch.
     current_at: Option<Instant>,
 }
 
 impl Watcher<'_> {
     /// Lists the objects if necessary, then watches until the watch ends.
     fn run(&mut self) -> Result<(), Error> {
-        let is_recent = self.current_at.is_some_and(|at| at.elapsed() < MAX_GAP);
-        let mut version = match self.version.take().filter(|_| is_recent) {
-            Some(version) => version,
-            None => self.list()?,
-        };
-        let outcome = self.watch(&mut version);
-        // Any other error than a broken connection may be caused by the version itself.
-        self.version = Some(version).filter(|_| outcome.as_ref().err().is_none_or(is_broken_connection));
-        outcome
+        if let Some(mut version) = self.version.take() {
+            let outcome = self.watch(&mut version, MAX_GAP);
+            if !matches!(outcome, Ok(false)) {
+                return self.keep_version(version, outcome);
+            }
+        }
+        let mut version = self.list()?;
+        // A list may take longer than the limit.
+        let outcome = self.watch(&mut version, Duration::MAX);
+        self.keep_version(version, outcome)
+    }
+
+    /// Keeps the version for the next watch, unless the error may be caused by the version itself.
+    fn keep_version(&mut self, version: String, outcome: Result<bool, Error>) -> Result<(), Error> {
+        let keeps = |error: &Error| is_broken_connection(error) || error.not_permitted();
+        self.version = Some(version).filter(|_| outcome.as_ref().err().is_none_or(keeps));
+        outcome.map(drop)
     }
 
     /// Lists all objects; returns the list's resource version.
@@ -227,6 +239,7 @@ impl Watcher<'_> {
         let (first, sink) = (with_query(self.path, &format!("limit={size}")), &mut *self.sink);
         let mut version = String::new();
         let page_timeout = self.client.timeout.max(MIN_PAGE_TIMEOUT);
+        let began = Instant::now();
         self.client.attempt(LIST_TIMEOUT, |attempt| {
             // Inside, because a rejected credential begins the list again: an object of the first pages may be gone.
             sink.emit(WatchEvent::Init);
@@ -240,21 +253,28 @@ impl Watcher<'_> {
             })
         })?;
         sink.emit(WatchEvent::InitDone);
+        self.current_at = Some(began);
         Ok(version)
     }
 
-    /// Watches from `version` until the server ends the watch, and updates `version` with every event.
-    fn watch(&mut self, version: &mut String) -> Result<(), Error> {
+    /// Watches from `version` until the server ends the watch, and updates `version` with every event. Returns false without a watch
+    /// if the objects were last current longer than `max_gap` ago.
+    fn watch(&mut self, version: &mut String, max_gap: Duration) -> Result<bool, Error> {
         let from = percent_encode(version, UNRESERVED);
         let query = format!("watch=1&allowWatchBookmarks=true&resourceVersion={from}&timeoutSeconds={WATCH_SECONDS}");
         let path = with_query(self.path, &query);
         let (sink, connected_at, current_at) = (&mut *self.sink, &mut self.connected_at, &mut self.current_at);
+        // Before the request, so that a silent connection has always lasted longer than the limit.
+        let began = Instant::now();
         self.client.attempt(Duration::from_secs(WATCH_SECONDS) + SLACK, |attempt| {
             let mut response = attempt.send("GET", &path, None)?;
-            (*connected_at, *current_at) = (Some(Instant::now()), Some(Instant::now()));
+            if current_at.is_some_and(|at| at.elapsed() >= max_gap) {
+                return Ok(false);
+            }
+            (*connected_at, *current_at) = (Some(Instant::now()), Some(began));
             sink.emit(WatchEvent::Connected);
             let body = response.body_mut().with_config().limit(WATCH_LIMIT).reader();
-            read_events((attempt, &path), BufReader::with_capacity(BUFFER, body), version, sink)
+            read_events((attempt, &path), BufReader::with_capacity(BUFFER, body), version, sink).map(|()| true)
         })
     }
 }
@@ -301,11 +321,13 @@ mod tests {
     #[test]
     fn the_pause_grows_with_failures_and_depends_on_the_error() {
         let timeout = Error::Timeout { url: String::new() };
-        let seconds = |failures, error| pause(failures, error).as_secs();
+        let seconds = |failures, error| pause(failures, 0, error).as_secs();
         assert_eq!([1, 2, 6, 7, 100].map(|failures| seconds(failures, Some(&timeout))), [1, 2, 32, 60, 60]);
         assert_eq!([1, 2, 5, 6].map(|failures| seconds(failures, None)), [1, 2, 5, 5]);
         let status = Status { code: 401, ..Status::default() };
         let unauthorized = Error::Status { url: String::new(), status, retry_after: None, date: None };
-        assert_eq!([1, 5, 6].map(|failures| seconds(failures, Some(&unauthorized))), [1, 16, 60]);
+        let refused = |failures, refusals| pause(failures, refusals, Some(&unauthorized)).as_secs();
+        assert_eq!([refused(1, 1), refused(5, 5), refused(6, 6)], [1, 16, 60]);
+        assert_eq!(refused(9, 1), 1, "an API server that starts after an outage");
     }
 }

@@ -218,7 +218,7 @@ fn state_and_reason_follow_the_job_and_its_pod() {
 fn missing_permission_in_one_tier_hides_that_tier_only() {
     let tier = Tier::full();
     let words = r#"pods is forbidden: User "nobody" cannot watch resource "pods" in API group """#;
-    tier.instead("GET", PREMIUM_PODS, ApiResponse::failure(403, "Forbidden", words));
+    (0..9).for_each(|_| tier.instead("GET", PREMIUM_PODS, ApiResponse::failure(403, "Forbidden", words)));
     tier.put_job("free-mnist-a", &ours("free-mnist-a", 1, &json!({})));
     let server = tier.serve();
     server.wait_for_log("of the watch", |line| line.starts_with("warning: cannot watch premium-tier pods"));
