@@ -42,7 +42,8 @@ impl Deployed {
 
     /// The address of its only pod, once that is ready.
     fn address(&self) -> SocketAddr {
-        let ip = within(SOON, "the server's pod, ready and alone", || {
+        // The end of a rollout took over a minute once, and seconds in other runs.
+        let ip = within(3 * SOON, "the server's pod, ready and alone", || {
             let pods = items(&["get", "pods", "-n", PREMIUM, "-l", SELECTOR]);
             let ready =
                 kubectl_ok(&["get", "deployment", "img-classification", "-o", "jsonpath={.status.readyReplicas}"]);
