@@ -159,7 +159,7 @@ class Cluster:
             self.signal(signal.SIGCONT)
 
     def compact(self):
-        """Makes etcd forget all versions before a new one."""
+        """Compacts all versions of etcd before a new one."""
         key = base64.b64encode(b"/soak").decode()
         revision = self.etcd("put", {"key": key, "value": key})["header"]["revision"]
         self.etcd("compaction", {"revision": revision, "physical": True})

@@ -3,7 +3,7 @@
 
 usage: sudo bench/watch_soak.py [--binary PATH] [--seconds N] [--rate N] [--steps NAME...]
 
-It starts bench/control-plane and changes pods in four namespaces, while the API server is killed, hangs, forgets old versions, or
+It starts bench/control-plane and changes pods in four namespaces, while the API server is killed, hangs, loses old versions, or
 cannot be reached. Every body of GET /config is checked: valid JSON in the order of a list, and each row is a state of its pod of
 the last 25 s. After each fault the changes pause, until the watch is live again and its body is the one of a list. The last line
 is JSON, and the exit code 1 if anything failed. Needs root, and what tests/cluster needs; Python's standard library is enough.

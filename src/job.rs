@@ -40,9 +40,11 @@ pub enum Tier {
 }
 
 impl Tier {
+    pub const ALL: [Self; 2] = [Self::Free, Self::Premium];
+
     /// Returns the tier with this exact name.
     pub fn parse(name: &str) -> Option<Self> {
-        [Self::Free, Self::Premium].into_iter().find(|tier| tier.as_str() == name)
+        Self::ALL.into_iter().find(|tier| tier.as_str() == name)
     }
 
     /// The word in URLs, names and labels.
@@ -154,7 +156,7 @@ const PLACEHOLDER: &str = "$NAME";
 impl Manifests {
     /// Serializes the manifests.
     pub fn new(settings: &Settings) -> Self {
-        let kinds = [Tier::Free, Tier::Premium].map(|tier| [(tier, Dataset::Mnist), (tier, Dataset::Kmnist)]);
+        let kinds = Tier::ALL.map(|tier| [(tier, Dataset::Mnist), (tier, Dataset::Kmnist)]);
         let serialize = |(tier, dataset)| (tier, dataset, manifest(settings, tier, dataset, PLACEHOLDER).to_string());
         Self(kinds.into_iter().flatten().map(serialize).collect())
     }

@@ -1,16 +1,14 @@
 //! Conditional requests and cache directives. Pure.
 
-use std::hash::{DefaultHasher, Hasher};
 use std::sync::Arc;
 
 use crate::api::Request;
 use crate::api::response::Response;
+use crate::state::pod_list::hash;
 
 /// Returns a small JSON body with its entity tag, or 304 if the caller has it.
 pub fn json(request: &Request<'_>, body: Vec<u8>) -> Response {
-    let mut hasher = DefaultHasher::new();
-    hasher.write(&body);
-    let etag = format!("\"{:016x}\"", hasher.finish());
+    let etag = format!("\"{:016x}\"", hash(&body));
     match has_etag(request, &etag) {
         true => Response::not_modified(etag),
         false => Response::json(200, Arc::new(body)).with_header("ETag", etag),

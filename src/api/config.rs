@@ -14,7 +14,7 @@ use crate::state::pod_list::{Body, PodList};
 /// # Errors
 /// The failure of Kubernetes, or no list ended in time.
 pub fn show(app: &App, request: &Request<'_>) -> Result<Response, ApiError> {
-    let watched = app.pods.as_ref().filter(|_| !has_no_cache(request.cache_control));
+    let watched = app.watched.as_ref().map(|watched| &watched.pods).filter(|_| !has_no_cache(request.cache_control));
     if let Some(pods) = watched {
         pods.record_demand();
     }

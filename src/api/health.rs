@@ -65,7 +65,7 @@ pub fn readyz(app: &App, timeout: Duration) -> Result<Response, ApiError> {
 /// them is ready, as far as it can tell.
 fn check(app: &App, deadline: Instant) -> Result<(), ApiError> {
     let kube = |error| ApiError::Kube(Arc::new(error), None);
-    let watched = app.queue.as_ref().and_then(|queue| queue.has_cpu_quota());
+    let watched = app.watched.as_ref().and_then(|watched| watched.queue.has_cpu_quota());
     let has_quota = match watched {
         Some(has_quota) => app.kube.ready(deadline).map(|()| has_quota),
         None => match app

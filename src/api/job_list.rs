@@ -11,10 +11,9 @@ use crate::api::error::ApiError;
 use crate::api::response::Response;
 use crate::api::{App, Request};
 use crate::job::{Dataset, JobName, Tier};
-use crate::queue::controller::{Places, QueueController};
+use crate::queue::controller::Places;
 use crate::state::PodRecord;
-use crate::state::job_status::{State, state, status};
-use crate::state::job_watch::JobWatch;
+use crate::state::job_status::{JobStatus, State, state, status};
 use crate::state::tier_jobs::{JobRecord, TierJobs};
 
 /// Jobs of a page without `limit`, and its maximum.
@@ -63,19 +62,19 @@ struct Query {
 /// 400 for an unknown value, 404 without watched state, 502 without the permission to watch, 503 while the state is not known.
 pub fn list(app: &App, request: &Request<'_>) -> Result<Response, ApiError> {
     let query = Query::parse(request.target)?;
-    let (watch, queue) = watched(app)?;
-    let tiers = [Tier::Free, Tier::Premium].into_iter().filter(|tier| query.tier.is_none_or(|only| only == *tier));
-    let tiers: Vec<_> = tiers.map(|tier| (tier, watch.read(tier))).collect();
+    let watched = app.watched.as_ref().ok_or(ApiError::NotWatched)?;
+    let tiers = Tier::ALL.into_iter().filter(|tier| query.tier.is_none_or(|only| only == *tier));
+    let tiers: Vec<_> = tiers.map(|tier| (tier, watched.jobs.read(tier))).collect();
     for (tier, jobs) in &tiers {
         jobs.check(Instant::now()).map_err(|why| ApiError::JobsUnavailable(why, *tier))?;
     }
     let limit = query.limit.unwrap_or(DEFAULT_LIMIT);
     let mut jobs = Vec::new();
     for (tier, of_tier) in &tiers {
-        let places = if *tier == Tier::Free { queue.places() } else { Places::default() };
+        let places = if *tier == Tier::Free { watched.queue.places() } else { Places::default() };
         // One more tells that there is a next page.
         let page = query.newest(of_tier).take(limit + 1);
-        jobs.extend(page.map(|(name, job, pod)| body(JobName { tier: *tier, text: name }, job, pod, &places)));
+        jobs.extend(page.map(|(text, job, pod)| body(JobName { tier: *tier, text }, job, status(job, pod), &places)));
     }
     jobs.sort_unstable_by(|a, b| (b.created, b.job).cmp(&(a.created, a.job)));
     let has_next = jobs.len() > limit;
@@ -91,26 +90,20 @@ pub fn list(app: &App, request: &Request<'_>) -> Result<Response, ApiError> {
 /// # Errors
 /// 404 for an unknown Job; otherwise as [`list`].
 pub fn show(app: &App, name: JobName<'_>, request: &Request<'_>) -> Result<Response, ApiError> {
-    let (watch, queue) = watched(app)?;
-    let jobs = watch.read(name.tier);
+    let watched = app.watched.as_ref().ok_or(ApiError::NotWatched)?;
+    let jobs = watched.jobs.read(name.tier);
     jobs.check(Instant::now()).map_err(|why| ApiError::JobsUnavailable(why, name.tier))?;
     let job = jobs.job(name.text).ok_or(ApiError::NoSuchJob)?;
-    let pod = jobs.pod(name.text, &job.uid);
-    let is_queued = name.tier == Tier::Free && state(job, pod) == State::Queued;
-    let body = body(name, job, pod, &if is_queued { queue.places() } else { Places::default() });
+    let status = status(job, jobs.pod(name.text, &job.uid));
+    let has_place = name.tier == Tier::Free && status.state == State::Queued;
+    let places = if has_place { watched.queue.places() } else { Places::default() };
+    let body = body(name, job, status, &places);
     let detail = format!("{} {}", name.text, body.state);
     Ok(conditional::json(request, to_json(&body)).with_detail(detail))
 }
 
-/// Returns the watched Jobs and the queue.
-fn watched(app: &App) -> Result<(&JobWatch, &QueueController), ApiError> {
-    let (jobs, queue) = app.jobs.as_ref().zip(app.queue.as_ref()).ok_or(ApiError::NotWatched)?;
-    Ok((jobs, queue))
-}
-
-fn body<'a>(name: JobName<'a>, job: &'a JobRecord, pod: Option<&'a PodRecord>, places: &Places) -> JobBody<'a> {
+fn body<'a>(name: JobName<'a>, job: &'a JobRecord, status: JobStatus<'a>, places: &Places) -> JobBody<'a> {
     let JobName { tier, text } = name;
-    let status = status(job, pod);
     let is_queued = status.state == State::Queued;
     let position = places.positions.get(text).copied().filter(|_| is_queued);
     JobBody {

@@ -24,7 +24,7 @@ pub fn create(app: &App, tier: Tier, request: &Request<'_>) -> Result<Response, 
     let deadline = Instant::now() + app.remaining(request);
     let created = app.kube.create_job(tier.namespace(), &name, manifest.as_bytes(), deadline);
     created.map_err(|error| ApiError::Kube(Arc::new(error), Some(tier)))?;
-    app.jobs.iter().for_each(|jobs| jobs.add_created(tier, &name, dataset));
+    app.watched.iter().for_each(|watched| watched.jobs.add_created(tier, &name, dataset));
     // Written by hand for the order of the keys; no value needs escaping.
     let body = format!(
         r#"{{"job":"{name}","namespace":"{}","tier":"{}","dataset":"{}","type":"{}"}}"#,

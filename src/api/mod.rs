@@ -47,12 +47,8 @@ pub struct App {
     manifests: job::Manifests,
     /// The token that premium requests must carry. `None` leaves premium open.
     premium: Option<Token>,
-    /// The watched Jobs.
-    pub jobs: Option<Arc<JobWatch>>,
-    /// The queue of the free tier.
-    pub queue: Option<Arc<QueueController>>,
-    /// The watched pods.
-    pods: Option<Arc<PodWatch>>,
+    /// The watches. `None` with --no-watch.
+    pub watched: Option<Watched>,
     /// Concurrent GETs of /config share one list.
     lists: SingleFlight<Result<Body, ApiError>>,
     /// Callers of GET /readyz share one answer.
@@ -67,16 +63,14 @@ impl App {
         kube: Arc<kube::Client>,
         jobs: &job::Settings,
         premium: Option<Token>,
-        Watched { jobs: job_watch, queue, pods }: Watched,
+        watched: Option<Watched>,
         kube_timeout: Duration,
     ) -> Self {
         Self {
             kube,
             manifests: job::Manifests::new(jobs),
             premium,
-            jobs: job_watch,
-            queue,
-            pods,
+            watched,
             lists: SingleFlight::default(),
             readiness: health::Readiness::default(),
             kube_timeout,
@@ -90,15 +84,14 @@ impl App {
     }
 }
 
-/// The watches of the server; `None` with --no-watch.
-#[derive(Default)]
+/// The watches of the server.
 pub struct Watched {
     /// The Jobs of both tiers.
-    pub jobs: Option<Arc<JobWatch>>,
+    pub jobs: Arc<JobWatch>,
     /// The queue of the free tier.
-    pub queue: Option<Arc<QueueController>>,
+    pub queue: Arc<QueueController>,
     /// The pods of all namespaces.
-    pub pods: Option<Arc<PodWatch>>,
+    pub pods: Arc<PodWatch>,
 }
 
 /// A whole request.

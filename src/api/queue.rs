@@ -10,7 +10,7 @@ use crate::job::Tier;
 /// # Errors
 /// 404 without watched state, 502 without the permission to watch, 503 while the state is not known.
 pub fn show(app: &App) -> Result<Response, ApiError> {
-    let queue = app.queue.as_ref().ok_or(ApiError::NotWatched)?;
-    let queue = queue.snapshot().map_err(|why| ApiError::JobsUnavailable(why, Tier::Free))?;
+    let watched = app.watched.as_ref().ok_or(ApiError::NotWatched)?;
+    let queue = watched.queue.snapshot().map_err(|why| ApiError::JobsUnavailable(why, Tier::Free))?;
     Ok(Response::value(200, &queue))
 }

@@ -157,7 +157,7 @@ impl Selftest {
     /// Records the pods that exist already.
     fn first_list(&mut self) -> Result<String, StepError> {
         let pods = self.config()?;
-        let tiers = [Tier::Free, Tier::Premium].map(Tier::namespace);
+        let tiers = Tier::ALL.map(Tier::namespace);
         let existing: Vec<&Pod> = pods.iter().filter(|pod| tiers.contains(&pod.namespace.as_str())).collect();
         if !existing.is_empty() {
             let text = format!(

@@ -60,7 +60,7 @@ pub fn run(options: &Options, env: Env<'_>) -> Result<(), StartError> {
         let _ = writeln!(io::stderr(), "{}", one_line(&line));
     }
     systemd::ready();
-    watch(&app, options.requeue);
+    app.watched.iter().for_each(|watched| start_watches(watched, options.requeue));
     signals.forever().next();
     systemd::stopping();
     front.close(STOP_TIMEOUT);
@@ -92,16 +92,16 @@ fn load(
     }
     let premium = options.premium_token_file.as_deref().map(auth::Token::read).transpose();
     let premium = premium.map_err(StartError::PremiumToken)?;
-    let jobs = options.watch.then(|| Arc::new(JobWatch::new(Arc::clone(&kube))));
-    let queue = jobs.as_ref().map(|jobs| Arc::new(QueueController::new(Arc::clone(&kube), Arc::clone(jobs))));
-    let pods = options.watch.then(|| Arc::new(PodWatch::new(Arc::clone(&kube))));
-    let watched = api::Watched { jobs, queue, pods };
+    let watched = options.watch.then(|| {
+        let jobs = Arc::new(JobWatch::new(Arc::clone(&kube)));
+        let queue = Arc::new(QueueController::new(Arc::clone(&kube), Arc::clone(&jobs)));
+        api::Watched { jobs, queue, pods: Arc::new(PodWatch::new(Arc::clone(&kube))) }
+    });
     Ok(api::App::new(kube, &options.jobs, premium, watched, timeout))
 }
 
 /// Starts the watches and the queue's controller, without which the server still serves.
-fn watch(app: &api::App, requeue: bool) {
-    let Some((jobs, queue)) = app.jobs.as_ref().zip(app.queue.as_ref()) else { return };
+fn start_watches(api::Watched { jobs, queue, .. }: &api::Watched, requeue: bool) {
     let listener = Arc::clone(queue);
     let spawned = [jobs.spawn(Box::new(move |event| listener.apply_job_event(event))), queue.spawn(requeue)];
     if let Some(error) = spawned.into_iter().find_map(Result::err) {

@@ -17,9 +17,9 @@ use crate::job::Tier;
 use crate::kube::{Client, Error, Job, Quota, Status, WatchEvent, chain, random_fraction};
 use crate::queue::backoff::Backoff;
 use crate::queue::{Action, MAX_JOBS, Queue, REQUEUED_AT, RequeueOutcome};
-use crate::state::describe;
 use crate::state::job_watch::{JobWatch, spawn_loop};
 use crate::state::watch_state::{Change, Unavailable};
+use crate::state::{describe, failure};
 
 /// Pause of all requeues after a missing permission, which only the operator can grant.
 const FORBIDDEN_PAUSE: Duration = Duration::from_secs(60);
@@ -111,13 +111,13 @@ impl QueueController {
             self.log_cpu_quota(queue.has_cpu_quota(Instant::now()));
             drop(queue);
             self.changed.notify_all();
-            match (change, event) {
-                (Some(Change::Failed), WatchEvent::Failed(error)) => log::warn!(
+            match change {
+                Some(Change::Failed) => log::warn!(
                     "cannot watch free-tier quotas; until then waiting Jobs are not requeued: {}",
-                    describe(&error, "--no-watch")
+                    failure(&event)
                 ),
-                (Some(Change::Restored), _) => log::warn!("watch on free-tier quotas restored"),
-                _ => {}
+                Some(Change::Restored) => log::warn!("watch on free-tier quotas restored"),
+                Some(Change::Connected) | None => {}
             }
         });
     }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crate::job::{Dataset, JOB_PODS_SELECTOR, MANAGED_JOB_PODS_SELECTOR, MANAGED_SELECTOR, Tier};
 use crate::kube::{Client, Job, JobPod, WatchEvent};
-use crate::state::describe;
+use crate::state::failure;
 use crate::state::tier_jobs::{Effect, MAX_JOBS, TierJobs};
 use crate::state::watch_state::Change;
 
@@ -52,12 +52,12 @@ impl JobWatch {
     /// A thread could not be started. The others keep running, and what they watch is not shown.
     pub fn spawn(self: &Arc<Self>, listener: Listener) -> io::Result<()> {
         let listener = Arc::new(listener);
-        for tier in [Tier::Free, Tier::Premium] {
+        for tier in Tier::ALL {
             let (jobs, pods, listener) = (Arc::clone(self), Arc::clone(self), Arc::clone(&listener));
             let spawned = spawn_loop(&format!("jobs-{}", tier.as_str()), move || jobs.watch_jobs(tier, &listener))
                 .and_then(|()| spawn_loop(&format!("pods-{}", tier.as_str()), move || pods.watch_pods(tier)));
             if let Err(error) = spawned {
-                [Tier::Free, Tier::Premium].iter().for_each(|tier| self.write(*tier).fail());
+                Tier::ALL.iter().for_each(|tier| self.write(*tier).fail());
                 return Err(error);
             }
         }
@@ -146,11 +146,6 @@ impl JobWatch {
             log::warn!("over {MAX_JOBS} Jobs in the {tier_name} tier; GET /jobs omits the oldest ended ones");
         }
     }
-}
-
-/// Returns the causes of a failed watch; empty for any other event.
-fn failure<T>(event: &WatchEvent<T>) -> String {
-    if let WatchEvent::Failed(error) = event { describe(error, "--no-watch") } else { String::new() }
 }
 
 /// Starts a thread that calls `run` again and again. A panic must not end it; a watch starts again with a list.

@@ -16,7 +16,12 @@ pub mod watch_state;
 
 pub use pod_record::{CREATING, PodRecord, Progress};
 
-use crate::kube::{Error, chain};
+use crate::kube::{Error, WatchEvent, chain};
+
+/// Returns the causes of a failed watch; empty for any other event.
+pub fn failure<T>(event: &WatchEvent<T>) -> String {
+    if let WatchEvent::Failed(error) = event { describe(error, "--no-watch") } else { String::new() }
+}
 
 /// Returns the causes of a failure, with the fix of a missing permission; `option` turns off what needs it.
 pub fn describe(error: &Error, option: &str) -> String {

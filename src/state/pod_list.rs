@@ -52,15 +52,16 @@ impl Digest {
         self.sum = self.sum.wrapping_sub(hash(row));
     }
 
-    /// The entity tag, RFC 9110, section 8.8.3. It is the same for all servers of one build.
+    /// The entity tag, RFC 9110, section 8.8.3.
     pub fn etag(&self) -> String {
         format!("\"{:x}-{:016x}\"", self.rows, self.sum)
     }
 }
 
-fn hash(row: &[u8]) -> u64 {
+/// Returns the hash of an entity tag, the same for all servers of one build.
+pub fn hash(bytes: &[u8]) -> u64 {
     let mut hasher = DefaultHasher::new();
-    hasher.write(row);
+    hasher.write(bytes);
     hasher.finish()
 }
 
@@ -99,7 +100,7 @@ impl PodList {
 
 /// Returns the whole body of these rows.
 pub fn join(rows: &Snapshot) -> Vec<u8> {
-    let mut json = Vec::with_capacity(BEGIN.len() + rows.bytes + rows.digest.rows + END.len());
+    let mut json = Vec::with_capacity(BEGIN.len() + rows.totals.bytes + rows.totals.digest.rows + END.len());
     json.extend_from_slice(BEGIN);
     for (index, row) in rows.iter().enumerate() {
         if index > 0 {

@@ -9,7 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::kube::{Client, Pod, WatchEvent};
-use crate::state::describe;
+use crate::state::failure;
 use crate::state::pod_list::{Body, Digest, join};
 use crate::state::pod_store::PodStore;
 use crate::state::watch_state::Change;
@@ -72,7 +72,7 @@ impl PodWatch {
             return Some(body.clone());
         }
         let (version, rows) = self.read(|store| Some((store.version(Instant::now())?, store.snapshot())))?;
-        let body = (rows.digest, Arc::new(join(&rows)));
+        let body = (rows.totals.digest, Arc::new(join(&rows)));
         *last = Some((version, body.clone()));
         Some(body)
     }
@@ -86,8 +86,7 @@ impl PodWatch {
     }
 
     fn apply(&self, event: WatchEvent<Pod>) {
-        let failure =
-            if let WatchEvent::Failed(error) = &event { describe(error, "--no-watch") } else { String::new() };
+        let failure = failure(&event);
         let change = self.store.write().unwrap_or_else(PoisonError::into_inner).apply(event, Instant::now());
         match change {
             Some(Change::Connected | Change::Restored) => log::info!("GET /config is answered from the watched pods"),

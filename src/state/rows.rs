@@ -15,9 +15,7 @@ const MAX_CHUNK: usize = 128;
 pub struct Rows {
     /// Chunks in order; none is empty.
     chunks: Vec<Arc<Vec<Row>>>,
-    digest: Digest,
-    /// Length of all rows, in bytes.
-    bytes: usize,
+    totals: Totals,
     /// Number of lists begun.
     generation: u32,
 }
@@ -33,9 +31,27 @@ struct Row {
 /// The rows at one time.
 pub struct Snapshot {
     chunks: Vec<Arc<Vec<Row>>>,
+    pub totals: Totals,
+}
+
+/// Sums over all rows.
+#[derive(Clone, Copy, Default)]
+pub struct Totals {
     pub digest: Digest,
-    /// Length of all rows, in bytes.
+    /// Length of the rows.
     pub bytes: usize,
+}
+
+impl Totals {
+    fn add(&mut self, json: &[u8]) {
+        self.digest.add(json);
+        self.bytes += json.len();
+    }
+
+    fn remove(&mut self, json: &[u8]) {
+        self.digest.remove(json);
+        self.bytes -= json.len();
+    }
 }
 
 impl Snapshot {
@@ -52,26 +68,17 @@ impl Rows {
 
     /// Completes a list, and removes the rows that it did not contain.
     pub fn finish_list(&mut self) {
-        let generation = self.generation;
-        for chunk in &mut self.chunks {
-            if chunk.iter().any(|row| row.generation != generation) {
-                Arc::make_mut(chunk).retain(|row| {
-                    let is_kept = row.generation == generation;
-                    if !is_kept {
-                        self.digest.remove(&row.json);
-                        self.bytes -= row.json.len();
-                    }
-                    is_kept
-                });
-            }
+        let is_gone = |row: &Row| row.generation != self.generation;
+        for chunk in self.chunks.iter_mut().filter(|chunk| chunk.iter().any(is_gone)) {
+            chunk.iter().filter(|row| is_gone(row)).for_each(|row| self.totals.remove(&row.json));
+            Arc::make_mut(chunk).retain(|row| !is_gone(row));
         }
         self.chunks.retain(|chunk| !chunk.is_empty());
     }
 
     /// Adds or replaces a row.
     pub fn insert(&mut self, key: Box<str>, json: Box<[u8]>) {
-        self.digest.add(&json);
-        self.bytes += json.len();
+        self.totals.add(&json);
         let index = self.chunk_of(&key);
         let row = Row { key, json, generation: self.generation };
         let Some(chunk) = self.chunks.get_mut(index) else {
@@ -82,7 +89,7 @@ impl Rows {
         match chunk.binary_search_by(|other| other.key.cmp(&row.key)) {
             Ok(at) => {
                 let previous = std::mem::replace(&mut chunk[at], row);
-                self.forget(&previous.json);
+                self.totals.remove(&previous.json);
             }
             Err(at) => {
                 chunk.insert(at, row);
@@ -103,26 +110,21 @@ impl Rows {
         if chunk.is_empty() {
             self.chunks.remove(index);
         }
-        self.forget(&row.json);
+        self.totals.remove(&row.json);
     }
 
     pub fn digest(&self) -> Digest {
-        self.digest
+        self.totals.digest
     }
 
     /// Returns the rows as they are now.
     pub fn snapshot(&self) -> Snapshot {
-        Snapshot { chunks: self.chunks.clone(), digest: self.digest, bytes: self.bytes }
+        Snapshot { chunks: self.chunks.clone(), totals: self.totals }
     }
 
     /// Returns the index of the chunk that has the key, or would have it.
     fn chunk_of(&self, key: &str) -> usize {
         self.chunks.partition_point(|chunk| *chunk[0].key <= *key).saturating_sub(1)
-    }
-
-    fn forget(&mut self, json: &[u8]) {
-        self.digest.remove(json);
-        self.bytes -= json.len();
     }
 }
 
@@ -165,10 +167,10 @@ mod tests {
             if step % 100 == 99 {
                 let snapshot = rows.snapshot();
                 assert!(snapshot.iter().eq(expected.values().map(String::as_bytes)), "step {step}");
-                assert_eq!(snapshot.bytes, expected.values().map(String::len).sum::<usize>());
+                assert_eq!(snapshot.totals.bytes, expected.values().map(String::len).sum::<usize>());
                 let mut digest = Digest::default();
                 expected.values().for_each(|json| digest.add(json.as_bytes()));
-                assert_eq!(snapshot.digest, digest);
+                assert_eq!(snapshot.totals.digest, digest);
             }
         }
         assert!(rows.chunks.len() > 5 && rows.chunks.iter().all(|chunk| (1..=MAX_CHUNK).contains(&chunk.len())));

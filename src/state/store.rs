@@ -30,8 +30,8 @@ impl<K: Ord, V> Store<K, V> {
     }
 
     /// Removes the objects that `keep` does not accept.
-    pub fn retain(&mut self, keep: impl Fn(&K, &V) -> bool) {
-        self.objects.retain(|key, (_, object)| keep(key, object));
+    pub fn retain(&mut self, keep: impl Fn(&V) -> bool) {
+        self.objects.retain(|_, (_, object)| keep(object));
     }
 
     /// Adds or replaces an object; returns the previous one.
@@ -100,7 +100,7 @@ mod tests {
         assert_eq!(store.values().collect::<Vec<_>>(), [&1, &2, &3, &9], "until it is complete");
         store.finish_list(keep);
         assert_eq!((store.get("c"), store.len()), (Some(&3), 2));
-        store.retain(|key, _| *key == "c");
+        store.retain(|object| *object == 3);
         assert_eq!(store.from("a").collect::<Vec<_>>(), [(&"c", &3)]);
         assert_eq!((store.remove("c"), store.get("c")), (Some(3), None));
     }

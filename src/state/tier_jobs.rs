@@ -1,6 +1,6 @@
 //! The Jobs of one tier with their pods, as the watches leave them. Pure.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::time::Instant;
 
@@ -29,7 +29,7 @@ pub struct TierJobs {
     /// The pods of Jobs by their own name, which begins with that of the Job.
     pods: Store<Box<str>, PodRecord>,
     /// Jobs that [`add_created`](Self::add_created) added and no event has confirmed; true once the watch has connected since.
-    unconfirmed: Vec<(Box<str>, bool)>,
+    unconfirmed: BTreeMap<Box<str>, bool>,
     job_watch: WatchState,
     pod_watch: WatchState,
 }
@@ -76,7 +76,7 @@ impl TierJobs {
             jobs: Store::default(),
             order: BTreeSet::new(),
             pods: Store::default(),
-            unconfirmed: Vec::new(),
+            unconfirmed: BTreeMap::new(),
             job_watch: WatchState::default(),
             pod_watch: WatchState::default(),
         }
@@ -94,7 +94,7 @@ impl TierJobs {
             }
             WatchEvent::Apply(job) => match JobRecord::new(job, self.tier) {
                 Some(record) => {
-                    self.unconfirmed.retain(|(name, _)| **name != *job.name);
+                    self.unconfirmed.remove(&*job.name);
                     effect.is_full = !self.insert(&job.name, record);
                 }
                 None => self.delete_job(&job.name),
@@ -108,18 +108,22 @@ impl TierJobs {
 
     /// Drops the Jobs that were added before the last watch began and that it did not report: they were deleted at once.
     fn drop_unconfirmed(&mut self) {
-        let unconfirmed = std::mem::take(&mut self.unconfirmed);
-        let (gone, rest): (Vec<_>, Vec<_>) = unconfirmed.into_iter().partition(|(_, is_old)| *is_old);
-        gone.iter().for_each(|(name, _)| self.delete_job(name));
-        self.unconfirmed = rest.into_iter().map(|(name, _)| (name, true)).collect();
+        for (name, is_old) in std::mem::take(&mut self.unconfirmed) {
+            if is_old {
+                self.delete_job(&name);
+            } else {
+                self.unconfirmed.insert(name, true);
+            }
+        }
     }
 
     /// Adds a Job that Kubernetes has just stored, before the event of the watch.
     pub fn add_created(&mut self, name: &str, dataset: Dataset, created: String) {
         if self.jobs.get(name).is_none() {
             let record = JobRecord { uid: "".into(), created: created.into(), dataset, phase: JobPhase::Waiting };
-            if self.insert(name, record) {
-                self.unconfirmed.push((name.into(), false));
+            self.insert(name, record);
+            if self.jobs.get(name).is_some() {
+                self.unconfirmed.insert(name.into(), false);
             }
         }
     }
@@ -187,7 +191,7 @@ impl TierJobs {
     /// Drops the records that stayed for Jobs that a list did not contain.
     fn drop_pods_without_job(&mut self) {
         let jobs = &self.jobs;
-        self.pods.retain(|_, pod| !pod.is_deleted || is_result(jobs, pod));
+        self.pods.retain(|pod| !pod.is_deleted || is_result(jobs, pod));
     }
 
     /// Checks that the Jobs and pods are recent enough to be shown.

@@ -16,16 +16,12 @@ pub struct WatchState {
     is_connected: bool,
     /// It has been connected once.
     was_connected: bool,
-    failure: Option<Failure>,
+    /// The current failure.
+    failure: Option<Unavailable>,
     /// The start of the list that is being read.
     list_began: Option<Instant>,
     /// The last time at which the objects were those of Kubernetes.
     current_at: Option<Instant>,
-}
-
-#[derive(Clone, Copy)]
-struct Failure {
-    is_forbidden: bool,
 }
 
 /// A change that the operator should know.
@@ -56,7 +52,7 @@ impl WatchState {
         match event {
             WatchEvent::Failed(error) => {
                 self.is_connected = false;
-                let failure = Failure { is_forbidden: error.not_permitted() };
+                let failure = if error.not_permitted() { Unavailable::Forbidden } else { Unavailable::Failing };
                 return self.failure.replace(failure).is_none().then_some(Change::Failed);
             }
             // The objects may be as old as an outage before the list.
@@ -80,7 +76,7 @@ impl WatchState {
 
     /// Marks a watch without a thread as failed.
     pub fn fail(&mut self) {
-        (self.is_connected, self.failure) = (false, Some(Failure { is_forbidden: false }));
+        (self.is_connected, self.failure) = (false, Some(Unavailable::Failing));
     }
 
     /// Tests if the objects are complete, and their changes arrive. The watch of a dead connection fails after 25 s.
@@ -101,9 +97,9 @@ impl WatchState {
     pub fn check(&self, now: Instant) -> Result<(), Unavailable> {
         match self.failure {
             _ if self.is_listed && self.is_recent(now) => Ok(()),
-            Some(Failure { is_forbidden: true }) => Err(Unavailable::Forbidden),
+            Some(failure) => Err(failure),
             None if !self.is_listed => Err(Unavailable::Starting),
-            _ => Err(Unavailable::Failing),
+            None => Err(Unavailable::Failing),
         }
     }
 

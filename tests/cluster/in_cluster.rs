@@ -42,7 +42,7 @@ impl Deployed {
 
     /// The address of its only pod, once that is ready.
     fn address(&self) -> SocketAddr {
-        // The end of a rollout took over a minute once, and seconds in other runs.
+        // The old server ends within 3 s, but the kubelet removes its pod 2 to 39 s later, and once over a minute later.
         let ip = within(3 * SOON, "the server's pod, ready and alone", || {
             let pods = items(&["get", "pods", "-n", PREMIUM, "-l", SELECTOR]);
             let ready =

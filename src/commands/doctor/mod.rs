@@ -98,7 +98,7 @@ impl Doctor {
             has_namespace = check.status != CheckStatus::Fail;
             Ok(vec![check])
         });
-        let tiers: &[Tier] = if has_namespace { &[Tier::Free, Tier::Premium] } else { &[Tier::Premium] };
+        let tiers: &[Tier] = if has_namespace { &Tier::ALL } else { &[Tier::Premium] };
         for tier in tiers {
             self.check("quota", |kube| {
                 let path = format!("/api/v1/namespaces/{}/resourcequotas", tier.namespace());

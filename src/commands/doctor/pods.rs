@@ -181,7 +181,7 @@ fn failures(pods: &[Value]) -> Option<Check> {
 /// [`Error`]
 pub fn leftover(kube: &Client) -> Result<Vec<Check>, Error> {
     let mut found = Vec::new();
-    for namespace in [Tier::Free, Tier::Premium].map(Tier::namespace) {
+    for namespace in Tier::ALL.map(Tier::namespace) {
         let jobs = kube.list(&format!("/apis/batch/v1/namespaces/{namespace}/jobs?{MANAGED_SELECTOR}"))?;
         found.extend(count(&jobs).map(|counts| format!("{counts} in {namespace}")));
     }

@@ -37,8 +37,7 @@ pub struct Job {
     pub is_being_deleted: bool,
     /// spec.suspend
     pub is_suspended: bool,
-    /// status.active is not 0.
-    pub is_active: bool,
+    is_active: bool,
     has_finished_pod: bool,
     conditions: Vec<JobCondition>,
 }
@@ -49,7 +48,6 @@ pub struct JobCondition {
     kind: String,
     status: String,
     pub reason: String,
-    pub message: String,
     /// lastTransitionTime, RFC 3339
     pub since: String,
 }
@@ -109,7 +107,6 @@ impl WatchedObject for Job {
                     "type" => condition.kind = text(),
                     "status" => condition.status = text(),
                     "reason" => condition.reason = text(),
-                    "message" => condition.message = text(),
                     "lastTransitionTime" => condition.since = text(),
                     _ => {}
                 }

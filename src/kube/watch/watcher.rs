@@ -21,11 +21,13 @@ use crate::kube::types::watched::WatchedObject;
 use crate::kube::watch::event::{Events, Line, Sink, WatchEvent, read_line, read_list};
 
 /// The server ends a watch after this time, in seconds, and the next one continues from there. A connection that died
-/// unnoticed is in use for at most this time and [`SLACK`].
+/// unnoticed is in use until [`WATCH_TIMEOUT`].
 const WATCH_SECONDS: u64 = 20;
 
-/// Time after the server's end of a watch until the client gives up.
-const SLACK: Duration = Duration::from_secs(5);
+/// Deadline of a watch: the client gives up 5 s after the server should have ended it. It is also the longest time between the starts
+/// of a watch and of one that continues it. After a longer one the missed changes may be older than a reader of the objects accepts,
+/// so that these are listed again.
+const WATCH_TIMEOUT: Duration = Duration::from_secs(WATCH_SECONDS + 5);
 
 /// Least deadline of a page of a list; a longer one of the operator's holds for pages, too.
 const MIN_PAGE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -68,10 +70,6 @@ const FORBIDDEN_PAUSE: Duration = Duration::from_secs(60);
 /// Refusals in a row after which a permission or credential counts as missing. An API server that starts refuses what it permits some
 /// seconds later, when its roles are loaded.
 const MAX_EARLY_REFUSALS: u32 = 5;
-
-/// Longest time between the starts of a watch and of one that continues it. After a longer one the missed changes may be older than
-/// a reader of the objects accepts, so that these are listed again.
-const MAX_GAP: Duration = Duration::from_secs(WATCH_SECONDS + SLACK.as_secs());
 
 impl Client {
     /// Calls `on_event` with all objects of the list at `path`, and with every change after that. It ignores the
@@ -215,7 +213,7 @@ impl Watcher<'_> {
     /// Lists the objects if necessary, then watches until the watch ends.
     fn run(&mut self) -> Result<(), Error> {
         if let Some(mut version) = self.version.take() {
-            let outcome = self.watch(&mut version, MAX_GAP);
+            let outcome = self.watch(&mut version, WATCH_TIMEOUT);
             if !matches!(outcome, Ok(false)) {
                 return self.keep_version(version, outcome);
             }
@@ -266,7 +264,7 @@ impl Watcher<'_> {
         let (sink, connected_at, current_at) = (&mut *self.sink, &mut self.connected_at, &mut self.current_at);
         // Before the request, so that a silent connection has always lasted longer than the limit.
         let began = Instant::now();
-        self.client.attempt(Duration::from_secs(WATCH_SECONDS) + SLACK, |attempt| {
+        self.client.attempt(WATCH_TIMEOUT, |attempt| {
             let mut response = attempt.send("GET", &path, None)?;
             if current_at.is_some_and(|at| at.elapsed() >= max_gap) {
                 return Ok(false);

@@ -217,7 +217,7 @@ fn state_and_reason_follow_the_job_and_its_pod() {
 #[test]
 fn missing_permission_in_one_tier_hides_that_tier_only() {
     let tier = Tier::full();
-    let words = r#"pods is forbidden: User "nobody" cannot watch resource "pods" in API group """#;
+    let words = r#"pods is forbidden: User "reader" cannot watch resource "pods" in API group """#;
     (0..9).for_each(|_| tier.instead("GET", PREMIUM_PODS, ApiResponse::failure(403, "Forbidden", words)));
     tier.put_job("free-mnist-a", &ours("free-mnist-a", 1, &json!({})));
     let server = tier.serve();

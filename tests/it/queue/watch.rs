@@ -104,7 +104,7 @@ fn refusal_by_an_api_server_that_starts_is_short() {
     tier.waits("a", 1, FULL);
     let server = tier.watched();
     until_waiting(&server, &["a"]);
-    let words = r#"jobs.batch is forbidden: User "nobody" cannot watch resource "jobs" in API group "batch""#;
+    let words = r#"jobs.batch is forbidden: User "reader" cannot watch resource "jobs" in API group "batch""#;
     tier.instead("WATCH", JOBS, ApiResponse::failure(403, "Forbidden", words));
     tier.stream().end();
     server.wait_for_log("of the refusal", |line| line.starts_with("warning: cannot watch free-tier Jobs"));
