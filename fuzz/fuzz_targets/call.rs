@@ -80,15 +80,15 @@ fn bad_body(body: &[u8]) {
     assert_eq!(dataset(once.as_bytes()).expect("a valid body was rejected"), expected);
 }
 
-/// Checks that an error is `{"error": SENTENCE}` with one of `statuses`.
+/// Checks that an error is `{"error": SENTENCE, "code": CODE}` with one of `statuses`.
 fn refused(error: ApiError, statuses: &[u16]) {
     let response = error.into_response();
     assert!(statuses.contains(&response.status), "unexpected status {}", response.status);
     let Body::Bytes(bytes) = response.body else { panic!("an error without a length") };
     let body: Value = serde_json::from_slice(&bytes).expect("the response is JSON");
     let object = body.as_object().expect("the response is an object");
-    assert_eq!(object.len(), 1, "{body}");
-    assert!(object["error"].as_str().is_some_and(|sentence| !sentence.is_empty()), "{body}");
+    assert_eq!(object.len(), 2, "{body}");
+    assert!(["error", "code"].iter().all(|key| object[*key].as_str().is_some_and(|text| !text.is_empty())), "{body}");
     let has = |name: &str| response.headers.iter().any(|(given, _)| *given == name);
     assert_eq!(has("Allow"), response.status == 405);
     assert!(!has("Retry-After"));

@@ -1,8 +1,9 @@
-//! Every error answer of the API: the status, the sentence for the caller, and the chain of causes for the log.
+//! Every error answer of the API: the status, the sentence and the code for the caller, and the chain of causes for the log.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
-use serde_json::json;
+use serde::Serialize;
 
 use crate::api::response::Response;
 use crate::api::single_flight::Missed;
@@ -18,9 +19,6 @@ const RETRY_QUEUE: u64 = 60;
 
 /// Longest Retry-After, in seconds, that is passed on from Kubernetes.
 const MAX_RETRY: u64 = 300;
-
-/// The sentence of 504.
-const NO_ANSWER: &str = "Kubernetes did not answer in time; try again later";
 
 /// The reason for an error answer.
 #[derive(Debug, Clone)]
@@ -69,11 +67,12 @@ impl From<Missed> for ApiError {
 }
 
 impl ApiError {
-    /// The response: a status, a sentence for the caller, and the chain of causes for the log.
+    /// The response: a status, a sentence and a code for the caller, and the chain of causes for the log.
     pub fn into_response(self) -> Response {
-        let (status, sentence, retry_after) = self.to_status();
-        let log_detail = self.causes().unwrap_or_else(|| sentence.clone());
-        let mut response = Response::value(status, &json!({ "error": sentence })).with_detail(log_detail);
+        let Answer { status, code, sentence, retry_after } = self.to_answer();
+        let log_detail = self.causes().unwrap_or_else(|| sentence.clone().into_owned());
+        let body = serde_json::to_vec(&ErrorBody { error: &sentence, code }).expect("strings are always JSON");
+        let mut response = Response::json(status, Arc::new(body)).with_detail(log_detail);
         response.headers.extend(retry_after.map(|seconds| ("Retry-After", seconds.to_string())));
         match self {
             Self::MethodNotAllowed(methods) => response.headers.push(("Allow", methods.to_owned())),
@@ -83,52 +82,61 @@ impl ApiError {
         response
     }
 
-    /// Status, sentence and Retry-After in seconds.
-    fn to_status(&self) -> (u16, String, Option<u64>) {
-        let plain = |status, sentence: &str| (status, sentence.to_owned(), None);
+    fn to_answer(&self) -> Answer {
         match self {
             Self::BadBody(problem) => {
-                (400, format!(r#"the body {problem}; send {{"dataset":"mnist"}} or {{"dataset":"kmnist"}}"#), None)
+                let sentence = format!(r#"the body {problem}; send {{"dataset":"mnist"}} or {{"dataset":"kmnist"}}"#);
+                Answer::new(400, "bad_body", sentence)
             }
-            Self::NotFound => plain(
+            Self::NotFound => Answer::new(
                 404,
+                "not_found",
                 "no such path; there are POST /img-classification/free and /img-classification/premium, GET /config, /jobs, /jobs/NAME, /queue, /healthz and /readyz",
             ),
-            Self::BadQuery(parameter, values) => (400, format!("unknown value of {parameter}; send {values}"), None),
-            Self::NoSuchJob => {
-                plain(404, "no such Job; it never existed, was deleted, or ended longer than --job-ttl ago")
+            Self::BadQuery(parameter, values) => {
+                Answer::new(400, "bad_query", format!("unknown value of {parameter}; send {values}"))
             }
-            Self::NotWatched => plain(404, "the Jobs are not watched; start the server without --no-watch"),
+            Self::NoSuchJob => Answer::new(
+                404,
+                "job_not_found",
+                "no such Job; it never existed, was deleted, or ended longer than --job-ttl ago",
+            ),
+            Self::NotWatched => {
+                Answer::new(404, "not_watched", "the Jobs are not watched; start the server without --no-watch")
+            }
             Self::JobsUnavailable(Unavailable::Forbidden, tier) => {
-                let namespace = tier.namespace();
-                let what = format!("lacks the permission to watch Jobs and pods in {namespace}");
-                (502, format!("the server {what}; run img-classification setup"), None)
+                missing_permission("watch Jobs and pods", tier.namespace())
             }
             Self::JobsUnavailable(Unavailable::Starting, _) => {
-                (503, "the Jobs are not known yet; try again in a moment".to_owned(), Some(RETRY_SOON))
+                Answer::new(503, "jobs_unknown", "the Jobs are not known yet; try again in a moment").retry(RETRY_SOON)
             }
-            Self::JobsUnavailable(Unavailable::Failing, _) => (
-                503,
-                "the Jobs are not known: Kubernetes cannot be watched; try again later".to_owned(),
-                Some(RETRY_SOON),
-            ),
-            Self::MethodNotAllowed(methods) => (405, format!("this path takes {methods} only"), None),
-            Self::LengthRequired => plain(411, "the request has no body length; send the body with a Content-Length"),
-            Self::UnknownMethod => plain(501, "this method is not known; use GET, HEAD or POST"),
-            Self::Unauthorized => plain(401, "premium needs a token; send it as Authorization: Bearer TOKEN"),
-            Self::NoAnswer => plain(504, NO_ANSWER),
-            Self::Kube(error, tier) => kube_to_status(error, *tier),
-            Self::NotReady(reason) => {
-                let (_, sentence, retry_after) = reason.to_status();
-                (503, sentence, retry_after)
+            Self::JobsUnavailable(Unavailable::Failing, _) => {
+                let sentence = "the Jobs are not known: Kubernetes cannot be watched; try again later";
+                Answer::new(503, "jobs_unknown", sentence).retry(RETRY_SOON)
             }
-            Self::NoCpuQuota => (
-                503,
-                "no quota limits the CPU of free-service; run img-classification setup".to_owned(),
-                Some(RETRY_SOON),
+            Self::MethodNotAllowed(methods) => {
+                Answer::new(405, "method_not_allowed", format!("this path takes {methods} only"))
+            }
+            Self::LengthRequired => Answer::new(
+                411,
+                "length_required",
+                "the request has no body length; send the body with a Content-Length",
             ),
-            Self::NoRandomness => plain(500, "the server has no source of random names; see its log"),
-            Self::Internal => plain(500, "the server failed; this is a bug, see its log"),
+            Self::UnknownMethod => {
+                Answer::new(501, "unknown_method", "this method is not known; use GET, HEAD or POST")
+            }
+            Self::Unauthorized => {
+                Answer::new(401, "unauthorized", "premium needs a token; send it as Authorization: Bearer TOKEN")
+            }
+            Self::NoAnswer => no_answer(),
+            Self::Kube(error, tier) => kube_to_answer(error, *tier),
+            Self::NotReady(reason) => Answer { status: 503, ..reason.to_answer() },
+            Self::NoCpuQuota => {
+                let sentence = "no quota limits the CPU of free-service; run img-classification setup";
+                Answer::new(503, "quota_missing", sentence).retry(RETRY_SOON)
+            }
+            Self::NoRandomness => Answer::new(500, "internal", "the server has no source of random names; see its log"),
+            Self::Internal => Answer::new(500, "internal", "the server failed; this is a bug, see its log"),
         }
     }
 
@@ -141,76 +149,127 @@ impl ApiError {
     }
 }
 
-/// Maps a failure of Kubernetes to an answer. The sentences are stable; the message of Kubernetes is only in the log.
-fn kube_to_status(error: &kube::Error, tier: Option<Tier>) -> (u16, String, Option<u64>) {
-    let (status, sentence, retry) = match error {
-        kube::Error::Unreachable { .. } | kube::Error::CircuitOpen { .. } => {
-            (503, "Kubernetes cannot be reached; try again later", Some(RETRY_SOON))
-        }
-        kube::Error::Timeout { .. } | kube::Error::Credential(CredentialError::Pending { .. }) => {
-            (504, NO_ANSWER, None)
-        }
-        kube::Error::Truncated { .. } | kube::Error::ListExpired { .. } => {
-            (503, "Kubernetes' answer was cut short; try again", Some(RETRY_SOON))
-        }
-        kube::Error::OutcomeUnknown { .. } => {
-            (504, "Kubernetes' answer was lost; see with GET /config whether the Job is there", None)
-        }
-        kube::Error::ProxyRefused { .. } => {
-            (502, "the proxy on the way to Kubernetes refused; check the server's proxy settings", None)
-        }
-        kube::Error::Tls { .. } => {
-            (502, "there is no trusted TLS connection to Kubernetes; check the server's kubeconfig", None)
-        }
-        kube::Error::NotKubernetes { .. } => {
-            (502, "what answered is not the Kubernetes API; check the server's kubeconfig and proxies", None)
-        }
-        kube::Error::Credential(_) => {
-            (502, "the server has no credential for Kubernetes; run its credential plugin by hand, see its log", None)
-        }
-        kube::Error::Status { status, retry_after, .. } => {
-            return answer_to_status(status, retry_after.map(|pause| pause.as_secs()), tier);
-        }
-    };
-    (status, sentence.to_owned(), retry)
+/// The body of an error answer. The order of the fields is part of the interface.
+#[derive(Serialize)]
+struct ErrorBody<'a> {
+    error: &'a str,
+    code: &'static str,
 }
 
-fn answer_to_status(status: &kube::Status, retry_after: Option<u64>, tier: Option<Tier>) -> (u16, String, Option<u64>) {
+/// An error answer without its detail for the log.
+struct Answer {
+    status: u16,
+    /// A stable word for programs, in snake case.
+    code: &'static str,
+    /// A stable sentence for people: the problem and its fix.
+    sentence: Cow<'static, str>,
+    /// Retry-After, in seconds.
+    retry_after: Option<u64>,
+}
+
+impl Answer {
+    fn new(status: u16, code: &'static str, sentence: impl Into<Cow<'static, str>>) -> Self {
+        Self { status, code, sentence: sentence.into(), retry_after: None }
+    }
+
+    /// The same answer for a caller who may try again after this number of seconds.
+    fn retry(self, seconds: u64) -> Self {
+        Self { retry_after: Some(seconds), ..self }
+    }
+}
+
+fn no_answer() -> Answer {
+    Answer::new(504, "kubernetes_timeout", "Kubernetes did not answer in time; try again later")
+}
+
+fn missing_permission(what: &str, namespace: &str) -> Answer {
+    let sentence = format!("the server lacks the permission to {what} in {namespace}; run img-classification setup");
+    Answer::new(502, "permission_missing", sentence)
+}
+
+/// Maps a failure of Kubernetes to an answer. The sentences are stable; the message of Kubernetes is only in the log.
+fn kube_to_answer(error: &kube::Error, tier: Option<Tier>) -> Answer {
+    match error {
+        kube::Error::Unreachable { .. } | kube::Error::CircuitOpen { .. } => {
+            Answer::new(503, "kubernetes_unreachable", "Kubernetes cannot be reached; try again later")
+                .retry(RETRY_SOON)
+        }
+        kube::Error::Timeout { .. } | kube::Error::Credential(CredentialError::Pending { .. }) => no_answer(),
+        kube::Error::Truncated { .. } | kube::Error::ListExpired { .. } => {
+            Answer::new(503, "kubernetes_answer_incomplete", "Kubernetes' answer was cut short; try again")
+                .retry(RETRY_SOON)
+        }
+        kube::Error::OutcomeUnknown { .. } => Answer::new(
+            504,
+            "outcome_unknown",
+            "Kubernetes' answer was lost; see with GET /config whether the Job is there",
+        ),
+        kube::Error::ProxyRefused { .. } => Answer::new(
+            502,
+            "proxy_refused",
+            "the proxy on the way to Kubernetes refused; check the server's proxy settings",
+        ),
+        kube::Error::Tls { .. } => Answer::new(
+            502,
+            "tls_failed",
+            "there is no trusted TLS connection to Kubernetes; check the server's kubeconfig",
+        ),
+        kube::Error::NotKubernetes { .. } => Answer::new(
+            502,
+            "not_kubernetes",
+            "what answered is not the Kubernetes API; check the server's kubeconfig and proxies",
+        ),
+        kube::Error::Credential(_) => Answer::new(
+            502,
+            "credential_missing",
+            "the server has no credential for Kubernetes; run its credential plugin by hand, see its log",
+        ),
+        kube::Error::Status { status, retry_after, .. } => {
+            status_to_answer(status, retry_after.map(|pause| pause.as_secs()), tier)
+        }
+    }
+}
+
+fn status_to_answer(status: &kube::Status, retry_after: Option<u64>, tier: Option<Tier>) -> Answer {
     let namespace = tier.map_or("every namespace", Tier::namespace);
     match status.code {
-        401 => (502, "Kubernetes does not accept the server's credential; check its kubeconfig".to_owned(), None),
+        401 => Answer::new(
+            502,
+            "credential_rejected",
+            "Kubernetes does not accept the server's credential; check its kubeconfig",
+        ),
         403 if status.quota_exceeded() => {
             let tier = tier.map_or("", Tier::as_str);
-            (
-                429,
-                format!("the {tier} tier's queue is full; try again when some of its Jobs are done"),
-                Some(RETRY_QUEUE),
-            )
+            let sentence = format!("the {tier} tier's queue is full; try again when some of its Jobs are done");
+            Answer::new(429, "queue_full", sentence).retry(RETRY_QUEUE)
         }
         403 if status.quota_not_computed() => {
-            (503, "Kubernetes has not computed the tier's quota yet; try again".to_owned(), Some(RETRY_SOON))
+            Answer::new(503, "quota_not_computed", "Kubernetes has not computed the tier's quota yet; try again")
+                .retry(RETRY_SOON)
         }
         403 if status.namespace_terminating() => {
             let sentence = format!(
                 "the namespace {namespace} is being deleted; run img-classification setup, which waits for its end"
             );
-            (502, sentence, None)
+            Answer::new(502, "namespace_terminating", sentence)
         }
         403 if status.not_permitted() => {
-            let what = if tier.is_some() { "create Jobs" } else { "list pods" };
-            let sentence =
-                format!("the server lacks the permission to {what} in {namespace}; run img-classification setup");
-            (502, sentence, None)
+            missing_permission(if tier.is_some() { "create Jobs" } else { "list pods" }, namespace)
         }
         404 if status.namespace_missing() => {
-            (502, format!("the namespace {namespace} does not exist; run img-classification setup"), None)
+            let sentence = format!("the namespace {namespace} does not exist; run img-classification setup");
+            Answer::new(502, "namespace_missing", sentence)
         }
         429 | 500.. => {
-            let sentence = "Kubernetes is overloaded or failing; try again later".to_owned();
-            (503, sentence, Some(retry_after.unwrap_or(RETRY_SOON).clamp(1, MAX_RETRY)))
+            let sentence = "Kubernetes is overloaded or failing; try again later";
+            let seconds = retry_after.unwrap_or(RETRY_SOON).clamp(1, MAX_RETRY);
+            Answer::new(503, "kubernetes_overloaded", sentence).retry(seconds)
         }
         // Concurrent changes to the quota, or a random name already in use.
-        409 => (503, "Kubernetes could not store the Job this time; try again".to_owned(), Some(RETRY_SOON)),
-        _ => (502, "Kubernetes rejected the request; the server's log has its reason".to_owned(), None),
+        409 => Answer::new(503, "kubernetes_conflict", "Kubernetes could not store the Job this time; try again")
+            .retry(RETRY_SOON),
+        _ => {
+            Answer::new(502, "kubernetes_rejected", "Kubernetes rejected the request; the server's log has its reason")
+        }
     }
 }

@@ -137,7 +137,7 @@ fn acquire<'a>(shared: &'a Shared, client: &Client<'_>, request: &Request) -> Re
 }
 
 fn log_refusal(shared: &Shared, (method, target): (&str, &str), error: &RequestError, took: Duration) {
-    let (status, detail, _) = error.to_status();
+    let (status, _, detail, _) = error.to_status();
     (shared.backend.log)(&LogEntry { method, target, status, took, detail: &detail });
 }
 

@@ -39,36 +39,48 @@ pub enum RequestError {
 }
 
 impl RequestError {
-    /// Returns status, sentence and Retry-After in seconds.
-    pub fn to_status(&self) -> (u16, String, Option<u64>) {
-        let plain = |status, sentence: &str| (status, sentence.to_owned(), None);
-        let retry = |sentence: &str| (503, sentence.to_owned(), Some(RETRY_SOON));
+    /// Returns status, code, sentence and Retry-After in seconds. The code is a stable word for programs.
+    pub fn to_status(&self) -> (u16, &'static str, String, Option<u64>) {
+        let plain = |status, code, sentence: &str| (status, code, sentence.to_owned(), None);
+        let retry = |code, sentence: &str| (503, code, sentence.to_owned(), Some(RETRY_SOON));
         match self {
-            Self::Malformed(problem) => (400, format!("malformed request: {problem}"), None),
-            Self::BodyTooLarge => (413, format!("the body is over {MAX_BODY} bytes; send only the dataset"), None),
-            Self::TransferCoding => {
-                plain(501, "only the transfer coding chunked is supported; send the body with a Content-Length")
+            Self::Malformed(problem) => (400, "malformed_request", format!("malformed request: {problem}"), None),
+            Self::BodyTooLarge => {
+                (413, "body_too_large", format!("the body is over {MAX_BODY} bytes; send only the dataset"), None)
             }
-            Self::RequestTimeout => plain(408, "the request came too slowly; send it again, all at once"),
-            Self::LineTooLong => plain(414, "the request line is too long; the paths here are short"),
-            Self::HeadTooLarge => plain(431, "the headers are too many or too long; send fewer"),
-            Self::Expectation => plain(417, "only Expect: 100-continue is supported; leave the header out"),
-            Self::Version => plain(505, "only HTTP/1.0 and HTTP/1.1 are supported"),
+            Self::TransferCoding => plain(
+                501,
+                "unknown_transfer_coding",
+                "only the transfer coding chunked is supported; send the body with a Content-Length",
+            ),
+            Self::RequestTimeout => {
+                plain(408, "request_timeout", "the request came too slowly; send it again, all at once")
+            }
+            Self::LineTooLong => {
+                plain(414, "request_line_too_long", "the request line is too long; the paths here are short")
+            }
+            Self::HeadTooLarge => plain(431, "headers_too_large", "the headers are too many or too long; send fewer"),
+            Self::Expectation => {
+                plain(417, "unknown_expectation", "only Expect: 100-continue is supported; leave the header out")
+            }
+            Self::Version => plain(505, "unknown_http_version", "only HTTP/1.0 and HTTP/1.1 are supported"),
             Self::RateLimited(wait) => {
                 let sentence = "this address sends requests too often; wait for Retry-After seconds".to_owned();
-                (429, sentence, Some(wait.as_secs().saturating_add(1)))
+                (429, "rate_limited", sentence, Some(wait.as_secs().saturating_add(1)))
             }
-            Self::ConnectionLimit => retry("there are too many connections; try again later"),
-            Self::Overloaded => retry("too many requests are waiting; try again later"),
-            Self::Unavailable => retry("the server cannot open a private connection now; try again later"),
-            Self::Internal => plain(500, "the server failed; this is a bug, see its log"),
+            Self::ConnectionLimit => retry("too_many_connections", "there are too many connections; try again later"),
+            Self::Overloaded => retry("overloaded", "too many requests are waiting; try again later"),
+            Self::Unavailable => {
+                retry("overloaded", "the server cannot open a private connection now; try again later")
+            }
+            Self::Internal => plain(500, "internal", "the server failed; this is a bug, see its log"),
         }
     }
 
     /// Returns the bytes of the response. `is_head`: without the body; `close`: the connection ends with it.
     pub fn to_response(&self, is_head: bool, close: bool) -> Vec<u8> {
-        let (status, sentence, retry_after) = self.to_status();
-        let body = format!(r#"{{"error":"{sentence}"}}"#); // no sentence has a character to escape
+        let (status, code, sentence, retry_after) = self.to_status();
+        let body = format!(r#"{{"error":"{sentence}","code":"{code}"}}"#); // no sentence has a character to escape
         let retry = retry_after.map(|seconds| format!("Retry-After: {seconds}\r\n")).unwrap_or_default();
         let mut response = format!(
             "HTTP/1.1 {status} {}\r\nDate: {}\r\nContent-Type: application/json\r\n{retry}{}Content-Length: {}\r\n\r\n",

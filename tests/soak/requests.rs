@@ -193,10 +193,9 @@ impl ClientRequest {
             }
             (200, None) => Ok(()),
             _ => {
-                let sentence = body["error"].as_str().unwrap_or_default();
-                (body == json!({"error": sentence}) && !sentence.is_empty())
-                    .then_some(())
-                    .ok_or_else(|| format!("{status} with {body}"))
+                let (sentence, code) = (body["error"].as_str(), body["code"].as_str());
+                let is_error = body == json!({"error": sentence, "code": code}) && sentence.is_some() && code.is_some();
+                is_error.then_some(()).ok_or_else(|| format!("{status} with {body}"))
             }
         }
     }

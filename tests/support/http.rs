@@ -110,15 +110,45 @@ impl Response {
         serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error} in {:?}", self.text()))
     }
 
-    /// The sentence of an error response, which is exactly `{"error":"..."}`.
+    /// The sentence of an error response.
     pub fn error(&self) -> String {
-        let json = self.json();
-        let object = json.as_object().unwrap_or_else(|| panic!("not an object: {json}"));
-        assert_eq!(object.keys().collect::<Vec<_>>(), ["error"], "of status {}", self.status);
-        let sentence = object["error"].as_str().unwrap_or_else(|| panic!("not a string: {json}"));
-        assert!(!sentence.trim().is_empty() && !sentence.contains('\n'), "not one sentence: {sentence:?}");
-        sentence.to_owned()
+        self.error_and_code().0
     }
+
+    /// The code of an error response.
+    pub fn code(&self) -> String {
+        self.error_and_code().1
+    }
+
+    /// The sentence and the code of an error response, which is exactly `{"error":"...","code":"..."}`.
+    fn error_and_code(&self) -> (String, String) {
+        self.json();
+        let problem = error_problem(&self.body);
+        assert_eq!(problem, None, "of status {}: {}", self.status, self.text());
+        let body: ErrorBody = serde_json::from_slice(&self.body).expect("checked");
+        (body.error, body.code)
+    }
+}
+
+/// The body of an error response.
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ErrorBody {
+    error: String,
+    code: String,
+}
+
+/// The fault of a body that is not `{"error":SENTENCE,"code":CODE}` in this order.
+pub fn error_problem(body: &[u8]) -> Option<&'static str> {
+    let Ok(ErrorBody { error, code }) = serde_json::from_slice(body) else { return Some("no error and code") };
+    if !body.starts_with(br#"{"error":"#) {
+        return Some("another order");
+    }
+    if error.trim().is_empty() || error.contains('\n') {
+        return Some("not one sentence");
+    }
+    let is_code = !code.is_empty() && code.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
+    (!is_code).then_some("a code that is not in snake case")
 }
 
 /// The first header with this name, in any case.

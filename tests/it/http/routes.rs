@@ -129,6 +129,29 @@ fn unknown_dataset_error_lists_the_known_datasets() {
 }
 
 #[test]
+fn error_has_a_stable_code() {
+    let server = Setup::local().start();
+    for (request, code) in [
+        ("POST /img-classification/free HTTP/1.1\r\nContent-Length: 0", "bad_body"),
+        ("POST /img-classification/free HTTP/1.1\r\nContent-Length: 2000", "body_too_large"),
+        ("POST /img-classification/free HTTP/1.1", "length_required"),
+        ("GET /nothing HTTP/1.1", "not_found"),
+        ("GET /jobs/free-mnist-none HTTP/1.1", "not_watched"),
+        ("GET /jobs?state=lost HTTP/1.1", "bad_query"),
+        ("PUT /config HTTP/1.1", "method_not_allowed"),
+        ("BREW /config HTTP/1.1", "unknown_method"),
+        ("GET /config HTTP/2.0", "unknown_http_version"),
+        ("GET /config HTTP/1.1\r\nTransfer-Encoding: gzip", "unknown_transfer_coding"),
+        ("GET /config HTTP/1.1\r\nExpect: x", "unknown_expectation"),
+        ("GET /config x HTTP/1.1", "malformed_request"),
+    ] {
+        let mut connection = server.connect();
+        connection.send(format!("{request}\r\nHost: x\r\n\r\n").as_bytes());
+        assert_eq!(connection.response(false).expect("a response").code(), code, "{request}");
+    }
+}
+
+#[test]
 fn unknown_keys_and_white_space_are_accepted() {
     let server = Setup::local().start();
     let bodies = [

@@ -9,11 +9,10 @@ mod head_cases;
 mod slow_clients;
 
 use crate::support::api::ApiServer;
-use crate::support::http::Response;
+use crate::support::http::{Response, error_problem};
 use crate::support::server::{Server, Setup};
 use body_cases::{bodies, chunks, encodings, expectations, lengths, pipelines, smuggling};
 use head_cases::{connection_options, headers, hosts, limits, lines, methods, other_protocols, targets, versions};
-use serde_json::Value;
 use std::collections::BTreeSet;
 use std::io::{self, Write};
 use std::net::Shutdown;
@@ -154,9 +153,7 @@ fn format_error(response: &Response, is_head: bool) -> Option<&'static str> {
     if response.status < 400 {
         return None;
     }
-    let Ok(Value::Object(object)) = serde_json::from_slice(&response.body) else { return Some("it is no JSON object") };
-    let sentence = object.get("error").and_then(Value::as_str).unwrap_or_default();
-    (object.len() != 1 || sentence.trim().is_empty() || sentence.contains('\n')).then_some("it is not one sentence")
+    error_problem(&response.body)
 }
 
 /// Gets responses; the connection stays open.
