@@ -29,6 +29,8 @@ pub enum ApiError {
     NotFound,
     /// A parameter of the query with an unknown value, and the values that it may have.
     BadQuery(&'static str, &'static str),
+    /// A parameter of the query that occurs more than once.
+    RepeatedParameter(&'static str),
     /// No Job of this name.
     NoSuchJob,
     /// /queue or /jobs with --no-watch.
@@ -95,6 +97,9 @@ impl ApiError {
             ),
             Self::BadQuery(parameter, values) => {
                 Answer::new(400, "bad_query", format!("unknown value of {parameter}; send {values}"))
+            }
+            Self::RepeatedParameter(parameter) => {
+                Answer::new(400, "bad_query", format!("{parameter} occurs more than once; send it once"))
             }
             Self::NoSuchJob => Answer::new(
                 404,

@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use crate::api::conditional;
 use crate::api::error::ApiError;
+use crate::api::query;
 use crate::api::response::Response;
 use crate::api::{App, Request};
 use crate::job::{Dataset, JobName, Tier};
@@ -17,8 +18,8 @@ use crate::state::job_status::{JobStatus, State, state, status};
 use crate::state::tier_jobs::{JobRecord, TierJobs};
 
 /// Jobs of a page without `limit`, and its maximum.
-const DEFAULT_LIMIT: usize = 100;
-const MAX_LIMIT: usize = 500;
+const DEFAULT_LIMIT: u32 = 100;
+const MAX_LIMIT: u32 = 500;
 
 /// A Job. The order of the fields is part of the interface.
 #[derive(Serialize)]
@@ -51,7 +52,7 @@ struct Query {
     tier: Option<Tier>,
     state: Option<State>,
     dataset: Option<Dataset>,
-    limit: Option<usize>,
+    limit: Option<u32>,
     /// Creation time and name of the last Job of the page before.
     after: Option<(Box<str>, Box<str>)>,
 }
@@ -68,7 +69,7 @@ pub fn list(app: &App, request: &Request<'_>) -> Result<Response, ApiError> {
     for (tier, jobs) in &tiers {
         jobs.check(Instant::now()).map_err(|why| ApiError::JobsUnavailable(why, *tier))?;
     }
-    let limit = query.limit.unwrap_or(DEFAULT_LIMIT);
+    let limit = query.limit.unwrap_or(DEFAULT_LIMIT) as usize;
     let mut jobs = Vec::new();
     for (tier, of_tier) in &tiers {
         let places = if *tier == Tier::Free { watched.queue.places() } else { Places::default() };
@@ -148,24 +149,26 @@ impl Query {
     /// Parses the query of a target. Unknown parameters are ignored.
     ///
     /// # Errors
-    /// 400 for an unknown value.
+    /// 400 for an unknown value or a repeated parameter.
     fn parse(target: &str) -> Result<Self, ApiError> {
-        let mut query = Self::default();
-        let text = target.split('#').next().and_then(|target| target.split_once('?')).map_or("", |(_, query)| query);
-        for (key, value) in text.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, ""))) {
-            match key {
-                "tier" => query.tier = require_known("tier", Tier::parse(value), "free or premium")?,
+        let mut parsed = Self::default();
+        for (name, value) in query::parameters(target) {
+            match &*name {
+                "tier" => query::set(&mut parsed.tier, "tier", Tier::parse(&value), "free or premium")?,
                 "state" => {
                     let values = "queued, pending, running, succeeded or failed";
-                    query.state = require_known("state", State::parse(value), values)?;
+                    query::set(&mut parsed.state, "state", State::parse(&value), values)?;
                 }
-                "dataset" => query.dataset = require_known("dataset", Dataset::parse(value), "mnist or kmnist")?,
-                "limit" => query.limit = require_known("limit", limit(value), "a number from 1 to 500")?,
-                "after" => query.after = require_known("after", after(value), "the next of the page before")?,
+                "dataset" => query::set(&mut parsed.dataset, "dataset", Dataset::parse(&value), "mnist or kmnist")?,
+                "limit" => {
+                    let limit = query::number(&value, 1..=MAX_LIMIT);
+                    query::set(&mut parsed.limit, "limit", limit, "a number from 1 to 500")?;
+                }
+                "after" => query::set(&mut parsed.after, "after", after(&value), "the next of the page before")?,
                 _ => {}
             }
         }
-        Ok(query)
+        Ok(parsed)
     }
 
     /// Returns the Jobs of a tier that the caller asks for, newest first, each with its pod.
@@ -175,16 +178,6 @@ impl Query {
         let jobs = jobs.map(|(name, job)| (name, job, tier.pod(name, &job.uid)));
         jobs.filter(|(_, job, pod)| self.state.is_none_or(|only| only == state(job, *pod)))
     }
-}
-
-/// Returns a parameter's value, or the error with the values that it may have.
-fn require_known<T>(parameter: &'static str, value: Option<T>, values: &'static str) -> Result<Option<T>, ApiError> {
-    value.map(Some).ok_or(ApiError::BadQuery(parameter, values))
-}
-
-fn limit(value: &str) -> Option<usize> {
-    let is_number = value.bytes().all(|byte| byte.is_ascii_digit());
-    value.parse().ok().filter(|limit| is_number && (1..=MAX_LIMIT).contains(limit))
 }
 
 fn after(value: &str) -> Option<(Box<str>, Box<str>)> {
@@ -198,8 +191,8 @@ mod tests {
 
     #[test]
     fn the_query_is_parsed_strictly_and_unknown_parameters_are_ignored() {
-        let query =
-            Query::parse("/jobs?tier=free&state=queued&dataset=kmnist&limit=500&x=y&z#tier=gold").expect("a query");
+        let query = Query::parse("/jobs?t%69er=fre%65&state=queued&dataset=kmnist&limit=500&x=y&x=z&z#tier=gold")
+            .expect("a query");
         let expected = Query {
             tier: Some(Tier::Free),
             state: Some(State::Queued),
@@ -223,6 +216,7 @@ mod tests {
             "limit=x",
             "after=%",
             "after=eA",
+            "tier=free&tier=free",
         ] {
             assert!(Query::parse(&format!("/jobs?{bad}")).is_err(), "{bad}");
         }

@@ -9,6 +9,7 @@ pub mod error;
 pub mod health;
 pub mod job_list;
 pub mod jobs;
+pub mod query;
 pub mod queue;
 pub mod response;
 pub mod route;

@@ -143,7 +143,7 @@ fn error_has_a_stable_code() {
         ("GET /config HTTP/2.0", "unknown_http_version"),
         ("GET /config HTTP/1.1\r\nTransfer-Encoding: gzip", "unknown_transfer_coding"),
         ("GET /config HTTP/1.1\r\nExpect: x", "unknown_expectation"),
-        ("GET /config x HTTP/1.1", "malformed_request"),
+        ("GET /config HTTP/1.1\r\nContent-Length: x", "malformed_request"),
     ] {
         let mut connection = server.connect();
         connection.send(format!("{request}\r\nHost: x\r\n\r\n").as_bytes());
