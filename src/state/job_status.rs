@@ -97,7 +97,11 @@ pub fn status<'a>(job: &'a JobRecord, pod: Option<&'a PodRecord>) -> JobStatus<'
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::job::Dataset;
+    use crate::job::{Dataset, Tier};
+    use crate::kube::{Job, JobPod, WatchEvent, WatchedObject};
+    use crate::state::tier_jobs::TierJobs;
+    use serde_json::Value;
+    use std::time::Instant;
 
     fn job(phase: JobPhase) -> JobRecord {
         JobRecord { uid: "u".into(), created: "t".into(), dataset: Dataset::Mnist, phase }
@@ -125,6 +129,54 @@ mod tests {
         assert_eq!(status.finished.is_some(), matches!(status.state, State::Succeeded | State::Failed));
         assert_eq!(status.node.is_some(), status.state != State::Queued && pod.is_some());
         (status.state, status.reason)
+    }
+
+    /// Returns the state and the reason of a Job and its pod as a Kubernetes 1.20 with the containers of tests/cluster returned them.
+    fn of_recorded(file: &str) -> (&'static str, Option<String>) {
+        let path = format!("{}/src/state/recorded/{file}.json", env!("CARGO_MANIFEST_DIR"));
+        let text = std::fs::read_to_string(&path).expect(&path);
+        let recorded: Value = serde_json::from_str(&text).expect("JSON");
+        let mut tier = TierJobs::new(Tier::Premium);
+        let job = Job::parse(&recorded["job"].to_string()).expect("a Job");
+        tier.apply_job(&WatchEvent::Apply(job), Instant::now());
+        let pod = JobPod::parse(&recorded["pod"].to_string()).expect("a pod");
+        tier.apply_pod(&WatchEvent::Apply(pod), Instant::now());
+        let name = format!("premium-mnist-{file}");
+        let job = tier.job(&name).expect("a Job of this program");
+        let status = status(job, tier.pod(&name, &job.uid));
+        assert_eq!(status.accuracy, (file == "succeeded").then_some(0.978));
+        (status.state.as_str(), status.reason)
+    }
+
+    #[test]
+    fn a_recorded_job_has_the_reason_of_kubernetes() {
+        let unmatched = "no node accepts its pod: 0/2 nodes are available: 2 node(s) didn't match Pod's node affinity.";
+        let no_command = "its container cannot be created: failed to create containerd task: failed to create shim task: OCI runtime";
+        let disk_full =
+            "evicted from its node: Pod ephemeral local storage usage exceeds the total limit of containers 1Mi.";
+        for (file, state, reason) in [
+            ("creating", "pending", "its container is being created"),
+            ("unschedulable", "pending", "no node has 64 CPU free"),
+            ("node-selector", "pending", unmatched),
+            ("image-not-found", "pending", "image not found: localhost:5001/none:1"),
+            ("image-pull", "pending", "image cannot be pulled: registry.local/none:1"),
+            ("image-backoff", "pending", "image cannot be pulled: registry.local/none:1"),
+            ("image-name", "pending", "image name is invalid: Registry Local:!"),
+            ("image-never", "pending", "image is not on the node: registry.local/none:1"),
+            ("config-missing", "pending", "its container cannot be created: configmap \"none\" not found"),
+            ("command-missing", "failed", no_command),
+            ("running", "running", ""),
+            ("succeeded", "succeeded", ""),
+            ("exit-code", "failed", "exit code 1"),
+            ("out-of-memory", "failed", "killed: out of memory"),
+            ("deadline", "failed", "ran longer than 5 s"),
+            ("evicted", "failed", disk_full),
+            ("rejected", "failed", "its node rejected it: Pod Node didn't have enough resource: cpu"),
+        ] {
+            let (seen, text) = of_recorded(file);
+            assert_eq!((seen, text.is_some()), (state, !reason.is_empty()), "{file}: {text:?}");
+            assert!(text.unwrap_or_default().starts_with(reason), "{file}");
+        }
     }
 
     #[test]
