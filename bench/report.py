@@ -9,6 +9,7 @@ import subprocess
 MS = "{:.2f} ms".format
 RATE = "{:.0f}/s".format
 MB = "{:.1f} MB".format
+RATIO = "{:.3g} x".format
 # Label; key and figure of the results, and its format; key of the request of `direct` to compare with, or None;
 # goal: a ratio to `direct` if there is such a key, else the figure itself.
 ROWS = [
@@ -21,6 +22,8 @@ ROWS = [
     ("GET /config, 1,000 pods, p50", "GET 1000", "p50", MS, "GET 1000", 0.025),
     ("GET /config, 10,000 pods, p50", "GET 10000", "p50", MS, "GET 10000", 0.025),
     ("its peak memory", "GET 10000", "peak", MB, None, 24),
+    ("GET /config, 10 pods, 8 at once, p50", "GET 10, 8 at once", "p50", MS, "GET 10, 8 at once", 0.2),
+    ("GET /config, 1,000 pods, 8 at once, p50", "GET 1000, 8 at once", "p50", MS, "GET 1000, 8 at once", 0.025),
     ("GET /config, 10,000 pods, 8 at once, p50", "GET 10000, 8 at once", "p50", MS, "GET 10000, 8 at once", 0.01),
     ("its peak memory", "GET 10000, 8 at once", "peak", MB, None, 24),
     ("GET /config, 10,000 pods, unchanged (304), p50", "GET 10000, unchanged", "p50", MS, None, 0.3),
@@ -103,11 +106,11 @@ measurement the cluster's Jobs are exactly those that the responses name, and ev
             for system in self.systems:
                 value = self.median(key, system, figure)
                 ratio = base and value is not None and self.ratio(key, system, figure, base)
-                cells.append("not measured" if value is None else f"{form(value)}, {ratio:.2f} x" if base else form(value))
+                cells.append("not measured" if value is None else f"{form(value)}, {RATIO(ratio)}" if base else form(value))
             value = self.ratio(key, "program", figure, base) if base else self.median(key, "program", figure)
             met = value >= goal if figure == "rate" else value <= goal
             rows.append([label, form(self.median(base, "direct", figure)) if base else "", cells[0],
-                         f"{goal:.2f} x" if base else form(goal), "yes" if met else "**no**", *cells[1:]])
+                         RATIO(goal) if base else form(goal), "yes" if met else "**no**", *cells[1:]])
         size = os.path.getsize(self.bench.binary) / 1e6
         rows.append(["the stripped binary", "", f"{size:.2f} MB", MB(BINARY_GOAL), "yes" if size <= BINARY_GOAL else "**no**",
                      *["" for _ in self.systems[1:]]])
@@ -139,8 +142,8 @@ handles. Its own CPU time per request is small beside the time of a request.
     def curve(self, unit, prefix, steps, figure, form):
         """Returns a table, and its lines for a plot."""
         keys = {step: f"{prefix} {step}" for step in steps}
-        rows = [[f"{step:,}", form(self.median(key, "direct", figure)), f"{form(self.median(key, 'program', figure))}, "
-                 f"{self.ratio(key, 'program', figure, key):.2f} x", MB(self.median(key, "program", "peak"))] for step, key in keys.items()]
+        rows = [[f"{step:,}", form(self.median(key, "direct", figure)),
+                 f"{form(self.median(key, 'program', figure))}, {RATIO(self.ratio(key, 'program', figure, key))}", MB(self.median(key, "program", "peak"))] for step, key in keys.items()]
         lines = {name: [(step, self.median(key, system, figure)) for step, key in keys.items()]
                  for name, system in (("img-classification", "program"), ("direct", "direct"))}
         return markdown([unit, "direct", "img-classification", "peak memory"], rows), lines

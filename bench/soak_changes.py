@@ -55,15 +55,14 @@ class History:
                 self.states[key][-1][2] = time.monotonic()
 
     def correct(self, namespace, rows):
-        """Ends changes whose response was lost: `rows` are the pods of the namespace now."""
+        """Corrects changes whose response was lost: `rows` are the pods of the namespace now.
+
+        They stay without an acknowledgement, because the API server deletes a pod in two steps, and a killed one may leave a part."""
         with self.lock:
             for key, states in self.states.items():
                 state, actual = states[-1], rows.get(key)
-                if key.startswith(f"{namespace}/") and state[2] is None:
-                    if state[0] == actual:
-                        state[2] = time.monotonic()
-                    else:
-                        states.append([actual, state[1], time.monotonic()])
+                if key.startswith(f"{namespace}/") and state[2] is None and state[0] != actual:
+                    states.append([actual, state[1], None])
 
     def age(self, rows, asked, answered):
         """Returns for how long the oldest of these rows had been out of date when they were asked for, in seconds.
@@ -164,7 +163,8 @@ class Writer(threading.Thread):
                 history.end(keys)
                 self.changes.count()
                 return
-            if status < 500 and status != 429:
+            # A pod that a lost change has deleted or half deleted is 404 or 409, and so is a change that a hung API server gave up.
+            if status < 500 and status not in (404, 409, 429):
                 raise ValueError(f"{request}: {status} {text.decode()}")
         # Unknown: the API server may have made the change before its response was lost.
         self.changes.lost += 1
