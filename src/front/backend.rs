@@ -10,7 +10,7 @@ pub struct Backend {
     pub connect: Box<dyn Fn() -> io::Result<PrivateConnection> + Send + Sync>,
     /// Returns the class of a request from its method and target.
     pub classify: fn(&str, &str) -> Class,
-    /// Request headers to forward. A repeated one is dropped.
+    /// Request headers to forward. A repeated one is empty.
     pub headers: &'static [&'static str],
     /// Longest wait for a private connection.
     pub acquire_timeout: Duration,
