@@ -9,6 +9,7 @@ pub mod error;
 pub mod health;
 mod idempotency;
 pub mod job_list;
+pub mod job_wait;
 pub mod jobs;
 pub mod query;
 pub mod queue;
