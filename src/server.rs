@@ -243,7 +243,7 @@ fn respond(mut request: tiny_http::Request, handler: &Handler) {
     let header = |name: &'static str| {
         request.headers().iter().find(|header| header.field.equiv(name)).map(|header| header.value.as_str())
     };
-    let [authorization, cache_control, if_none_match] = api::REQUEST_HEADERS.map(header);
+    let [authorization, cache_control, if_none_match, idempotency_key] = api::REQUEST_HEADERS.map(header);
     let waited = header(WAITED).and_then(|value| value.parse().ok());
     let response = handler(api::Request {
         method: request.method().as_str(),
@@ -251,6 +251,7 @@ fn respond(mut request: tiny_http::Request, handler: &Handler) {
         authorization,
         cache_control,
         if_none_match,
+        idempotency_key,
         body: body.as_deref(),
         waited: Duration::from_millis(waited.unwrap_or_default()),
     });

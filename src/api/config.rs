@@ -37,7 +37,7 @@ pub fn show(app: &App, request: &Request<'_>) -> Result<Response, ApiError> {
 /// Lists the pods, or shares the list of another caller.
 fn list(app: &App, request: &Request<'_>) -> Result<Body, ApiError> {
     let list = app.lists.run(app.remaining(request), |deadline| {
-        let list: PodList = app.kube.list_pods(deadline).map_err(|error| ApiError::Kube(Arc::new(error), None))?;
+        let list: PodList = app.kube.list_pods(deadline).map_err(|error| ApiError::Kube(Arc::new(error)))?;
         Ok((list.digest, Arc::new(list.into_json())))
     });
     list.map_err(ApiError::from)?

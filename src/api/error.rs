@@ -47,8 +47,16 @@ pub enum ApiError {
     Unauthorized,
     /// The shared operation on Kubernetes did not end in time.
     NoAnswer,
-    /// Kubernetes or the connection to it failed; with the tier of the Job to create.
-    Kube(Arc<kube::Error>, Option<Tier>),
+    /// Kubernetes or the connection to it failed.
+    Kube(Arc<kube::Error>),
+    /// The same at the creation of a Job.
+    Create(Arc<kube::Error>, NewJob),
+    /// An Idempotency-Key that is repeated, empty, too long or not in visible ASCII.
+    BadIdempotencyKey,
+    /// The Job of the Idempotency-Key is being deleted.
+    JobBeingDeleted,
+    /// Another program has a Job of the name that the Idempotency-Key gives.
+    NameTaken,
     /// No quota of the free tier limits CPU.
     NoCpuQuota,
     /// /readyz, with the reason.
@@ -57,6 +65,15 @@ pub enum ApiError {
     NoRandomness,
     /// A bug of the server.
     Internal,
+}
+
+/// A Job that could not be created.
+#[derive(Debug, Clone)]
+pub struct NewJob {
+    pub tier: Tier,
+    pub name: Box<str>,
+    /// The request has an Idempotency-Key.
+    pub has_key: bool,
 }
 
 impl From<Missed> for ApiError {
@@ -69,6 +86,11 @@ impl From<Missed> for ApiError {
 }
 
 impl ApiError {
+    /// Returns the error of a Job that could not be created.
+    pub fn create(error: kube::Error, job: NewJob) -> Self {
+        Self::Create(Arc::new(error), job)
+    }
+
     /// The response: a status, a sentence and a code for the caller, and the chain of causes for the log.
     pub fn into_response(self) -> Response {
         let Answer { status, code, sentence, retry_after } = self.to_answer();
@@ -134,7 +156,22 @@ impl ApiError {
                 Answer::new(401, "unauthorized", "premium needs a token; send it as Authorization: Bearer TOKEN")
             }
             Self::NoAnswer => no_answer(),
-            Self::Kube(error, tier) => kube_to_answer(error, *tier),
+            Self::Kube(error) => kube_to_answer(error, None),
+            Self::Create(error, job) => create_to_answer(error, job),
+            Self::BadIdempotencyKey => Answer::new(
+                400,
+                "bad_idempotency_key",
+                "the Idempotency-Key is malformed; send it once, with 1 to 255 visible ASCII characters",
+            ),
+            Self::JobBeingDeleted => {
+                let sentence = "the Job of this Idempotency-Key is being deleted; try again later, or send another key";
+                Answer::new(503, "job_being_deleted", sentence).retry(RETRY_SOON)
+            }
+            Self::NameTaken => Answer::new(
+                409,
+                "name_taken",
+                "another program has a Job of the name that this Idempotency-Key gives; send another key",
+            ),
             Self::NotReady(reason) => Answer { status: 503, ..reason.to_answer() },
             Self::NoCpuQuota => {
                 let sentence = "no quota limits the CPU of free-service; run img-classification setup";
@@ -147,7 +184,7 @@ impl ApiError {
 
     fn causes(&self) -> Option<String> {
         match self {
-            Self::Kube(error, _) => Some(kube::chain(error)),
+            Self::Kube(error) | Self::Create(error, _) => Some(kube::chain(error)),
             Self::NotReady(reason) => reason.causes(),
             _ => None,
         }
@@ -192,6 +229,20 @@ fn missing_permission(what: &str, namespace: &str) -> Answer {
     Answer::new(502, "permission_missing", sentence)
 }
 
+/// Maps a failure to create a Job to an answer. Where the Job may exist, the sentence tells how to find it.
+fn create_to_answer(error: &kube::Error, job: &NewJob) -> Answer {
+    let (code, problem) = match error {
+        kube::Error::Timeout { .. } => ("kubernetes_timeout", "Kubernetes did not answer in time"),
+        kube::Error::OutcomeUnknown { .. } => ("outcome_unknown", "Kubernetes' answer was lost"),
+        _ => return kube_to_answer(error, Some(job.tier)),
+    };
+    let sentence = match job.has_key {
+        true => format!("{problem}; repeat the request with the same Idempotency-Key"),
+        false => format!("{problem}; see with GET /jobs/{} whether the Job is there", job.name),
+    };
+    Answer::new(504, code, sentence)
+}
+
 /// Maps a failure of Kubernetes to an answer. The sentences are stable; the message of Kubernetes is only in the log.
 fn kube_to_answer(error: &kube::Error, tier: Option<Tier>) -> Answer {
     match error {
@@ -199,16 +250,13 @@ fn kube_to_answer(error: &kube::Error, tier: Option<Tier>) -> Answer {
             Answer::new(503, "kubernetes_unreachable", "Kubernetes cannot be reached; try again later")
                 .retry(RETRY_SOON)
         }
-        kube::Error::Timeout { .. } | kube::Error::Credential(CredentialError::Pending { .. }) => no_answer(),
+        kube::Error::Timeout { .. }
+        | kube::Error::OutcomeUnknown { .. }
+        | kube::Error::Credential(CredentialError::Pending { .. }) => no_answer(),
         kube::Error::Truncated { .. } | kube::Error::ListExpired { .. } => {
             Answer::new(503, "kubernetes_answer_incomplete", "Kubernetes' answer was cut short; try again")
                 .retry(RETRY_SOON)
         }
-        kube::Error::OutcomeUnknown { .. } => Answer::new(
-            504,
-            "outcome_unknown",
-            "Kubernetes' answer was lost; see with GET /config whether the Job is there",
-        ),
         kube::Error::ProxyRefused { .. } => Answer::new(
             502,
             "proxy_refused",

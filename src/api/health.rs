@@ -64,7 +64,7 @@ pub fn readyz(app: &App, timeout: Duration) -> Result<Response, ApiError> {
 /// Checks the watched quotas, or those of Kubernetes where they are not watched. A server without the permission to read
 /// them is ready, as far as it can tell.
 fn check(app: &App, deadline: Instant) -> Result<(), ApiError> {
-    let kube = |error| ApiError::Kube(Arc::new(error), None);
+    let kube = |error| ApiError::Kube(Arc::new(error));
     let watched = app.watched.as_ref().and_then(|watched| watched.queue.has_cpu_quota());
     let has_quota = match watched {
         Some(has_quota) => app.kube.ready(deadline).map(|()| has_quota),

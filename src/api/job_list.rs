@@ -10,7 +10,7 @@ use crate::api::conditional;
 use crate::api::error::ApiError;
 use crate::api::query;
 use crate::api::response::Response;
-use crate::api::{App, Request};
+use crate::api::{App, Request, job_wait};
 use crate::job::{Dataset, JobName, Tier};
 use crate::queue::controller::Places;
 use crate::state::PodRecord;
@@ -86,11 +86,12 @@ pub fn list(app: &App, request: &Request<'_>) -> Result<Response, ApiError> {
     Ok(conditional::json(request, to_json(&Page { jobs, next })).with_detail(detail))
 }
 
-/// Returns a Job.
+/// Returns a Job. A request that waits for a change has been held back by [`job_wait::hold`].
 ///
 /// # Errors
 /// 404 for an unknown Job; otherwise as [`list`].
 pub fn show(app: &App, name: JobName<'_>, request: &Request<'_>) -> Result<Response, ApiError> {
+    job_wait::timeout(request.target)?;
     let watched = app.watched.as_ref().ok_or(ApiError::NotWatched)?;
     let jobs = watched.jobs.read(name.tier);
     jobs.check(Instant::now()).map_err(|why| ApiError::JobsUnavailable(why, name.tier))?;

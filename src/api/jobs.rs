@@ -6,25 +6,31 @@ use std::time::Instant;
 
 use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 
-use crate::api::error::ApiError;
+use crate::api::error::{ApiError, NewJob};
 use crate::api::response::Response;
-use crate::api::{App, Request};
+use crate::api::{App, Request, idempotency};
 use crate::job::{self, Dataset, Tier};
 
-/// Creates a Job and returns its name.
+/// Creates a Job and returns its name. A repeat with the same Idempotency-Key returns the Job of the first request.
 ///
 /// # Errors
-/// 411 without a body, 400 for a body without exactly one known dataset, or the failure of Kubernetes.
+/// 411 without a body, 400 for a body without exactly one known dataset or a malformed key, or the failure of Kubernetes.
 pub fn create(app: &App, tier: Tier, request: &Request<'_>) -> Result<Response, ApiError> {
     let dataset = dataset(request.body.ok_or(ApiError::LengthRequired)?)?;
-    let mut random = [0; 8];
-    getrandom::getrandom(&mut random).map_err(|_| ApiError::NoRandomness)?;
-    let name = job::name(tier, dataset, u64::from_ne_bytes(random));
+    let key = idempotency::key(request)?;
+    let name = key.map_or_else(|| random_name(tier, dataset), |key| Ok(job::keyed_name(tier, dataset, key)))?;
     let manifest = app.manifests.named(tier, dataset, &name);
     let deadline = Instant::now() + app.remaining(request);
     let created = app.kube.create_job(tier.namespace(), &name, manifest.as_bytes(), deadline);
-    created.map_err(|error| ApiError::Kube(Arc::new(error), Some(tier)))?;
-    app.watched.iter().for_each(|watched| watched.jobs.add_created(tier, &name, dataset));
+    let new = || NewJob { tier, name: name.as_str().into(), has_key: key.is_some() };
+    let is_replay = match created {
+        Ok(()) => false,
+        Err(error) if key.is_some() => idempotency::find(app, new(), error, deadline)?,
+        Err(error) => return Err(ApiError::create(error, new())),
+    };
+    if !is_replay {
+        app.watched.iter().for_each(|watched| watched.jobs.add_created(tier, &name, dataset));
+    }
     // Written by hand for the order of the keys; no value needs escaping.
     let body = format!(
         r#"{{"job":"{name}","namespace":"{}","tier":"{}","dataset":"{}","type":"{}"}}"#,
@@ -33,8 +39,18 @@ pub fn create(app: &App, tier: Tier, request: &Request<'_>) -> Result<Response, 
         dataset.as_str(),
         tier.network()
     );
-    let response = Response::json(200, Arc::new(body.into_bytes()));
-    Ok(response.with_header("Location", format!("/jobs/{name}")).with_detail(name))
+    let mut response = Response::json(200, Arc::new(body.into_bytes()));
+    response.headers.push(("Location", format!("/jobs/{name}")));
+    if is_replay {
+        response.headers.push(("Idempotency-Replayed", "true".to_owned()));
+    }
+    Ok(response.with_detail(name))
+}
+
+fn random_name(tier: Tier, dataset: Dataset) -> Result<String, ApiError> {
+    let mut random = [0; 8];
+    getrandom::getrandom(&mut random).map_err(|_| ApiError::NoRandomness)?;
+    Ok(job::name(tier, dataset, u64::from_ne_bytes(random)))
 }
 
 /// Reads `{"dataset": NAME}`; other keys are ignored. Also reads what students' clients send instead: a byte order mark before it, the

@@ -7,7 +7,9 @@ pub mod conditional;
 pub mod config;
 pub mod error;
 pub mod health;
+mod idempotency;
 pub mod job_list;
+pub mod job_wait;
 pub mod jobs;
 pub mod query;
 pub mod queue;
@@ -31,8 +33,8 @@ use crate::state::job_watch::JobWatch;
 use crate::state::pod_list::Body;
 use crate::state::pod_watch::PodWatch;
 
-/// The request headers that the handlers read; a repeated one counts as absent.
-pub const REQUEST_HEADERS: [&str; 3] = ["Authorization", "Cache-Control", "If-None-Match"];
+/// The request headers that the handlers read; a repeated one is empty.
+pub const REQUEST_HEADERS: [&str; 4] = ["Authorization", "Cache-Control", "If-None-Match", "Idempotency-Key"];
 
 /// Longest request body, in bytes, that a handler reads; the front refuses longer ones.
 pub const MAX_BODY: usize = 1024;
@@ -108,6 +110,8 @@ pub struct Request<'a> {
     pub cache_control: Option<&'a str>,
     /// The value of If-None-Match.
     pub if_none_match: Option<&'a str>,
+    /// The value of Idempotency-Key.
+    pub idempotency_key: Option<&'a str>,
     /// The body; `None` if the request has neither Content-Length nor a chunked body.
     pub body: Option<&'a [u8]>,
     /// The wait for a permit.

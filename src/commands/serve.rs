@@ -121,7 +121,7 @@ fn listen(options: &Options, limits: Limits, backend: Backend) -> Result<(Front,
 
 /// Starts the tiny_http server, and returns all that the front needs to use it.
 fn backend(app: &Arc<api::App>, kube_timeout: Duration) -> io::Result<Backend> {
-    let app = Arc::clone(app);
+    let (app, held) = (Arc::clone(app), Arc::clone(app));
     let server = server::Server::start(Box::new(move |request| api::handle(&app, request)))?;
     Ok(Backend {
         connect: Box::new(move || server.connect()),
@@ -129,6 +129,7 @@ fn backend(app: &Arc<api::App>, kube_timeout: Duration) -> io::Result<Backend> {
             Ok(route) if route.calls_kubernetes() => Class::Kubernetes,
             _ => Class::Memory,
         },
+        hold: Box::new(move |method, target, is_over| api::job_wait::hold(&held, method, target, is_over)),
         headers: &api::REQUEST_HEADERS,
         acquire_timeout: kube_timeout,
         response_timeout: kube_timeout + SLACK,

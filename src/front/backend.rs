@@ -10,7 +10,9 @@ pub struct Backend {
     pub connect: Box<dyn Fn() -> io::Result<PrivateConnection> + Send + Sync>,
     /// Returns the class of a request from its method and target.
     pub classify: fn(&str, &str) -> Class,
-    /// Request headers to forward. A repeated one is dropped.
+    /// Holds a request back until it should be forwarded, without a private connection.
+    pub hold: Hold,
+    /// Request headers to forward. A repeated one is empty.
     pub headers: &'static [&'static str],
     /// Longest wait for a private connection.
     pub acquire_timeout: Duration,
@@ -19,6 +21,9 @@ pub struct Backend {
     /// Writes the access log's line for a request that the front answers itself.
     pub log: fn(&LogEntry<'_>),
 }
+
+/// Blocks for the time that a request with this method and target waits, or until the closure returns true. Returns false if it did not block.
+pub type Hold = Box<dyn Fn(&str, &str, &dyn Fn() -> bool) -> bool + Send + Sync>;
 
 /// A connection to the server behind.
 pub struct PrivateConnection {

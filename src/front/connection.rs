@@ -3,6 +3,7 @@
 //! After any doubt about the end of a request the connection is closed. This module never looks into a target or a body.
 
 use std::io;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::front::backend::{Class, LogEntry};
@@ -10,12 +11,12 @@ use crate::front::chunked;
 use crate::front::client::Client;
 use crate::front::connections::Phase;
 use crate::front::error::RequestError;
-use crate::front::io::{ReadOutcome, lingering_close, read_some, wait_closed};
+use crate::front::io::{ReadOutcome, is_ended, lingering_close, read_some, wait_closed};
 use crate::front::limits::MAX_BODY;
 use crate::front::relay::{self, RelayError};
 use crate::front::request::{self, Framing, Request, RequestHead};
 use crate::front::shared::Shared;
-use crate::front::upstream::{AcquireError, Origin, Permit};
+use crate::front::upstream::{AcquireError, Origin, Permit, Place, Pool};
 
 /// Time to a complete head from its first byte: three lost packets on a bad line.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
@@ -29,6 +30,9 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// Time after a refusal for lack of places or tokens before the connection's next request is read. Connections that are refused again
 /// and again would keep both cores of a small host busy.
 const REFUSAL_PAUSE: Duration = Duration::from_millis(200);
+
+/// Pause of a request that was held back before it tries again to get a place: one change may release 256 of them at once.
+const HELD_PAUSE: Duration = Duration::from_millis(10);
 
 /// The reason why no request was read.
 enum ReadError {
@@ -112,7 +116,10 @@ fn acquire<'a>(shared: &'a Shared, client: &Client<'_>, request: &Request) -> Re
     {
         rates.count(origin.network, origin.is_read).map_err(RequestError::RateLimited)?;
     }
-    let place = shared.pool(class).enter(origin).ok_or(RequestError::Overloaded)?;
+    // The phase is that of an idle connection, which can be evicted.
+    let is_held = (backend.hold)(method, target, &|| shared.is_closing() || is_ended(client.stream));
+    let patience = if is_held { backend.acquire_timeout } else { Duration::ZERO };
+    let place = enter(shared.pool(class), origin, patience).ok_or(RequestError::Overloaded)?;
     // Only now, so that the connections of refused requests can be evicted. An evicted client gets no response, so its request must
     // not create a Job.
     if !client.guard.set_phase(Phase::Handling) {
@@ -134,6 +141,18 @@ fn acquire<'a>(shared: &'a Shared, client: &Client<'_>, request: &Request) -> Re
         }
     });
     Ok(permit?)
+}
+
+/// Takes a place in a pool; tries again for `patience` while it has none.
+fn enter(pool: &Pool, origin: Origin, patience: Duration) -> Option<Place<'_>> {
+    let deadline = Instant::now() + patience;
+    loop {
+        let place = pool.enter(origin);
+        if place.is_some() || Instant::now() >= deadline {
+            return place;
+        }
+        thread::sleep(HELD_PAUSE);
+    }
 }
 
 fn log_refusal(shared: &Shared, (method, target): (&str, &str), error: &RequestError, took: Duration) {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::net::{SendFlags, sockopt};
+use rustix::net::{RecvFlags, SendFlags, sockopt};
 
 /// Time and bytes that a refused client may still send before the connection is reset. Closing at once would discard the refusal
 /// that the client has not read yet.
@@ -87,6 +87,12 @@ pub fn wait_writable(stream: &TcpStream, timeout: Duration) -> io::Result<bool> 
 /// Waits at most `timeout` for the end of the connection; false if it goes on.
 pub fn wait_closed(stream: &TcpStream, timeout: Duration) -> io::Result<bool> {
     wait_for(stream, PollFlags::empty(), timeout)
+}
+
+/// Tests if the client has ended its stream.
+pub fn is_ended(stream: &TcpStream) -> bool {
+    let peeked = rustix::net::recv(stream, &mut [0; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT);
+    !matches!(peeked, Ok((1.., _)) | Err(Errno::WOULDBLOCK | Errno::INTR))
 }
 
 fn wait_for(stream: &TcpStream, events: PollFlags, timeout: Duration) -> io::Result<bool> {

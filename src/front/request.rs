@@ -65,7 +65,7 @@ pub struct RequestHead {
     pub target: String,
     /// The framing of the body.
     pub framing: Framing,
-    /// The headers to forward, each given once and in visible ASCII.
+    /// The headers to forward. One that is repeated, or not in printable ASCII, is empty, so that a handler can refuse it.
     pub forwarded: Vec<(&'static str, String)>,
     /// The client waits for 100 Continue.
     pub expect_continue: bool,
@@ -118,7 +118,7 @@ impl RequestHead {
             method: method.to_owned(),
             target: path_of(target).to_owned(),
             framing: framing(parsed.headers, is_http10)?,
-            forwarded: forward.iter().filter_map(|name| Some((*name, only_value(parsed.headers, name)?))).collect(),
+            forwarded: forward.iter().filter_map(|name| Some((*name, value_of(parsed.headers, name)?))).collect(),
             expect_continue: false,
             keep_alive: !is_http10,
             is_http10,
@@ -182,12 +182,13 @@ fn values<'a>(headers: &'a [httparse::Header<'_>], name: &'a str) -> impl Iterat
     headers.iter().filter(move |header| header.name.eq_ignore_ascii_case(name)).map(|header| header.value)
 }
 
-/// The value of a header that is given once and in visible ASCII, of which tokens consist.
-fn only_value(headers: &[httparse::Header<'_>], name: &str) -> Option<String> {
+/// Returns the value of a header, or an empty one if it is repeated or not in printable ASCII; `None` if it is absent.
+fn value_of(headers: &[httparse::Header<'_>], name: &str) -> Option<String> {
     let mut given = values(headers, name);
-    let (Some(value), None) = (given.next(), given.next()) else { return None };
-    let text = std::str::from_utf8(value).ok()?;
-    text.bytes().all(|byte| (b' '..=b'~').contains(&byte)).then(|| text.to_owned())
+    let (value, is_repeated) = (given.next()?, given.next().is_some());
+    let text = std::str::from_utf8(value).unwrap_or_default();
+    let is_printable = text.bytes().all(|byte| (b' '..=b'~').contains(&byte));
+    Some(if is_printable && !is_repeated { text.to_owned() } else { String::new() })
 }
 
 /// Returns the length of the head with its empty line; `None` if that has not arrived. Only CRLF ends a line: RFC 9112 also

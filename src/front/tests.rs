@@ -34,6 +34,7 @@ fn start_with(scripts: Vec<Script>, response_timeout: Duration) -> Front {
         headers: &[],
         acquire_timeout: LONG,
         response_timeout,
+        hold: Box::new(|_, _, _| false),
         log: |_| {},
     };
     let limits = Limits {

@@ -12,6 +12,7 @@ use crate::job::{Dataset, JOB_PODS_SELECTOR, MANAGED_JOB_PODS_SELECTOR, MANAGED_
 use crate::kube::{Client, Job, JobPod, WatchEvent};
 use crate::state::failure;
 use crate::state::tier_jobs::{Effect, MAX_JOBS, TierJobs};
+use crate::state::waiters::Waiters;
 use crate::state::watch_state::Change;
 
 /// Pause of a thread after a panic, so that a repeated panic does not keep the processor busy.
@@ -28,6 +29,8 @@ pub struct JobWatch {
     kube: Arc<Client>,
     free: RwLock<TierJobs>,
     premium: RwLock<TierJobs>,
+    /// The threads that wait for a change of a Job.
+    pub waiters: Waiters,
     /// The full memory has been logged.
     is_full: AtomicBool,
     /// The logged reasons of Jobs that cannot start.
@@ -41,6 +44,7 @@ impl JobWatch {
             kube,
             free: RwLock::new(TierJobs::new(Tier::Free)),
             premium: RwLock::new(TierJobs::new(Tier::Premium)),
+            waiters: Waiters::default(),
             is_full: AtomicBool::new(false),
             logged: Mutex::default(),
         }
@@ -101,6 +105,7 @@ impl JobWatch {
             let failure = failure(&event);
             let mut jobs = self.write(tier);
             let effect = jobs.apply_job(&event, Instant::now());
+            self.wake(event.object().map(|job| &*job.name));
             if tier == Tier::Free {
                 listener(event);
             }
@@ -114,11 +119,20 @@ impl JobWatch {
         let path = format!("/api/v1/namespaces/{}/pods?{selector}", tier.namespace());
         self.kube.watch(&path, &mut |event: WatchEvent<JobPod>| {
             let effect = self.write(tier).apply_pod(&event, Instant::now());
+            self.wake(event.object().map(|pod| &*pod.job));
             self.report(tier, "pods", &failure(&event), &effect);
             if let Some((job, reason)) = effect.failure {
                 self.log_reason(&job, &reason, "img-classification doctor");
             }
         });
+    }
+
+    /// Wakes the threads that wait for this Job, or all after a list or a failure.
+    fn wake(&self, job: Option<&str>) {
+        match job {
+            Some(job) => self.waiters.wake(job),
+            None => self.waiters.wake_all(),
+        }
     }
 
     fn write(&self, tier: Tier) -> RwLockWriteGuard<'_, TierJobs> {

@@ -12,6 +12,7 @@ pub mod pod_watch;
 mod rows;
 pub mod store;
 pub mod tier_jobs;
+mod waiters;
 pub mod watch_state;
 
 pub use pod_record::{CREATING, PodRecord, Progress};

@@ -20,6 +20,7 @@ impl Cluster {
         let parts: Vec<&str> = request.path().split('/').skip(1).collect();
         match (request.method.as_str(), parts.as_slice()) {
             ("POST", ["apis", "batch", "v1", "namespaces", namespace, "jobs"]) => self.create(namespace, request),
+            ("GET", ["apis", "batch", "v1", "namespaces", namespace, "jobs", name]) => self.get(namespace, name),
             ("POST", ["apis", "authorization.k8s.io", "v1", _]) => allowed(request),
             ("GET", ["api", "v1", "pods"]) => ApiResponse::json(200, &pod_list(self.page(request), "")),
             ("GET", ["api", "v1", "namespaces", "free-service", "resourcequotas"]) => {
@@ -60,6 +61,15 @@ impl Cluster {
         job["status"] = json!({});
         self.jobs.push(job.clone());
         ApiResponse::json(201, &job)
+    }
+
+    fn get(&self, namespace: &str, name: &str) -> ApiResponse {
+        let found =
+            self.jobs.iter().find(|job| job["metadata"]["name"] == name && job["metadata"]["namespace"] == namespace);
+        match found {
+            Some(job) => ApiResponse::json(200, job),
+            None => ApiResponse::failure(404, "NotFound", &format!("jobs.batch \"{name}\" not found")),
+        }
     }
 
     /// The first `limit` pods of the request.

@@ -14,8 +14,11 @@ use crate::kube::client::connections::{Connections, INPUT_BUFFER};
 use crate::kube::client::response::{content_type, read_error, request_error, status_error};
 use crate::kube::error::Error;
 use crate::kube::transport::connect::take_connected;
+use crate::kube::types::job::Job;
+use crate::kube::types::json_walk;
 use crate::kube::types::pod::{self, DecodeError, ListMeta, Object, Pod};
 use crate::kube::types::protobuf;
+use crate::kube::types::watched::WatchedObject;
 
 /// Maximum size of a list, in bytes after gunzip: 100,000 pods of 5 KB, for which GET /config returns 15 MB.
 const LIST_LIMIT: u64 = 512 * 1024 * 1024;
@@ -143,6 +146,21 @@ impl Attempt<'_> {
             return Ok(());
         }
         Err(self.malformed(path, "another object than the Job"))
+    }
+
+    /// Returns the Job `name` at `path`.
+    ///
+    /// # Errors
+    /// [`Error`], also for a response other than that Job.
+    pub fn job(&self, path: &str, name: &str) -> Result<Job, Error> {
+        let mut response = self.send("GET", path, None)?;
+        let body = response.body_mut().with_config().limit(JOB_LIMIT).read_to_vec();
+        let body = body.map_err(|error| request_error(&self.url(path), error))?;
+        let mut job = Job::default();
+        match json_walk::walk(&body, &mut |path, leaf| job.set(path, leaf)) {
+            Ok(()) if job.name == name => Ok(job),
+            _ => Err(self.malformed(path, "another object than the Job")),
+        }
     }
 
     /// Streams one page of pods into `pods`.

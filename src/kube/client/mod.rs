@@ -21,6 +21,7 @@ use crate::kube::client::paginate::paginate;
 use crate::kube::client::retry::{Retries, RetryBudget};
 use crate::kube::config::cluster::Cluster;
 use crate::kube::error::{Error, TlsError, chain};
+use crate::kube::types::job::Job;
 use crate::kube::types::pod::{DiscardPods, Pod};
 
 /// The path of the pods of all namespaces.
@@ -85,6 +86,19 @@ impl Client {
             error if is_lost => Error::OutcomeUnknown { source: Box::new(error) },
             error => error,
         })
+    }
+
+    /// Returns a Job, or `None` if there is none of this name, by `deadline`.
+    ///
+    /// # Errors
+    /// [`Error`]
+    pub fn get_job(&self, namespace: &str, name: &str, deadline: Instant) -> Result<Option<Job>, Error> {
+        let path = format!("/apis/batch/v1/namespaces/{namespace}/jobs/{name}");
+        match self.retry_until(deadline, |attempt| attempt.job(&path, name)) {
+            Ok(job) => Ok(Some(job)),
+            Err(error) if error.not_found() => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// Lists the pods of all namespaces, as one consistent list, by `deadline`.

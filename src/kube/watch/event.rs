@@ -21,6 +21,16 @@ pub enum WatchEvent<T> {
     Failed(Error),
 }
 
+impl<T> WatchEvent<T> {
+    /// Returns the object that exists or no longer exists.
+    pub fn object(&self) -> Option<&T> {
+        match self {
+            Self::Apply(object) | Self::Delete(object) => Some(object),
+            Self::Init | Self::InitDone | Self::Connected | Self::Failed(_) => None,
+        }
+    }
+}
+
 /// Builds objects from leaves and hands them on. It has no type parameter, so that all that reads from the connection is
 /// compiled once for all kinds of objects.
 pub trait Sink {

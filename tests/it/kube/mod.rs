@@ -3,6 +3,7 @@
 mod circuit_breaker;
 mod credentials;
 mod exec_plugin;
+mod idempotency;
 mod jobs;
 mod kube_errors;
 mod kubeconfig;

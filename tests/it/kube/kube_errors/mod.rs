@@ -12,13 +12,13 @@ use crate::support::kubeconfig::TOKEN;
 use crate::support::server::{Server, Setup};
 
 /// A server with this --kube-timeout in seconds, and its API server.
-fn started(kube_timeout: u32) -> (ApiServer, Server) {
+pub fn started(kube_timeout: u32) -> (ApiServer, Server) {
     let api = ApiServer::start();
     let server = Setup::for_api(&api).args(&["--kube-timeout", &kube_timeout.to_string()]).start();
     (api, server)
 }
 
-fn check_retry_after(response: &Response) {
+pub fn check_retry_after(response: &Response) {
     let seconds = response.header("Retry-After").expect("Retry-After").parse::<u32>().expect("Retry-After in seconds");
     assert!((1..=3600).contains(&seconds), "{seconds}");
 }
@@ -28,7 +28,7 @@ fn creates(api: &ApiServer) -> Vec<Request> {
 }
 
 /// Checks an error sentence for clients: no secret, no address of the control plane, no code trace.
-fn check_sentence(response: &Response) -> String {
+pub fn check_sentence(response: &Response) -> String {
     let sentence = response.error();
     for forbidden in [TOKEN, "Bearer", "panicked", ".rs:", "<html", "Err("] {
         assert!(!sentence.contains(forbidden), "{forbidden:?} in {sentence:?}");
