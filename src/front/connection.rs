@@ -137,6 +137,7 @@ fn acquire<'a>(shared: &'a Shared, client: &Client<'_>, request: &Request) -> Re
 }
 
 fn log_refusal(shared: &Shared, (method, target): (&str, &str), error: &RequestError, took: Duration) {
+    shared.stats.record(error);
     let (status, _, detail, _) = error.to_status();
     (shared.backend.log)(&LogEntry { method, target, status, took, detail: &detail });
 }

@@ -34,7 +34,7 @@ fn start_with(scripts: Vec<Script>, response_timeout: Duration) -> Front {
         headers: &[],
         acquire_timeout: LONG,
         response_timeout,
-        log: |_| {},
+        log: Box::new(|_| {}),
     };
     let limits = Limits {
         connections: 8,
