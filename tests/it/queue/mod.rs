@@ -1,6 +1,7 @@
 //! The free tier's queue: requeueing when the quota has room, GET /queue, and both after watch errors.
 
 mod job_list;
+mod metrics;
 mod requeue;
 mod watch;
 
