@@ -162,7 +162,10 @@ mod tests {
         ];
         for (method, target, status) in table {
             let route = Route::parse(method, target);
-            assert!(route.as_ref().is_ok_and(|route| TEMPLATES.contains(&route.template())) || status > 0);
+            if let Ok(template) = route.as_ref().map(|route| route.template()) {
+                let is_path = target.split('?').next() == Some(template) || [OTHER, "/jobs/{name}"].contains(&template);
+                assert!(is_path && TEMPLATES.contains(&template), "{method} {target}: {template}");
+            }
             let seen = route.map_or_else(|error| error.into_response().status, |_| 0);
             assert_eq!(seen, status, "{method} {target}");
         }
