@@ -9,7 +9,7 @@ use crate::state::job_status::{State, state};
 use crate::state::job_watch::JobWatch;
 use crate::state::watch_state::WatchStats;
 
-/// Number of Jobs that are counted at a time, in about 0.5 ms: meanwhile no event and no POST adds one.
+/// Number of Jobs that are counted at a time, in about 0.1 ms: meanwhile no event and no POST adds one.
 const COUNTED: usize = 500;
 
 /// The number of Jobs in each of [`State::ALL`].
