@@ -72,7 +72,7 @@ put_files() {
   local edited=
   if [ -e $environment ] && ! cmp -s $environment $doc/$name.env; then edited=1; fi
   for file in README.md CHANGELOG.md LICENSE; do put "$here/$file" "$doc/$file" 644; done
-  for file in "$here"/docs/*.md; do put "$file" "$doc/docs/${file##*/}" 644; done
+  for file in "$here"/docs/*; do put "$file" "$doc/docs/${file##*/}" 644; done
   put "$here/systemd/$name.env" "$doc/$name.env" 644
   if [ -z "$edited" ]; then
     put $doc/$name.env $environment 600

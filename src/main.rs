@@ -8,6 +8,7 @@ mod commands;
 mod front;
 mod job;
 mod kube;
+mod metrics;
 mod queue;
 mod server;
 mod simulator;

@@ -30,6 +30,7 @@ fuzz_target!(|input: &[u8]| {
         Route::Queue => "GET /queue".to_owned(),
         Route::Healthz => "GET /healthz".to_owned(),
         Route::Readyz => "GET /readyz".to_owned(),
+        Route::Metrics => "GET /metrics".to_owned(),
         Route::Options(methods) => return assert!(method == "OPTIONS" && methods.contains("OPTIONS"), "{line}"),
     };
     assert_eq!(format!("{} {path}", if method == "HEAD" { "GET" } else { method }), expected);

@@ -10,6 +10,8 @@ pub mod front;
 #[path = "../../src/job.rs"]
 pub mod job;
 pub mod kube;
+#[path = "../../src/metrics.rs"]
+pub mod metrics;
 #[path = "../../src/queue/mod.rs"]
 pub mod queue;
 #[path = "../../src/state/mod.rs"]

@@ -20,13 +20,17 @@ pub fn show(app: &App, request: &Request<'_>) -> Result<Response, ApiError> {
     }
     // The digest decides first: a 304 needs no body.
     let unchanged = watched.and_then(|pods| pods.digest()).filter(|digest| has_etag(request, &digest.etag()));
+    let mut is_listed = false;
     let (digest, body) = match unchanged {
         Some(digest) => (digest, None),
         None => {
-            let (digest, body) = watched.and_then(|pods| pods.body()).map_or_else(|| list(app, request), Ok)?;
+            let from_watch = watched.and_then(|pods| pods.body());
+            is_listed = from_watch.is_none();
+            let (digest, body) = from_watch.map_or_else(|| list(app, request), Ok)?;
             (digest, Some(body).filter(|_| !has_etag(request, &digest.etag())))
         }
     };
+    if is_listed { &app.metrics.config_from_list } else { &app.metrics.config_from_watch }.increment();
     let response = match body {
         Some(body) => Response::json(200, body).with_header("ETag", digest.etag()),
         None => Response::not_modified(digest.etag()),

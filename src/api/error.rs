@@ -115,7 +115,7 @@ impl ApiError {
             Self::NotFound => Answer::new(
                 404,
                 "not_found",
-                "no such path; there are POST /img-classification/free and /img-classification/premium, GET /config, /jobs, /jobs/NAME, /queue, /healthz and /readyz",
+                "no such path; there are POST /img-classification/free and /img-classification/premium, GET /config, /jobs, /jobs/NAME, /queue, /healthz, /readyz and /metrics",
             ),
             Self::BadQuery(parameter, values) => {
                 Answer::new(400, "bad_query", format!("unknown value of {parameter}; send {values}"))

@@ -11,6 +11,7 @@ mod idempotency;
 pub mod job_list;
 pub mod job_wait;
 pub mod jobs;
+pub mod metrics;
 pub mod query;
 pub mod queue;
 pub mod response;
@@ -19,12 +20,13 @@ pub mod single_flight;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::api::auth::Token;
 use crate::api::error::ApiError;
+use crate::api::metrics::Metrics;
 use crate::api::response::Response;
-use crate::api::route::Route;
+use crate::api::route::{OTHER, Route};
 use crate::api::single_flight::SingleFlight;
 use crate::job::{self, Tier};
 use crate::kube;
@@ -56,6 +58,8 @@ pub struct App {
     lists: SingleFlight<Result<Body, ApiError>>,
     /// Callers of GET /readyz share one answer.
     readiness: health::Readiness,
+    /// The counters of the requests.
+    pub metrics: Metrics,
     /// Longest time of a request that calls Kubernetes.
     kube_timeout: Duration,
 }
@@ -76,6 +80,7 @@ impl App {
             watched,
             lists: SingleFlight::default(),
             readiness: health::Readiness::default(),
+            metrics: Metrics::default(),
             kube_timeout,
         }
     }
@@ -118,14 +123,18 @@ pub struct Request<'a> {
     pub waited: Duration,
 }
 
-/// Handles a request with at most one operation on Kubernetes. A panic becomes a 500.
+/// Handles a request with at most one operation on Kubernetes, and counts it. A panic becomes a 500.
 pub fn handle(app: &App, request: Request<'_>) -> Response {
-    let outcome = catch_unwind(AssertUnwindSafe(|| respond(app, request)));
-    outcome.unwrap_or(Err(ApiError::Internal)).unwrap_or_else(ApiError::into_response)
+    let started = Instant::now();
+    let route = Route::parse(request.method, request.target);
+    let template = route.as_ref().map_or(OTHER, |route| route.template());
+    let outcome = catch_unwind(AssertUnwindSafe(|| route.and_then(|route| respond(app, route, request))));
+    let response = outcome.unwrap_or(Err(ApiError::Internal)).unwrap_or_else(ApiError::into_response);
+    app.metrics.record(template, response.status, request.waited + started.elapsed());
+    response
 }
 
-fn respond(app: &App, request: Request<'_>) -> Result<Response, ApiError> {
-    let route = Route::parse(request.method, request.target)?;
+fn respond(app: &App, route: Route<'_>, request: Request<'_>) -> Result<Response, ApiError> {
     authorize(app, route, request.authorization)?;
     match route {
         Route::CreateJob(tier) => jobs::create(app, tier, &request),
@@ -135,6 +144,7 @@ fn respond(app: &App, request: Request<'_>) -> Result<Response, ApiError> {
         Route::Queue => queue::show(app),
         Route::Healthz => Ok(health::healthz()),
         Route::Readyz => health::readyz(app, app.remaining(&request)),
+        Route::Metrics => Ok(metrics::show(app)),
         Route::Options(methods) => Ok(Response::allow(methods)),
     }
 }

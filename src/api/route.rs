@@ -20,9 +20,32 @@ pub enum Route<'a> {
     Healthz,
     /// GET /readyz
     Readyz,
+    /// GET /metrics
+    Metrics,
     /// OPTIONS of any of these paths, with the path's methods
     Options(&'static str),
 }
+
+/// The template of a request that no route matches, and of OPTIONS.
+pub const OTHER: &str = "other";
+
+/// The template of a request that the front refuses before its route is known.
+pub const REFUSED: &str = "none";
+
+/// The templates of all requests.
+pub const TEMPLATES: [&str; 11] = [
+    OTHER,
+    REFUSED,
+    "/img-classification/free",
+    "/img-classification/premium",
+    "/config",
+    "/jobs",
+    "/jobs/{name}",
+    "/queue",
+    "/healthz",
+    "/readyz",
+    "/metrics",
+];
 
 /// The methods of each path, as Allow lists them.
 const GET: &str = "GET, HEAD, OPTIONS";
@@ -47,6 +70,7 @@ impl<'a> Route<'a> {
             ("GET" | "HEAD", "/queue")                      => Ok(Self::Queue),
             ("GET" | "HEAD", "/healthz")                    => Ok(Self::Healthz),
             ("GET" | "HEAD", "/readyz")                     => Ok(Self::Readyz),
+            ("GET" | "HEAD", "/metrics")                    => Ok(Self::Metrics),
 
             ("GET" | "HEAD", path) if job(path).is_some()   => job(path).and_then(JobName::parse).map(Self::ShowJob).ok_or(ApiError::NoSuchJob),
 
@@ -56,6 +80,22 @@ impl<'a> Route<'a> {
                 Some(methods)                               => Err(ApiError::MethodNotAllowed(methods)),
                 None                                        => Err(ApiError::NotFound),
             },
+        }
+    }
+
+    /// Returns the path without a caller's text, one of [`TEMPLATES`].
+    pub fn template(self) -> &'static str {
+        match self {
+            Self::CreateJob(Tier::Free) => "/img-classification/free",
+            Self::CreateJob(Tier::Premium) => "/img-classification/premium",
+            Self::ListPods => "/config",
+            Self::ListJobs => "/jobs",
+            Self::ShowJob(_) => "/jobs/{name}",
+            Self::Queue => "/queue",
+            Self::Healthz => "/healthz",
+            Self::Readyz => "/readyz",
+            Self::Metrics => "/metrics",
+            Self::Options(_) => OTHER,
         }
     }
 
@@ -75,7 +115,7 @@ fn allowed_methods(path: &str) -> Option<&'static str> {
     match path {
         "/img-classification/free" | "/img-classification/premium" => Some(POST),
         path if job(path).is_some() => Some(GET),
-        "/config" | "/jobs" | "/queue" | "/healthz" | "/readyz" => Some(GET),
+        "/config" | "/jobs" | "/queue" | "/healthz" | "/readyz" | "/metrics" => Some(GET),
         _ => None,
     }
 }
@@ -103,6 +143,8 @@ mod tests {
             ("OPTIONS", "/jobs/free-mnist-g6rf/x", 404),
             ("GET", "/healthz", 0),
             ("HEAD", "/readyz", 0),
+            ("GET", "/metrics", 0),
+            ("POST", "/metrics", 405),
             ("GET", "/img-classification/free", 405),
             ("HEAD", "/img-classification/free", 405),
             ("DELETE", "/config", 405),
@@ -119,7 +161,12 @@ mod tests {
             ("get", "/config", 501),
         ];
         for (method, target, status) in table {
-            let seen = Route::parse(method, target).map_or_else(|error| error.into_response().status, |_| 0);
+            let route = Route::parse(method, target);
+            if let Ok(template) = route.as_ref().map(|route| route.template()) {
+                let is_path = target.split('?').next() == Some(template) || [OTHER, "/jobs/{name}"].contains(&template);
+                assert!(is_path && TEMPLATES.contains(&template), "{method} {target}: {template}");
+            }
+            let seen = route.map_or_else(|error| error.into_response().status, |_| 0);
             assert_eq!(seen, status, "{method} {target}");
         }
         assert!(Route::Readyz.calls_kubernetes() && !Route::Queue.calls_kubernetes());

@@ -11,7 +11,7 @@ use signal_hook::iterator::Signals;
 
 use crate::api;
 use crate::api::auth;
-use crate::api::route::Route;
+use crate::api::route::{REFUSED, Route};
 use crate::cli::{self, Env, Options};
 use crate::commands::output::one_line;
 use crate::commands::setup;
@@ -48,6 +48,8 @@ pub fn run(options: &Options, env: Env<'_>) -> Result<(), StartError> {
     let app = Arc::new(load(options, env, local.as_ref(), limits, &mut configuration)?);
     let backend = backend(&app, options.access.kube_timeout).map_err(StartError::PrivateSocket)?;
     let (front, acceptor) = listen(options, limits, backend)?;
+    let counted = front.clone(); // the front and the application live as long as the process
+    app.metrics.set_front(Box::new(move |text| counted.write_metrics(text)));
     let (alive, watched, timeout) = (front.clone(), front.clone(), options.access.kube_timeout + SLACK);
     let is_alive = move || alive.is_alive(timeout);
     systemd::start_watchdog(front.address(), is_alive, move || watched.is_closing()).map_err(StartError::Threads)?;
@@ -121,7 +123,7 @@ fn listen(options: &Options, limits: Limits, backend: Backend) -> Result<(Front,
 
 /// Starts the tiny_http server, and returns all that the front needs to use it.
 fn backend(app: &Arc<api::App>, kube_timeout: Duration) -> io::Result<Backend> {
-    let (app, held) = (Arc::clone(app), Arc::clone(app));
+    let (app, held, counted) = (Arc::clone(app), Arc::clone(app), Arc::clone(app));
     let server = server::Server::start(Box::new(move |request| api::handle(&app, request)))?;
     Ok(Backend {
         connect: Box::new(move || server.connect()),
@@ -133,7 +135,10 @@ fn backend(app: &Arc<api::App>, kube_timeout: Duration) -> io::Result<Backend> {
         headers: &api::REQUEST_HEADERS,
         acquire_timeout: kube_timeout,
         response_timeout: kube_timeout + SLACK,
-        log: server::log_response,
+        log: Box::new(move |entry| {
+            counted.metrics.record(REFUSED, entry.status, entry.took);
+            server::log_response(entry);
+        }),
     })
 }
 

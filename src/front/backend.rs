@@ -18,8 +18,8 @@ pub struct Backend {
     pub acquire_timeout: Duration,
     /// Longest time from a forwarded request to the next bytes of its response.
     pub response_timeout: Duration,
-    /// Writes the access log's line for a request that the front answers itself.
-    pub log: fn(&LogEntry<'_>),
+    /// Counts and logs a request that the front answers itself.
+    pub log: Box<dyn Fn(&LogEntry<'_>) + Send + Sync>,
 }
 
 /// Blocks for the time that a request with this method and target waits, or until the closure returns true. Returns false if it did not block.

@@ -156,6 +156,7 @@ fn enter(pool: &Pool, origin: Origin, patience: Duration) -> Option<Place<'_>> {
 }
 
 fn log_refusal(shared: &Shared, (method, target): (&str, &str), error: &RequestError, took: Duration) {
+    shared.stats.record(error);
     let (status, _, detail, _) = error.to_status();
     (shared.backend.log)(&LogEntry { method, target, status, took, detail: &detail });
 }

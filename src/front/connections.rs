@@ -46,6 +46,8 @@ struct State {
     is_accepting: bool,
     open: HashMap<u64, Connection>,
     last_key: u64,
+    /// Connections that made room for others.
+    evictions: u64,
 }
 
 struct Connection {
@@ -136,6 +138,12 @@ impl Connections {
         0
     }
 
+    /// Returns the number of open connections, its maximum, and the number of evictions.
+    pub fn counts(&self) -> (usize, usize, u64) {
+        let state = self.lock();
+        (state.open.len(), self.max, state.evictions)
+    }
+
     /// Wakes [`Self::drain`] to look at a connection that became idle.
     pub fn notify(&self) {
         self.connection_closed.notify_all();
@@ -162,6 +170,7 @@ impl State {
         if evicted.unsent() > 0 {
             reset_on_close(&evicted.stream);
         }
+        self.evictions += 1;
         // The connection's thread sees the end of the stream.
         let _ = evicted.stream.shutdown(Shutdown::Both);
         Some(())

@@ -18,6 +18,7 @@ use crate::front::error::RequestError;
 use crate::front::io::try_send;
 use crate::front::limits::{Limits, RECEIVE_BUFFER, SEND_BUFFER};
 use crate::front::shared::Shared;
+use crate::metrics::Text;
 
 /// Pause after a failure to accept that may last: no descriptors, no memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
@@ -89,6 +90,11 @@ impl Front {
         self.shared.pool(Class::Kubernetes).is_alive(timeout)
     }
 
+    /// Writes the counters and levels of the front.
+    pub fn write_metrics(&self, text: &mut Text) {
+        self.shared.write_metrics(text);
+    }
+
     /// Refuses new connections, ends idle ones, and waits at most `timeout` for the responses to requests that have arrived or are on
     /// their way.
     pub fn close(&self, timeout: Duration) {
@@ -104,7 +110,8 @@ impl Front {
 
 /// Refuses a connection without waiting: the response fits into the socket's empty buffer. It is not in the access log, which a flood
 /// would fill.
-fn refuse(stream: &TcpStream) {
+fn refuse(shared: &Shared, stream: &TcpStream) {
+    shared.stats.connections_refused.increment();
     // A client that cannot take even this gets nothing.
     let _ = try_send(stream, &RequestError::ConnectionLimit.to_response(false, true));
     let _ = stream.shutdown(Shutdown::Write);
@@ -154,7 +161,7 @@ impl Acceptor {
                     if reserve.take().is_some()
                         && let Ok((stream, _)) = self.listener.accept()
                     {
-                        refuse(&stream);
+                        refuse(&self.shared, &stream);
                     }
                     thread::sleep(ACCEPT_PAUSE);
                     if is_closing {
@@ -172,7 +179,7 @@ impl Acceptor {
         let is_local = stream.local_addr().is_ok_and(|local| local.ip() == peer);
         let Some(guard) = self.shared.connections.register(&stream, peer, is_local) else {
             self.shared.log_throttled("connection limit reached");
-            return refuse(&stream);
+            return refuse(&self.shared, &stream);
         };
         let shared = Arc::clone(&self.shared);
         let served = Arc::clone(&stream);
@@ -182,7 +189,7 @@ impl Acceptor {
         });
         if let Err(error) = spawned {
             self.shared.log_throttled(&format!("no thread for another connection: {error}"));
-            refuse(&stream);
+            refuse(&self.shared, &stream);
         }
     }
 

@@ -9,6 +9,7 @@ use crate::front::backend::{Backend, Class};
 use crate::front::connections::Connections;
 use crate::front::limits::Limits;
 use crate::front::rate_limiter::Rates;
+use crate::front::stats::Stats;
 use crate::front::upstream::{Pool, Size};
 
 /// The shared state of the front.
@@ -21,6 +22,8 @@ pub struct Shared {
     pub rates: Option<Rates>,
     /// The table of client connections.
     pub connections: Arc<Connections>,
+    /// The refusals.
+    pub stats: Stats,
     kubernetes: Pool,
     memory: Pool,
     stream: Pool,
@@ -36,6 +39,7 @@ impl Shared {
             backend,
             rates: (limits.posts_per_minute > 0).then(|| Rates::new(limits.posts_per_minute)),
             connections: Arc::new(Connections::new(limits.connections)),
+            stats: Stats::default(),
             kubernetes: Pool::new(Size {
                 max: limits.kubernetes,
                 max_reads: limits.kubernetes_reads(),

@@ -35,7 +35,7 @@ fn start_with(scripts: Vec<Script>, response_timeout: Duration) -> Front {
         acquire_timeout: LONG,
         response_timeout,
         hold: Box::new(|_, _, _| false),
-        log: |_| {},
+        log: Box::new(|_| {}),
     };
     let limits = Limits {
         connections: 8,

@@ -43,6 +43,16 @@ pub struct Size {
     pub max_waiting_reads: usize,
 }
 
+/// The use of a pool.
+pub struct Usage {
+    /// Permits given out.
+    pub in_use: usize,
+    /// Most permits.
+    pub max: usize,
+    /// Requests that wait for one.
+    pub waiting: usize,
+}
+
 /// The origin of a request.
 #[derive(Debug, Clone, Copy)]
 pub struct Origin {
@@ -158,6 +168,12 @@ impl Pool {
         let closed: Vec<_> = state.idle.drain(..old).collect();
         drop(state);
         drop(closed);
+    }
+
+    /// Returns the use of the pool.
+    pub fn usage(&self) -> Usage {
+        let state = self.lock();
+        Usage { in_use: state.in_use, max: self.size.max, waiting: state.waiting.len() }
     }
 
     /// Returns true if no request is running, or one ended less than `timeout` ago. Every request has a deadline, so a pool without

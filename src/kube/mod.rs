@@ -1,7 +1,7 @@
 //! The Kubernetes API: the cluster's configuration, the credential, and the operations that this program uses.
 //!
-//! Only this folder names rustls and serde_yaml. It imports nothing from outside itself and contains no policy of the
-//! service: no tiers and no HTTP statuses of our API.
+//! Only this folder names rustls and serde_yaml. It imports only the leaf `metrics` from outside itself and contains
+//! no policy of the service: no tiers and no HTTP statuses of our API.
 //!
 //! Guarantees for every operation of [`Client`]:
 //! - It ends by its deadline, retries and a credential refresh included.

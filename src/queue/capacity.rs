@@ -1,5 +1,6 @@
 //! The capacity that quotas leave for pods, and the amount that a Job's pod requests. Pure.
 
+use crate::job;
 use crate::kube::quantity::{self, Milli};
 use crate::kube::{Job, Quota};
 
@@ -65,6 +66,12 @@ impl Capacity {
             amounts.fold(0, Milli::saturating_add).clamp(0, MAX_AMOUNT)
         };
         Self([total("cpu", false), total("cpu", true), total("memory", false), total("memory", true), 1000])
+    }
+
+    /// Returns the amount that a pod of this program requests.
+    pub fn of_classifier() -> Self {
+        let cpu = quantity::parse(job::CPU).expect("the constant is a quantity");
+        Self([cpu, cpu, 0, 0, 1000])
     }
 
     /// Returns the lower amount of each resource.

@@ -16,9 +16,9 @@ use serde_json::{Value, json};
 use crate::job::Tier;
 use crate::kube::{Client, Error, Job, Quota, Status, WatchEvent, chain, random_fraction};
 use crate::queue::backoff::Backoff;
-use crate::queue::{Action, MAX_JOBS, Queue, REQUEUED_AT, RequeueOutcome};
+use crate::queue::{Action, MAX_JOBS, Queue, QueueStats, REQUEUED_AT, RequeueOutcome};
 use crate::state::job_watch::{JobWatch, spawn_loop};
-use crate::state::watch_state::{Change, Unavailable};
+use crate::state::watch_state::{Change, Unavailable, WatchStats};
 use crate::state::{describe, failure};
 
 /// Pause of all requeues after a missing permission, which only the operator can grant.
@@ -76,6 +76,20 @@ impl QueueController {
         let jobs = self.jobs.read(Tier::Free);
         jobs.check(Instant::now())?;
         Ok(self.lock().snapshot(|name, uid| jobs.pod(name, uid)))
+    }
+
+    /// Returns the numbers of the queue.
+    ///
+    /// # Errors
+    /// The state is missing or too old.
+    pub fn stats(&self) -> Result<QueueStats, Unavailable> {
+        self.jobs.read(Tier::Free).check(Instant::now())?;
+        Ok(self.lock().stats(Instant::now(), SystemTime::now()))
+    }
+
+    /// Returns the history of the watch of the quotas.
+    pub fn quota_watch_stats(&self) -> WatchStats {
+        self.lock().quota_watch_stats(Instant::now())
     }
 
     /// Returns the places of the waiting Jobs.

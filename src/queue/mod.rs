@@ -21,7 +21,7 @@ use crate::queue::capacity::Capacity;
 use crate::queue::queued_job::QueuedJob;
 pub use crate::queue::queued_job::REQUEUED_AT;
 use crate::state::store::Store;
-use crate::state::watch_state::{Change, WatchState};
+use crate::state::watch_state::{Change, WatchState, WatchStats};
 use crate::state::{CREATING, PodRecord, Progress};
 
 /// Pause of all requeues after a conflict: by then the watch has reported the change.
@@ -79,6 +79,19 @@ pub enum RequeueOutcome {
     Failed(Duration),
     /// As `Failed`, but this Job may be the cause: after the pause the queue requeues other Jobs first.
     Rejected(Duration),
+}
+
+/// The numbers of the queue.
+#[derive(Debug, PartialEq, Eq)]
+pub struct QueueStats {
+    /// Waiting Jobs.
+    pub waiting: usize,
+    /// Time since the creation of the oldest one.
+    pub oldest_wait: Duration,
+    /// Jobs with a pod.
+    pub used_slots: usize,
+    /// Number of this program's Jobs that the quotas allow beside them. `None` without a limit, and while the quotas are not known.
+    pub free_slots: Option<u64>,
 }
 
 impl Queue {
@@ -222,6 +235,26 @@ impl Queue {
             }
         }
         json!({ "running": running, "starting": starting, "waiting": waiting })
+    }
+
+    /// Returns the numbers of the queue.
+    pub fn stats(&self, now: Instant, clock: SystemTime) -> QueueStats {
+        let mut waiting = self.jobs.iter().filter(|job| job.is_waiting());
+        let oldest = waiting.next();
+        let created = oldest.and_then(|job| humantime::parse_rfc3339(&job.created).ok());
+        let waiting = usize::from(oldest.is_some()) + waiting.count();
+        let remaining = self.quotas.values().filter_map(|quota| quota.remaining.holds(&Capacity::of_classifier()));
+        QueueStats {
+            waiting,
+            oldest_wait: created.and_then(|created| clock.duration_since(created).ok()).unwrap_or_default(),
+            used_slots: self.jobs.len() - waiting,
+            free_slots: self.quota_watch.check(now).ok().and_then(|()| remaining.min()),
+        }
+    }
+
+    /// Returns the history of the watch of the quotas.
+    pub fn quota_watch_stats(&self, now: Instant) -> WatchStats {
+        self.quota_watch.stats(now)
     }
 
     /// Returns the names of the waiting Jobs, in the order of the queue.

@@ -16,11 +16,11 @@ pub enum State {
 }
 
 impl State {
+    pub const ALL: [Self; 5] = [Self::Queued, Self::Pending, Self::Running, Self::Succeeded, Self::Failed];
+
     /// Returns the state of this name.
     pub fn parse(name: &str) -> Option<Self> {
-        [Self::Queued, Self::Pending, Self::Running, Self::Succeeded, Self::Failed]
-            .into_iter()
-            .find(|state| state.as_str() == name)
+        Self::ALL.into_iter().find(|state| state.as_str() == name)
     }
 
     pub fn as_str(self) -> &'static str {

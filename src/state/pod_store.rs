@@ -5,7 +5,7 @@ use std::time::Instant;
 use crate::kube::{Pod, WatchEvent};
 use crate::state::pod_list::{Digest, write_row};
 use crate::state::rows::{Rows, Snapshot};
-use crate::state::watch_state::{Change, WatchState};
+use crate::state::watch_state::{Change, WatchState, WatchStats};
 
 /// The watched pods.
 #[derive(Default)]
@@ -43,6 +43,16 @@ impl PodStore {
     /// Returns the number of changes if the watch is live.
     pub fn version(&self, now: Instant) -> Option<u64> {
         self.watch.is_live(now).then_some(self.version)
+    }
+
+    /// Drops the rows, at the end of the watch.
+    pub fn end(&mut self) {
+        *self = Self { watch: self.watch.ended(), ..Self::default() };
+    }
+
+    /// Returns the history of the watch.
+    pub fn watch_stats(&self, now: Instant) -> WatchStats {
+        self.watch.stats(now)
     }
 
     /// Returns the rows as they are now.

@@ -12,7 +12,7 @@ use crate::kube::{Client, Pod, WatchEvent};
 use crate::state::failure;
 use crate::state::pod_list::{Body, Digest, join};
 use crate::state::pod_store::PodStore;
-use crate::state::watch_state::Change;
+use crate::state::watch_state::{Change, WatchStats};
 
 /// Time without a GET /config after which the watch ends: a page that polls and an autograder ask far more often, and a cluster
 /// that changes costs the host CPU.
@@ -77,6 +77,11 @@ impl PodWatch {
         Some(body)
     }
 
+    /// Returns the history of the watch.
+    pub fn watch_stats(&self) -> WatchStats {
+        self.read(|store| store.watch_stats(Instant::now()))
+    }
+
     /// Watches while there is demand. A panic must not leave rows that no watch updates.
     fn run(&self) {
         let watch = || self.kube.watch_pods(&mut |event| self.apply(event), &|| self.is_wanted());
@@ -111,7 +116,7 @@ impl PodWatch {
     /// Frees the memory. The next demand starts a thread.
     fn end(&self, demand: &mut Demand) {
         demand.has_thread = false;
-        *self.store.write().unwrap_or_else(PoisonError::into_inner) = PodStore::default();
+        self.store.write().unwrap_or_else(PoisonError::into_inner).end();
         *self.body.lock().unwrap_or_else(PoisonError::into_inner) = Default::default();
     }
 

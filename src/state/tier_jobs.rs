@@ -8,7 +8,7 @@ use crate::job::{DATASET_LABEL, Dataset, JobName, MANAGED_BY, Tier};
 use crate::kube::{Job, JobPod, JobState, WatchEvent};
 use crate::state::pod_record::{PodRecord, Progress};
 use crate::state::store::Store;
-use crate::state::watch_state::{Change, Unavailable, WatchState};
+use crate::state::watch_state::{Change, Unavailable, WatchState, WatchStats};
 
 /// Maximum number of Jobs in memory, of 700 bytes each with its pod. Beyond it the Job that was created first of those that have ended
 /// makes room. The quotas of k8s/ allow 1,000 premium Jobs and 300 free ones.
@@ -206,6 +206,11 @@ impl TierJobs {
     pub fn fail(&mut self) {
         self.job_watch.fail();
         self.pod_watch.fail();
+    }
+
+    /// Returns the histories of the watches of the Jobs and of their pods.
+    pub fn watch_stats(&self, now: Instant) -> [WatchStats; 2] {
+        [self.job_watch.stats(now), self.pod_watch.stats(now)]
     }
 
     /// Returns a Job.

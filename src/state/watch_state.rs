@@ -7,9 +7,24 @@ use crate::kube::WatchEvent;
 /// Maximum age of watched objects. A watch ends after 20 s, and the start of the next one tells that they are up to date.
 const MAX_AGE: Duration = Duration::from_secs(25);
 
+/// The history of a watch.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct WatchStats {
+    /// The time since the objects were last those of Kubernetes.
+    pub age: Option<Duration>,
+    /// Connections so far.
+    pub connections: u64,
+    /// Lists begun so far.
+    pub lists: u64,
+    /// Failures so far.
+    pub failures: u64,
+}
+
 /// The condition of one watch.
 #[derive(Default)]
 pub struct WatchState {
+    /// The history without the age.
+    stats: WatchStats,
     /// A complete list has arrived.
     is_listed: bool,
     /// The watch is connected, and has neither failed nor begun a list since.
@@ -49,6 +64,7 @@ pub enum Unavailable {
 impl WatchState {
     /// Follows an event of the watch.
     pub fn follow<T>(&mut self, event: &WatchEvent<T>, now: Instant) -> Option<Change> {
+        self.count(event);
         match event {
             WatchEvent::Failed(error) => {
                 self.is_connected = false;
@@ -72,6 +88,25 @@ impl WatchState {
             }
         }
         None
+    }
+
+    fn count<T>(&mut self, event: &WatchEvent<T>) {
+        match event {
+            WatchEvent::Connected => self.stats.connections += 1,
+            WatchEvent::Init => self.stats.lists += 1,
+            WatchEvent::Failed(_) => self.stats.failures += 1,
+            WatchEvent::InitDone | WatchEvent::Apply(_) | WatchEvent::Delete(_) => {}
+        }
+    }
+
+    /// Returns the history.
+    pub fn stats(&self, now: Instant) -> WatchStats {
+        WatchStats { age: self.current_at.map(|at| now.saturating_duration_since(at)), ..self.stats }
+    }
+
+    /// Returns the condition of a watch that has ended and may start again, with its history.
+    pub fn ended(&self) -> Self {
+        Self { stats: self.stats, ..Self::default() }
     }
 
     /// Marks a watch without a thread as failed.
@@ -147,5 +182,8 @@ mod tests {
         watch.follow(&failure(403), at(63_000));
         assert_eq!(watch.check(at(87_000)), Ok(()));
         assert_eq!(watch.check(at(87_001)), Err(Unavailable::Forbidden));
+        let stats = WatchStats { age: Some(Duration::from_secs(1)), connections: 3, lists: 2, failures: 3 };
+        assert_eq!(watch.stats(at(63_000)), stats);
+        assert_eq!(watch.ended().stats(at(63_000)), WatchStats { age: None, ..stats });
     }
 }

@@ -8,6 +8,7 @@ mod support;
 mod commands;
 mod http;
 mod kube;
+mod metrics;
 mod queue;
 mod simulator;
 mod state;

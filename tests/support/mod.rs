@@ -8,6 +8,7 @@ pub mod cluster;
 pub mod http;
 pub mod kubeconfig;
 pub mod kubernetes;
+pub mod metrics;
 pub mod plugin;
 pub mod process;
 pub mod proxy;

@@ -9,6 +9,7 @@ use crate::kube::client::Client;
 use crate::kube::client::attempt::{Attempt, JSON};
 use crate::kube::client::paginate::paginate;
 use crate::kube::client::response::date;
+use crate::kube::client::stats::Verb;
 use crate::kube::error::Error;
 use crate::kube::types::pod::Object;
 
@@ -46,6 +47,15 @@ pub enum Operation<'a> {
 }
 
 impl Operation<'_> {
+    fn verb(&self) -> Verb {
+        match self {
+            Self::Get => Verb::Get,
+            Self::Create(_) => Verb::Create,
+            Self::Apply(_) | Self::Merge(_) => Verb::Patch,
+            Self::Delete => Verb::Delete,
+        }
+    }
+
     /// Returns (method, (media type, body)).
     fn parts(&self) -> (&'static str, Option<(&'static str, Vec<u8>)>) {
         match self {
@@ -75,7 +85,7 @@ impl Client {
             Operation::Merge(_) => format!("{path}?fieldManager={MANAGER}"),
             _ => path.to_owned(),
         };
-        self.retry(|attempt| {
+        self.retry(operation.verb(), |attempt| {
             let body = body.as_ref().map(|(media_type, bytes)| (*media_type, bytes.as_slice()));
             let response = attempt.send(method, &path, body)?;
             attempt.object(&path, response, RESPONSE_LIMIT)
@@ -100,7 +110,7 @@ impl Client {
     /// # Errors
     /// [`Error`]; the object may have changed.
     pub fn patch_if_current(&self, path: &str, patch: &str) -> Result<bool, Error> {
-        self.attempt(PATCH_TIMEOUT, |attempt| {
+        self.attempt(Verb::Patch, PATCH_TIMEOUT, |attempt| {
             match attempt.send("PATCH", path, Some((MERGE_PATCH, patch.as_bytes()))) {
                 Ok(response) => attempt.object::<Object>(path, response, RESPONSE_LIMIT).map(|_| true),
                 Err(Error::Status { status, .. }) if matches!(status.code, 404 | 409) => Ok(false),
@@ -123,7 +133,7 @@ impl Client {
     /// [`Error`]; never a partial list.
     pub fn list_until(&self, path: &str, deadline: Instant) -> Result<Vec<Value>, Error> {
         let first = format!("{path}{}limit={PAGE}", if path.contains('?') { '&' } else { '?' });
-        self.retry_until(deadline, |attempt| {
+        self.retry_until(Verb::List, deadline, |attempt| {
             let mut all = Vec::new();
             paginate(&first, |path| read_page(attempt, path, &mut all))?;
             Ok(all)
@@ -136,7 +146,7 @@ impl Client {
     /// [`Error`]
     pub fn version(&self) -> Result<(String, Option<SystemTime>), Error> {
         const PATH: &str = "/version";
-        self.retry(|attempt| {
+        self.retry(Verb::Get, |attempt| {
             let response = attempt.send("GET", PATH, None)?;
             let date = date(&response);
             let version: Value = attempt.object(PATH, response, RESPONSE_LIMIT)?;

@@ -7,6 +7,7 @@ pub mod dynamic;
 pub mod paginate;
 pub mod response;
 pub mod retry;
+pub mod stats;
 
 use std::cell::Cell;
 use std::sync::Arc;
@@ -19,10 +20,12 @@ use crate::kube::client::circuit_breaker::Circuit;
 use crate::kube::client::connections::Connections;
 use crate::kube::client::paginate::paginate;
 use crate::kube::client::retry::{Retries, RetryBudget};
+use crate::kube::client::stats::{Stats, Verb};
 use crate::kube::config::cluster::Cluster;
 use crate::kube::error::{Error, TlsError, chain};
 use crate::kube::types::job::Job;
 use crate::kube::types::pod::{DiscardPods, Pod};
+use crate::metrics::Text;
 
 /// The path of the pods of all namespaces.
 pub const PODS: &str = "/api/v1/pods";
@@ -34,6 +37,7 @@ pub struct Client {
     credentials: Credentials,
     circuit: Arc<Circuit>,
     budget: RetryBudget,
+    stats: Stats,
     pub(in crate::kube) timeout: Duration,
     /// The process is about to end: watches end silently.
     pub(in crate::kube) is_closed: AtomicBool,
@@ -50,8 +54,8 @@ impl Client {
         let connections = Connections::new(server, (trust, proxy), user.identity.clone(), max_idle)?;
         let (connections, circuit) = (Arc::new(connections), Arc::default());
         let (credentials, budget) = (Credentials::new(user), RetryBudget::new(Instant::now()));
-        let is_closed = AtomicBool::new(false);
-        Ok(Self { connections, impersonate, credentials, circuit, budget, timeout, is_closed })
+        let (stats, is_closed) = (Stats::default(), AtomicBool::new(false));
+        Ok(Self { connections, impersonate, credentials, circuit, budget, stats, timeout, is_closed })
     }
 
     /// Creates a Job. `name` is the random name in `manifest`, and every retry uses it. "Already exists" after a lost
@@ -63,7 +67,7 @@ impl Client {
         let path = format!("/apis/batch/v1/namespaces/{namespace}/jobs");
         // An earlier attempt may have stored the Job, and an earlier response was lost.
         let (mut maybe_stored, mut is_lost) = (false, false);
-        let outcome = self.retry_until(deadline, |attempt| {
+        let outcome = self.retry_until(Verb::Create, deadline, |attempt| {
             let outcome = attempt.create_job(&path, name, manifest);
             match &outcome {
                 Err(Error::Status { status, .. }) if maybe_stored && status.already_exists() => return Ok(()),
@@ -94,7 +98,7 @@ impl Client {
     /// [`Error`]
     pub fn get_job(&self, namespace: &str, name: &str, deadline: Instant) -> Result<Option<Job>, Error> {
         let path = format!("/apis/batch/v1/namespaces/{namespace}/jobs/{name}");
-        match self.retry_until(deadline, |attempt| attempt.job(&path, name)) {
+        match self.retry_until(Verb::Get, deadline, |attempt| attempt.job(&path, name)) {
             Ok(job) => Ok(Some(job)),
             Err(error) if error.not_found() => Ok(None),
             Err(error) => Err(error),
@@ -106,7 +110,7 @@ impl Client {
     /// # Errors
     /// [`Error`]; never a partial list.
     pub fn list_pods<C: Default + Extend<Pod>>(&self, deadline: Instant) -> Result<C, Error> {
-        self.retry_until(deadline, |attempt| {
+        self.retry_until(Verb::List, deadline, |attempt| {
             let mut pods = C::default();
             paginate(PODS, |path| Ok(attempt.pod_list(path, &mut pods)?.next))?;
             Ok(pods)
@@ -119,15 +123,18 @@ impl Client {
     /// # Errors
     /// [`Error`]
     pub fn ready(&self, deadline: Instant) -> Result<(), Error> {
-        self.retry_until(deadline, |attempt| attempt.pod_list("/api/v1/pods?limit=1", &mut DiscardPods).map(drop))
+        self.retry_until(Verb::List, deadline, |attempt| {
+            attempt.pod_list("/api/v1/pods?limit=1", &mut DiscardPods).map(drop)
+        })
     }
 
     /// Attempts an operation until it succeeds, until a retry would not help, or until the client's deadline.
     pub(in crate::kube) fn retry<T>(
         &self,
+        verb: Verb,
         operation: impl FnMut(&Attempt<'_>) -> Result<T, Error>,
     ) -> Result<T, Error> {
-        self.retry_until(self.deadline(), operation)
+        self.retry_until(verb, self.deadline(), operation)
     }
 
     /// The deadline of an operation that starts now.
@@ -138,20 +145,17 @@ impl Client {
     /// Attempts an operation like [`retry`](Self::retry), until `deadline`.
     pub(in crate::kube) fn retry_until<T>(
         &self,
+        verb: Verb,
         deadline: Instant,
         mut operation: impl FnMut(&Attempt<'_>) -> Result<T, Error>,
     ) -> Result<T, Error> {
-        if self.circuit.is_open() {
-            return Err(Error::CircuitOpen { url: self.connections.server.to_string() });
-        }
-        self.budget.record_request(Instant::now());
-        let mut attempt = self.first_attempt(deadline)?;
+        let mut attempt = self.start(verb, deadline)?;
         let (mut retries, mut is_renewed) = (Retries::default(), false);
         // The start of the failures to connect since the last other outcome.
         let mut unreachable_since = None;
         loop {
             let started = Instant::now();
-            let error = match self.run(&attempt, &mut operation) {
+            let error = match self.run(verb, &attempt, &mut operation) {
                 Ok(done) => return Ok(done),
                 Err(error) => error,
             };
@@ -184,38 +188,55 @@ impl Client {
             if !self.circuit.pause(retry.pause) {
                 return Err(error);
             }
+            self.stats.retries.increment();
         }
+    }
+
+    /// Returns the first attempt of a request, unless the circuit is open.
+    fn start(&self, verb: Verb, deadline: Instant) -> Result<Attempt<'_>, Error> {
+        if self.circuit.is_open() {
+            let error = Error::CircuitOpen { url: self.connections.server.to_string() };
+            self.stats.count(verb, Some(&error));
+            return Err(error);
+        }
+        self.budget.record_request(Instant::now());
+        self.first_attempt(verb, deadline)
     }
 
     /// Attempts an operation once, and again with a new credential if the first is rejected. It serves background work
     /// with its own backoff, and ignores the circuit breaker.
     pub(in crate::kube) fn attempt<T>(
         &self,
+        verb: Verb,
         timeout: Duration,
         mut operation: impl FnMut(&Attempt<'_>) -> Result<T, Error>,
     ) -> Result<T, Error> {
-        let mut attempt = self.first_attempt(Instant::now() + timeout)?;
-        match self.run(&attempt, &mut operation) {
+        let mut attempt = self.first_attempt(verb, Instant::now() + timeout)?;
+        match self.run(verb, &attempt, &mut operation) {
             Err(error) if error.unauthorized() => match self.renew_credential(&mut attempt)? {
-                true => self.run(&attempt, &mut operation),
+                true => self.run(verb, &attempt, &mut operation),
                 false => Err(error),
             },
             outcome => outcome,
         }
     }
 
-    fn first_attempt(&self, deadline: Instant) -> Result<Attempt<'_>, Error> {
-        let credential = self.credentials.get(deadline).map_err(Error::Credential)?;
+    fn first_attempt(&self, verb: Verb, deadline: Instant) -> Result<Attempt<'_>, Error> {
+        let credential = self.credentials.get(deadline).map_err(Error::Credential);
+        let credential = credential.inspect_err(|error| self.stats.count(verb, Some(error)))?;
         let (connections, impersonate, was_idle) = (&*self.connections, &*self.impersonate, Cell::new(false));
         Ok(Attempt { connections, impersonate, credential, deadline, was_idle })
     }
 
     fn run<T>(
         &self,
+        verb: Verb,
         attempt: &Attempt<'_>,
         operation: &mut impl FnMut(&Attempt<'_>) -> Result<T, Error>,
     ) -> Result<T, Error> {
+        let started = Instant::now();
         let outcome = operation(attempt);
+        self.stats.record(verb, outcome.as_ref().err(), started.elapsed());
         if let Err(Error::Unreachable { .. } | Error::Timeout { .. } | Error::Truncated { .. }) = outcome {
             self.connections.record_broken();
         }
@@ -244,6 +265,13 @@ impl Client {
     /// Returns the subject of our token, or `None` if the token does not contain it.
     pub fn subject(&self) -> Option<String> {
         self.credentials.get(self.deadline()).ok()?.subject()
+    }
+
+    /// Writes the counters of the requests, and the state of the circuit.
+    pub fn write_metrics(&self, text: &mut Text) {
+        self.stats.write(text);
+        let help = "1 while Kubernetes is unreachable and requests that need it are refused at once, else 0.";
+        text.gauge("img_classification_kubernetes_circuit_open", help, u8::from(self.circuit.is_open()));
     }
 
     /// Kills a credential plugin that is still running. From here on no watch reports a failure.

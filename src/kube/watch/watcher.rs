@@ -13,6 +13,7 @@ use crate::kube::client::attempt::Attempt;
 use crate::kube::client::paginate::paginate;
 use crate::kube::client::response::{read_error, request_error};
 use crate::kube::client::retry::{exponential, jitter, random_fraction};
+use crate::kube::client::stats::Verb;
 use crate::kube::client::{Client, PODS};
 use crate::kube::config::address::{UNRESERVED, percent_encode};
 use crate::kube::error::{CredentialError, Error};
@@ -238,7 +239,7 @@ impl Watcher<'_> {
         let mut version = String::new();
         let page_timeout = self.client.timeout.max(MIN_PAGE_TIMEOUT);
         let began = Instant::now();
-        self.client.attempt(LIST_TIMEOUT, |attempt| {
+        self.client.attempt(Verb::List, LIST_TIMEOUT, |attempt| {
             // Inside, because a rejected credential begins the list again: an object of the first pages may be gone.
             sink.emit(WatchEvent::Init);
             paginate(&first, |path| {
@@ -264,7 +265,7 @@ impl Watcher<'_> {
         let (sink, connected_at, current_at) = (&mut *self.sink, &mut self.connected_at, &mut self.current_at);
         // Before the request, so that a silent connection has always lasted longer than the limit.
         let began = Instant::now();
-        self.client.attempt(WATCH_TIMEOUT, |attempt| {
+        self.client.attempt(Verb::Watch, WATCH_TIMEOUT, |attempt| {
             let mut response = attempt.send("GET", &path, None)?;
             if current_at.is_some_and(|at| at.elapsed() >= max_gap) {
                 return Ok(false);

@@ -269,7 +269,7 @@ fn unknown_paths_are_404_for_every_method() {
         "/img-classification/FREE",
         "/img-classification//free",
         "/free",
-        "/metrics",
+        "/metrics/",
         "/../config",
         "/config%00",
         "/?x=/config",
@@ -304,7 +304,7 @@ fn known_path_with_another_method_is_405_with_allow() {
         let response = server.connect().request("HEAD", path, None);
         assert_eq!((response.status, sorted(&response)), (405, post.clone()), "HEAD {path}");
     }
-    for path in ["/config", "/healthz", "/readyz"] {
+    for path in ["/config", "/healthz", "/readyz", "/metrics"] {
         for method in ["POST", "PUT", "DELETE", "PATCH"] {
             let response = server.connect().request(method, path, Some(b""));
             assert_eq!((response.status, sorted(&response)), (405, get.clone()), "{method} {path}");
@@ -407,11 +407,11 @@ fn every_response_is_json_with_its_length() {
 }
 
 #[test]
-fn healthz_sends_no_kubernetes_request() {
+fn healthz_and_metrics_send_no_kubernetes_request() {
     let (api, server) = scripted();
     let before = api.requests().len();
-    for _ in 0..5 {
-        assert_eq!(server.get("/healthz").status, 200);
+    for path in ["/healthz", "/metrics"].repeat(5) {
+        assert_eq!(server.get(path).status, 200, "{path}");
     }
     assert_eq!(api.requests().len(), before);
 }

@@ -2,6 +2,7 @@
 
 mod job_list;
 mod job_wait;
+mod metrics;
 mod requeue;
 mod watch;
 
