@@ -2,8 +2,6 @@
 
 use std::time::Instant;
 
-use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Serialize;
 
 use crate::api::conditional;
@@ -81,7 +79,7 @@ pub fn list(app: &App, request: &Request<'_>) -> Result<Response, ApiError> {
     let has_next = jobs.len() > limit;
     jobs.truncate(limit);
     let last = jobs.last().filter(|_| has_next);
-    let next = last.map(|last| URL_SAFE_NO_PAD.encode(format!("{} {}", last.created, last.job)));
+    let next = last.map(|last| format!("{}_{}", last.created, last.job));
     let detail = format!("{} Jobs", jobs.len());
     Ok(conditional::json(request, to_json(&Page { jobs, next })).with_detail(detail))
 }
@@ -181,9 +179,14 @@ impl Query {
     }
 }
 
+/// Parses the `next` of a page: the creation time and the name of its last Job.
 fn after(value: &str) -> Option<(Box<str>, Box<str>)> {
-    let text = String::from_utf8(URL_SAFE_NO_PAD.decode(value).ok()?).ok()?;
-    text.split_once(' ').map(|(created, name)| (created.into(), name.into()))
+    const TIME: &[u8] = b"0000-00-00T00:00:00Z";
+    let (created, name) = value.split_once('_')?;
+    let is_like = |(byte, like): (u8, &u8)| if *like == b'0' { byte.is_ascii_digit() } else { byte == *like };
+    let is_time = created.len() == TIME.len() && created.bytes().zip(TIME).all(is_like);
+    JobName::parse(name).filter(|_| is_time)?;
+    Some((created.into(), name.into()))
 }
 
 #[cfg(test)]
@@ -204,8 +207,8 @@ mod tests {
         assert_eq!(query, expected);
         assert_eq!(Query::parse("/jobs").expect("a query"), Query::default());
         assert_eq!(Query::parse("/jobs?").expect("a query"), Query::default());
-        let token = URL_SAFE_NO_PAD.encode("2026-01-01T00:00:00Z free-mnist-x");
-        let after = Query::parse(&format!("/jobs?after={token}")).expect("a query").after.expect("a token");
+        let target = "/jobs?after=2026-01-01T00%3A00:00Z_free-mnist-x";
+        let after = Query::parse(target).expect("a query").after.expect("a token");
         assert_eq!((&*after.0, &*after.1), ("2026-01-01T00:00:00Z", "free-mnist-x"));
         for bad in [
             "tier=gold",
@@ -215,8 +218,10 @@ mod tests {
             "limit=0",
             "limit=501",
             "limit=x",
-            "after=%",
-            "after=eA",
+            "after=",
+            "after=2026-01-01T00:00:00Z_free-cifar-x",
+            "after=2026-01-01T00:00:00_free-mnist-x",
+            "after=2026-01-01%2000:00:00Z_free-mnist-x",
             "tier=free&tier=free",
         ] {
             assert!(Query::parse(&format!("/jobs?{bad}")).is_err(), "{bad}");

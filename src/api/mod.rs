@@ -12,6 +12,7 @@ pub mod job_list;
 pub mod job_wait;
 pub mod jobs;
 pub mod metrics;
+mod openapi;
 pub mod query;
 pub mod queue;
 pub mod response;
@@ -145,6 +146,7 @@ fn respond(app: &App, route: Route<'_>, request: Request<'_>) -> Result<Response
         Route::Healthz => Ok(health::healthz()),
         Route::Readyz => health::readyz(app, app.remaining(&request)),
         Route::Metrics => Ok(metrics::show(app)),
+        Route::OpenApi => Ok(openapi::show(&request)),
         Route::Options(methods) => Ok(Response::allow(methods)),
     }
 }

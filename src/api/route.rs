@@ -22,6 +22,8 @@ pub enum Route<'a> {
     Readyz,
     /// GET /metrics
     Metrics,
+    /// GET /openapi.json
+    OpenApi,
     /// OPTIONS of any of these paths, with the path's methods
     Options(&'static str),
 }
@@ -33,7 +35,7 @@ pub const OTHER: &str = "other";
 pub const REFUSED: &str = "none";
 
 /// The templates of all requests.
-pub const TEMPLATES: [&str; 11] = [
+pub const TEMPLATES: [&str; 12] = [
     OTHER,
     REFUSED,
     "/img-classification/free",
@@ -45,14 +47,15 @@ pub const TEMPLATES: [&str; 11] = [
     "/healthz",
     "/readyz",
     "/metrics",
+    "/openapi.json",
 ];
 
 /// The methods of each path, as Allow lists them.
 const GET: &str = "GET, HEAD, OPTIONS";
 const POST: &str = "POST, OPTIONS";
 
-/// RFC 9110's methods and PATCH. Any other method is "not implemented" rather than "not allowed".
-const METHODS: [&str; 9] = ["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"];
+/// RFC 9110's methods, PATCH and QUERY. Any other method is "not implemented" rather than "not allowed".
+const METHODS: [&str; 10] = ["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", "QUERY"];
 
 impl<'a> Route<'a> {
     /// The route table. `target` is the request's path, with or without a query, which is ignored.
@@ -71,6 +74,7 @@ impl<'a> Route<'a> {
             ("GET" | "HEAD", "/healthz")                    => Ok(Self::Healthz),
             ("GET" | "HEAD", "/readyz")                     => Ok(Self::Readyz),
             ("GET" | "HEAD", "/metrics")                    => Ok(Self::Metrics),
+            ("GET" | "HEAD", "/openapi.json")               => Ok(Self::OpenApi),
 
             ("GET" | "HEAD", path) if job(path).is_some()   => job(path).and_then(JobName::parse).map(Self::ShowJob).ok_or(ApiError::NoSuchJob),
 
@@ -95,6 +99,7 @@ impl<'a> Route<'a> {
             Self::Healthz => "/healthz",
             Self::Readyz => "/readyz",
             Self::Metrics => "/metrics",
+            Self::OpenApi => "/openapi.json",
             Self::Options(_) => OTHER,
         }
     }
@@ -115,7 +120,7 @@ fn allowed_methods(path: &str) -> Option<&'static str> {
     match path {
         "/img-classification/free" | "/img-classification/premium" => Some(POST),
         path if job(path).is_some() => Some(GET),
-        "/config" | "/jobs" | "/queue" | "/healthz" | "/readyz" | "/metrics" => Some(GET),
+        "/config" | "/jobs" | "/queue" | "/healthz" | "/readyz" | "/metrics" | "/openapi.json" => Some(GET),
         _ => None,
     }
 }
@@ -145,6 +150,7 @@ mod tests {
             ("HEAD", "/readyz", 0),
             ("GET", "/metrics", 0),
             ("POST", "/metrics", 405),
+            ("GET", "/openapi.json", 0),
             ("GET", "/img-classification/free", 405),
             ("HEAD", "/img-classification/free", 405),
             ("DELETE", "/config", 405),

@@ -1,6 +1,7 @@
 //! The HTTP interface.
 
 mod http_protocol;
+mod openapi;
 mod overload;
 mod private_connections;
 mod rate_limit_auth;
