@@ -49,6 +49,8 @@ pub enum ApiError {
     NoAnswer,
     /// Kubernetes or the connection to it failed.
     Kube(Arc<kube::Error>),
+    /// The same for a Job that is read from the namespace of this tier.
+    ReadJob(Arc<kube::Error>, Tier),
     /// The same at the creation of a Job.
     Create(Arc<kube::Error>, NewJob),
     /// An Idempotency-Key that is repeated, empty, too long or not in visible ASCII.
@@ -156,7 +158,10 @@ impl ApiError {
                 Answer::new(401, "unauthorized", "premium needs a token; send it as Authorization: Bearer TOKEN")
             }
             Self::NoAnswer => no_answer(),
-            Self::Kube(error) => kube_to_answer(error, None),
+            Self::ReadJob(error, tier) if error.not_permitted() => {
+                missing_permission("read Jobs and pods", tier.namespace())
+            }
+            Self::Kube(error) | Self::ReadJob(error, _) => kube_to_answer(error, None),
             Self::Create(error, job) => create_to_answer(error, job),
             Self::BadIdempotencyKey => Answer::new(
                 400,
@@ -184,7 +189,7 @@ impl ApiError {
 
     fn causes(&self) -> Option<String> {
         match self {
-            Self::Kube(error) | Self::Create(error, _) => Some(kube::chain(error)),
+            Self::Kube(error) | Self::ReadJob(error, _) | Self::Create(error, _) => Some(kube::chain(error)),
             Self::NotReady(reason) => reason.causes(),
             _ => None,
         }

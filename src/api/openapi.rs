@@ -46,5 +46,9 @@ mod tests {
         let in_answers: BTreeSet<&str> =
             sources.split("Answer::new(").skip(1).filter_map(|call| call.split('"').nth(1)).collect();
         assert!(in_answers.is_subset(&documented), "{:?}", in_answers.difference(&documented));
+        // The front's statuses have no other quoted words.
+        let statuses = include_str!("../front/error.rs").split("fn to_response").next().expect("the statuses");
+        let in_front = codes(statuses, "\"", "\"");
+        assert!(in_front.contains("overloaded") && in_front.is_subset(&documented), "{in_front:?}");
     }
 }

@@ -104,9 +104,13 @@ impl<'a> Route<'a> {
         }
     }
 
-    /// True if the handler may call Kubernetes. A list of pods does while they are not watched.
-    pub fn calls_kubernetes(self) -> bool {
-        matches!(self, Self::CreateJob(_) | Self::ListPods | Self::Readyz)
+    /// True if the handler may call Kubernetes. A list of pods does while they are not watched, a Job only with --no-watch.
+    pub fn calls_kubernetes(self, is_watched: bool) -> bool {
+        match self {
+            Self::CreateJob(_) | Self::ListPods | Self::Readyz => true,
+            Self::ShowJob(_) => !is_watched,
+            _ => false,
+        }
     }
 }
 
@@ -175,7 +179,9 @@ mod tests {
             let seen = route.map_or_else(|error| error.into_response().status, |_| 0);
             assert_eq!(seen, status, "{method} {target}");
         }
-        assert!(Route::Readyz.calls_kubernetes() && !Route::Queue.calls_kubernetes());
-        assert!(!Route::Options(GET).calls_kubernetes());
+        assert!(Route::Readyz.calls_kubernetes(true) && !Route::Queue.calls_kubernetes(false));
+        assert!(!Route::Options(GET).calls_kubernetes(false));
+        let job = JobName::parse("free-mnist-g6rf").map(Route::ShowJob).expect("a name");
+        assert!(job.calls_kubernetes(false) && !job.calls_kubernetes(true));
     }
 }

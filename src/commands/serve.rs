@@ -124,13 +124,14 @@ fn listen(options: &Options, limits: Limits, backend: Backend) -> Result<(Front,
 /// Starts the tiny_http server, and returns all that the front needs to use it.
 fn backend(app: &Arc<api::App>, kube_timeout: Duration) -> io::Result<Backend> {
     let (app, held, counted) = (Arc::clone(app), Arc::clone(app), Arc::clone(app));
+    let is_watched = app.watched.is_some();
     let server = server::Server::start(Box::new(move |request| api::handle(&app, request)))?;
     Ok(Backend {
         connect: Box::new(move || server.connect()),
-        classify: |method, target| match Route::parse(method, target) {
-            Ok(route) if route.calls_kubernetes() => Class::Kubernetes,
+        classify: Box::new(move |method, target| match Route::parse(method, target) {
+            Ok(route) if route.calls_kubernetes(is_watched) => Class::Kubernetes,
             _ => Class::Memory,
-        },
+        }),
         hold: Box::new(move |method, target, is_over| api::job_wait::hold(&held, method, target, is_over)),
         headers: &api::REQUEST_HEADERS,
         acquire_timeout: kube_timeout,

@@ -9,7 +9,7 @@ pub struct Backend {
     /// Opens a private connection and starts the worker that serves it.
     pub connect: Box<dyn Fn() -> io::Result<PrivateConnection> + Send + Sync>,
     /// Returns the class of a request from its method and target.
-    pub classify: fn(&str, &str) -> Class,
+    pub classify: Classify,
     /// Holds a request back until it should be forwarded, without a private connection.
     pub hold: Hold,
     /// Request headers to forward. A repeated one is empty.
@@ -21,6 +21,9 @@ pub struct Backend {
     /// Counts and logs a request that the front answers itself.
     pub log: Box<dyn Fn(&LogEntry<'_>) + Send + Sync>,
 }
+
+/// Returns the class of a request with this method and target.
+pub type Classify = Box<dyn Fn(&str, &str) -> Class + Send + Sync>;
 
 /// Blocks for the time that a request with this method and target waits, or until the closure returns true. Returns false if it did not block.
 pub type Hold = Box<dyn Fn(&str, &str, &dyn Fn() -> bool) -> bool + Send + Sync>;

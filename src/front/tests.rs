@@ -30,7 +30,7 @@ fn start_with(scripts: Vec<Script>, response_timeout: Duration) -> Front {
     };
     let backend = Backend {
         connect: Box::new(connect),
-        classify: |_, target| if target == "/stream" { Class::Stream } else { Class::Memory },
+        classify: Box::new(|_, target| if target == "/stream" { Class::Stream } else { Class::Memory }),
         headers: &[],
         acquire_timeout: LONG,
         response_timeout,

@@ -246,7 +246,7 @@ fn is_result(jobs: &Store<Box<str>, JobRecord>, pod: &PodRecord) -> bool {
 
 impl JobRecord {
     /// Returns the record of a Job, or `None` for one of another program or one that is being deleted.
-    fn new(job: &Job, tier: Tier) -> Option<Self> {
+    pub fn new(job: &Job, tier: Tier) -> Option<Self> {
         let is_ours = job.labels.get(MANAGED_BY.0) == Some(MANAGED_BY.1)
             && JobName::parse(&job.name).is_some_and(|name| name.tier == tier);
         if job.is_being_deleted || !is_ours {

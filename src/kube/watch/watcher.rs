@@ -40,7 +40,7 @@ const LIST_TIMEOUT: Duration = Duration::from_secs(300);
 const PAGE_LIMIT: u64 = 4 * 1024 * 1024;
 
 /// Maximum size of an event, in bytes: etcd stores no object over 1.5 MB.
-const EVENT_LIMIT: u64 = 2 * 1024 * 1024;
+pub const EVENT_LIMIT: u64 = 2 * 1024 * 1024;
 
 /// Maximum size of a watch, in bytes: some thousand changes in its 20 s.
 const WATCH_LIMIT: u64 = 64 * 1024 * 1024;
@@ -173,7 +173,11 @@ const JSON_PAGES: Pages = Pages { size: 100, read: read_json };
 /// Pages of pods, which stream, and of which there may be many: the size is client-go's.
 const POD_PAGES: Pages = Pages { size: 500, read: stream_pods };
 
-fn read_json(attempt: &Attempt<'_>, path: &str, sink: &mut dyn Sink) -> Result<ListMeta, Error> {
+/// Reads one page of a list.
+///
+/// # Errors
+/// [`Error`]
+pub fn read_json(attempt: &Attempt<'_>, path: &str, sink: &mut dyn Sink) -> Result<ListMeta, Error> {
     let mut response = attempt.send("GET", path, None)?;
     let body = response.body_mut().with_config().limit(PAGE_LIMIT).read_to_vec();
     let body = body.map_err(|error| request_error(&attempt.url(path), error))?;

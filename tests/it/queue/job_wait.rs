@@ -99,13 +99,15 @@ fn wait_for_an_ended_a_deleted_or_an_unknown_job_ends_at_once() {
 }
 
 #[test]
-fn malformed_wait_is_400_and_one_without_watch_404_at_once() {
+fn malformed_wait_is_400_and_one_without_watch_is_answered_at_once() {
     let server = Setup::local().start();
     for bad in ["0", "61", "x", "", "1&wait=1"] {
         let response = server.get(&format!("/jobs/{NAME}?wait={bad}"));
         assert_eq!((response.status, &*response.code()), (400, "bad_query"), "{bad}");
     }
-    assert_eq!(server.get(LONG).code(), "not_watched");
+    assert_eq!(server.get(LONG).code(), "job_not_found");
+    let location = server.post_job().header("Location").unwrap().to_owned();
+    assert_eq!(server.get(&format!("{location}?wait=60")).status, 200);
 }
 
 #[test]

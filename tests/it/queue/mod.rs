@@ -1,6 +1,7 @@
 //! The free tier's queue: requeueing when the quota has room, GET /queue, and both after watch errors.
 
 mod job_list;
+mod job_read;
 mod job_wait;
 mod metrics;
 mod requeue;
@@ -81,10 +82,21 @@ impl World {
             ("GET", PODS) => instead.unwrap_or_else(|| self.list("PodList", &self.pods.values().collect::<Vec<_>>())),
             ("GET", PREMIUM_JOBS) => instead.unwrap_or_else(|| self.list("JobList", &[])),
             ("GET", PREMIUM_PODS) => instead.unwrap_or_else(|| self.list("PodList", &[])),
+            ("GET", path) if path.starts_with(JOBS) => instead.unwrap_or_else(|| self.stored(path)),
             ("GET", EVENTS) => instead.unwrap_or_else(|| self.list("EventList", &[])),
             ("GET", QUOTAS) => instead.unwrap_or_else(|| self.list("ResourceQuotaList", &[&self.quota()])),
             _ => Behavior::Default,
         }
+    }
+
+    /// The Job at this path.
+    fn stored(&self, path: &str) -> Behavior {
+        let job = path.rsplit('/').next().and_then(|name| self.jobs.get(name));
+        job.map_or_else(
+            || ApiResponse::failure(404, "NotFound", "jobs.batch not found"),
+            |job| ApiResponse::json(200, job),
+        )
+        .into()
     }
 
     fn list(&self, kind: &str, items: &[&Value]) -> Behavior {
