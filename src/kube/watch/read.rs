@@ -4,15 +4,12 @@ use std::time::Instant;
 
 use crate::kube::client::Client;
 use crate::kube::client::attempt::Attempt;
-use crate::kube::client::response::request_error;
 use crate::kube::client::stats::Verb;
 use crate::kube::error::Error;
 use crate::kube::types::job::Job;
 use crate::kube::types::job_pod::JobPod;
-use crate::kube::types::json_walk::walk;
-use crate::kube::types::watched::WatchedObject;
 use crate::kube::watch::event::{Events, WatchEvent};
-use crate::kube::watch::watcher::{EVENT_LIMIT, read_json};
+use crate::kube::watch::watcher::read_json;
 
 impl Client {
     /// Reads a Job and then its pods, as one operation by `deadline`.
@@ -23,20 +20,7 @@ impl Client {
         let job = format!("/apis/batch/v1/namespaces/{namespace}/jobs/{name}");
         // The Job controller sets this label. The list has no limit, and so one page.
         let pods = format!("/api/v1/namespaces/{namespace}/pods?labelSelector=job-name%3D{name}");
-        self.retry_until(Verb::Get, deadline, |attempt| {
-            Ok((read_job(attempt, &job, name)?, list_pods(attempt, &pods)?))
-        })
-    }
-}
-
-fn read_job(attempt: &Attempt<'_>, path: &str, name: &str) -> Result<Job, Error> {
-    let mut response = attempt.send("GET", path, None)?;
-    let body = response.body_mut().with_config().limit(EVENT_LIMIT).read_to_vec();
-    let body = body.map_err(|error| request_error(&attempt.url(path), error))?;
-    let mut job = Job::default();
-    match walk(&body, &mut |path, leaf| job.set(path, leaf)) {
-        Ok(()) if job.name() == name => Ok(job),
-        _ => Err(attempt.malformed(path, "another object than the Job")),
+        self.retry_until(Verb::Get, deadline, |attempt| Ok((attempt.job(&job, name)?, list_pods(attempt, &pods)?)))
     }
 }
 

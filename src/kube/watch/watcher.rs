@@ -40,7 +40,7 @@ const LIST_TIMEOUT: Duration = Duration::from_secs(300);
 const PAGE_LIMIT: u64 = 4 * 1024 * 1024;
 
 /// Maximum size of an event, in bytes: etcd stores no object over 1.5 MB.
-pub const EVENT_LIMIT: u64 = 2 * 1024 * 1024;
+const EVENT_LIMIT: u64 = 2 * 1024 * 1024;
 
 /// Maximum size of a watch, in bytes: some thousand changes in its 20 s.
 const WATCH_LIMIT: u64 = 64 * 1024 * 1024;
