@@ -14,6 +14,10 @@ pub enum Route<'a> {
     ListJobs,
     /// GET /jobs/NAME
     ShowJob(JobName<'a>),
+    /// DELETE /jobs/NAME
+    DeleteJob(JobName<'a>),
+    /// GET /jobs/NAME/logs
+    ShowLog(JobName<'a>),
     /// GET /queue
     Queue,
     /// GET /healthz
@@ -27,6 +31,7 @@ pub enum Route<'a> {
 /// The methods of each path, as Allow lists them.
 const GET: &str = "GET, HEAD, OPTIONS";
 const POST: &str = "POST, OPTIONS";
+const JOB: &str = "GET, HEAD, DELETE, OPTIONS";
 
 /// RFC 9110's methods and PATCH. Any other method is "not implemented" rather than "not allowed".
 const METHODS: [&str; 9] = ["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"];
@@ -48,7 +53,9 @@ impl<'a> Route<'a> {
             ("GET" | "HEAD", "/healthz")                    => Ok(Self::Healthz),
             ("GET" | "HEAD", "/readyz")                     => Ok(Self::Readyz),
 
-            ("GET" | "HEAD", path) if job(path).is_some()   => job(path).and_then(JobName::parse).map(Self::ShowJob).ok_or(ApiError::NoSuchJob),
+            ("GET" | "HEAD", path) if job(path).is_some()   => job_name(path).map(Self::ShowJob),
+            ("DELETE",       path) if job(path).is_some()   => job_name(path).map(Self::DeleteJob),
+            ("GET" | "HEAD", path) if log(path).is_some()   => job_name(log(path).unwrap_or_default()).map(Self::ShowLog),
 
             (method, _) if !METHODS.contains(&method)       => Err(ApiError::UnknownMethod),
             (method, path) => match allowed_methods(path) {
@@ -61,7 +68,12 @@ impl<'a> Route<'a> {
 
     /// True if the handler may call Kubernetes. A list of pods does while they are not watched.
     pub fn calls_kubernetes(self) -> bool {
-        matches!(self, Self::CreateJob(_) | Self::ListPods | Self::Readyz)
+        matches!(self, Self::CreateJob(_) | Self::ListPods | Self::DeleteJob(_) | Self::ShowLog(_) | Self::Readyz)
+    }
+
+    /// True if the response may have no end.
+    pub fn is_stream(self) -> bool {
+        matches!(self, Self::ShowLog(_))
     }
 }
 
@@ -70,11 +82,22 @@ fn job(path: &str) -> Option<&str> {
     path.strip_prefix("/jobs/").filter(|name| !name.is_empty() && !name.contains('/'))
 }
 
+/// Returns the Job's part of the path of a log.
+fn log(path: &str) -> Option<&str> {
+    path.strip_suffix("/logs").filter(|path| job(path).is_some())
+}
+
+/// Parses the name in the path of a Job.
+fn job_name(path: &str) -> Result<JobName<'_>, ApiError> {
+    job(path).and_then(JobName::parse).ok_or(ApiError::NoSuchJob)
+}
+
 /// Returns the methods of a known path.
 fn allowed_methods(path: &str) -> Option<&'static str> {
     match path {
         "/img-classification/free" | "/img-classification/premium" => Some(POST),
-        path if job(path).is_some() => Some(GET),
+        path if job(path).is_some() => Some(JOB),
+        path if log(path).is_some() => Some(GET),
         "/config" | "/jobs" | "/queue" | "/healthz" | "/readyz" => Some(GET),
         _ => None,
     }
@@ -101,6 +124,16 @@ mod tests {
             ("POST", "/jobs/free-mnist-g6rf", 405),
             ("OPTIONS", "/jobs/free-mnist-g6rf", 0),
             ("OPTIONS", "/jobs/free-mnist-g6rf/x", 404),
+            ("DELETE", "/jobs/free-mnist-g6rf?x", 0),
+            ("DELETE", "/jobs/x", 404),
+            ("DELETE", "/jobs", 405),
+            ("GET", "/jobs/free-mnist-g6rf/logs?tail=1", 0),
+            ("HEAD", "/jobs/free-mnist-g6rf/logs", 0),
+            ("OPTIONS", "/jobs/free-mnist-g6rf/logs", 0),
+            ("DELETE", "/jobs/free-mnist-g6rf/logs", 405),
+            ("GET", "/jobs/x/logs", 404),
+            ("GET", "/jobs//logs", 404),
+            ("GET", "/jobs/free-mnist-g6rf/x/logs", 404),
             ("GET", "/healthz", 0),
             ("HEAD", "/readyz", 0),
             ("GET", "/img-classification/free", 405),

@@ -16,7 +16,7 @@ fn page(server: &Server, query: &str) -> (Vec<String>, Value) {
 }
 
 /// A Job of this program with this status.
-fn ours(name: &str, second: u32, status: &Value) -> Value {
+pub(super) fn ours(name: &str, second: u32, status: &Value) -> Value {
     let mut job = job(name, second, FULL, status, 7);
     job["metadata"]["labels"]["img-classification/dataset"] = json!("mnist");
     job

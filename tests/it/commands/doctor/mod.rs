@@ -191,6 +191,8 @@ fn healthy_cluster_is_all_ok_and_stays_unchanged() {
         "permission",
         "permission",
         "permission",
+        "permission",
+        "permission",
         "namespace",
         "quota",
         "quota",
