@@ -8,6 +8,9 @@ use serde_json::{Value, json};
 /// CPU request and limit of a classifier, in Kubernetes' notation: two fit into the free tier's 2 CPU.
 pub const CPU: &str = "900m";
 
+/// The name of a Job's container.
+pub const CONTAINER: &str = "classifier";
+
 /// The alphabet of random suffixes, as in Kubernetes' own names: without vowels, which could form words, and look-alikes;
 /// see k8s.io/apimachinery/pkg/util/rand.
 const ALPHABET: &[u8; 27] = b"bcdfghjklmnpqrstvwxz2456789";
@@ -222,7 +225,7 @@ pub fn manifest(settings: &Settings, tier: Tier, dataset: Dataset, name: &str) -
 
 fn container(settings: &Settings, tier: Tier, dataset: Dataset) -> Value {
     json!({
-        "name": "classifier",
+        "name": CONTAINER,
         "image": settings.image,
         "imagePullPolicy": "IfNotPresent",
         "env": [

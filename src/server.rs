@@ -4,23 +4,23 @@
 //! at once: only this process, which keeps a handle on it, can connect (and one that may read its /proc, as a debugger may). There are
 //! as many workers as private connections, so a request never waits for a worker.
 
-use std::fs::{self, DirBuilder};
+mod private_socket;
+
+use std::collections::HashMap;
 use std::io::{self, Cursor, Read, Write};
-use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::DirBuilderExt;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::fs::{Mode, OFlags};
 use tiny_http::{HTTPVersion, Header};
 
 use crate::api;
-use crate::api::response::{Body, Response};
-use crate::front::{LogEntry, PrivateConnection, WAITED};
+use crate::api::response::{Body, Response, Stop};
+use crate::front::{CONNECTION, LogEntry, PrivateConnection, WAITED};
+use crate::server::private_socket::{private_socket, proc_path};
 
 /// Stack of a worker, in bytes: a TLS handshake in a build without optimization takes most, some 100 KB. Unused pages take no memory.
 const WORKER_STACK: usize = 512 * 1024;
@@ -66,31 +66,48 @@ struct Shared {
 /// Each open connection has at most one request, so as many idle workers as connections are enough. A worker beyond that ends.
 #[derive(Default)]
 struct Workers {
-    connections: usize,
+    /// The open connections by number, each with the function that ends its stream, if it has one.
+    connections: HashMap<u64, Option<Stop>>,
+    last_number: u64,
     idle: usize,
 }
 
 /// Counts a private connection until it is dropped.
-struct ConnectionCount(Arc<Shared>);
+struct ConnectionCount {
+    shared: Arc<Shared>,
+    number: u64,
+}
 
 impl ConnectionCount {
     fn new(shared: &Arc<Shared>) -> Self {
-        shared.workers().connections += 1;
-        Self(Arc::clone(shared))
+        let mut workers = shared.workers();
+        workers.last_number += 1;
+        let number = workers.last_number;
+        workers.connections.insert(number, None);
+        Self { shared: Arc::clone(shared), number }
     }
 }
 
 impl Drop for ConnectionCount {
     fn drop(&mut self) {
-        self.0.workers().connections -= 1;
+        let stop = self.shared.workers().connections.remove(&self.number);
+        // The worker of a silent stream would not notice.
+        if let Some(stop) = stop.flatten() {
+            stop();
+        }
         // An idle worker looks at the count again. If all are busy, the first that has finished does.
-        self.0.server.unblock();
+        self.shared.server.unblock();
     }
 }
 
 impl Shared {
     fn workers(&self) -> MutexGuard<'_, Workers> {
         self.workers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sets or clears the function that ends the stream on a connection. Returns false if the connection is closed.
+    fn set_stop(&self, connection: u64, stop: Option<Stop>) -> bool {
+        self.workers().connections.get_mut(&connection).map(|entry| *entry = stop).is_some()
     }
 }
 
@@ -167,38 +184,8 @@ impl Listening {
             }
         }
         stream.set_read_timeout(None)?;
-        Ok(PrivateConnection { stream, count: Box::new(count) })
+        Ok(PrivateConnection { stream, number: count.number, count: Box::new(count) })
     }
-}
-
-/// The path through which this process, and no other user's, reaches an open file without a name.
-fn proc_path(file: &OwnedFd) -> String {
-    format!("/proc/self/fd/{}", file.as_raw_fd())
-}
-
-/// A listening Unix socket and a handle on its file, which is removed.
-fn private_socket() -> io::Result<(UnixListener, OwnedFd)> {
-    // A container's root file system may be read-only, without a /tmp; it still has /dev/shm.
-    let folders = [std::env::temp_dir(), PathBuf::from("/dev/shm")];
-    let [temporary, memory] = &folders;
-    private_socket_in(temporary).or_else(|error| private_socket_in(memory).map_err(|_| error))
-}
-
-fn private_socket_in(parent: &Path) -> io::Result<(UnixListener, OwnedFd)> {
-    let mut random = [0; 8];
-    getrandom::getrandom(&mut random).map_err(io::Error::other)?;
-    let folder = parent.join(format!("img-classification-{:016x}", u64::from_ne_bytes(random)));
-    DirBuilder::new().mode(0o700).create(&folder)?;
-    let path = folder.join("socket");
-    let bound = UnixListener::bind(&path).and_then(|listener| {
-        let handle = rustix::fs::open(&path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
-        // Without /proc the socket could never be reached.
-        fs::metadata(proc_path(&handle))?;
-        Ok((listener, handle))
-    });
-    let _ = fs::remove_file(&path);
-    fs::remove_dir(&folder)?;
-    bound
 }
 
 /// Handles one request after the other until enough other workers are idle.
@@ -206,7 +193,7 @@ fn work(shared: &Shared, handler: &Handler) {
     loop {
         {
             let mut workers = shared.workers();
-            if workers.idle >= workers.connections {
+            if workers.idle >= workers.connections.len() {
                 return;
             }
             workers.idle += 1;
@@ -215,7 +202,7 @@ fn work(shared: &Shared, handler: &Handler) {
         shared.workers().idle -= 1;
         match received {
             // A request that a panic drops is answered by tiny_http, with 500.
-            Ok(request) => drop(catch_unwind(AssertUnwindSafe(|| respond(request, handler)))),
+            Ok(request) => drop(catch_unwind(AssertUnwindSafe(|| respond(request, shared, handler)))),
             Err(error) if error.raw_os_error().is_some() => {
                 log::warn!("tiny_http cannot accept a private connection: {error}");
             }
@@ -226,7 +213,7 @@ fn work(shared: &Shared, handler: &Handler) {
 }
 
 /// Reads the body, which the front has checked, and handles the request.
-fn respond(mut request: tiny_http::Request, handler: &Handler) {
+fn respond(mut request: tiny_http::Request, shared: &Shared, handler: &Handler) {
     if request.headers().iter().any(|header| header.field.equiv(PING)) {
         // An error ends the connection, which the other end sees.
         let _ = request.respond(tiny_http::Response::empty(204));
@@ -244,7 +231,7 @@ fn respond(mut request: tiny_http::Request, handler: &Handler) {
         request.headers().iter().find(|header| header.field.equiv(name)).map(|header| header.value.as_str())
     };
     let [authorization, cache_control, if_none_match, idempotency_key] = api::REQUEST_HEADERS.map(header);
-    let waited = header(WAITED).and_then(|value| value.parse().ok());
+    let [waited, connection] = [WAITED, CONNECTION].map(|name| header(name).and_then(|value| value.parse().ok()));
     let response = handler(api::Request {
         method: request.method().as_str(),
         target: request.url(),
@@ -262,8 +249,8 @@ fn respond(mut request: tiny_http::Request, handler: &Handler) {
         took: arrived.elapsed(),
         detail: &response.log_detail,
     });
-    if let Err(error) = send(request, response) {
-        log::error!("cannot respond on a private connection: {error}");
+    if let Err(error) = send(request, shared, connection.unwrap_or_default(), response) {
+        log::error!("a response on a private connection broke off: {error}");
     }
 }
 
@@ -275,7 +262,7 @@ pub fn log_response(entry: &LogEntry<'_>) {
     log::info!("{method} {path} {} {}ms {}", entry.status, entry.took.as_millis(), entry.detail);
 }
 
-fn send(request: tiny_http::Request, response: Response) -> io::Result<()> {
+fn send(request: tiny_http::Request, shared: &Shared, connection: u64, response: Response) -> io::Result<()> {
     let Response { status, headers, body, .. } = response;
     let headers = headers.into_iter().map(|(name, value)| header(name, &value)).collect();
     match body {
@@ -287,15 +274,23 @@ fn send(request: tiny_http::Request, response: Response) -> io::Result<()> {
                 .with_chunked_threshold(usize::MAX);
             request.respond(response)
         }
-        Body::Reader(reader) => send_stream(request, status, headers, reader),
+        Body::Stream(reader, stop) => {
+            if shared.set_stop(connection, Some(stop)) {
+                let sent = send_stream(request, (status, headers), reader);
+                // The front closes the connection of a client that leaves.
+                if shared.set_stop(connection, None) {
+                    return sent;
+                }
+            }
+            Ok(())
+        }
     }
 }
 
 /// Sends a body of unknown length, each read as one chunk at once. tiny_http's own encoder would hold 8 KB back.
 fn send_stream(
     request: tiny_http::Request,
-    status: u16,
-    headers: Vec<Header>,
+    (status, headers): (u16, Vec<Header>),
     mut body: Box<dyn Read + Send>,
 ) -> io::Result<()> {
     let is_head = *request.method() == tiny_http::Method::Head;

@@ -27,6 +27,8 @@ fuzz_target!(|input: &[u8]| {
         Route::ListPods => "GET /config".to_owned(),
         Route::ListJobs => "GET /jobs".to_owned(),
         Route::ShowJob(name) => format!("GET /jobs/{}", name.text),
+        Route::ShowLog(name) => format!("GET /jobs/{}/logs", name.text),
+        Route::DeleteJob(name) => format!("DELETE /jobs/{}", name.text),
         Route::Queue => "GET /queue".to_owned(),
         Route::Healthz => "GET /healthz".to_owned(),
         Route::Readyz => "GET /readyz".to_owned(),

@@ -21,6 +21,7 @@ mod watch;
 mod yaml;
 
 pub use client::Client;
+pub use client::log_stream::LogStream;
 pub use client::retry::{exponential, random_fraction};
 pub use config::cluster::Cluster;
 pub use config::load::Sources;

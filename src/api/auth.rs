@@ -1,4 +1,4 @@
-//! The bearer token of premium requests, if the operator configures one.
+//! The bearer tokens of premium requests and of deletions, if the operator configures them.
 
 use std::fmt;
 use std::fs::File;
@@ -9,6 +9,15 @@ use subtle::ConstantTimeEq;
 
 /// Longest token file, in bytes; the front refuses longer headers.
 const FILE_LIMIT: u64 = 4096;
+
+/// The configured tokens.
+#[derive(Debug, Default)]
+pub struct Tokens {
+    /// The token that premium requests must carry. `None` leaves premium open.
+    pub premium: Option<Token>,
+    /// The token that deletions must carry. `None` disables them.
+    pub admin: Option<Token>,
+}
 
 /// A token. Its `Debug` hides the value.
 pub struct Token(String);

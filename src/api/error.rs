@@ -9,6 +9,7 @@ use crate::api::response::Response;
 use crate::api::single_flight::Missed;
 use crate::job::Tier;
 use crate::kube::{self, CredentialError};
+use crate::state::job_status::State;
 use crate::state::watch_state::Unavailable;
 
 /// Retry-After, in seconds, when Kubernetes is unreachable or overloaded and names no time itself.
@@ -33,6 +34,16 @@ pub enum ApiError {
     RepeatedParameter(&'static str),
     /// No Job of this name.
     NoSuchJob,
+    /// The container of this Job has not started.
+    NotStarted(State),
+    /// The pod of the Job was deleted.
+    LogGone,
+    /// Kubernetes did not return the log of a Job in this state.
+    Log(Arc<kube::Error>, Tier, State),
+    /// Kubernetes did not delete the Job.
+    Deletion(Arc<kube::Error>, Tier),
+    /// No token for deletions is configured.
+    DeletionDisabled,
     /// /queue or /jobs with --no-watch.
     NotWatched,
     /// /queue or /jobs while the state of this tier is not known.
@@ -43,8 +54,8 @@ pub enum ApiError {
     LengthRequired,
     /// Unknown method.
     UnknownMethod,
-    /// Missing or wrong token on a route that needs one.
-    Unauthorized,
+    /// Missing or wrong token on a route that needs one; the text is the start of the sentence.
+    Unauthorized(&'static str),
     /// The shared operation on Kubernetes did not end in time.
     NoAnswer,
     /// Kubernetes or the connection to it failed.
@@ -102,7 +113,7 @@ impl ApiError {
         response.headers.extend(retry_after.map(|seconds| ("Retry-After", seconds.to_string())));
         match self {
             Self::MethodNotAllowed(methods) => response.headers.push(("Allow", methods.to_owned())),
-            Self::Unauthorized => response.headers.push(("WWW-Authenticate", "Bearer".to_owned())),
+            Self::Unauthorized(_) => response.headers.push(("WWW-Authenticate", "Bearer".to_owned())),
             _ => {}
         }
         response
@@ -117,7 +128,7 @@ impl ApiError {
             Self::NotFound => Answer::new(
                 404,
                 "not_found",
-                "no such path; there are POST /img-classification/free and /img-classification/premium, GET /config, /jobs, /jobs/NAME, /queue, /healthz, /readyz, /metrics and /openapi.json",
+                "no such path; there are POST /img-classification/free and /img-classification/premium, GET /config, /jobs, /jobs/NAME, /jobs/NAME/logs, /queue, /healthz, /readyz, /metrics and /openapi.json",
             ),
             Self::BadQuery(parameter, values) => {
                 Answer::new(400, "bad_query", format!("unknown value of {parameter}; send {values}"))
@@ -130,6 +141,20 @@ impl ApiError {
                 "job_not_found",
                 "no such Job; it never existed, was deleted, or ended longer than --job-ttl ago",
             ),
+            Self::NotStarted(State::Failed) => {
+                not_started("its container never started (state: failed); see its reason")
+            }
+            Self::NotStarted(state) => {
+                let state = state.as_str();
+                not_started(format!("its container has not started (state: {state}); try again when it is running"))
+            }
+            Self::LogGone => log_gone(),
+            Self::Log(error, tier, state) => log_to_answer(error, *tier, *state),
+            Self::Deletion(error, tier) if error.not_permitted() => missing_permission("delete Jobs", tier.namespace()),
+            Self::Deletion(error, _) => kube_to_answer(error, None),
+            Self::DeletionDisabled => {
+                Answer::new(403, "deletion_disabled", "deleting Jobs is off; start the server with --admin-token-file")
+            }
             Self::NotWatched => {
                 Answer::new(404, "not_watched", "the Jobs are not watched; start the server without --no-watch")
             }
@@ -152,10 +177,10 @@ impl ApiError {
                 "the request has no body length; send the body with a Content-Length",
             ),
             Self::UnknownMethod => {
-                Answer::new(501, "unknown_method", "this method is not known; use GET, HEAD or POST")
+                Answer::new(501, "unknown_method", "this method is not known; use GET, HEAD, POST or DELETE")
             }
-            Self::Unauthorized => {
-                Answer::new(401, "unauthorized", "premium needs a token; send it as Authorization: Bearer TOKEN")
+            Self::Unauthorized(purpose) => {
+                Answer::new(401, "unauthorized", format!("{purpose}; send it as Authorization: Bearer TOKEN"))
             }
             Self::NoAnswer => no_answer(),
             Self::ReadJob(error, tier) if error.not_permitted() => {
@@ -189,7 +214,11 @@ impl ApiError {
 
     fn causes(&self) -> Option<String> {
         match self {
-            Self::Kube(error) | Self::ReadJob(error, _) | Self::Create(error, _) => Some(kube::chain(error)),
+            Self::Kube(error)
+            | Self::ReadJob(error, _)
+            | Self::Create(error, _)
+            | Self::Log(error, ..)
+            | Self::Deletion(error, _) => Some(kube::chain(error)),
             Self::NotReady(reason) => reason.causes(),
             _ => None,
         }
@@ -223,6 +252,33 @@ impl Answer {
     fn retry(self, seconds: u64) -> Self {
         Self { retry_after: Some(seconds), ..self }
     }
+}
+
+fn not_started(sentence: impl Into<Cow<'static, str>>) -> Answer {
+    Answer::new(409, "not_started", sentence)
+}
+
+/// Maps a failure to read the log of a Job that was in this state.
+fn log_to_answer(error: &kube::Error, tier: Tier, state: State) -> Answer {
+    match error {
+        kube::Error::Status { status, .. } if status.container_waiting() => {
+            // The watched state is older.
+            let state = if state == State::Running { State::Pending } else { state };
+            ApiError::NotStarted(state).to_answer()
+        }
+        kube::Error::Status { status, .. } if status.code == 404 => log_gone(),
+        kube::Error::Status { status, .. } if status.kubelet_unreachable() => Answer::new(
+            502,
+            "node_unreachable",
+            "Kubernetes cannot reach the node of this Job's pod; try again later, or run img-classification doctor",
+        ),
+        error if error.not_permitted() => missing_permission("read the logs of pods", tier.namespace()),
+        error => kube_to_answer(error, None),
+    }
+}
+
+fn log_gone() -> Answer {
+    Answer::new(404, "log_gone", "the log of this Job is gone: its pod was deleted; GET /jobs/NAME has its result")
 }
 
 fn no_answer() -> Answer {

@@ -8,7 +8,9 @@ pub mod config;
 pub mod error;
 pub mod health;
 mod idempotency;
+pub mod job_deletion;
 pub mod job_list;
+pub mod job_log;
 pub mod job_wait;
 pub mod jobs;
 pub mod metrics;
@@ -23,7 +25,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::api::auth::Token;
+use crate::api::auth::Tokens;
 use crate::api::error::ApiError;
 use crate::api::metrics::Metrics;
 use crate::api::response::Response;
@@ -51,8 +53,7 @@ pub struct App {
     pub kube: Arc<kube::Client>,
     /// The serialized manifests of the Jobs.
     manifests: job::Manifests,
-    /// The token that premium requests must carry. `None` leaves premium open.
-    premium: Option<Token>,
+    tokens: Tokens,
     /// The watches. `None` with --no-watch.
     pub watched: Option<Watched>,
     /// Concurrent GETs of /config share one list.
@@ -70,14 +71,14 @@ impl App {
     pub fn new(
         kube: Arc<kube::Client>,
         jobs: &job::Settings,
-        premium: Option<Token>,
+        tokens: Tokens,
         watched: Option<Watched>,
         kube_timeout: Duration,
     ) -> Self {
         Self {
             kube,
             manifests: job::Manifests::new(jobs),
-            premium,
+            tokens,
             watched,
             lists: SingleFlight::default(),
             readiness: health::Readiness::default(),
@@ -142,6 +143,8 @@ fn respond(app: &App, route: Route<'_>, request: Request<'_>) -> Result<Response
         Route::ListPods => config::show(app, &request),
         Route::ListJobs => job_list::list(app, &request),
         Route::ShowJob(name) => job_list::show(app, name, &request),
+        Route::ShowLog(name) => job_log::show(app, name, &request),
+        Route::DeleteJob(name) => job_deletion::delete(app, name, &request),
         Route::Queue => queue::show(app),
         Route::Healthz => Ok(health::healthz()),
         Route::Readyz => health::readyz(app, app.remaining(&request)),
@@ -153,8 +156,15 @@ fn respond(app: &App, route: Route<'_>, request: Request<'_>) -> Result<Response
 
 /// Checks the token before the body is read.
 fn authorize(app: &App, route: Route<'_>, authorization: Option<&str>) -> Result<(), ApiError> {
-    match (route, &app.premium) {
-        (Route::CreateJob(Tier::Premium), Some(token)) if !token.accepts(authorization) => Err(ApiError::Unauthorized),
+    let (token, purpose) = match route {
+        Route::CreateJob(Tier::Premium) => (app.tokens.premium.as_ref(), "premium needs a token"),
+        Route::DeleteJob(_) => {
+            (Some(app.tokens.admin.as_ref().ok_or(ApiError::DeletionDisabled)?), "deleting a Job needs the admin token")
+        }
+        _ => (None, ""),
+    };
+    match token {
+        Some(token) if !token.accepts(authorization) => Err(ApiError::Unauthorized(purpose)),
         _ => Ok(()),
     }
 }

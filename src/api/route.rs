@@ -14,6 +14,10 @@ pub enum Route<'a> {
     ListJobs,
     /// GET /jobs/NAME
     ShowJob(JobName<'a>),
+    /// DELETE /jobs/NAME
+    DeleteJob(JobName<'a>),
+    /// GET /jobs/NAME/logs
+    ShowLog(JobName<'a>),
     /// GET /queue
     Queue,
     /// GET /healthz
@@ -35,7 +39,7 @@ pub const OTHER: &str = "other";
 pub const REFUSED: &str = "none";
 
 /// The templates of all requests.
-pub const TEMPLATES: [&str; 12] = [
+pub const TEMPLATES: [&str; 13] = [
     OTHER,
     REFUSED,
     "/img-classification/free",
@@ -43,6 +47,7 @@ pub const TEMPLATES: [&str; 12] = [
     "/config",
     "/jobs",
     "/jobs/{name}",
+    "/jobs/{name}/logs",
     "/queue",
     "/healthz",
     "/readyz",
@@ -53,6 +58,7 @@ pub const TEMPLATES: [&str; 12] = [
 /// The methods of each path, as Allow lists them.
 const GET: &str = "GET, HEAD, OPTIONS";
 const POST: &str = "POST, OPTIONS";
+const JOB: &str = "GET, HEAD, DELETE, OPTIONS";
 
 /// RFC 9110's methods, PATCH and QUERY. Any other method is "not implemented" rather than "not allowed".
 const METHODS: [&str; 10] = ["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", "QUERY"];
@@ -76,7 +82,9 @@ impl<'a> Route<'a> {
             ("GET" | "HEAD", "/metrics")                    => Ok(Self::Metrics),
             ("GET" | "HEAD", "/openapi.json")               => Ok(Self::OpenApi),
 
-            ("GET" | "HEAD", path) if job(path).is_some()   => job(path).and_then(JobName::parse).map(Self::ShowJob).ok_or(ApiError::NoSuchJob),
+            ("GET" | "HEAD", path) if job(path).is_some()   => job_name(path).map(Self::ShowJob),
+            ("DELETE",       path) if job(path).is_some()   => job_name(path).map(Self::DeleteJob),
+            ("GET" | "HEAD", path) if log(path).is_some()   => job_name(log(path).unwrap_or_default()).map(Self::ShowLog),
 
             (method, _) if !METHODS.contains(&method)       => Err(ApiError::UnknownMethod),
             (method, path) => match allowed_methods(path) {
@@ -94,7 +102,8 @@ impl<'a> Route<'a> {
             Self::CreateJob(Tier::Premium) => "/img-classification/premium",
             Self::ListPods => "/config",
             Self::ListJobs => "/jobs",
-            Self::ShowJob(_) => "/jobs/{name}",
+            Self::ShowJob(_) | Self::DeleteJob(_) => "/jobs/{name}",
+            Self::ShowLog(_) => "/jobs/{name}/logs",
             Self::Queue => "/queue",
             Self::Healthz => "/healthz",
             Self::Readyz => "/readyz",
@@ -107,10 +116,15 @@ impl<'a> Route<'a> {
     /// True if the handler may call Kubernetes. A list of pods does while they are not watched, a Job only with --no-watch.
     pub fn calls_kubernetes(self, is_watched: bool) -> bool {
         match self {
-            Self::CreateJob(_) | Self::ListPods | Self::Readyz => true,
+            Self::CreateJob(_) | Self::ListPods | Self::DeleteJob(_) | Self::ShowLog(_) | Self::Readyz => true,
             Self::ShowJob(_) => !is_watched,
             _ => false,
         }
+    }
+
+    /// True if the response may have no end.
+    pub fn is_stream(self) -> bool {
+        matches!(self, Self::ShowLog(_))
     }
 }
 
@@ -119,11 +133,22 @@ fn job(path: &str) -> Option<&str> {
     path.strip_prefix("/jobs/").filter(|name| !name.is_empty() && !name.contains('/'))
 }
 
+/// Returns the Job's part of the path of a log.
+fn log(path: &str) -> Option<&str> {
+    path.strip_suffix("/logs").filter(|path| job(path).is_some())
+}
+
+/// Parses the name in the path of a Job.
+fn job_name(path: &str) -> Result<JobName<'_>, ApiError> {
+    job(path).and_then(JobName::parse).ok_or(ApiError::NoSuchJob)
+}
+
 /// Returns the methods of a known path.
 fn allowed_methods(path: &str) -> Option<&'static str> {
     match path {
         "/img-classification/free" | "/img-classification/premium" => Some(POST),
-        path if job(path).is_some() => Some(GET),
+        path if job(path).is_some() => Some(JOB),
+        path if log(path).is_some() => Some(GET),
         "/config" | "/jobs" | "/queue" | "/healthz" | "/readyz" | "/metrics" | "/openapi.json" => Some(GET),
         _ => None,
     }
@@ -150,6 +175,16 @@ mod tests {
             ("POST", "/jobs/free-mnist-g6rf", 405),
             ("OPTIONS", "/jobs/free-mnist-g6rf", 0),
             ("OPTIONS", "/jobs/free-mnist-g6rf/x", 404),
+            ("DELETE", "/jobs/free-mnist-g6rf?x", 0),
+            ("DELETE", "/jobs/x", 404),
+            ("DELETE", "/jobs", 405),
+            ("GET", "/jobs/free-mnist-g6rf/logs?tail=1", 0),
+            ("HEAD", "/jobs/free-mnist-g6rf/logs", 0),
+            ("OPTIONS", "/jobs/free-mnist-g6rf/logs", 0),
+            ("DELETE", "/jobs/free-mnist-g6rf/logs", 405),
+            ("GET", "/jobs/x/logs", 404),
+            ("GET", "/jobs//logs", 404),
+            ("GET", "/jobs/free-mnist-g6rf/x/logs", 404),
             ("GET", "/healthz", 0),
             ("HEAD", "/readyz", 0),
             ("GET", "/metrics", 0),
@@ -173,7 +208,8 @@ mod tests {
         for (method, target, status) in table {
             let route = Route::parse(method, target);
             if let Ok(template) = route.as_ref().map(|route| route.template()) {
-                let is_path = target.split('?').next() == Some(template) || [OTHER, "/jobs/{name}"].contains(&template);
+                let is_path = target.split('?').next() == Some(template)
+                    || [OTHER, "/jobs/{name}", "/jobs/{name}/logs"].contains(&template);
                 assert!(is_path && TEMPLATES.contains(&template), "{method} {target}: {template}");
             }
             let seen = route.map_or_else(|error| error.into_response().status, |_| 0);

@@ -73,6 +73,9 @@ pub struct ServeArgs {
     pub posts_per_minute: u32,
     #[command(flatten)]
     pub premium: PremiumArgs,
+    /// File with the bearer token that deletions of Jobs must carry [default: none, deleting Jobs is off]
+    #[arg(long, value_name = "PATH", value_parser = values::path())]
+    pub admin_token_file: Option<PathBuf>,
     /// Do not start the oldest waiting free Job when the quota has room
     /// [default: off]
     #[arg(long)]
@@ -198,6 +201,7 @@ pub fn variable(long: &str) -> Option<&'static str> {
         "kube-timeout" => "KUBE_TIMEOUT",
         "posts-per-minute" => "POSTS_PER_MINUTE",
         "premium-token-file" => "PREMIUM_TOKEN_FILE",
+        "admin-token-file" => "ADMIN_TOKEN_FILE",
         "no-requeue" => "NO_REQUEUE",
         "no-watch" => "NO_WATCH",
         "log-level" => "LOG_LEVEL",

@@ -23,6 +23,8 @@ pub struct Options {
     pub posts_per_minute: u32,
     /// --premium-token-file
     pub premium_token_file: Option<PathBuf>,
+    /// --admin-token-file
+    pub admin_token_file: Option<PathBuf>,
     /// Start the oldest waiting free Job; false with --no-requeue.
     pub requeue: bool,
     /// Keep watched state; false with --no-watch.
@@ -51,6 +53,10 @@ impl Options {
                 Some(path) => format!("premium-token-file: {}", path.display()),
                 None => "premium-token-file: none, premium is open to all".to_owned(),
             },
+            match &self.admin_token_file {
+                Some(path) => format!("admin-token-file: {}", path.display()),
+                None => "admin-token-file: none, deleting Jobs is off".to_owned(),
+            },
             match self.requeue && self.watch {
                 true => "requeue: on, the oldest waiting free Job starts when the quota has room".to_owned(),
                 false => "requeue: off".to_owned(),
@@ -74,6 +80,7 @@ impl From<ServeArgs> for Options {
             local: args.local.then_some(simulator),
             posts_per_minute: args.posts_per_minute,
             premium_token_file: args.premium.premium_token_file,
+            admin_token_file: args.admin_token_file,
             requeue: !args.no_requeue,
             watch: !args.no_watch,
             log_level: args.log_level,

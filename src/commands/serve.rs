@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io::{self, Write};
 use std::net::TcpListener;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
@@ -92,14 +93,19 @@ fn load(
         // A line of its own, to be copied into a shell for kubectl and the other commands.
         configuration.push(format!("export KUBECONFIG={}", local.kubeconfig().display()));
     }
-    let premium = options.premium_token_file.as_deref().map(auth::Token::read).transpose();
-    let premium = premium.map_err(StartError::PremiumToken)?;
+    let token = |option, path: &Option<PathBuf>| {
+        path.as_deref().map(auth::Token::read).transpose().map_err(|source| StartError::Token { option, source })
+    };
+    let tokens = auth::Tokens {
+        premium: token("--premium-token-file", &options.premium_token_file)?,
+        admin: token("--admin-token-file", &options.admin_token_file)?,
+    };
     let watched = options.watch.then(|| {
         let jobs = Arc::new(JobWatch::new(Arc::clone(&kube)));
         let queue = Arc::new(QueueController::new(Arc::clone(&kube), Arc::clone(&jobs)));
         api::Watched { jobs, queue, pods: Arc::new(PodWatch::new(Arc::clone(&kube))) }
     });
-    Ok(api::App::new(kube, &options.jobs, premium, watched, timeout))
+    Ok(api::App::new(kube, &options.jobs, tokens, watched, timeout))
 }
 
 /// Starts the watches and the queue's controller, without which the server still serves.
@@ -129,6 +135,7 @@ fn backend(app: &Arc<api::App>, kube_timeout: Duration) -> io::Result<Backend> {
     Ok(Backend {
         connect: Box::new(move || server.connect()),
         classify: Box::new(move |method, target| match Route::parse(method, target) {
+            Ok(route) if route.is_stream() => Class::Stream,
             Ok(route) if route.calls_kubernetes(is_watched) => Class::Kubernetes,
             _ => Class::Memory,
         }),
@@ -164,7 +171,7 @@ pub enum StartError {
     Config(kube::ConfigError),
     Tls(kube::TlsError),
     Bind { address: String, source: io::Error },
-    PremiumToken(io::Error),
+    Token { option: &'static str, source: io::Error },
     Inherited(io::Error),
     PrivateSocket(io::Error),
     Threads(io::Error),
@@ -190,7 +197,7 @@ impl fmt::Display for StartError {
             Self::PrivateSocket(_) => {
                 write!(f, "cannot create the private socket in {} (TMPDIR) or /dev/shm", std::env::temp_dir().display())
             }
-            Self::PremiumToken(_) => write!(f, "cannot use the file of --premium-token-file"),
+            Self::Token { option, .. } => write!(f, "cannot use the file of {option}"),
             Self::Threads(_) => write!(f, "cannot start threads or watch for signals"),
         }
     }
@@ -202,7 +209,7 @@ impl std::error::Error for StartError {
             Self::Config(error) => error.source(),
             Self::Setup(error) => std::error::Error::source(error),
             Self::Local(source)
-            | Self::PremiumToken(source)
+            | Self::Token { source, .. }
             | Self::Inherited(source)
             | Self::PrivateSocket(source)
             | Self::Threads(source)

@@ -3,14 +3,18 @@
 use std::cell::Cell;
 use std::io;
 use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use crate::front::connections::{ConnectionGuard, Phase};
-use crate::front::io::{reset_on_close, set_send_buffer, try_send, wait_writable, write_all};
+use crate::front::io::{reset_on_close, set_send_buffer, try_send, wait_readable, wait_writable, write_all};
 use crate::front::limits::{LARGE_SEND_BUFFER, SEND_BUFFER};
 
 /// Time to take a response: 1.5 MB (10,000 pods) at 0.5 Mbit/s.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Time between two looks of a silent stream at whether the server stops.
+const STREAM_CHECK: Duration = Duration::from_secs(1);
 
 /// A client connection with its place in the table.
 pub struct Client<'a> {
@@ -60,6 +64,19 @@ impl<'a> Client<'a> {
             reset_on_close(self.stream);
         }
         written
+    }
+
+    /// Waits until a stream has bytes for the client, or has ended.
+    ///
+    /// # Errors
+    /// The client went away, or the stream is silent at a stop.
+    pub fn wait_for_stream(&self, private: &UnixStream) -> io::Result<()> {
+        while !wait_readable(private, self.stream, STREAM_CHECK)? {
+            if self.guard.is_draining() {
+                return Err(io::ErrorKind::ConnectionAborted.into());
+            }
+        }
+        Ok(())
     }
 
     /// Waits until the client has taken most of its earlier responses, so that a client that only sends fills one send buffer.

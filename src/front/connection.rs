@@ -110,9 +110,9 @@ fn acquire<'a>(shared: &'a Shared, client: &Client<'_>, request: &Request) -> Re
     let RequestHead { method, target, .. } = &request.head;
     let backend = &shared.backend;
     let class = (backend.classify)(method, target);
-    let origin = Origin { network: client.guard.peer, is_read: method != "POST" };
+    let origin = Origin { network: client.guard.peer, is_read: !matches!(method.as_str(), "POST" | "DELETE") };
     if let Some(rates) = &shared.rates
-        && (!origin.is_read || class == Class::Kubernetes)
+        && (method == "POST" || class != Class::Memory)
     {
         rates.count(origin.network, origin.is_read).map_err(RequestError::RateLimited)?;
     }

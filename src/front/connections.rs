@@ -222,6 +222,11 @@ impl ConnectionGuard {
         true
     }
 
+    /// Returns true at a stop.
+    pub fn is_draining(&self) -> bool {
+        !self.connections.lock().is_accepting
+    }
+
     /// Counts bytes that the client has taken of its response.
     pub fn count_taken(&self, bytes: usize) {
         let mut state = self.connections.lock();

@@ -3,6 +3,7 @@
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
+use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -95,11 +96,27 @@ pub fn is_ended(stream: &TcpStream) -> bool {
     !matches!(peeked, Ok((1.., _)) | Err(Errno::WOULDBLOCK | Errno::INTR))
 }
 
+/// Waits at most `timeout` until a read of `private` would not block; false if it would.
+///
+/// # Errors
+/// `client` has closed its end meanwhile, or only the direction of requests: nothing tells the two apart before a write.
+pub fn wait_readable(private: &UnixStream, client: &TcpStream, timeout: Duration) -> io::Result<bool> {
+    let mut sources = [PollFd::new(private, PollFlags::IN), PollFd::new(client, PollFlags::RDHUP)];
+    let is_ready = poll_for(&mut sources, timeout)?;
+    if is_ready && sources[0].revents().is_empty() {
+        return Err(io::ErrorKind::ConnectionAborted.into());
+    }
+    Ok(is_ready)
+}
+
 fn wait_for(stream: &TcpStream, events: PollFlags, timeout: Duration) -> io::Result<bool> {
+    poll_for(&mut [PollFd::new(stream, events)], timeout)
+}
+
+fn poll_for(sources: &mut [PollFd<'_>], timeout: Duration) -> io::Result<bool> {
     let timeout = Timespec::try_from(timeout).map_err(io::Error::other)?;
-    let mut sources = [PollFd::new(stream, events)];
     loop {
-        match poll(&mut sources, Some(&timeout)) {
+        match poll(sources, Some(&timeout)) {
             Err(Errno::INTR) => {}
             ready => return Ok(ready? > 0),
         }

@@ -25,4 +25,4 @@ pub mod upstream;
 pub use backend::{Backend, Class, LogEntry, PrivateConnection};
 pub use limits::Limits;
 pub use listener::{Acceptor, Front, Socket};
-pub use request::WAITED;
+pub use request::{CONNECTION, WAITED};

@@ -6,6 +6,7 @@
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 
+use crate::front::backend::PrivateConnection;
 use crate::front::chunked;
 use crate::front::client::Client;
 use crate::front::connections::Phase;
@@ -59,8 +60,8 @@ struct Started {
 /// # Errors
 /// [`RelayError`]
 pub fn exchange(permit: Permit<'_>, request: &Request, client: &Client<'_>, close: bool) -> Result<(), RelayError> {
-    let stream = &permit.connection().stream;
-    let bytes = request.to_private(permit.waited);
+    let PrivateConnection { stream, number, .. } = permit.connection();
+    let bytes = request.to_private(*number, permit.waited);
     let mut response = send_and_read_head(stream, (request, &bytes), close).map_err(|error| no_response(&error))?;
     match response.missing {
         Some(missing) if missing <= NEXT_READ => {
@@ -264,7 +265,9 @@ fn relay_stream(permit: Permit<'_>, start: &Started, is_http10: bool, client: &C
             client.write_all(piece).map_err(RelayError::Broken)?;
             input.drain(..used);
         }
-        let count = read(&permit.connection().stream, &mut buffer).map_err(broken)?;
+        let private = &permit.connection().stream;
+        client.wait_for_stream(private).map_err(RelayError::Broken)?;
+        let count = read(private, &mut buffer).map_err(broken)?;
         input.extend_from_slice(&buffer[..count]);
     }
 }

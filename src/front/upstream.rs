@@ -35,7 +35,7 @@ pub enum AcquireError {
 pub struct Size {
     /// Most private connections.
     pub max: usize,
-    /// Most private connections in use by reads; the others are kept for POSTs.
+    /// Most private connections in use by reads; the others are kept for requests that change something.
     pub max_reads: usize,
     /// Most requests that wait for one.
     pub max_waiting: usize,

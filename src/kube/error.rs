@@ -195,6 +195,18 @@ impl Status {
         self.code == 404 && self.message.starts_with("namespaces ")
     }
 
+    /// Tests for the log of a container that has not started, or of a pod without a node.
+    pub fn container_waiting(&self) -> bool {
+        self.code == 400
+            && ["is waiting to start", "does not have a host assigned"].iter().any(|words| self.message.contains(words))
+    }
+
+    /// Tests for a node whose kubelet the API server cannot reach. The message is that of Go's client, or of a proxy to the nodes.
+    pub fn kubelet_unreachable(&self) -> bool {
+        let words = ["/containerLogs/", "dial tcp", "while dialing", "No agent available"];
+        (500..=504).contains(&self.code) && words.iter().any(|words| self.message.contains(words))
+    }
+
     /// Tests for an error that a retry may resolve: overload, a failing server, or a conflict with another write. For a
     /// create that is a write to its quota.
     pub fn is_retryable(&self) -> bool {

@@ -23,6 +23,7 @@ mod yaml;
 
 pub use client::Client;
 pub use client::dynamic::Operation;
+pub use client::log_stream::LogStream;
 pub use client::retry::{exponential, random_fraction};
 pub use config::cluster::Cluster;
 pub use config::load::Sources;

@@ -7,12 +7,17 @@ use super::*;
 
 /// Answers /panic with a panic, /stream with the pieces that come, and anything else with its body.
 fn server(pieces: Receiver<io::Result<&'static str>>) -> Server {
-    let pieces = Mutex::new(Some(Pieces(pieces)));
+    server_with(pieces, Box::new(|| ()))
+}
+
+/// The same with a function that ends the stream.
+fn server_with(pieces: Receiver<io::Result<&'static str>>, stop: Stop) -> Server {
+    let pieces = Mutex::new(Some((Pieces(pieces), stop)));
     Server::start(Box::new(move |request| match request.target {
         "/panic" => panic!("of the test"),
         "/stream" => {
-            let pieces = pieces.lock().expect("no panic").take().expect("one stream");
-            Response { body: Body::Reader(Box::new(pieces)), ..Response::json(200, Arc::default()) }
+            let (pieces, stop) = pieces.lock().expect("no panic").take().expect("one stream");
+            Response { body: Body::Stream(Box::new(pieces), stop), ..Response::json(200, Arc::default()) }
         }
         _ => Response::json(200, Arc::new(request.body.unwrap_or(b"none").to_vec())),
     }))
@@ -58,12 +63,30 @@ fn a_panic_is_a_500_and_the_connection_serves_on() {
     assert!(exchange(&connection, POST, "body").starts_with("HTTP/1.1 200 "));
 }
 
+fn get_stream(connection: &PrivateConnection) -> String {
+    format!("GET /stream HTTP/1.1\r\nPrivate-Connection: {}\r\n\r\n", connection.number)
+}
+
+#[test]
+fn a_connection_that_closes_ends_its_stream() {
+    let (sender, pieces) = mpsc::channel();
+    let (stop, stopped) = mpsc::channel();
+    let server = server_with(pieces, Box::new(move || stop.send(()).expect("the test receives")));
+    let connection = server.connect().expect("connected");
+    exchange(&connection, &get_stream(&connection), "\r\n\r\n");
+    sender.send(Ok("one")).expect("it reads");
+    read_until(&connection.stream, "one\r\n");
+    assert!(stopped.try_recv().is_err());
+    drop(connection);
+    stopped.recv().expect("stopped");
+}
+
 #[test]
 fn each_read_of_a_stream_is_sent_at_once() {
     let (sender, pieces) = mpsc::channel();
     let server = server(pieces);
     let connection = server.connect().expect("connected");
-    let head = exchange(&connection, "GET /stream HTTP/1.1\r\n\r\n", "\r\n\r\n");
+    let head = exchange(&connection, &get_stream(&connection), "\r\n\r\n");
     assert!(head.contains("Transfer-Encoding: chunked\r\n") && !head.contains("Content-Length"), "{head}");
     for piece in ["one", "two"] {
         sender.send(Ok(piece)).expect("it reads");

@@ -86,7 +86,7 @@ fn on_resource(
         ("create", ..) if path.group.starts_with("auth") => {
             identity::review(&store, request, user, path.plural)?.ok_or_else(no_such_path)
         }
-        ("get", "log", Some(target)) if path.plural == "pods" => pod_log::read(&store, target, cluster.job_time()),
+        ("get", "log", Some(target)) if path.plural == "pods" => pod_log::read(cluster, &store, request, target),
         ("create", "token", Some(target)) if path.plural == "serviceaccounts" => {
             identity::create_token(cluster, &store, target)
         }
@@ -136,7 +136,10 @@ fn on_objects(
 ) -> Result<Response, ApiStatus> {
     match verb {
         "list" => list(store, request, target),
-        "watch" => Watch::new(cluster, store, request, target).map(Response::Watch),
+        "watch" => {
+            let mut watch = Watch::new(cluster, store, request, target)?;
+            Ok(Response::Stream("application/json", Box::new(move |timeout| watch.next(timeout))))
+        }
         "get" => get(store, request, target),
         "create" => {
             let object = write::create(store, target, request.json()?, is_dry_run(request))?;
@@ -187,14 +190,28 @@ fn delete_collection(store: &mut Store, request: &Request, target: &Target<'_>) 
     Ok(Response::json(200, &list_json(target.resource, &found, &json!({}))))
 }
 
+/// Fields of DeleteOptions that are understood, and those of its preconditions.
+const DELETE_OPTIONS: [&str; 6] =
+    ["kind", "apiVersion", "dryRun", "gracePeriodSeconds", "preconditions", "propagationPolicy"];
+const PRECONDITIONS: [&str; 1] = ["uid"];
+
 /// Returns the DeleteOptions of body and query.
 fn delete_options(request: &Request) -> Result<Value, ApiStatus> {
     let mut options = request.json()?;
+    for (fields, known) in [(&options, &DELETE_OPTIONS[..]), (&options["preconditions"], &PRECONDITIONS)] {
+        let unknown = fields.as_object().and_then(|fields| fields.keys().find(|key| !known.contains(&key.as_str())));
+        if let Some(field) = unknown {
+            return Err(ApiStatus::bad_request(format!("the simulator does not support {field} in DeleteOptions")));
+        }
+    }
     for key in ["propagationPolicy", "gracePeriodSeconds"] {
         if options[key].is_null() && !request.query(key).is_empty() {
             let text = request.query(key);
             options[key] = text.parse::<i64>().map_or_else(|_| json!(text), |number| json!(number));
         }
+    }
+    if !matches!(options["propagationPolicy"].as_str().unwrap_or(""), "" | "Background" | "Foreground" | "Orphan") {
+        return Err(ApiStatus::bad_request("propagationPolicy must be Foreground, Background or Orphan"));
     }
     Ok(options)
 }

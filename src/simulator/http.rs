@@ -16,8 +16,7 @@ use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use super::api;
 use super::cluster::Cluster;
 use super::request::Request;
-use super::response::Response;
-use super::watch::Watch;
+use super::response::{NextBytes, Response};
 
 /// Concurrent connections: requests of this program, its commands and a few kubectl.
 const MAX_CONNECTIONS: usize = 256;
@@ -30,7 +29,7 @@ const MAX_HEADERS: usize = 64;
 /// Timeout of a read and of a write.
 const IO_TIMEOUT: Duration = Duration::from_secs(90);
 
-/// Interval at which a watch checks that its client is still connected.
+/// Interval at which a stream checks that its client is still connected.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Pause after a failed accept, for example without free descriptors.
@@ -90,7 +89,7 @@ fn serve_connection(connection: TcpStream, tls: Arc<ServerConfig>, cluster: &Arc
                 stream.write_all(&bytes)?;
                 stream.flush()?;
             }
-            Response::Watch(watch) => send_watch(&mut stream, watch)?,
+            Response::Stream(media_type, next) => send_stream(&mut stream, media_type, next)?,
         }
         if close {
             break;
@@ -106,11 +105,11 @@ fn head(code: u16, media_type: &str, framing: &str) -> String {
     format!("HTTP/1.1 {code} -\r\nContent-Type: {media_type}\r\nDate: {date}\r\n{framing}\r\n\r\n")
 }
 
-/// Sends the lines of a watch as they arrive, in chunks.
-fn send_watch(stream: &mut Stream, mut watch: Watch) -> io::Result<()> {
-    stream.write_all(head(200, "application/json", "Transfer-Encoding: chunked").as_bytes())?;
+/// Sends the lines of a watch or a log as they arrive, in chunks.
+fn send_stream(stream: &mut Stream, media_type: &str, mut next: NextBytes) -> io::Result<()> {
+    stream.write_all(head(200, media_type, "Transfer-Encoding: chunked").as_bytes())?;
     stream.flush()?;
-    while let Some(lines) = watch.next(POLL_INTERVAL) {
+    while let Some(lines) = next(POLL_INTERVAL) {
         if lines.is_empty() {
             if is_disconnected(&stream.sock)? {
                 return Err(io::ErrorKind::ConnectionAborted.into());
@@ -126,7 +125,7 @@ fn send_watch(stream: &mut Stream, mut watch: Watch) -> io::Result<()> {
     stream.flush()
 }
 
-/// Returns true if the client has closed the connection or sent bytes, which no client does during a watch.
+/// Returns true if the client has closed the connection or sent bytes, which no client does during a stream.
 fn is_disconnected(socket: &TcpStream) -> io::Result<bool> {
     socket.set_nonblocking(true)?;
     let peeked = socket.peek(&mut [0]);

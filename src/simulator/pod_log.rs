@@ -1,27 +1,93 @@
 //! What a simulated classifier writes: its log and its termination message.
 
-use std::time::{Duration, SystemTime};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::Value;
 
+use super::cluster::Cluster;
+use super::request::Request;
 use super::resources::{PODS, Target};
-use super::response::Response;
+use super::response::{NextBytes, Response};
 use super::status::ApiStatus;
-use super::store::{Store, items, text};
+use super::store::{Store, items, name, namespace, text, uid};
 use crate::kube::quantity;
 
 /// Lines of a training's log, as the classifier writes them: 5 epochs of 600 batches, one line per 100.
 const STEPS: u32 = 30;
 
-/// Returns the log that the classifier would have written by now.
+/// Parameters of a log that are understood.
+const PARAMETERS: [&str; 4] = ["container", "follow", "limitBytes", "tailLines"];
+
+/// Returns the log that the classifier would have written by now, or with `follow` a stream of it.
 ///
 /// # Errors
-/// 404, or 400 for a container that has not started.
-pub fn read(store: &Store, target: &Target<'_>, job_time: Duration) -> Result<Response, ApiStatus> {
+/// 404, or 400 for a container that has not started and for an unknown parameter.
+pub fn read(
+    cluster: &Arc<Cluster>,
+    store: &Store,
+    request: &Request,
+    target: &Target<'_>,
+) -> Result<Response, ApiStatus> {
     let Target { namespace, name, .. } = *target;
+    let (tail, limit) = (number(request, "tailLines")?, number(request, "limitBytes")?);
+    if let Some((parameter, _)) = request.query.iter().find(|(name, _)| !PARAMETERS.contains(&name.as_str())) {
+        return Err(ApiStatus::bad_request(format!("the simulator does not support the log parameter {parameter}")));
+    }
     let pod = store.get(&PODS, namespace, name).ok_or_else(|| ApiStatus::not_found(&PODS, name))?;
-    let state = &pod["status"]["containerStatuses"][0]["state"];
-    log(pod, state, job_time).map_or_else(|| not_started(pod), |log| Ok(Response::text(log)))
+    check_container(pod, request.query("container"))?;
+    let Some(log) = log(pod, state_of(pod), cluster.job_time()) else { return not_started(pod) };
+    let start = tail.map_or(0, |lines| start_of_tail(&log, lines));
+    match (request.query("follow"), limit) {
+        ("" | "false", limit) => {
+            Ok(Response::text(log[start..].bytes().take(limit.unwrap_or(usize::MAX)).collect::<Vec<_>>()))
+        }
+        ("true", None) => Ok(Response::Stream("text/plain", follow(cluster, pod, start))),
+        _ => Err(ApiStatus::bad_request("follow must be true or false, and without limitBytes if true")),
+    }
+}
+
+/// Returns the number in a parameter.
+fn number(request: &Request, parameter: &str) -> Result<Option<usize>, ApiStatus> {
+    let text = request.query(parameter);
+    let invalid = |_| ApiStatus::bad_request(format!("{parameter}: Invalid value: \"{text}\""));
+    if text.is_empty() { Ok(None) } else { text.parse().map(Some).map_err(invalid) }
+}
+
+fn check_container(pod: &Value, wanted: &str) -> Result<(), ApiStatus> {
+    if wanted.is_empty() || text(pod, "/spec/containers/0/name") == wanted {
+        return Ok(());
+    }
+    Err(ApiStatus::bad_request(format!("container {wanted} is not valid for pod {}", text(pod, "/metadata/name"))))
+}
+
+fn state_of(pod: &Value) -> &Value {
+    &pod["status"]["containerStatuses"][0]["state"]
+}
+
+/// Returns the start of the last `lines` lines.
+fn start_of_tail(log: &str, lines: usize) -> usize {
+    let skipped = log.lines().count().saturating_sub(lines);
+    log.split_inclusive('\n').take(skipped).map(str::len).sum()
+}
+
+/// Returns the log of a pod from the byte `sent` on, until its container has ended or the pod is gone.
+fn follow(cluster: &Arc<Cluster>, pod: &Value, mut sent: usize) -> NextBytes {
+    let cluster = Arc::clone(cluster);
+    let (namespace, pod_name, id) = (namespace(pod).to_owned(), name(pod).to_owned(), uid(pod).to_owned());
+    let mut version = None;
+    Box::new(move |timeout| {
+        // The first call returns what there is.
+        let wait = version.map_or(Duration::ZERO, |_| timeout);
+        let store = cluster.wait(version.unwrap_or_default(), Instant::now() + wait)?;
+        version = Some(store.version());
+        let pod = store.get(&PODS, &namespace, &pod_name).filter(|pod| uid(pod) == id)?;
+        let log = log(pod, state_of(pod), cluster.job_time())?;
+        let piece = log.as_bytes()[sent..].to_vec();
+        sent = log.len();
+        let is_over = piece.is_empty() && !state_of(pod)["terminated"].is_null();
+        (!is_over).then_some(piece)
+    })
 }
 
 /// Returns the termination message of a container in this state: the classifier's accuracy, or, where the container has that

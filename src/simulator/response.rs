@@ -1,13 +1,16 @@
 //! Responses of the API.
 
+use std::time::Duration;
+
 use serde_json::Value;
 
-use super::watch::Watch;
+/// Returns the next bytes of a stream, or none if there were none within the timeout. Returns `None` at the end of the stream.
+pub type NextBytes = Box<dyn FnMut(Duration) -> Option<Vec<u8>> + Send>;
 
-/// A response: status, media type and body, or an endless watch.
+/// A response: status, media type and body, or media type and stream.
 pub enum Response {
     Complete(u16, &'static str, Vec<u8>),
-    Watch(Watch),
+    Stream(&'static str, NextBytes),
 }
 
 impl Response {

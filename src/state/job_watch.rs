@@ -79,6 +79,11 @@ impl JobWatch {
         self.write(tier).add_created(name, dataset, created);
     }
 
+    /// Removes a Job that Kubernetes has begun to delete, so that it is not shown any more.
+    pub fn remove_deleted(&self, tier: Tier, name: &str, uid: &str) {
+        self.write(tier).remove_deleted(name, uid);
+    }
+
     /// Logs why a Job does not start, once for all Jobs with the same reason.
     pub fn log_reason(&self, job: &str, reason: &str, fix: &str) {
         let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);

@@ -147,6 +147,13 @@ impl TierJobs {
         !is_full
     }
 
+    /// Removes the Job with this uid, which Kubernetes has begun to delete, before the event of the watch.
+    pub fn remove_deleted(&mut self, name: &str, uid: &str) {
+        if self.jobs.get(name).is_some_and(|job| *job.uid == *uid) {
+            self.delete_job(name);
+        }
+    }
+
     fn delete_job(&mut self, name: &str) {
         if let Some(record) = self.jobs.remove(name) {
             self.order.remove(&(record.created, name.into()));
@@ -227,8 +234,13 @@ impl TierJobs {
 
     /// Returns the pod that decides on the Job with this name and uid.
     pub fn pod(&self, job: &str, uid: &str) -> Option<&PodRecord> {
-        let pods = self.pods_of(job).map(|(_, pod)| pod).filter(|pod| *pod.job_uid == *uid);
-        pods.max_by_key(|pod| pod.rank())
+        self.named_pod(job, uid).map(|(_, pod)| pod)
+    }
+
+    /// Returns the same pod with its own name.
+    pub fn named_pod(&self, job: &str, uid: &str) -> Option<(&str, &PodRecord)> {
+        let pods = self.pods_of(job).filter(|(_, pod)| *pod.job_uid == *uid);
+        pods.max_by_key(|(_, pod)| pod.rank())
     }
 
     /// Returns the pods of all Jobs of this name, also of one that is gone.

@@ -50,7 +50,6 @@ fn role_grants_exactly_the_needed_permissions() {
     for args in [
         &["get", "secrets", "-n", "default"][..],
         &["get", "jobs", "-n", "kube-system"],
-        &["delete", "jobs", "--all", "-n", FREE],
         &["delete", "pods", "--all", "-n", FREE],
         &["get", "nodes"],
     ] {
@@ -62,8 +61,14 @@ fn role_grants_exactly_the_needed_permissions() {
         ("create", "jobs", PREMIUM, true),
         ("list", "pods", "kube-system", true),
         ("create", "jobs", "kube-system", false),
-        ("delete", "jobs", FREE, false),
-        ("get", "jobs", FREE, false),
+        ("delete", "jobs", FREE, true),
+        ("delete", "jobs", PREMIUM, true),
+        ("delete", "jobs", "kube-system", false),
+        ("deletecollection", "jobs", FREE, false),
+        ("get", "pods/log", FREE, true),
+        ("get", "pods/log", PREMIUM, true),
+        ("get", "pods/log", "kube-system", false),
+        ("get", "jobs", FREE, true),
         ("watch", "jobs", FREE, true),
         ("patch", "jobs", FREE, true),
         ("watch", "resourcequotas", FREE, true),
@@ -81,7 +86,9 @@ fn role_grants_exactly_the_needed_permissions() {
         ("get", "pods", FREE, false),
         ("get", "secrets", "default", false),
     ] {
-        let response = kubectl(&["auth", "can-i", verb, resource, "-n", namespace, "--as", ACCOUNT]);
+        let (plural, subresource) = resource.split_once('/').unwrap_or((resource, ""));
+        let subresource = format!("--subresource={subresource}");
+        let response = kubectl(&["auth", "can-i", verb, plural, &subresource, "-n", namespace, "--as", ACCOUNT]);
         let output = String::from_utf8_lossy(&response.stdout).trim().to_owned();
         assert_eq!(output == "yes", allowed, "{verb} {resource} in {namespace}: {output}");
     }

@@ -98,3 +98,46 @@ fn job_resources_tell_what_became_of_each_job() {
     kubectl_ok(&["delete", "job", &name, "-n", PREMIUM, "--wait=false"]);
     within(SOON, "404", || (server.get(&format!("/jobs/{name}")).status == 404).then_some(()));
 }
+
+#[test]
+fn log_is_followed_to_its_end_and_a_deleted_job_makes_room() {
+    empty_cluster();
+    let folder = tempfile::TempDir::new().unwrap();
+    let token = folder.path().join("admin-token");
+    std::fs::write(&token, "admin").unwrap();
+    let (_home, short) = requeueing_server("short", &[]);
+    let name = post_ok(&short, "premium", "mnist");
+    let logs = format!("/jobs/{name}/logs");
+    // It answers 409 until its container runs, then the whole log as it arrives.
+    let followed = within(SOON, "a log", || {
+        let response = short.get(&format!("{logs}?follow=true"));
+        let is_early = response.status == 409 || response.status == 404 && response.code() == "job_not_found";
+        assert!(is_early || response.status == 200, "{}", response.text());
+        (response.status == 200).then_some(response)
+    });
+    assert!(followed.text().starts_with("dataset: mnist\n"), "{}", followed.text());
+    assert!(followed.text().lines().last().unwrap().starts_with("Accuracy of the network"), "{}", followed.text());
+    assert_eq!(followed.text(), kubectl_ok(&["logs", &format!("job/{name}"), "-n", PREMIUM]));
+    assert_eq!(short.get(&logs).body, followed.body);
+    let last = followed.text().lines().last().unwrap().to_owned() + "\n";
+    assert_eq!(short.get(&format!("{logs}?tail=1")).text(), last);
+
+    let (_home, long) = requeueing_server("long", &["--admin-token-file", token.to_str().unwrap()]);
+    let mut posted: Vec<String> = (0..2).map(|_| post_ok(&long, "free", "mnist")).collect();
+    posted.iter().for_each(|name| drop(until(&long, name, "running")));
+    posted.push(post_ok(&long, "free", "mnist"));
+    until(&long, &posted[2], "queued");
+    let early = long.get(&format!("/jobs/{}/logs", posted[2]));
+    assert_eq!((early.status, early.code().as_str()), (409, "not_started"), "{}", early.text());
+    let delete = |name: &str| {
+        let header = "Authorization: Bearer admin\r\n";
+        long.connect().request_with("DELETE", &format!("/jobs/{name}"), header, b"")
+    };
+    assert_eq!(delete(&posted[0]).status, 202);
+    assert_eq!((long.get(&format!("/jobs/{}", posted[0])).status, delete(&posted[0]).status), (404, 404));
+    until(&long, &posted[2], "running");
+    let owners: BTreeSet<String> =
+        pods(FREE).iter().map(|pod| text(pod, "/metadata/labels/job-name").to_owned()).collect();
+    assert!(!owners.contains(&posted[0]), "its pods are gone: {owners:?}");
+    assert!(jobs(FREE).iter().all(|job| text(job, "/metadata/name") != posted[0]));
+}

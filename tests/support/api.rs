@@ -66,6 +66,7 @@ type Script = Box<dyn FnMut(&Request) -> Behavior + Send>;
 struct Seen {
     requests: Vec<Request>,
     connections: usize,
+    ended: usize,
     sockets: Vec<TcpStream>,
 }
 
@@ -163,6 +164,12 @@ impl ApiServer {
         }
     }
 
+    /// Number of connections that have not ended.
+    pub fn open_connections(&self) -> usize {
+        let seen = self.seen();
+        seen.connections - seen.ended
+    }
+
     pub fn set_pods(&self, pods: Vec<Value>) {
         self.shared.cluster.lock().unwrap().pods = pods;
     }
@@ -251,6 +258,7 @@ fn accept_on(listener: TcpListener, shared: Arc<Shared>) -> JoinHandle<()> {
                 // An error means that the client closed the connection or that the socket is already shut down.
                 let _ = serve(socket, &shared, number);
                 let _ = raw.shutdown(Shutdown::Both);
+                shared.seen().ended += 1;
             });
         }
     })
@@ -318,6 +326,12 @@ fn respond(
         Behavior::Reset => reset(raw).map(|()| false),
         Behavior::Hang => wait_for_end(stream).map(|()| false),
         Behavior::Drip => drip(stream).map(|()| false),
+        Behavior::ChunkThenHang(chunk) => {
+            let head = format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{:x}\r\n", chunk.len());
+            stream.write_all(&[head.as_bytes(), &chunk, b"\r\n"].concat())?;
+            stream.flush()?;
+            wait_for_end(stream).map(|()| false)
+        }
         Behavior::After(latch, response) => {
             latch.wait();
             respond(*response, request, shared, stream, raw)

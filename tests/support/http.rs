@@ -84,6 +84,11 @@ impl Connection {
         }
     }
 
+    /// The bytes to read.
+    pub fn reader(&mut self) -> &mut BufReader<TcpStream> {
+        &mut self.0
+    }
+
     /// Reads to the end of the connection.
     pub fn rest(&mut self) -> io::Result<Vec<u8>> {
         let mut bytes = Vec::new();

@@ -37,6 +37,13 @@ pub fn threads(server: &Server) -> usize {
     entries(&format!("{}/task", folder(server))).len()
 }
 
+/// The largest amount of memory that the server has had so far, in KiB.
+pub fn peak_memory(server: &Server) -> usize {
+    let status = std::fs::read_to_string(format!("{}/status", folder(server))).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
 /// The descriptors of connected Unix sockets: both ends of the private connections, and a few socket pairs.
 pub fn private_descriptors(server: &Server) -> BTreeSet<u64> {
     unix_descriptors(server, |_| true)

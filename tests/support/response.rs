@@ -28,6 +28,8 @@ pub enum Behavior {
     Hang,
     /// Sends a valid head, then one body byte every 50 ms until the client gives up.
     Drip,
+    /// Sends a valid head and one chunk of the body, then nothing until the client gives up.
+    ChunkThenHang(Vec<u8>),
     /// Responds once the test opens the latch.
     After(Latch, Box<Behavior>),
     /// Responds after this delay: a slow Kubernetes.

@@ -89,9 +89,12 @@ pub fn environment(env: Env<'_>, plugin: Option<(String, io::Result<PathBuf>)>, 
     } else if env("PATH").is_none() {
         checks.push(Check::warning("environment", "PATH is not set", format!("PATH=/usr/bin:/bin in {FILE}")));
     }
-    if let Some(path) = &options.premium_token_file {
-        checks.push(token(path));
-    }
+    let tokens = [
+        ("premium", "POSTs to premium", &options.premium_token_file),
+        ("admin", "deletions", &options.admin_token_file),
+    ];
+    let tokens = tokens.into_iter().filter_map(|(name, requests, path)| Some(token(name, requests, path.as_deref()?)));
+    checks.extend(tokens);
     if options.local.is_some() {
         let text = "LOCAL is set: `serve` starts a simulated cluster, but these checks are about another one";
         checks.push(Check::warning("environment", text, "unset LOCAL"));
@@ -141,12 +144,12 @@ fn plugin(name: &str, found: io::Result<PathBuf>) -> Check {
     }
 }
 
-fn token(path: &Path) -> Check {
+fn token(name: &str, requests: &str, path: &Path) -> Check {
     match auth::Token::read(path) {
-        Ok(_) => Check::ok("environment", format!("POSTs to premium need the token in {}", path.display())),
+        Ok(_) => Check::ok("environment", format!("{requests} need the token in {}", path.display())),
         Err(error) => Check::fail(
             "environment",
-            format!("cannot use the premium token file {}: {error}", path.display()),
+            format!("cannot use the {name} token file {}: {error}", path.display()),
             format!("openssl rand -hex 32 >{}", path.display()),
         ),
     }

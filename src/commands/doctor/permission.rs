@@ -7,7 +7,7 @@ use crate::commands::output::Check;
 use crate::job::Tier;
 use crate::kube::{Client, Error, Operation};
 
-/// One permission: verb, API group, resource, namespace.
+/// One permission: verb, API group, resource with its subresource, namespace.
 type Permission = (&'static str, &'static str, &'static str, Option<&'static str>);
 
 const FREE: Option<&str> = Some(Tier::Free.namespace());
@@ -34,12 +34,19 @@ const JOBS: [Permission; 3] =
 const REQUEUE: [Permission; 3] =
     [("patch", "batch", "jobs", FREE), ("list", "", "resourcequotas", FREE), ("watch", "", "resourcequotas", FREE)];
 
+/// Permissions to find the Job of a repeated POST, and to show a Job with --no-watch.
+const READ: [Permission; 2] = [("get", "batch", "jobs", FREE), ("get", "batch", "jobs", PREMIUM)];
+
+/// Permissions to show the logs of Jobs.
+const LOGS: [Permission; 2] = [("get", "", "pods/log", FREE), ("get", "", "pods/log", PREMIUM)];
+
+/// Permissions to delete Jobs.
+const DELETION: [Permission; 2] = [("delete", "batch", "jobs", FREE), ("delete", "batch", "jobs", PREMIUM)];
+
 /// Further permissions of `clean`.
-const CLEAN: [Permission; 8] = [
+const CLEAN: [Permission; 6] = [
     ("list", "batch", "jobs", FREE),
     ("list", "batch", "jobs", PREMIUM),
-    ("delete", "batch", "jobs", FREE),
-    ("delete", "batch", "jobs", PREMIUM),
     ("list", "", "pods", FREE),
     ("list", "", "pods", PREMIUM),
     ("list", "", "resourcequotas", FREE),
@@ -71,6 +78,10 @@ pub fn check(kube: &Client) -> Result<Vec<Check>, Error> {
         }
     });
     checks.push(watched_jobs(kube)?);
+    let effect = "a repeated POST gets 429 from a full quota, and GET /jobs/NAME with --no-watch returns 502";
+    checks.push(feature(kube, &READ, "may read Jobs", effect)?);
+    checks.push(feature(kube, &LOGS, "may read the logs of Jobs", "GET /jobs/NAME/logs returns 502")?);
+    checks.push(feature(kube, &DELETION, "may delete Jobs", "DELETE /jobs/NAME returns 502, and `clean` fails")?);
     let clean = missing(kube, &CLEAN)?.join(", ");
     checks.push(if clean.is_empty() {
         Check::ok("permission", "may do what `clean` needs")
@@ -83,6 +94,16 @@ pub fn check(kube: &Client) -> Result<Vec<Check>, Error> {
         )
     });
     Ok(checks)
+}
+
+/// Checks the permissions of a feature that the server can do without.
+fn feature(kube: &Client, permissions: &[Permission], text: &str, effect: &str) -> Result<Check, Error> {
+    let missing = missing(kube, permissions)?.join(", ");
+    Ok(if missing.is_empty() {
+        Check::ok("permission", text)
+    } else {
+        Check::warning("permission", format!("may not {missing}; without it {effect}"), GRANT)
+    })
 }
 
 /// Checks the permissions to watch the Jobs and to requeue them, which the server can do without.
@@ -119,7 +140,10 @@ fn missing(kube: &Client, permissions: &[Permission]) -> Result<Vec<String>, Err
 
 /// Returns `None` if the permission is granted, else the reason, which Kubernetes may leave empty.
 fn denial(kube: &Client, (verb, group, resource, namespace): Permission) -> Result<Option<String>, Error> {
-    let attributes = json!({ "verb": verb, "group": group, "resource": resource, "namespace": namespace });
+    let (resource, subresource) = resource.split_once('/').unwrap_or((resource, ""));
+    let attributes = json!({
+        "verb": verb, "group": group, "resource": resource, "subresource": subresource, "namespace": namespace,
+    });
     let review = json!({
         "apiVersion": "authorization.k8s.io/v1",
         "kind": "SelfSubjectAccessReview",

@@ -6,12 +6,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde::de::DeserializeOwned;
+use ureq::http::request::Builder;
 use ureq::http::{Request, Response, header};
 use ureq::{Agent, Body};
 
 use crate::kube::auth::credential::Credential;
 use crate::kube::client::connections::{Connections, INPUT_BUFFER};
-use crate::kube::client::response::{content_type, read_error, request_error, status_error};
+use crate::kube::client::response::{check_status, content_type, read_error, request_error, tls_error};
 use crate::kube::error::Error;
 use crate::kube::transport::connect::take_connected;
 use crate::kube::types::job::Job;
@@ -31,6 +32,9 @@ pub const JSON: &str = "application/json";
 
 /// The accepted media types of a pod list; a server without the first sends the second.
 const PODS: &str = "application/vnd.kubernetes.protobuf,application/json";
+
+/// The accepted media types of a log: as kubectl sends them.
+const ANY: &str = "application/json, */*";
 
 /// One attempt of an operation.
 pub struct Attempt<'a> {
@@ -80,30 +84,42 @@ impl Attempt<'_> {
         path: &str,
         body: Option<(&str, &[u8])>,
     ) -> Result<Response<Body>, Error> {
-        let url = self.url(path);
-        let agent = self
-            .connections
-            .agent(self.credential.identity.as_ref())
-            .map_err(|error| Error::Tls { url: url.clone(), source: ureq::Error::Other(error.into()) })?;
-        let mut request = Request::builder().method(method).uri(&url).header(header::ACCEPT, accept);
-        if let Some(value) = &self.credential.authorization {
-            request = request.header(header::AUTHORIZATION, value);
-        }
-        for (name, value) in self.impersonate {
-            request = request.header(name, value);
-        }
+        let agent = self.connections.agent(self.credential.identity.as_ref());
+        let agent = agent.map_err(|error| tls_error(self.url(path), error))?;
+        let request = self.request(accept, method, path);
         let sent = match body {
             Some((media_type, body)) => {
                 request.header(header::CONTENT_TYPE, media_type).body(body).map(|request| self.run(&agent, request))
             }
             None => request.body(()).map(|request| self.run(&agent, request)),
         };
-        let response =
-            sent.map_err(ureq::Error::Http).and_then(|sent| sent).map_err(|error| request_error(&url, error))?;
-        match response.status().as_u16() {
-            200..=299 => Ok(response),
-            _ => Err(status_error(url, response)),
+        check_status(self.url(path), sent.map_err(ureq::Error::Http).and_then(|sent| sent))
+    }
+
+    /// Returns a request with our credential and without a body.
+    fn request(&self, accept: &str, method: &str, path: &str) -> Builder {
+        let mut request = Request::builder().method(method).uri(self.url(path)).header(header::ACCEPT, accept);
+        if let Some(value) = &self.credential.authorization {
+            request = request.header(header::AUTHORIZATION, value);
         }
+        for (name, value) in self.impersonate {
+            request = request.header(name, value);
+        }
+        request
+    }
+
+    /// Opens a stream on a connection of `agent`. The head must arrive by the deadline, and each further part after at most `silence`.
+    ///
+    /// # Errors
+    /// [`Error`], also for a status other than 2xx.
+    pub fn open_stream(&self, agent: &Agent, path: &str, silence: Duration) -> Result<Response<Body>, Error> {
+        // Decompression would hold back bytes that have arrived.
+        let request = self.request(ANY, "GET", path).header(header::ACCEPT_ENCODING, "identity").body(());
+        let sent = request.map_err(ureq::Error::Http).and_then(|request| {
+            let request = agent.configure_request(request).timeout_recv_response(Some(self.remaining()));
+            agent.run(request.timeout_per_read(Some(silence)).build())
+        });
+        check_status(self.url(path), sent)
     }
 
     fn run<B: ureq::AsSendBody>(&self, agent: &Agent, request: Request<B>) -> Result<Response<Body>, ureq::Error> {

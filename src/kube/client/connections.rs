@@ -71,11 +71,18 @@ impl Connections {
     pub fn agent(&self, identity: Option<&Arc<Identity>>) -> Result<Agent, TlsError> {
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         if current.0.as_ref().map(Arc::as_ptr) != identity.map(Arc::as_ptr) {
-            let settings = (&self.trust, self.proxy.as_ref(), &self.lookup);
-            let agent = build_agent(&self.server, settings, identity.map(Arc::as_ref), self.max_idle)?;
-            *current = (identity.cloned(), agent);
+            *current = (identity.cloned(), self.separate_agent(identity)?);
         }
         Ok(current.1.clone())
+    }
+
+    /// Returns an agent with connections of its own, which its shutdown ends.
+    ///
+    /// # Errors
+    /// [`TlsError`] if the identity is not usable.
+    pub fn separate_agent(&self, identity: Option<&Arc<Identity>>) -> Result<Agent, TlsError> {
+        let settings = (&self.trust, self.proxy.as_ref(), &self.lookup);
+        build_agent(&self.server, settings, identity.map(Arc::as_ref), self.max_idle)
     }
 
     /// Records a connection that broke or did not answer. The connections that are idle now are as suspect, because

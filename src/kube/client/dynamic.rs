@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::kube::client::Client;
 use crate::kube::client::attempt::{Attempt, JSON};
@@ -102,6 +102,27 @@ impl Client {
             Err(error) if error.not_found() => Ok(()),
             Err(error) => Err(error),
         }
+    }
+
+    /// Deletes the object with this uid, or any if it is empty, after its dependents, by `deadline`. Returns false if it does not exist.
+    ///
+    /// # Errors
+    /// [`Error`]; the object may have been deleted.
+    pub fn delete_foreground(&self, path: &str, uid: &str, deadline: Instant) -> Result<bool, Error> {
+        let mut options = json!({"kind": "DeleteOptions", "apiVersion": "v1", "propagationPolicy": "Foreground"});
+        if !uid.is_empty() {
+            options["preconditions"] = json!({ "uid": uid });
+        }
+        let options = bytes(&options);
+        let mut maybe_deleted = false;
+        self.retry_until(Verb::Delete, deadline, |attempt| match attempt.send("DELETE", path, Some((JSON, &options))) {
+            Ok(response) => attempt.object::<Object>(path, response, RESPONSE_LIMIT).map(|_| true),
+            Err(Error::Status { status, .. }) if matches!(status.code, 404 | 409) => Ok(maybe_deleted),
+            Err(error) => {
+                maybe_deleted |= !matches!(error, Error::Unreachable { .. });
+                Err(error)
+            }
+        })
     }
 
     /// Changes an object by a JSON merge patch, in one attempt. Returns `false` if the object no longer exists, or no

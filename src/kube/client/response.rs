@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use ureq::Body;
 use ureq::http::{Response, header};
 
-use crate::kube::error::{Error, Status};
+use crate::kube::error::{Error, Status, TlsError};
 use crate::kube::transport::connect::NotConnected;
 use crate::kube::types::pod::Object;
 use crate::kube::types::protobuf;
@@ -81,8 +81,25 @@ fn is_socks_refusal(error: &io::Error) -> bool {
     error.raw_os_error().is_none() && refusals.contains(&error.to_string().as_str())
 }
 
+/// Returns a successful response.
+///
+/// # Errors
+/// [`Error`], also for a status other than 2xx.
+pub fn check_status(url: String, sent: Result<Response<Body>, ureq::Error>) -> Result<Response<Body>, Error> {
+    let response = sent.map_err(|error| request_error(&url, error))?;
+    match response.status().as_u16() {
+        200..=299 => Ok(response),
+        _ => Err(status_error(url, response)),
+    }
+}
+
+/// Maps a certificate that is not usable.
+pub fn tls_error(url: String, error: TlsError) -> Error {
+    Error::Tls { url, source: ureq::Error::Other(error.into()) }
+}
+
 /// Maps a response other than 2xx: a Status object from Kubernetes, or the response of a server in front of it.
-pub fn status_error(url: String, mut response: Response<Body>) -> Error {
+fn status_error(url: String, mut response: Response<Body>) -> Error {
     let code = response.status().as_u16();
     let seconds = response.headers().get(header::RETRY_AFTER).and_then(|value| value.to_str().ok());
     let retry_after = seconds.and_then(|text| text.trim().parse().ok()).map(Duration::from_secs);

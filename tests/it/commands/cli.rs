@@ -12,7 +12,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::process::Command;
 
 /// Each option with its variable and its default as shown by --help.
-const OPTIONS: [(&str, &str, &str); 13] = [
+const OPTIONS: [(&str, &str, &str); 14] = [
     ("--listen", "LISTEN", "0.0.0.0:5000"),
     ("--image", "CLASSIFIER_IMAGE", "mp12-classifier:1.0"),
     ("--kubeconfig", "KUBECONFIG", "~/.kube/config"),
@@ -25,6 +25,7 @@ const OPTIONS: [(&str, &str, &str); 13] = [
     ("--local-nodes", "LOCAL_NODES", "2"),
     ("--posts-per-minute", "POSTS_PER_MINUTE", "120"),
     ("--premium-token-file", "PREMIUM_TOKEN_FILE", "none"),
+    ("--admin-token-file", "ADMIN_TOKEN_FILE", "none"),
     ("--log-level", "LOG_LEVEL", "info"),
 ];
 

@@ -1,6 +1,8 @@
 //! The free tier's queue: requeueing when the quota has room, GET /queue, and both after watch errors.
 
+mod job_deletion;
 mod job_list;
+mod job_log;
 mod job_read;
 mod job_wait;
 mod metrics;
@@ -64,7 +66,11 @@ impl World {
             return unauthorized().into();
         }
         let path = request.path().to_owned();
-        let kind = if request.query("watch").is_some() { "WATCH" } else { &request.method };
+        let kind = match (request.query("watch"), request.query("follow")) {
+            (Some(_), _) => "WATCH",
+            (_, Some(_)) => "FOLLOW",
+            _ => &request.method,
+        };
         let instead = self.instead.get_mut(&format!("{kind} {path}")).and_then(VecDeque::pop_front);
         match (kind, path.as_str()) {
             ("PATCH", _) => {
@@ -85,7 +91,7 @@ impl World {
             ("GET", path) if path.starts_with(JOBS) => instead.unwrap_or_else(|| self.stored(path)),
             ("GET", EVENTS) => instead.unwrap_or_else(|| self.list("EventList", &[])),
             ("GET", QUOTAS) => instead.unwrap_or_else(|| self.list("ResourceQuotaList", &[&self.quota()])),
-            _ => Behavior::Default,
+            _ => instead.unwrap_or(Behavior::Default),
         }
     }
 
@@ -161,7 +167,7 @@ impl Tier {
         self.world.lock().unwrap()
     }
 
-    /// Sets the behavior of the next request with this method (or WATCH) and path.
+    /// Sets the behavior of the next request with this method (or WATCH, or FOLLOW of a log) and path.
     fn instead(&self, what: &str, path: &str, response: impl Into<Behavior>) {
         self.world().instead.entry(format!("{what} {path}")).or_default().push_back(response.into());
     }

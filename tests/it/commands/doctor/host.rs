@@ -27,6 +27,8 @@ fn service_environment_is_checked() {
     assert!(
         end.stdout.contains("ok environment: POSTs to premium need the token in ") && !end.stdout.contains("hunter2")
     );
+    let end = doctor(host(Setup::for_api(&api)).args(GOOD).env("ADMIN_TOKEN_FILE", "/nowhere/token"));
+    expect("token", &end, "FAIL environment: ", "cannot use the admin token file /nowhere/token", "openssl rand");
     let end = doctor(host(Setup::for_api(&api)).args(GOOD).env("PREMIUM_TOKEN_FILE", "/nowhere/token"));
     expect("token", &end, "FAIL environment: ", "cannot use the premium token file /nowhere/token", "openssl rand");
     let setup = host(Setup::new());
