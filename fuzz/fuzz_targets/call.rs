@@ -33,6 +33,7 @@ fuzz_target!(|input: &[u8]| {
         Route::Healthz => "GET /healthz".to_owned(),
         Route::Readyz => "GET /readyz".to_owned(),
         Route::Metrics => "GET /metrics".to_owned(),
+        Route::OpenApi => "GET /openapi.json".to_owned(),
         Route::Options(methods) => return assert!(method == "OPTIONS" && methods.contains("OPTIONS"), "{line}"),
     };
     assert_eq!(format!("{} {path}", if method == "HEAD" { "GET" } else { method }), expected);
