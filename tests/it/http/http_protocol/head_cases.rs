@@ -143,11 +143,11 @@ pub fn methods() -> Vec<Case> {
             &[&[501]],
         ),
     ];
-    for method in ["get", "Get", "gET", "post", "BREW", "PROPFIND", "QUERY", "GETT", "GE", "G", "!#$%&'*+-.^_`|~"] {
+    for method in ["get", "Get", "gET", "post", "BREW", "PROPFIND", "GETT", "GE", "G", "!#$%&'*+-.^_`|~"] {
         cases.push(open(format!("method {method}"), line(format!("{method} /healthz HTTP/1.1")), &[&[501]]));
     }
     cases.push(open("method OPTIONS", "OPTIONS /healthz HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\n\r\n", &[&[204]]));
-    for method in ["POST", "PUT", "DELETE", "PATCH", "TRACE", "CONNECT"] {
+    for method in ["POST", "PUT", "DELETE", "PATCH", "TRACE", "CONNECT", "QUERY"] {
         let request = format!("{method} /healthz HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\n\r\n");
         cases.push(open(format!("method {method}"), request, &[&[405]]));
     }
