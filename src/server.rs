@@ -184,7 +184,7 @@ impl Listening {
             }
         }
         stream.set_read_timeout(None)?;
-        Ok(PrivateConnection { stream, number: count.number, count: Box::new(count) })
+        Ok(PrivateConnection { stream, number: Some(count.number), count: Box::new(count) })
     }
 }
 

@@ -32,6 +32,10 @@ pub fn timeout(target: &str) -> Result<Option<Duration>, ApiError> {
 /// Blocks while the Job of a waiting request keeps its state. Returns false at once for any other request. Returns early once `is_over`
 /// returns true: the client left, or the server stops.
 pub fn hold(app: &App, method: &str, target: &str, is_over: &dyn Fn() -> bool) -> bool {
+    // Most requests have no query, and need no second look at their route.
+    if !target.contains('?') {
+        return false;
+    }
     let Ok(Route::ShowJob(name)) = Route::parse(method, target) else { return false };
     let (Some(watched), Ok(Some(timeout))) = (&app.watched, timeout(target)) else { return false };
     let deadline = Instant::now() + timeout;

@@ -32,8 +32,8 @@ pub type Hold = Box<dyn Fn(&str, &str, &dyn Fn() -> bool) -> bool + Send + Sync>
 pub struct PrivateConnection {
     /// The front's end.
     pub stream: UnixStream,
-    /// The server's number of the connection, which the requests on it carry.
-    pub number: u64,
+    /// The server's number of the connection, which the requests on it carry; `None` where they need not.
+    pub number: Option<u64>,
     /// Tells the server when the connection is dropped.
     #[expect(dead_code, reason = "held for its Drop")]
     pub count: Box<dyn Send>,

@@ -32,9 +32,9 @@ pub struct Request {
 }
 
 impl Request {
-    /// The bytes to send on the private connection of this number, for which the request has `waited`: the request line, the forwarded
-    /// headers, and the body with its length.
-    pub fn to_private(&self, connection: u64, waited: Duration) -> Vec<u8> {
+    /// The bytes to send on a private connection, with its number if the server needs it, for which the request has `waited`: the request
+    /// line, the forwarded headers, and the body with its length.
+    pub fn to_private(&self, connection: Option<u64>, waited: Duration) -> Vec<u8> {
         let RequestHead { method, target, forwarded, .. } = &self.head;
         let mut bytes = Vec::with_capacity(256);
         for part in [method, " ", target, " HTTP/1.1\r\n"] {
@@ -45,7 +45,9 @@ impl Request {
                 bytes.extend_from_slice(part.as_bytes());
             }
         }
-        bytes.extend_from_slice(format!("{CONNECTION}: {connection}\r\n").as_bytes());
+        if let Some(number) = connection {
+            bytes.extend_from_slice(format!("{CONNECTION}: {number}\r\n").as_bytes());
+        }
         if waited.as_millis() > 0 {
             bytes.extend_from_slice(format!("{WAITED}: {}\r\n", waited.as_millis()).as_bytes());
         }
@@ -349,12 +351,12 @@ mod tests {
         let mut request = Request { head, body: Some(b"{}".to_vec()) };
         let expected =
             "POST /a HTTP/1.1\r\nAuthorization: Bearer t\r\nPrivate-Connection: 7\r\nContent-Length: 2\r\n\r\n{}";
-        assert_eq!(String::from_utf8(request.to_private(7, Duration::ZERO)).expect("ASCII"), expected);
+        assert_eq!(String::from_utf8(request.to_private(Some(7), Duration::ZERO)).expect("ASCII"), expected);
         request.body = None;
         let waited = Duration::from_millis(1500);
         let expected =
             "POST /a HTTP/1.1\r\nAuthorization: Bearer t\r\nPrivate-Connection: 7\r\nPrivate-Waited: 1500\r\n\r\n";
-        assert_eq!(String::from_utf8(request.to_private(7, waited)).expect("ASCII"), expected);
+        assert_eq!(String::from_utf8(request.to_private(Some(7), waited)).expect("ASCII"), expected);
     }
 
     #[test]

@@ -26,7 +26,7 @@ fn start_with(scripts: Vec<Script>, response_timeout: Duration) -> Front {
         let (stream, other) = UnixStream::pair()?;
         let script = scripts.lock().expect("no panic").next().ok_or(io::ErrorKind::ConnectionRefused)?;
         thread::spawn(move || script(other));
-        Ok(PrivateConnection { stream, number: 0, count: Box::new(()) })
+        Ok(PrivateConnection { stream, number: None, count: Box::new(()) })
     };
     let backend = Backend {
         connect: Box::new(connect),

@@ -64,7 +64,10 @@ fn a_panic_is_a_500_and_the_connection_serves_on() {
 }
 
 fn get_stream(connection: &PrivateConnection) -> String {
-    format!("GET /stream HTTP/1.1\r\nPrivate-Connection: {}\r\n\r\n", connection.number)
+    format!(
+        "GET /stream HTTP/1.1\r\nPrivate-Connection: {}\r\n\r\n",
+        connection.number.expect("the server numbers its connections")
+    )
 }
 
 #[test]

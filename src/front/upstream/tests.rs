@@ -15,7 +15,7 @@ fn pool(max: usize, max_waiting: usize) -> Pool {
 
 fn connect() -> io::Result<PrivateConnection> {
     let (stream, other) = UnixStream::pair()?;
-    Ok(PrivateConnection { stream, number: 0, count: Box::new(other) })
+    Ok(PrivateConnection { stream, number: None, count: Box::new(other) })
 }
 
 impl Pool {
