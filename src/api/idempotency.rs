@@ -21,22 +21,22 @@ pub fn key<'a>(request: &Request<'a>) -> Result<Option<&'a str>, ApiError> {
     if is_valid { Ok(Some(key)) } else { Err(ApiError::BadIdempotencyKey) }
 }
 
-/// Looks for the Job of a request with a key that was not created, by `deadline`. Returns true if an earlier request has created it, and
-/// false if an attempt of this one may have.
+/// Looks for the Job of a request with a key, by `deadline`, after a create that failed, or that found a Job after a lost response (`None`).
+/// Returns true if an earlier request has created it, and false if an attempt of this one may have.
 ///
 /// # Errors
 /// The failed create, or the reason why the Job is of no use.
-pub fn find(app: &App, new: NewJob, error: kube::Error, deadline: Instant) -> Result<bool, ApiError> {
-    let (exists, may_exist) = match &error {
+pub fn find(app: &App, new: NewJob, failure: Option<kube::Error>, deadline: Instant) -> Result<bool, ApiError> {
+    let (exists, may_exist, is_replay) = match &failure {
+        None => (true, false, false),
         // The quota check precedes the name check, so a full quota refuses the repeat of any Job.
-        kube::Error::Status { status, .. } => (status.already_exists(), status.quota_exceeded()),
-        kube::Error::OutcomeUnknown { .. } => (false, true),
-        _ => (false, false),
+        Some(kube::Error::Status { status, .. }) => (status.already_exists(), status.quota_exceeded(), true),
+        Some(error) => (false, matches!(error, kube::Error::OutcomeUnknown { .. }), false),
     };
+    let failed = |job| failure.map_or(ApiError::JobBeingDeleted, |error| ApiError::create(error, job));
     if !exists && !may_exist {
-        return Err(ApiError::create(error, new));
+        return Err(failed(new));
     }
-    let is_replay = !matches!(error, kube::Error::OutcomeUnknown { .. });
     match app.kube.get_job(new.tier.namespace(), &new.name, deadline) {
         Ok(Some(job)) if job.is_being_deleted => Err(ApiError::JobBeingDeleted),
         Ok(Some(job)) if job.labels.get(MANAGED_BY.0) == Some(MANAGED_BY.1) => Ok(is_replay),
@@ -44,9 +44,9 @@ pub fn find(app: &App, new: NewJob, error: kube::Error, deadline: Instant) -> Re
         // It was deleted meanwhile.
         Ok(None) if exists => Err(ApiError::JobBeingDeleted),
         // Without the permission its name is the proof: no other key has it.
-        Err(error) if exists && error.not_permitted() => Ok(true),
+        Err(error) if exists && error.not_permitted() => Ok(is_replay),
         Err(error) if exists => Err(ApiError::create(error, new)),
-        Ok(None) | Err(_) => Err(ApiError::create(error, new)),
+        Ok(None) | Err(_) => Err(failed(new)),
     }
 }
 

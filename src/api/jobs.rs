@@ -10,6 +10,7 @@ use crate::api::error::{ApiError, NewJob};
 use crate::api::response::Response;
 use crate::api::{App, Request, idempotency};
 use crate::job::{self, Dataset, Tier};
+use crate::kube::Created;
 
 /// Creates a Job and returns its name. A repeat with the same Idempotency-Key returns the Job of the first request.
 ///
@@ -24,8 +25,10 @@ pub fn create(app: &App, tier: Tier, request: &Request<'_>) -> Result<Response, 
     let created = app.kube.create_job(tier.namespace(), &name, manifest.as_bytes(), deadline);
     let new = || NewJob { tier, name: name.as_str().into(), has_key: key.is_some() };
     let is_replay = match created {
-        Ok(()) => false,
-        Err(error) if key.is_some() => idempotency::find(app, new(), error, deadline)?,
+        Ok(Created::Found) if key.is_some() => idempotency::find(app, new(), None, deadline)?,
+        // A random name is this request's own.
+        Ok(Created::New | Created::Found) => false,
+        Err(error) if key.is_some() => idempotency::find(app, new(), Some(error), deadline)?,
         Err(error) => return Err(ApiError::create(error, new())),
     };
     if !is_replay {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendFlags, sockopt};
+use rustix::net::{SendFlags, sockopt};
 
 /// Time and bytes that a refused client may still send before the connection is reset. Closing at once would discard the refusal
 /// that the client has not read yet.
@@ -92,8 +92,8 @@ pub fn wait_closed(stream: &TcpStream, timeout: Duration) -> io::Result<bool> {
 
 /// Tests if the client has ended its stream.
 pub fn is_ended(stream: &TcpStream) -> bool {
-    let peeked = rustix::net::recv(stream, &mut [0; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT);
-    !matches!(peeked, Ok((1.., _)) | Err(Errno::WOULDBLOCK | Errno::INTR))
+    // Bytes that it sent before do not hide this.
+    wait_for(stream, PollFlags::RDHUP, Duration::ZERO).unwrap_or(true)
 }
 
 /// Waits at most `timeout` until a read of `private` would not block; false if it would.

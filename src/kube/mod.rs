@@ -21,10 +21,10 @@ mod types;
 mod watch;
 mod yaml;
 
-pub use client::Client;
 pub use client::dynamic::Operation;
 pub use client::log_stream::LogStream;
 pub use client::retry::{exponential, random_fraction};
+pub use client::{Client, Created};
 pub use config::cluster::Cluster;
 pub use config::load::Sources;
 pub use error::{ConfigError, CredentialError, Error, Status, TlsError, chain};

@@ -31,6 +31,15 @@ use crate::metrics::Text;
 /// The path of the pods of all namespaces.
 pub const PODS: &str = "/api/v1/pods";
 
+/// The success of a create.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Created {
+    /// Kubernetes has stored the Job.
+    New,
+    /// A Job of this name exists, after an attempt with a lost response.
+    Found,
+}
+
 /// A client of one cluster, shared by all threads.
 pub struct Client {
     connections: Arc<Connections>,
@@ -64,14 +73,22 @@ impl Client {
     ///
     /// # Errors
     /// [`Error`]; after a lost response [`Error::OutcomeUnknown`] or [`Error::Timeout`], because the Job may exist.
-    pub fn create_job(&self, namespace: &str, name: &str, manifest: &[u8], deadline: Instant) -> Result<(), Error> {
+    pub fn create_job(
+        &self,
+        namespace: &str,
+        name: &str,
+        manifest: &[u8],
+        deadline: Instant,
+    ) -> Result<Created, Error> {
         let path = format!("/apis/batch/v1/namespaces/{namespace}/jobs");
         // An earlier attempt may have stored the Job, and an earlier response was lost.
         let (mut maybe_stored, mut is_lost) = (false, false);
         let outcome = self.retry_until(Verb::Create, deadline, |attempt| {
             let outcome = attempt.create_job(&path, name, manifest);
             match &outcome {
-                Err(Error::Status { status, .. }) if maybe_stored && status.already_exists() => return Ok(()),
+                Err(Error::Status { status, .. }) if maybe_stored && status.already_exists() => {
+                    return Ok(Created::Found);
+                }
                 // The quota check precedes the name check: the quota may already count this very Job.
                 Err(Error::Status { status, .. }) if maybe_stored && status.quota_exceeded() => is_lost = true,
                 // A server error may come after the Job was stored.
@@ -83,7 +100,7 @@ impl Client {
                     is_lost |= matches!(error, Error::Truncated { .. });
                 }
             }
-            outcome
+            outcome.map(|()| Created::New)
         });
         outcome.map_err(|error| match error {
             // What refuses a repeat for good would have refused the lost attempt as well.

@@ -7,7 +7,7 @@ use crate::support::http::Response;
 use crate::support::response::{ApiResponse, Behavior, no_permission, quota_full};
 use crate::support::server::{Server, Setup};
 use serde_json::{Value, json};
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Barrier;
 
 const FREE: &str = "/img-classification/free";
@@ -156,13 +156,15 @@ fn request_without_an_answer_and_a_key_names_the_job() {
     assert!(sentence.contains(&path), "{sentence}");
 }
 
-/// Posts while a Job of the key's name exists, which GET shows as `seen` changes it.
-fn post_beside(seen: impl Fn(&mut Value) -> Option<ApiResponse> + Send + 'static) -> Response {
+/// Posts while a Job of the key's name exists, which GET shows as `seen` changes it. The creates get the behaviors of `first`, then the
+/// default.
+fn post_beside(first: &[Behavior], seen: impl Fn(&mut Value) -> Option<ApiResponse> + Send + 'static) -> Response {
     let (api, server) = started(LONG_KUBE_TIMEOUT);
     assert!(!is_replay(&post(&server, FREE, "k", MNIST)));
     let mut job = api.jobs().remove(0);
+    let mut lost: VecDeque<Behavior> = first.iter().cloned().collect();
     api.script(move |request| match request.is_create() {
-        true => Behavior::Default,
+        true => lost.pop_front().unwrap_or(Behavior::Default),
         false => seen(&mut job).unwrap_or_else(|| ApiResponse::json(200, &job)).into(),
     });
     let response = post(&server, FREE, "k", MNIST);
@@ -172,27 +174,35 @@ fn post_beside(seen: impl Fn(&mut Value) -> Option<ApiResponse> + Send + 'static
 
 #[test]
 fn job_that_is_being_deleted_is_503() {
-    let deleted = post_beside(|job| {
-        job["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
-        None
-    });
-    let gone = post_beside(|_| Some(ApiResponse::failure(404, "NotFound", "jobs.batch \"x\" not found")));
-    for response in [deleted, gone] {
-        assert_eq!((response.status, &*response.code()), (503, "job_being_deleted"));
-        check_retry_after(&response);
+    for first in [&[][..], &[Behavior::Reset]] {
+        let deleted = post_beside(first, |job| {
+            job["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+            None
+        });
+        let gone = post_beside(first, |_| Some(ApiResponse::failure(404, "NotFound", "jobs.batch \"x\" not found")));
+        for response in [deleted, gone] {
+            assert_eq!((response.status, &*response.code()), (503, "job_being_deleted"));
+            check_retry_after(&response);
+        }
     }
 }
 
 #[test]
 fn job_of_another_program_is_409() {
-    let response = post_beside(|job| {
-        job["metadata"]["labels"] = json!({"app": "other"});
-        None
-    });
-    assert_eq!((response.status, &*response.code()), (409, "name_taken"));
+    for first in [&[][..], &[Behavior::Reset]] {
+        let response = post_beside(first, |job| {
+            job["metadata"]["labels"] = json!({"app": "other"});
+            None
+        });
+        assert_eq!((response.status, &*response.code()), (409, "name_taken"));
+    }
 }
 
 #[test]
 fn repeat_without_the_permission_to_get_jobs_is_answered() {
-    assert!(is_replay(&post_beside(|_| Some(no_permission()))));
+    assert!(is_replay(&post_beside(&[], |_| Some(no_permission()))));
+    assert!(
+        !is_replay(&post_beside(&[Behavior::Reset], |_| Some(no_permission()))),
+        "this request may have created it"
+    );
 }

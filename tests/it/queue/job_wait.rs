@@ -147,7 +147,9 @@ fn request_beyond_256_waiting_ones_is_answered_at_once() {
     assert_eq!(server.post_job().status, 200, "a waiting request holds no private connection");
     // A client that leaves makes room.
     let leaving = connections.iter().position(|one| !is_answered(one)).unwrap();
-    drop(connections.remove(leaving));
+    let mut leaving = connections.remove(leaving);
+    leaving.send(b"\r\n");
+    drop(leaving);
     eventually("room", || !is_answered_at_once(&server));
     put(&tier, &ended());
     for connection in &mut connections {
