@@ -20,9 +20,9 @@ mod watch;
 #[path = "../../src/kube/yaml.rs"]
 mod yaml;
 
-pub use client::Client;
 pub use client::log_stream::LogStream;
 pub use client::retry::{exponential, random_fraction};
+pub use client::{Client, Created};
 pub use config::cluster::Cluster;
 pub use config::load::Sources;
 pub use error::{ConfigError, CredentialError, Error, Status, TlsError, chain};
