@@ -230,11 +230,12 @@ fn respond(mut request: tiny_http::Request, shared: &Shared, handler: &Handler) 
     let header = |name: &'static str| {
         request.headers().iter().find(|header| header.field.equiv(name)).map(|header| header.value.as_str())
     };
-    let [authorization, cache_control, if_none_match, idempotency_key] = api::REQUEST_HEADERS.map(header);
+    let [accept, authorization, cache_control, if_none_match, idempotency_key] = api::REQUEST_HEADERS.map(header);
     let [waited, connection] = [WAITED, CONNECTION].map(|name| header(name).and_then(|value| value.parse().ok()));
     let response = handler(api::Request {
         method: request.method().as_str(),
         target: request.url(),
+        accept,
         authorization,
         cache_control,
         if_none_match,

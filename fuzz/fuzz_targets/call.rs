@@ -30,6 +30,8 @@ fuzz_target!(|input: &[u8]| {
         Route::ShowLog(name) => format!("GET /jobs/{}/logs", name.text),
         Route::DeleteJob(name) => format!("DELETE /jobs/{}", name.text),
         Route::Queue => "GET /queue".to_owned(),
+        Route::Info => "GET /info".to_owned(),
+        Route::Page(file) => format!("GET {}", file.path),
         Route::Healthz => "GET /healthz".to_owned(),
         Route::Readyz => "GET /readyz".to_owned(),
         Route::Metrics => "GET /metrics".to_owned(),

@@ -128,7 +128,7 @@ impl ApiError {
             Self::NotFound => Answer::new(
                 404,
                 "not_found",
-                "no such path; there are POST /img-classification/free and /img-classification/premium, GET /config, /jobs, /jobs/NAME, /jobs/NAME/logs, /queue, /healthz, /readyz, /metrics and /openapi.json",
+                "no such path; there are POST /img-classification/free and /img-classification/premium, GET /config, /jobs, /jobs/NAME, /jobs/NAME/logs, /queue, /info, /healthz, /readyz, /metrics and /openapi.json",
             ),
             Self::BadQuery(parameter, values) => {
                 Answer::new(400, "bad_query", format!("unknown value of {parameter}; send {values}"))

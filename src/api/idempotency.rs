@@ -64,6 +64,7 @@ mod tests {
                 authorization: None,
                 cache_control: None,
                 if_none_match: None,
+                accept: None,
                 idempotency_key,
                 body: None,
                 waited: Duration::ZERO,

@@ -8,6 +8,7 @@ pub mod config;
 pub mod error;
 pub mod health;
 mod idempotency;
+pub mod info;
 pub mod job_deletion;
 pub mod job_list;
 pub mod job_log;
@@ -15,6 +16,7 @@ pub mod job_wait;
 pub mod jobs;
 pub mod metrics;
 mod openapi;
+pub mod page;
 pub mod query;
 pub mod queue;
 pub mod response;
@@ -27,6 +29,7 @@ use std::time::{Duration, Instant};
 
 use crate::api::auth::Tokens;
 use crate::api::error::ApiError;
+use crate::api::info::{Facts, KubeVersion};
 use crate::api::metrics::Metrics;
 use crate::api::response::Response;
 use crate::api::route::{OTHER, Route};
@@ -39,7 +42,7 @@ use crate::state::pod_list::Body;
 use crate::state::pod_watch::PodWatch;
 
 /// The request headers that the handlers read; a repeated one is empty.
-pub const REQUEST_HEADERS: [&str; 4] = ["Authorization", "Cache-Control", "If-None-Match", "Idempotency-Key"];
+pub const REQUEST_HEADERS: [&str; 5] = ["Accept", "Authorization", "Cache-Control", "If-None-Match", "Idempotency-Key"];
 
 /// Longest request body, in bytes, that a handler reads; the front refuses longer ones.
 pub const MAX_BODY: usize = 1024;
@@ -54,6 +57,8 @@ pub struct App {
     /// The serialized manifests of the Jobs.
     manifests: job::Manifests,
     tokens: Tokens,
+    facts: Facts,
+    kube_version: KubeVersion,
     /// The watches. `None` with --no-watch.
     pub watched: Option<Watched>,
     /// Concurrent GETs of /config share one list.
@@ -72,6 +77,7 @@ impl App {
         kube: Arc<kube::Client>,
         jobs: &job::Settings,
         tokens: Tokens,
+        facts: Facts,
         watched: Option<Watched>,
         kube_timeout: Duration,
     ) -> Self {
@@ -79,6 +85,8 @@ impl App {
             kube,
             manifests: job::Manifests::new(jobs),
             tokens,
+            facts,
+            kube_version: KubeVersion::default(),
             watched,
             lists: SingleFlight::default(),
             readiness: health::Readiness::default(),
@@ -111,6 +119,8 @@ pub struct Request<'a> {
     pub method: &'a str,
     /// The path with its query.
     pub target: &'a str,
+    /// The value of Accept.
+    pub accept: Option<&'a str>,
     /// The value of Authorization.
     pub authorization: Option<&'a str>,
     /// The value of Cache-Control.
@@ -150,6 +160,8 @@ fn respond(app: &App, route: Route<'_>, request: Request<'_>) -> Result<Response
         Route::Readyz => health::readyz(app, app.remaining(&request)),
         Route::Metrics => Ok(metrics::show(app)),
         Route::OpenApi => Ok(openapi::show(&request)),
+        Route::Info => Ok(info::show(app, &request)),
+        Route::Page(file) => page::show(app, file, &request),
         Route::Options(methods) => Ok(Response::allow(methods)),
     }
 }

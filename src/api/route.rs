@@ -1,6 +1,7 @@
 //! The route table: from a method and a target to a [`Route`]. Pure, no I/O.
 
 use crate::api::error::ApiError;
+use crate::api::page::{self, File};
 use crate::job::{JobName, Tier};
 
 /// A resource and the operation on it.
@@ -28,6 +29,10 @@ pub enum Route<'a> {
     Metrics,
     /// GET /openapi.json
     OpenApi,
+    /// GET /info
+    Info,
+    /// GET / and the files that the page loads
+    Page(&'static File),
     /// OPTIONS of any of these paths, with the path's methods
     Options(&'static str),
 }
@@ -39,7 +44,7 @@ pub const OTHER: &str = "other";
 pub const REFUSED: &str = "none";
 
 /// The templates of all requests.
-pub const TEMPLATES: [&str; 13] = [
+pub const TEMPLATES: [&str; 16] = [
     OTHER,
     REFUSED,
     "/img-classification/free",
@@ -53,6 +58,9 @@ pub const TEMPLATES: [&str; 13] = [
     "/readyz",
     "/metrics",
     "/openapi.json",
+    "/info",
+    "/",
+    "/page/{file}",
 ];
 
 /// The methods of each path, as Allow lists them.
@@ -81,10 +89,13 @@ impl<'a> Route<'a> {
             ("GET" | "HEAD", "/readyz")                     => Ok(Self::Readyz),
             ("GET" | "HEAD", "/metrics")                    => Ok(Self::Metrics),
             ("GET" | "HEAD", "/openapi.json")               => Ok(Self::OpenApi),
+            ("GET" | "HEAD", "/info")                       => Ok(Self::Info),
 
             ("GET" | "HEAD", path) if job(path).is_some()   => job_name(path).map(Self::ShowJob),
             ("DELETE",       path) if job(path).is_some()   => job_name(path).map(Self::DeleteJob),
             ("GET" | "HEAD", path) if log(path).is_some()   => job_name(log(path).unwrap_or_default()).map(Self::ShowLog),
+
+            ("GET" | "HEAD", path) if page::file(path).is_some() => page::file(path).map(Self::Page).ok_or(ApiError::NotFound),
 
             (method, _) if !METHODS.contains(&method)       => Err(ApiError::UnknownMethod),
             (method, path) => match allowed_methods(path) {
@@ -109,6 +120,9 @@ impl<'a> Route<'a> {
             Self::Readyz => "/readyz",
             Self::Metrics => "/metrics",
             Self::OpenApi => "/openapi.json",
+            Self::Info => "/info",
+            Self::Page(File { path: "/", .. }) => "/",
+            Self::Page(_) => "/page/{file}",
             Self::Options(_) => OTHER,
         }
     }
@@ -149,7 +163,8 @@ fn allowed_methods(path: &str) -> Option<&'static str> {
         "/img-classification/free" | "/img-classification/premium" => Some(POST),
         path if job(path).is_some() => Some(JOB),
         path if log(path).is_some() => Some(GET),
-        "/config" | "/jobs" | "/queue" | "/healthz" | "/readyz" | "/metrics" | "/openapi.json" => Some(GET),
+        "/config" | "/jobs" | "/queue" | "/healthz" | "/readyz" | "/metrics" | "/openapi.json" | "/info" => Some(GET),
+        path if page::file(path).is_some() => Some(GET),
         _ => None,
     }
 }
@@ -196,7 +211,12 @@ mod tests {
             ("OPTIONS", "/healthz", 0),
             ("OPTIONS", "/nothing", 404),
             ("OPTIONS", "*", 404),
-            ("GET", "/", 404),
+            ("GET", "/", 0),
+            ("HEAD", "/page/app.js?x", 0),
+            ("POST", "/", 405),
+            ("GET", "/page/", 404),
+            ("GET", "/page/../page/app.js", 404),
+            ("GET", "/info", 0),
             ("GET", "/config/", 404),
             ("GET", "//config", 404),
             ("GET", "/Config", 404),
@@ -209,7 +229,7 @@ mod tests {
             let route = Route::parse(method, target);
             if let Ok(template) = route.as_ref().map(|route| route.template()) {
                 let is_path = target.split('?').next() == Some(template)
-                    || [OTHER, "/jobs/{name}", "/jobs/{name}/logs"].contains(&template);
+                    || [OTHER, "/jobs/{name}", "/jobs/{name}/logs", "/page/{file}"].contains(&template);
                 assert!(is_path && TEMPLATES.contains(&template), "{method} {target}: {template}");
             }
             let seen = route.map_or_else(|error| error.into_response().status, |_| 0);

@@ -84,6 +84,10 @@ pub struct ServeArgs {
     /// [default: off]
     #[arg(long)]
     pub no_watch: bool,
+    /// Do not serve the page for browsers at /
+    /// [default: off]
+    #[arg(long)]
+    pub no_page: bool,
     /// Lowest level to log: error, warn, info (one line per request) or debug
     #[arg(long, value_name = "LEVEL", value_parser = text(values::log_level), default_value = "info")]
     pub log_level: LevelFilter,
@@ -204,6 +208,7 @@ pub fn variable(long: &str) -> Option<&'static str> {
         "admin-token-file" => "ADMIN_TOKEN_FILE",
         "no-requeue" => "NO_REQUEUE",
         "no-watch" => "NO_WATCH",
+        "no-page" => "NO_PAGE",
         "log-level" => "LOG_LEVEL",
         _ => return None,
     })

@@ -29,6 +29,8 @@ pub struct Options {
     pub requeue: bool,
     /// Keep watched state; false with --no-watch.
     pub watch: bool,
+    /// Serve the page; false with --no-page.
+    pub page: bool,
     /// Lowest level that is logged.
     pub log_level: LevelFilter,
 }
@@ -65,6 +67,7 @@ impl Options {
                 true => "watch: on, GET /config, /queue and /jobs are answered from watched state".to_owned(),
                 false => "watch: off".to_owned(),
             },
+            format!("page: {}", if self.page { "on" } else { "off" }),
             format!("log-level: {}", self.log_level.as_str().to_ascii_lowercase()),
         ]
     }
@@ -83,6 +86,7 @@ impl From<ServeArgs> for Options {
             admin_token_file: args.admin_token_file,
             requeue: !args.no_requeue,
             watch: !args.no_watch,
+            page: !args.no_page,
             log_level: args.log_level,
         }
     }

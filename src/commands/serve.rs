@@ -12,6 +12,7 @@ use signal_hook::iterator::Signals;
 
 use crate::api;
 use crate::api::auth;
+use crate::api::info::{Facts, short_name};
 use crate::api::route::{REFUSED, Route};
 use crate::cli::{self, Env, Options};
 use crate::commands::output::one_line;
@@ -86,6 +87,12 @@ fn load(
     let timeout = options.access.kube_timeout;
     let cluster = kube::Cluster::load(&kube::Sources { file, context, env }).map_err(StartError::Config)?;
     configuration.extend(cluster.lines());
+    let facts = Facts {
+        image: options.jobs.image.clone(),
+        cluster: cluster.name.as_deref().map(|name| short_name(name).to_owned()),
+        is_local: local.is_some(),
+        has_page: options.page,
+    };
     let kube = Arc::new(kube::Client::new(cluster, timeout, limits.kubernetes).map_err(StartError::Tls)?);
     if let Some(local) = local {
         setup::apply(&kube, |_| {}).map_err(StartError::Setup)?;
@@ -105,7 +112,7 @@ fn load(
         let queue = Arc::new(QueueController::new(Arc::clone(&kube), Arc::clone(&jobs)));
         api::Watched { jobs, queue, pods: Arc::new(PodWatch::new(Arc::clone(&kube))) }
     });
-    Ok(api::App::new(kube, &options.jobs, tokens, watched, timeout))
+    Ok(api::App::new(kube, &options.jobs, tokens, facts, watched, timeout))
 }
 
 /// Starts the watches and the queue's controller, without which the server still serves.

@@ -92,6 +92,8 @@ pub struct QueueStats {
     pub used_slots: usize,
     /// Number of this program's Jobs that the quotas allow beside them. `None` without a limit, and while the quotas are not known.
     pub free_slots: Option<u64>,
+    /// Number of this program's Jobs that the quotas allow at once. `None` as before.
+    pub slots: Option<u64>,
 }
 
 impl Queue {
@@ -243,12 +245,14 @@ impl Queue {
         let oldest = waiting.next();
         let created = oldest.and_then(|job| humantime::parse_rfc3339(&job.created).ok());
         let waiting = usize::from(oldest.is_some()) + waiting.count();
-        let remaining = self.quotas.values().filter_map(|quota| quota.remaining.holds(&Capacity::of_classifier()));
+        let (classifier, is_known) = (Capacity::of_classifier(), self.quota_watch.check(now).is_ok());
+        let quotas = || self.quotas.values().filter(|_| is_known);
         QueueStats {
             waiting,
             oldest_wait: created.and_then(|created| clock.duration_since(created).ok()).unwrap_or_default(),
             used_slots: self.jobs.len() - waiting,
-            free_slots: self.quota_watch.check(now).ok().and_then(|()| remaining.min()),
+            free_slots: quotas().filter_map(|quota| quota.remaining.holds(&classifier)).min(),
+            slots: quotas().filter_map(|quota| quota.total.holds(&classifier)).min(),
         }
     }
 

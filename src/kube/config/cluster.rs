@@ -15,6 +15,8 @@ use crate::kube::transport::tls::Trust;
 pub struct Cluster {
     /// The source for messages: files and context.
     pub origin: String,
+    /// The name in the kubeconfig.
+    pub name: Option<String>,
     /// The API's address.
     pub server: Address,
     /// The verification settings.

@@ -45,7 +45,7 @@ impl Cluster {
             None => None,
         };
         let origin = format!("{}, context {name}", join_paths(&files));
-        resolve(origin, &cluster, user.as_ref())
+        resolve((origin, cluster_name), &cluster, user.as_ref())
     }
 }
 
@@ -148,7 +148,11 @@ fn names(files: &[File], list: List) -> String {
     if names.is_empty() { "none".to_owned() } else { names.join(", ") }
 }
 
-fn resolve(origin: String, cluster: &ConfigField<'_>, user: Option<&ConfigField<'_>>) -> Result<Cluster, ConfigError> {
+fn resolve(
+    (origin, name): (String, &str),
+    cluster: &ConfigField<'_>,
+    user: Option<&ConfigField<'_>>,
+) -> Result<Cluster, ConfigError> {
     let ca = cluster.data_or_file("certificate-authority")?;
     let ca = ca.filter(|pem| !pem.is_empty());
     let insecure = cluster.get("insecure-skip-tls-verify").flag()?;
@@ -176,7 +180,7 @@ fn resolve(origin: String, cluster: &ConfigField<'_>, user: Option<&ConfigField<
     if server.is_https() {
         check_tls(cluster, &server, &trust, &user)?;
     }
-    Ok(Cluster { origin, server, trust, proxy, user })
+    Ok(Cluster { origin, name: Some(name.to_owned()), server, trust, proxy, user })
 }
 
 /// Builds the TLS configuration once and drops it, so that an unusable CA is a start-up error.

@@ -144,7 +144,13 @@ fn only_posts_are_counted() {
 
 #[test]
 fn bad_posts_are_counted() {
-    let bad = [(FREE, "{}", 400), (PREMIUM, "nonsense", 400), (FREE, "", 400), ("/", MNIST, 404), ("/config", "", 405)];
+    let bad = [
+        (FREE, "{}", 400),
+        (PREMIUM, "nonsense", 400),
+        (FREE, "", 400),
+        ("/nothing", MNIST, 404),
+        ("/config", "", 405),
+    ];
     for (target, body, status) in bad {
         let server = limited(1);
         let mut client = server.connect();
