@@ -30,7 +30,8 @@ ROWS = [
     ("start to the first 200 of /config", "GET 10", "first_200", MS, None, 10),
     ("memory at rest, after that", "GET 10", "rest", MB, None, 6),
 ]
-BINARY_GOAL = 4.6
+# The size_limit of ./dist, in MB.
+BINARY_GOAL = 4.95
 # A t2.nano for an hour: 5 % of a CPU, and 32 Mbit/s each way.
 CPU_SECONDS = 180
 BYTES = 32e6 / 8 * 3600
@@ -112,7 +113,7 @@ measurement the cluster's Jobs are exactly those that the responses name, and ev
             rows.append([label, form(self.median(base, "direct", figure)) if base else "", cells[0],
                          RATIO(goal) if base else form(goal), "yes" if met else "**no**", *cells[1:]])
         size = os.path.getsize(self.bench.binary) / 1e6
-        rows.append(["the stripped binary", "", f"{size:.2f} MB", MB(BINARY_GOAL), "yes" if size <= BINARY_GOAL else "**no**",
+        rows.append(["the stripped binary", "", f"{size:.2f} MB", f"{BINARY_GOAL:.2f} MB", "yes" if size <= BINARY_GOAL else "**no**",
                      *["" for _ in self.systems[1:]]])
         return markdown(head, rows)
 
