@@ -67,7 +67,7 @@ pub fn run(options: &Options, env: Env<'_>) -> Result<(), StartError> {
     app.watched.iter().for_each(|watched| start_watches(watched, options.requeue));
     signals.forever().next();
     systemd::stopping();
-    front.close(STOP_TIMEOUT);
+    front.close(STOP_TIMEOUT, || app.watched.iter().for_each(|watched| watched.jobs.waiters.wake_all()));
     app.kube.close();
     Ok(())
 }

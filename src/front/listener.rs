@@ -96,9 +96,10 @@ impl Front {
     }
 
     /// Refuses new connections, ends idle ones, and waits at most `timeout` for the responses to requests that have arrived or are on
-    /// their way.
-    pub fn close(&self, timeout: Duration) {
+    /// their way. Calls `wake` once the requests that are held back would see that the server stops.
+    pub fn close(&self, timeout: Duration, wake: impl FnOnce()) {
         self.shared.start_closing();
+        wake();
         // An error means that the acceptor has ended.
         let _ = (&*self.shutdown_tx).write_all(b"!");
         match self.shared.connections.drain(timeout) {
