@@ -99,6 +99,11 @@ impl Limits {
         (self.kubernetes_waiting - self.kubernetes_waiting / POST_WAITING_SHARE).max(1)
     }
 
+    /// Most streams of one client network. Half and not a quarter, because the students behind one NAT share an address.
+    pub fn streams_per_network(&self) -> usize {
+        self.stream.div_ceil(2)
+    }
+
     fn of(descriptors: usize) -> Self {
         let kubernetes = (descriptors / KUBERNETES_SHARE).clamp(1, MAX_KUBERNETES);
         let memory = (descriptors / MEMORY_SHARE).clamp(1, MAX_MEMORY);

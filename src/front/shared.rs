@@ -43,12 +43,14 @@ impl Shared {
             kubernetes: Pool::new(Size {
                 max: limits.kubernetes,
                 max_reads: limits.kubernetes_reads(),
+                max_per_network: limits.kubernetes,
                 max_waiting: limits.kubernetes_waiting,
                 max_waiting_reads: limits.kubernetes_waiting_reads(),
             }),
             memory: Pool::new(Size {
                 max: limits.memory,
                 max_reads: limits.memory,
+                max_per_network: limits.memory,
                 max_waiting: limits.memory_waiting,
                 max_waiting_reads: limits.memory_waiting,
             }),
@@ -56,6 +58,7 @@ impl Shared {
             stream: Pool::new(Size {
                 max: limits.stream,
                 max_reads: limits.stream,
+                max_per_network: limits.streams_per_network(),
                 max_waiting: 0,
                 max_waiting_reads: 0,
             }),

@@ -37,6 +37,8 @@ pub struct Size {
     pub max: usize,
     /// Most private connections in use by reads; the others are kept for requests that change something.
     pub max_reads: usize,
+    /// Most private connections in use by one client network.
+    pub max_per_network: usize,
     /// Most requests that wait for one.
     pub max_waiting: usize,
     /// Most reads among them; the others are kept for POSTs.
@@ -73,6 +75,8 @@ struct State {
     in_use: usize,
     /// Permits in use by reads.
     reads: usize,
+    /// The network of each permit given out.
+    networks: Vec<IpAddr>,
     /// Free connections with the time of their last use, the latest at the end.
     idle: Vec<(PrivateConnection, Instant)>,
     waiting: VecDeque<Arc<Waiter>>,
@@ -111,7 +115,7 @@ impl Pool {
     /// An empty pool.
     pub fn new(size: Size) -> Self {
         let (idle, waiting) = (Vec::new(), VecDeque::new());
-        let state = State { in_use: 0, reads: 0, idle, waiting, last_progress: Instant::now() };
+        let state = State { in_use: 0, reads: 0, networks: Vec::new(), idle, waiting, last_progress: Instant::now() };
         Self { size, state: Mutex::new(state) }
     }
 
@@ -148,6 +152,8 @@ impl Pool {
         state.last_progress = Instant::now();
         state.in_use -= 1;
         state.reads -= usize::from(origin.is_read);
+        let network = state.networks.iter().position(|network| *network == origin.network);
+        network.map(|network| state.networks.swap_remove(network));
         let next = state.waiting.iter().position(|waiter| state.has_permit(self.size, waiter.origin));
         if let Some(next) = next.and_then(|next| state.waiting.remove(next)) {
             state.count(next.origin);
@@ -190,12 +196,16 @@ impl Pool {
 
 impl State {
     fn has_permit(&self, size: Size, origin: Origin) -> bool {
-        self.in_use < size.max && (!origin.is_read || self.reads < size.max_reads)
+        let of_network = || self.networks.iter().filter(|network| **network == origin.network).count();
+        self.in_use < size.max
+            && (!origin.is_read || self.reads < size.max_reads)
+            && (size.max_per_network >= size.max || of_network() < size.max_per_network)
     }
 
     fn count(&mut self, origin: Origin) {
         self.in_use += 1;
         self.reads += usize::from(origin.is_read);
+        self.networks.push(origin.network);
     }
 }
 

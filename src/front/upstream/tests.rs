@@ -10,7 +10,7 @@ const ANN: Origin = Origin { network: IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), i
 const BOB: Origin = Origin { network: IpAddr::V4(Ipv4Addr::new(192, 0, 2, 2)), is_read: false };
 
 fn pool(max: usize, max_waiting: usize) -> Pool {
-    Pool::new(Size { max, max_reads: max, max_waiting, max_waiting_reads: max_waiting })
+    Pool::new(Size { max, max_reads: max, max_per_network: max, max_waiting, max_waiting_reads: max_waiting })
 }
 
 fn connect() -> io::Result<PrivateConnection> {
@@ -90,7 +90,7 @@ fn a_network_gets_a_quarter_of_the_waiting_places() {
 
 #[test]
 fn a_place_is_kept_for_posts() {
-    let pool = Pool::new(Size { max: 2, max_reads: 1, max_waiting: 4, max_waiting_reads: 4 });
+    let pool = Pool::new(Size { max: 2, max_reads: 1, max_per_network: 2, max_waiting: 4, max_waiting_reads: 4 });
     let read = Origin { is_read: true, ..ANN };
     let first = pool.acquire(read, Duration::ZERO, connect).expect("granted");
     thread::scope(|scope| {
@@ -109,7 +109,7 @@ fn a_place_is_kept_for_posts() {
 
 #[test]
 fn a_waiting_place_is_kept_for_posts() {
-    let pool = Pool::new(Size { max: 1, max_reads: 1, max_waiting: 4, max_waiting_reads: 3 });
+    let pool = Pool::new(Size { max: 1, max_reads: 1, max_per_network: 2, max_waiting: 4, max_waiting_reads: 3 });
     let _permit = pool.enter(BOB).expect("a permit");
     let network = |last| IpAddr::V4(Ipv4Addr::new(192, 0, 2, last));
     let read = |last| Origin { network: network(last), is_read: true };
@@ -157,4 +157,14 @@ fn only_old_idle_connections_are_closed() {
         pool.close_idle();
         assert_eq!(pool.lock().idle.len(), 1);
     }
+}
+
+#[test]
+fn one_network_has_its_share_of_the_permits() {
+    let pool = Pool::new(Size { max: 3, max_reads: 3, max_per_network: 2, max_waiting: 0, max_waiting_reads: 0 });
+    let held = [(); 2].map(|()| pool.acquire(ANN, Duration::ZERO, connect).expect("within the share"));
+    assert!(pool.enter(ANN).is_none());
+    assert!(pool.enter(BOB).is_some());
+    drop(held);
+    assert!(pool.enter(ANN).is_some());
 }
