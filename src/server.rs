@@ -18,7 +18,8 @@ use std::time::{Duration, Instant};
 use tiny_http::{HTTPVersion, Header};
 
 use crate::api;
-use crate::api::response::{Body, Response, Stop};
+use crate::api::Stop;
+use crate::api::response::{Body, Response};
 use crate::front::{CONNECTION, LogEntry, PrivateConnection, WAITED};
 use crate::server::private_socket::{private_socket, proc_path};
 
@@ -105,9 +106,20 @@ impl Shared {
         self.workers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Sets or clears the function that ends the stream on a connection. Returns false if the connection is closed.
-    fn set_stop(&self, connection: u64, stop: Option<Stop>) -> bool {
-        self.workers().connections.get_mut(&connection).map(|entry| *entry = stop).is_some()
+    /// Sets the function that ends the stream on a connection, and calls it if the connection is closed.
+    fn set_stop(&self, connection: u64, stop: Stop) {
+        let mut workers = self.workers();
+        if let Some(entry) = workers.connections.get_mut(&connection) {
+            *entry = Some(stop);
+            return;
+        }
+        drop(workers);
+        stop();
+    }
+
+    /// Drops the function that ends the stream on a connection. Returns false if the connection is closed.
+    fn clear_stop(&self, connection: u64) -> bool {
+        self.workers().connections.get_mut(&connection).map(|entry| *entry = None).is_some()
     }
 }
 
@@ -242,6 +254,7 @@ fn respond(mut request: tiny_http::Request, shared: &Shared, handler: &Handler) 
         idempotency_key,
         body: body.as_deref(),
         waited: Duration::from_millis(waited.unwrap_or_default()),
+        on_leave: &|stop| shared.set_stop(connection.unwrap_or_default(), stop),
     });
     log_response(&LogEntry {
         method: request.method().as_str(),
@@ -250,7 +263,12 @@ fn respond(mut request: tiny_http::Request, shared: &Shared, handler: &Handler) 
         took: arrived.elapsed(),
         detail: &response.log_detail,
     });
-    if let Err(error) = send(request, shared, connection.unwrap_or_default(), response) {
+    let sent = send(request, response);
+    // The front closes the connection of a client that leaves a stream.
+    let is_open = connection.is_none_or(|number| shared.clear_stop(number));
+    if let Err(error) = sent
+        && is_open
+    {
         log::error!("a response on a private connection broke off: {error}");
     }
 }
@@ -263,7 +281,7 @@ pub fn log_response(entry: &LogEntry<'_>) {
     log::info!("{method} {path} {} {}ms {}", entry.status, entry.took.as_millis(), entry.detail);
 }
 
-fn send(request: tiny_http::Request, shared: &Shared, connection: u64, response: Response) -> io::Result<()> {
+fn send(request: tiny_http::Request, response: Response) -> io::Result<()> {
     let Response { status, headers, body, .. } = response;
     let headers = headers.into_iter().map(|(name, value)| header(name, &value)).collect();
     match body {
@@ -275,16 +293,7 @@ fn send(request: tiny_http::Request, shared: &Shared, connection: u64, response:
                 .with_chunked_threshold(usize::MAX);
             request.respond(response)
         }
-        Body::Stream(reader, stop) => {
-            if shared.set_stop(connection, Some(stop)) {
-                let sent = send_stream(request, (status, headers), reader);
-                // The front closes the connection of a client that leaves.
-                if shared.set_stop(connection, None) {
-                    return sent;
-                }
-            }
-            Ok(())
-        }
+        Body::Stream(reader) => send_stream(request, (status, headers), reader),
     }
 }
 

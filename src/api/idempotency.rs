@@ -68,6 +68,7 @@ mod tests {
                 idempotency_key,
                 body: None,
                 waited: Duration::ZERO,
+                on_leave: &drop,
             };
             key(&request).ok().map(|key| key.map(str::len))
         };

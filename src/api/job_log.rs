@@ -44,17 +44,20 @@ pub fn show(app: &App, name: JobName<'_>, request: &Request<'_>) -> Result<Respo
     let namespace = name.tier.namespace();
     let path = format!("/api/v1/namespaces/{namespace}/pods/{}/log?container={CONTAINER}{tail}", source.pod);
     let deadline = Instant::now() + app.remaining(request);
-    let log = if query.follow == Some(true) {
-        let (jobs, tier, job) = (Arc::clone(jobs), name.tier, name.text.to_owned());
-        let is_running = move || is_running(&jobs, JobName { tier, text: &job }, &source.job_uid);
-        LogStream::follow(&app.kube, &path, Box::new(is_running), deadline)
-    } else {
-        LogStream::open(&app.kube, &path, deadline)
-    };
-    let log = log.map_err(|error| ApiError::Log(Arc::new(error), name.tier, source.state))?;
-    let stop = Box::new(log.stop());
+    let opened = LogStream::new(&app.kube, path, deadline).and_then(|mut log| {
+        (request.on_leave)(Box::new(log.stop()));
+        if query.follow == Some(true) {
+            let (jobs, tier, job) = (Arc::clone(jobs), name.tier, name.text.to_owned());
+            let is_running = move || is_running(&jobs, JobName { tier, text: &job }, &source.job_uid);
+            log.follow(Box::new(is_running), deadline)?;
+        } else {
+            log.open(deadline)?;
+        }
+        Ok(log)
+    });
+    let log = opened.map_err(|error| ApiError::Log(Arc::new(error), name.tier, source.state))?;
     let headers = vec![("Content-Type", "text/plain; charset=utf-8".to_owned())];
-    Ok(Response { status: 200, headers, body: Body::Stream(Box::new(log), stop), log_detail: name.text.to_owned() })
+    Ok(Response { status: 200, headers, body: Body::Stream(Box::new(log)), log_detail: name.text.to_owned() })
 }
 
 /// Returns the pod that decides on a Job.

@@ -1,6 +1,7 @@
 //! GET /jobs/NAME?wait=SECONDS: holds a request back until the state of the Job changes. No worker and no private connection is in use
 //! meanwhile: the thread of the client's connection waits.
 
+use std::net::IpAddr;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -31,7 +32,7 @@ pub fn timeout(target: &str) -> Result<Option<Duration>, ApiError> {
 
 /// Blocks while the Job of a waiting request keeps its state. Returns false at once for any other request. Returns early once `is_over`
 /// returns true: the client left, or the server stops.
-pub fn hold(app: &App, method: &str, target: &str, is_over: &dyn Fn() -> bool) -> bool {
+pub fn hold(app: &App, (method, target): (&str, &str), network: IpAddr, is_over: &dyn Fn() -> bool) -> bool {
     // Most requests have no query, and need no second look at their route.
     if !target.contains('?') {
         return false;
@@ -40,7 +41,7 @@ pub fn hold(app: &App, method: &str, target: &str, is_over: &dyn Fn() -> bool) -
     let (Some(watched), Ok(Some(timeout))) = (&app.watched, timeout(target)) else { return false };
     let deadline = Instant::now() + timeout;
     // Before the first look at the state, so that no change after it goes unnoticed.
-    let Some(_place) = watched.jobs.waiters.enter(name.text) else { return false };
+    let Some(_place) = watched.jobs.waiters.enter(name.text, network) else { return false };
     let state = state(&watched.jobs, name);
     if matches!(state, None | Some(State::Succeeded | State::Failed)) {
         return false;

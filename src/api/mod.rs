@@ -112,6 +112,9 @@ pub struct Watched {
     pub pods: Arc<PodWatch>,
 }
 
+/// Ends what a request waits for.
+pub type Stop = Box<dyn FnOnce() + Send>;
+
 /// A whole request.
 #[derive(Clone, Copy)]
 pub struct Request<'a> {
@@ -133,6 +136,8 @@ pub struct Request<'a> {
     pub body: Option<&'a [u8]>,
     /// The wait for a permit.
     pub waited: Duration,
+    /// Takes the function to call when the client of a stream leaves; calls it at once if the client has left.
+    pub on_leave: &'a dyn Fn(Stop),
 }
 
 /// Handles a request with at most one operation on Kubernetes, and counts it. A panic becomes a 500.

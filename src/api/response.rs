@@ -3,9 +3,6 @@
 use std::io::Read;
 use std::sync::Arc;
 
-/// Ends a stream.
-pub type Stop = Box<dyn FnOnce() + Send>;
-
 /// A response, before it is written to a connection.
 pub struct Response {
     /// HTTP status.
@@ -22,8 +19,8 @@ pub struct Response {
 pub enum Body {
     /// The whole body; concurrent responses may share it.
     Bytes(Arc<Vec<u8>>),
-    /// A body of unknown length, and the function that ends a read that waits. The server sends each read as one piece, at once.
-    Stream(Box<dyn Read + Send>, Stop),
+    /// A body of unknown length. The server sends each read as one piece, at once.
+    Stream(Box<dyn Read + Send>),
 }
 
 impl Response {

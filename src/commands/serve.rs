@@ -146,7 +146,7 @@ fn backend(app: &Arc<api::App>, kube_timeout: Duration) -> io::Result<Backend> {
             Ok(route) if route.calls_kubernetes(is_watched) => Class::Kubernetes,
             _ => Class::Memory,
         }),
-        hold: Box::new(move |method, target, is_over| api::job_wait::hold(&held, method, target, is_over)),
+        hold: Box::new(move |request, network, is_over| api::job_wait::hold(&held, request, network, is_over)),
         headers: &api::REQUEST_HEADERS,
         acquire_timeout: kube_timeout,
         response_timeout: kube_timeout + SLACK,

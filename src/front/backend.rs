@@ -1,6 +1,7 @@
 //! The boundary to the server behind the front: all that the front needs from outside.
 
 use std::io;
+use std::net::IpAddr;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
@@ -25,8 +26,9 @@ pub struct Backend {
 /// Returns the class of a request with this method and target.
 pub type Classify = Box<dyn Fn(&str, &str) -> Class + Send + Sync>;
 
-/// Blocks for the time that a request with this method and target waits, or until the closure returns true. Returns false if it did not block.
-pub type Hold = Box<dyn Fn(&str, &str, &dyn Fn() -> bool) -> bool + Send + Sync>;
+/// Blocks for the time that a request with this (method, target) of a client network waits, or until the closure returns true. Returns
+/// false if it did not block.
+pub type Hold = Box<dyn Fn((&str, &str), IpAddr, &dyn Fn() -> bool) -> bool + Send + Sync>;
 
 /// A connection to the server behind.
 pub struct PrivateConnection {

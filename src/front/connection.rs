@@ -3,7 +3,6 @@
 //! After any doubt about the end of a request the connection is closed. This module never looks into a target or a body.
 
 use std::io;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::front::backend::{Class, LogEntry};
@@ -16,7 +15,7 @@ use crate::front::limits::MAX_BODY;
 use crate::front::relay::{self, RelayError};
 use crate::front::request::{self, Framing, Request, RequestHead};
 use crate::front::shared::Shared;
-use crate::front::upstream::{AcquireError, Origin, Permit, Place, Pool};
+use crate::front::upstream::{AcquireError, Origin, Permit};
 
 /// Time to a complete head from its first byte: three lost packets on a bad line.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
@@ -30,9 +29,6 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// Time after a refusal for lack of places or tokens before the connection's next request is read. Connections that are refused again
 /// and again would keep both cores of a small host busy.
 const REFUSAL_PAUSE: Duration = Duration::from_millis(200);
-
-/// Pause of a request that was held back before it tries again to get a place: one change may release 256 of them at once.
-const HELD_PAUSE: Duration = Duration::from_millis(10);
 
 /// The reason why no request was read.
 enum ReadError {
@@ -110,16 +106,17 @@ fn acquire<'a>(shared: &'a Shared, client: &Client<'_>, request: &Request) -> Re
     let RequestHead { method, target, .. } = &request.head;
     let backend = &shared.backend;
     let class = (backend.classify)(method, target);
-    let origin = Origin { network: client.guard.peer, is_read: !matches!(method.as_str(), "POST" | "DELETE") };
+    let is_read = !matches!(method.as_str(), "POST" | "DELETE");
+    let mut origin = Origin { network: client.guard.peer, is_read, is_held: false };
     if let Some(rates) = &shared.rates
         && (method == "POST" || class != Class::Memory)
     {
         rates.count(origin.network, origin.is_read).map_err(RequestError::RateLimited)?;
     }
     // The phase is that of an idle connection, which can be evicted.
-    let is_held = (backend.hold)(method, target, &|| shared.is_closing() || is_ended(client.stream));
-    let patience = if is_held { backend.acquire_timeout } else { Duration::ZERO };
-    let place = enter(shared.pool(class), origin, patience).ok_or(RequestError::Overloaded)?;
+    let is_over = || shared.is_closing() || is_ended(client.stream);
+    origin.is_held = (backend.hold)((method, target), origin.network, &is_over);
+    let place = shared.pool(class).enter(origin).ok_or(RequestError::Overloaded)?;
     // Only now, so that the connections of refused requests can be evicted. An evicted client gets no response, so its request must
     // not create a Job.
     if !client.guard.set_phase(Phase::Handling) {
@@ -143,18 +140,6 @@ fn acquire<'a>(shared: &'a Shared, client: &Client<'_>, request: &Request) -> Re
         }
     });
     Ok(permit?)
-}
-
-/// Takes a place in a pool; tries again for `patience` while it has none.
-fn enter(pool: &Pool, origin: Origin, patience: Duration) -> Option<Place<'_>> {
-    let deadline = Instant::now() + patience;
-    loop {
-        let place = pool.enter(origin);
-        if place.is_some() || Instant::now() >= deadline {
-            return place;
-        }
-        thread::sleep(HELD_PAUSE);
-    }
 }
 
 fn log_refusal(shared: &Shared, (method, target): (&str, &str), error: &RequestError, took: Duration) {

@@ -62,7 +62,12 @@ struct Started {
 pub fn exchange(permit: Permit<'_>, request: &Request, client: &Client<'_>, close: bool) -> Result<(), RelayError> {
     let PrivateConnection { stream, number, .. } = permit.connection();
     let bytes = request.to_private(*number, permit.waited);
-    let mut response = send_and_read_head(stream, (request, &bytes), close).map_err(|error| no_response(&error))?;
+    (&mut &*stream).write_all(&bytes).map_err(|error| no_response(&error))?;
+    // A stream has a number. The server stops it when the client leaves, also before its head.
+    if number.is_some() {
+        client.wait_for_stream(stream).map_err(RelayError::Broken)?;
+    }
+    let mut response = read_head(stream, request, close).map_err(|error| no_response(&error))?;
     match response.missing {
         Some(missing) if missing <= NEXT_READ => {
             read_exact(stream, &mut response.bytes, missing).map_err(|error| no_response(&error))?;
@@ -94,13 +99,8 @@ fn malformed() -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, "malformed response")
 }
 
-/// Sends the request's `bytes` in one write, and reads until the response's head is complete.
-fn send_and_read_head(
-    mut stream: &UnixStream,
-    (request, bytes): (&Request, &[u8]),
-    close: bool,
-) -> io::Result<Started> {
-    stream.write_all(bytes)?;
+/// Reads until the head of the response to `request` is complete.
+fn read_head(stream: &UnixStream, request: &Request, close: bool) -> io::Result<Started> {
     let mut bytes = vec![0; FIRST_READ];
     let mut length = 0;
     let (head, framing) = loop {

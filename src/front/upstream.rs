@@ -62,6 +62,9 @@ pub struct Origin {
     pub network: IpAddr,
     /// The request changes nothing.
     pub is_read: bool,
+    /// The request was held back until now. One event may release many at once, so they have waiting places beside those of the others;
+    /// the backend limits their number.
+    pub is_held: bool,
 }
 
 /// The private connections of one class.
@@ -131,13 +134,13 @@ impl Pool {
             waiter.grant(state.idle.pop().map(|(connection, _)| connection));
         } else {
             let waiting = |is_counted: &dyn Fn(&Origin) -> bool| {
-                state.waiting.iter().filter(|other| is_counted(&other.origin)).count()
+                state.waiting.iter().filter(|other| !other.origin.is_held && is_counted(&other.origin)).count()
             };
             let max = self.size.max_waiting;
-            let is_full = state.waiting.len() >= max
+            let is_full = waiting(&|_| true) >= max
                 || waiting(&|other| other.network == origin.network) >= (max / NETWORK_SHARE).max(1)
                 || origin.is_read && waiting(&|other| other.is_read) >= self.size.max_waiting_reads;
-            if is_full {
+            if is_full && !origin.is_held {
                 return None;
             }
             state.waiting.push_back(Arc::clone(&waiter));

@@ -17,7 +17,8 @@ fn server_with(pieces: Receiver<io::Result<&'static str>>, stop: Stop) -> Server
         "/panic" => panic!("of the test"),
         "/stream" => {
             let (pieces, stop) = pieces.lock().expect("no panic").take().expect("one stream");
-            Response { body: Body::Stream(Box::new(pieces), stop), ..Response::json(200, Arc::default()) }
+            (request.on_leave)(stop);
+            Response { body: Body::Stream(Box::new(pieces)), ..Response::json(200, Arc::default()) }
         }
         _ => Response::json(200, Arc::new(request.body.unwrap_or(b"none").to_vec())),
     }))

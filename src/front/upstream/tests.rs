@@ -6,8 +6,12 @@ use std::sync::mpsc;
 use super::*;
 
 const LONG: Duration = Duration::from_secs(60);
-const ANN: Origin = Origin { network: IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), is_read: false };
-const BOB: Origin = Origin { network: IpAddr::V4(Ipv4Addr::new(192, 0, 2, 2)), is_read: false };
+const ANN: Origin = Origin { network: network(1), is_read: false, is_held: false };
+const BOB: Origin = Origin { network: network(2), ..ANN };
+
+const fn network(last: u8) -> IpAddr {
+    IpAddr::V4(Ipv4Addr::new(192, 0, 2, last))
+}
 
 fn pool(max: usize, max_waiting: usize) -> Pool {
     Pool::new(Size { max, max_reads: max, max_per_network: max, max_waiting, max_waiting_reads: max_waiting })
@@ -111,8 +115,7 @@ fn a_place_is_kept_for_posts() {
 fn a_waiting_place_is_kept_for_posts() {
     let pool = Pool::new(Size { max: 1, max_reads: 1, max_per_network: 2, max_waiting: 4, max_waiting_reads: 3 });
     let _permit = pool.enter(BOB).expect("a permit");
-    let network = |last| IpAddr::V4(Ipv4Addr::new(192, 0, 2, last));
-    let read = |last| Origin { network: network(last), is_read: true };
+    let read = |last| Origin { network: network(last), is_read: true, ..ANN };
     let _reads = [3, 4, 5].map(|last| pool.enter(read(last)).expect("a waiting place"));
     assert!(pool.enter(read(6)).is_none());
     assert!(pool.enter(ANN).is_some());
@@ -157,6 +160,16 @@ fn only_old_idle_connections_are_closed() {
         pool.close_idle();
         assert_eq!(pool.lock().idle.len(), 1);
     }
+}
+
+#[test]
+fn requests_that_were_held_back_wait_beside_the_others() {
+    let pool = pool(1, 4);
+    let _permit = pool.enter(BOB).expect("a permit");
+    let held: Vec<_> =
+        (0..9).map(|_| pool.enter(Origin { is_held: true, ..ANN }).expect("a place of its own")).collect();
+    let _place = pool.enter(ANN).expect("held requests take none of these places");
+    assert!(pool.enter(ANN).is_none() && held.len() == 9);
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use super::job_list::ours;
 use super::{Tier, job};
+use crate::support::LONG_KUBE_TIMEOUT;
 use crate::support::eventually;
 use crate::support::http::{Connection, read_body};
 use crate::support::process::peak_memory;
@@ -185,6 +186,30 @@ fn silent_followers_end_at_a_stop() {
     assert_eq!(server.wait().code(), Some(0));
     assert!(!server.stderr().contains(UNFINISHED), "{}", server.stderr());
     followers.iter_mut().for_each(|follower| assert_eq!(follower.rest().unwrap(), b"", "no last chunk"));
+}
+
+#[test]
+fn client_that_leaves_before_the_head_of_a_log_ends_the_request_to_kubernetes() {
+    let tier = Tier::full();
+    put(&tier, "free-mnist-a", &json!({"phase": "Running"}));
+    let timeout = LONG_KUBE_TIMEOUT.to_string();
+    let server = Setup::for_api(&tier.api).env("NO_WATCH", "").args(&["--kube-timeout", &timeout]).start();
+    eventually("it runs", || server.get("/jobs?state=running").text().contains("free-mnist-a"));
+    for target in [LOGS, FOLLOW] {
+        tier.instead("GET", POD_LOG, Behavior::Hang);
+        let requests = queries(&tier).len();
+        let mut connection = server.connect();
+        connection.send(format!("GET {target} HTTP/1.1\r\nHost: test\r\n\r\n").as_bytes());
+        eventually("the request", || queries(&tier).len() == requests + 1);
+        let open = tier.api.open_connections();
+        drop(connection);
+        eventually("one connection to Kubernetes less", || tier.api.open_connections() < open);
+    }
+    // No retry, and the places are free again.
+    assert_eq!(queries(&tier).len(), 2);
+    tier.instead("GET", POD_LOG, ApiResponse::new(200, "text/plain", "log"));
+    assert_eq!(server.get(LOGS).text(), "log");
+    assert!(!server.log_until_now().contains("error: "), "{}", server.stderr());
 }
 
 #[test]
