@@ -20,7 +20,7 @@ mod watch;
 #[path = "../../src/kube/yaml.rs"]
 mod yaml;
 
-pub use client::log_stream::LogStream;
+pub use client::log_stream::{IsRunning, LogStream};
 pub use client::retry::{exponential, random_fraction};
 pub use client::{Client, Created};
 pub use config::cluster::Cluster;

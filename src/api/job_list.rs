@@ -1,15 +1,15 @@
 //! GET /jobs and GET /jobs/NAME: the state of the Jobs of this program, as watched. With --no-watch the second asks Kubernetes.
 
-use std::sync::Arc;
 use std::time::Instant;
 
 use serde::Serialize;
 
 use crate::api::conditional;
 use crate::api::error::ApiError;
+use crate::api::job_read::ReadJob;
 use crate::api::query;
 use crate::api::response::Response;
-use crate::api::{App, Request, job_wait};
+use crate::api::{App, Request, job_read, job_wait};
 use crate::job::{Dataset, JobName, Tier};
 use crate::queue::controller::Places;
 use crate::state::PodRecord;
@@ -88,10 +88,15 @@ pub fn list(app: &App, request: &Request<'_>) -> Result<Response, ApiError> {
 /// Returns a Job. A request that waits for a change has been held back by [`job_wait::hold`].
 ///
 /// # Errors
-/// 404 for an unknown Job; 502 without the permission to watch, 503 while the state is not known; otherwise as [`read`].
+/// 404 for an unknown Job; 502 without the permission to watch, 503 while the state is not known; otherwise as [`job_read::read`].
 pub fn show(app: &App, name: JobName<'_>, request: &Request<'_>) -> Result<Response, ApiError> {
     job_wait::timeout(request.target)?;
-    let Some(watched) = &app.watched else { return read(app, name, request) };
+    let Some(watched) = &app.watched else {
+        // Its place in the queue is not known.
+        let ReadJob { job, pod } = job_read::read(&app.kube, name, Instant::now() + app.remaining(request))?;
+        let status = status(&job, pod.as_ref().map(|(_, pod)| pod));
+        return Ok(respond(request, &body(name, &job, status, &Places::default())));
+    };
     let jobs = watched.jobs.read(name.tier);
     jobs.check(Instant::now()).map_err(|why| ApiError::JobsUnavailable(why, name.tier))?;
     let job = jobs.job(name.text).ok_or(ApiError::NoSuchJob)?;
@@ -99,23 +104,6 @@ pub fn show(app: &App, name: JobName<'_>, request: &Request<'_>) -> Result<Respo
     let has_place = name.tier == Tier::Free && status.state == State::Queued;
     let places = if has_place { watched.queue.places() } else { Places::default() };
     Ok(respond(request, &body(name, job, status, &places)))
-}
-
-/// Reads a Job and its pods from Kubernetes. Its place in the queue is not known.
-///
-/// # Errors
-/// 404 for an unknown Job, or the failure of Kubernetes.
-fn read(app: &App, name: JobName<'_>, request: &Request<'_>) -> Result<Response, ApiError> {
-    let deadline = Instant::now() + app.remaining(request);
-    let (job, pods) =
-        app.kube.job(name.tier.namespace(), name.text, deadline).map_err(|error| match error.not_found() {
-            true => ApiError::NoSuchJob,
-            false => ApiError::ReadJob(Arc::new(error), name.tier),
-        })?;
-    let job = JobRecord::new(&job, name.tier).ok_or(ApiError::NoSuchJob)?;
-    let pods = pods.iter().map(|pod| PodRecord::new(pod, None)).filter(|pod| pod.job_uid == job.uid);
-    let pod = pods.max_by(|a, b| a.rank().cmp(&b.rank()));
-    Ok(respond(request, &body(name, &job, status(&job, pod.as_ref()), &Places::default())))
 }
 
 fn respond(request: &Request<'_>, body: &JobBody<'_>) -> Response {

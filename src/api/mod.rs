@@ -12,6 +12,7 @@ pub mod info;
 pub mod job_deletion;
 pub mod job_list;
 pub mod job_log;
+mod job_read;
 pub mod job_wait;
 pub mod jobs;
 pub mod metrics;

@@ -22,7 +22,7 @@ mod watch;
 mod yaml;
 
 pub use client::dynamic::Operation;
-pub use client::log_stream::LogStream;
+pub use client::log_stream::{IsRunning, LogStream};
 pub use client::retry::{exponential, random_fraction};
 pub use client::{Client, Created};
 pub use config::cluster::Cluster;

@@ -83,9 +83,26 @@ fn token_is_needed_and_without_one_deletion_is_off() {
     assert_eq!((response.status, response.header("Allow")), (405, Some("GET, HEAD, DELETE, OPTIONS")));
     let refusal = Setup::for_api(&tier.api).args(&["--admin-token-file", "/nowhere"]).refused();
     assert!(refusal.contains("--admin-token-file") && refusal.contains("/nowhere"), "{refusal}");
-    let unwatched = with_token(Setup::for_api(&tier.api)).env("NO_WATCH", "1").start();
-    let response = delete(&unwatched, "free-mnist-a", TOKEN);
-    assert_eq!((response.status, response.code().as_str()), (404, "not_watched"));
+}
+
+#[test]
+fn job_is_deleted_without_a_watch() {
+    let tier = Tier::full();
+    let mut job = ours("free-mnist-a", 1, &json!({"active": 1}));
+    job["metadata"]["uid"] = json!("uid-a");
+    tier.put_job("free-mnist-a", &job);
+    let mut theirs = ours("free-mnist-theirs", 2, &json!({"active": 1}));
+    theirs["metadata"]["labels"]["app.kubernetes.io/managed-by"] = json!("argo");
+    tier.put_job("free-mnist-theirs", &theirs);
+    let server = with_token(Setup::for_api(&tier.api)).env("NO_WATCH", "1").start();
+    tier.instead("DELETE", &format!("{JOBS}/free-mnist-a"), deleted());
+    assert_eq!(delete(&server, "free-mnist-a", TOKEN).status, 202);
+    for name in ["free-mnist-none", "free-mnist-theirs"] {
+        let response = delete(&server, name, TOKEN);
+        assert_eq!((response.status, response.code().as_str()), (404, "job_not_found"), "{name}");
+    }
+    let deletions: Vec<_> = tier.api.requests().into_iter().filter(|request| request.method == "DELETE").collect();
+    assert_eq!((deletions.len(), &deletions[0].json()["preconditions"]["uid"]), (1, &json!("uid-a")));
 }
 
 #[test]

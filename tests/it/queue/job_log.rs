@@ -275,6 +275,7 @@ fn log_before_the_start_and_after_the_pod_is_an_error_of_its_own() {
     let ended = json!({"conditions": [{"type": "Failed", "status": "True", "reason": "BackoffLimitExceeded"}]});
     tier.put_job("free-mnist-f", &ours("free-mnist-f", 3, &ended));
     eventually("all Jobs", || server.get("/jobs").json()["jobs"].as_array().unwrap().len() == 4);
+    let unwatched = Setup::for_api(&tier.api).start();
     for (name, status, code, words) in [
         ("free-mnist-q", 409, "not_started", "state: queued"),
         ("free-mnist-p", 409, "not_started", "state: pending"),
@@ -282,7 +283,7 @@ fn log_before_the_start_and_after_the_pod_is_an_error_of_its_own() {
         ("free-mnist-none", 404, "job_not_found", "no such Job"),
         ("premium-mnist-a", 404, "job_not_found", "no such Job"),
     ] {
-        for query in ["", "?follow=true"] {
+        for (server, query) in [(&server, ""), (&server, "?follow=true"), (&unwatched, "")] {
             let response = server.get(&format!("/jobs/{name}/logs{query}"));
             assert_eq!((response.status, response.code().as_str()), (status, code), "{name}");
             assert!(response.error().contains(words), "{name}: {}", response.text());
@@ -323,8 +324,30 @@ fn refusals_of_kubernetes_have_their_sentences() {
         }
     }
     assert_eq!(server.get(JOB).status, 200, "only the log fails");
-    let unwatched = Setup::for_api(&tier.api).start();
-    assert_eq!((unwatched.get(LOGS).status, unwatched.get(LOGS).code().as_str()), (404, "not_watched"));
+}
+
+#[test]
+fn log_is_read_without_a_watch() {
+    let tier = Tier::full();
+    put(&tier, "free-mnist-a", &json!({"phase": "Running"}));
+    let server = Setup::for_api(&tier.api).args(&["--kube-timeout", "1"]).start();
+    tier.instead("GET", POD_LOG, ApiResponse::new(200, "text/plain", "log"));
+    assert_eq!(server.get(LOGS).text(), "log");
+    // A silence longer than --kube-timeout ends no log of a running pod.
+    let stream = Stream::default();
+    tier.instead("GET", POD_LOG, ApiResponse::new(200, "text/plain", "o"));
+    tier.instead("FOLLOW", POD_LOG, Behavior::Stream(stream.clone()));
+    let mut connection = follow(&server, "HTTP/1.1");
+    head(&mut connection);
+    stream.send("one\n");
+    read_exact(&mut connection, b"4\r\none\n\r\n");
+    let reads = || tier.api.requests().iter().filter(|request| request.path().ends_with("/jobs/free-mnist-a")).count();
+    let before = reads();
+    eventually("two looks at the Job", || reads() >= before + 2);
+    stream.send("two\n");
+    read_exact(&mut connection, b"4\r\ntwo\n\r\n");
+    stream.end();
+    read_exact(&mut connection, b"0\r\n\r\n");
 }
 
 #[test]
