@@ -88,8 +88,9 @@ impl KubeVersion {
         if known.last_read.is_none_or(|(at, pause)| at.elapsed() >= pause) {
             known.last_read = Some((Instant::now(), VERSION_AGE));
             let (this, kube) = (self.clone(), Arc::clone(kube));
-            // Without a thread the next caller finds the version as old as before.
-            let _ = thread::Builder::new().name("version".into()).spawn(move || this.read(&kube));
+            if thread::Builder::new().name("version".into()).spawn(move || this.read(&kube)).is_err() {
+                known.last_read = Some((Instant::now(), RETRY_PAUSE));
+            }
         }
         known.version.clone()
     }

@@ -1,4 +1,4 @@
-"""What a person does with the page, and what it shows while the server or Kubernetes fails."""
+"""Tests of the page in a browser: its use, and failures of the server and of Kubernetes."""
 
 import json
 import re
@@ -103,7 +103,7 @@ def test_the_queue_and_both_tiers(serve, open_page):
     expect(row(page, premium)).to_contain_text("no node has 900m CPU free")
     expect(page.locator("#free-slots")).to_contain_text("2 of 2 slots")
     expect(page.locator("#free-queue")).to_contain_text("waiting 2 · oldest")
-    expect(page.locator("#premium-pending")).to_have_text("1 wait for CPU or the image")
+    expect(page.locator("#premium-pending")).to_have_text("waiting for CPU or the image: 1")
     expect(page.locator("#queue-chart")).to_contain_text("now 2, at most 2")
     expect(page.locator("#cluster-note")).to_contain_text("2 nodes")
     expect(page.locator(".node").first).to_contain_text("1 classifier, 0.9 CPU")
@@ -176,6 +176,41 @@ def test_a_submit_without_an_answer_is_repeated_with_its_key(serve, open_page, l
     assert len(keys) == 3 and len(set(keys)) == 1 and len(server.jobs()) == 1
 
 
+def test_a_submit_that_is_repeated_keeps_its_key_while_the_form_changes(serve, open_page):
+    server = serve()
+    page = open_page(server.url)
+    ready(page)
+    posts = []
+
+    def handle(route):
+        posts.append((route.request.headers["idempotency-key"], route.request.post_data))
+        if len(posts) == 1:
+            return route.fulfill(status=504, json={"error": "Kubernetes did not answer in time", "code": "kubernetes_timeout"})
+        route.continue_()
+
+    page.route(POSTS, handle)
+    page.locator("#start").click()
+    expect(page.locator("#submit-result")).to_contain_text("looking for the Job by its key")
+    page.locator("#submit select").select_option("kmnist")
+    expect(page.locator("#submit-result")).to_contain_text("free-mnist-")
+    assert len(posts) == 2 and posts[0] == posts[1] and len(server.jobs()) == 1
+
+
+def test_a_response_that_is_cut_off_is_no_answer(serve, open_page):
+    server = serve()
+    page = open_page(server.url)
+    ready(page)
+    answer(page, "/img-classification/free", '{"job":"free-mn')
+    page.locator("#start").click()
+    expect(page.locator("#submit-result")).to_contain_text("looking for the Job by its key")
+    page.unroute_all()
+    expect(page.locator("#submit-result")).to_contain_text("started")
+    answer(page, "/jobs", "<html>a proxy's page")
+    expect(page.locator("#ready")).to_have_text("✗ no answer")
+    page.unroute_all()
+    ready(page)
+
+
 def test_a_refusal_is_shown_beside_the_form_and_counts_down(serve, open_page):
     server = serve()
     page = open_page(server.url)
@@ -240,6 +275,75 @@ def test_a_job_is_deleted_after_a_question(serve, open_page, tmp_path):
     check_accessibility(page)
 
 
+def test_only_the_job_of_the_question_is_deleted(serve, open_page, tmp_path):
+    (tmp_path / "token").write_text("secret")
+    server = serve("--admin-token-file", str(tmp_path / "token"), "--local-job-seconds", "3600")
+    first, second = server.submit(), server.submit()
+    page = open_page(server.url, f"/#/jobs/{first}")
+    expect(page.locator("#job-title")).to_have_text(first)
+    page.goto(f"{server.url}/#/jobs/{second}")
+    expect(page.locator("#job-facts")).to_contain_text("mnist")
+    page.get_by_role("button", name="Delete this Job").click()
+    expect(page.get_by_role("heading", name=f"Delete {second}?")).to_be_visible()
+    page.go_back()
+    expect(page.locator("#job-title")).to_have_text(first)
+    expect(page.get_by_role("dialog")).to_be_hidden()
+    assert set(server.jobs()) == {first, second}
+
+
+def test_the_skip_link_keeps_the_view(serve, open_page):
+    server = serve("--local-job-seconds", "3600")
+    name = server.submit()
+    page = open_page(server.url, f"/#/jobs/{name}")
+    expect(page.locator("#job-facts")).to_contain_text("mnist")
+    page.get_by_role("link", name="Skip to content").focus()
+    page.keyboard.press("Enter")
+    expect(page.locator("#main")).to_be_focused()
+    assert page.url.endswith(name)
+    expect(page.locator("#job-title")).to_have_text(name)
+
+
+def test_a_job_that_is_not_known_at_the_moment_is_not_shown_as_fresh(serve, open_page):
+    server = serve("--local-job-seconds", "3600")
+    name = server.submit()
+    page = open_page(server.url, f"/#/jobs/{name}")
+    expect(page.locator("#timeline [aria-current=step]")).to_contain_text("running")
+    unknown = {"error": "the Jobs are not known yet; try again in a moment", "code": "jobs_unknown"}
+    answer(page, f"/jobs/{name}", unknown, 503)
+    expect(page.locator("#banners")).to_have_text(f"This Job: {unknown['error']}.")
+    expect(page.locator("body")).to_have_class(re.compile("stale"))
+    check_accessibility(page)
+    page.unroute_all()
+    expect(page.locator("#banners")).to_be_empty()
+    expect(page.locator("body")).not_to_have_class(re.compile("stale"))
+    # A failure of one view is none of another.
+    answer(page, "/jobs", unknown, 503)
+    page.goto(server.url + "/#/")
+    expect(page.locator("#banners")).to_have_text(f"Jobs: {unknown['error']}.")
+    page.goto(f"{server.url}/#/jobs/{name}")
+    expect(page.locator("#banners")).to_be_empty()
+
+
+def test_a_job_outside_the_filter_is_followed_beside_the_form(serve, open_page):
+    server = serve("--local-job-seconds", "3")
+    page = open_page(server.url)
+    ready(page)
+    page.get_by_role("search").get_by_label("Tier").select_option("premium")
+    page.locator("#start").click()
+    expect(page.locator("#submit-state")).to_contain_text("succeeded")
+    expect(page.locator("#job-rows tr")).to_have_count(0)
+
+
+def test_a_slow_kubernetes_delays_no_other_part(serve, open_page):
+    server = serve("--local-job-seconds", "3600")
+    name = server.submit()
+    page = open_page(server.url, before=lambda page: page.route("**/readyz", lambda route: None))
+    expect(row(page, name)).to_be_visible()
+    row(page, name).get_by_role("link").first.click()
+    expect(page.locator("#job-facts")).to_contain_text("mnist")
+    expect(page.locator("#ready")).to_have_text("… loading")
+
+
 def test_without_an_admin_token_nothing_can_be_deleted(serve, open_page):
     server = serve()
     page = open_page(server.url, f"/#/jobs/{server.submit()}")
@@ -255,7 +359,7 @@ def test_an_outage_of_the_server_and_its_return(serve, open_page):
     server.stop()
     expect(page.locator("#ready")).to_have_text("✗ no answer")
     expect(page.locator("#banners")).to_contain_text("The server has not answered since")
-    expect(page.locator("#banners")).to_contain_text("What is shown is from")
+    expect(page.locator("#banners")).to_contain_text("Last update:")
     # What was shown stays, as old.
     expect(row(page, name)).to_be_visible()
     expect(page.locator("body")).to_have_class(re.compile("stale"))
@@ -338,8 +442,9 @@ def test_hostile_names_and_reasons_are_only_text(serve, open_page):
     assert page.locator("main img, main script").count() == 0
     page.goto(f"{server.url}/#/jobs/%3Cimg%20src=x%20onerror=alert(3)%3E")
     expect(page.locator("#job-reason")).to_contain_text("no such")
-    page.goto(f"{server.url}/#/jobs/%E0%A4%A")
-    expect(page.locator("#job-reason")).to_contain_text("no such")
+    for path in ("%E0%A4%A", "../healthz", "free-mnist-evil/logs", "free-mnist-evil?wait=60"):
+        page.goto(f"{server.url}/#/jobs/{path}")
+        expect(page.locator("#job-reason")).to_have_text("no such Job.")
 
 
 def test_control_sequences_and_long_lines_of_a_log(serve, open_page):
@@ -445,7 +550,12 @@ def test_keyboard_alone_and_the_focus_stays(serve, open_page):
     link = page.locator("#job-rows a").first
     expect(link).to_be_visible()
     link.focus()
+    expect(page.locator("#job-rows .state").first).to_contain_text("running")
+    log = page.locator("#job-rows").get_by_role("link", name="log of")
+    log.focus()
     expect(page.locator("#job-rows .state").first).to_contain_text("succeeded")
+    expect(log).to_be_focused()
+    link.focus()
     server.submit()
     expect(page.locator("#job-rows tr")).to_have_count(2)
     expect(page.locator("#job-rows tr").nth(1).locator("a").first).to_be_focused()
@@ -464,9 +574,8 @@ def test_a_hidden_page_asks_for_nothing(serve, open_page):
     requests = []
     page.on("request", lambda request: requests.append(request.url))
     page.clock.run_for(600_000)
-    # The log was given up as well: no followed log is open.
-    open_logs = lambda: re.search(r'private_connections\{class="stream"\} (\d+)', metrics(server))
-    wait(lambda: open_logs() is None or open_logs()[1] == "0")
+    # The log was given up as well: no stream is in use.
+    wait(lambda: re.search(r'permits_in_use\{class="stream"\} 0', metrics(server)))
     assert requests == []
     page.evaluate("delete document.hidden; document.dispatchEvent(new Event('visibilitychange'))")
     wait(lambda: page.evaluate("document.querySelector('#log-note').textContent") == "Live.")
@@ -487,7 +596,7 @@ CHANGING_SERVER = """
         "/info": () => ({ version: "0", image: "x:1", cluster: "c", kubernetes: "v1.32.1", watch: true, free_slots: 2 }),
         "/readyz": () => ({ status: "ok" }),
         "/queue": () => ({ running: [], starting: [], waiting: JOBS.slice(0, polls++ % 9).map(({ job, created }) => ({ job, since: created })) }),
-        "/jobs": () => ({ jobs: JOBS.map((job, place) => ({ ...job, job: `free-mnist-${polls + place}`, node: `node-${polls}` })), next: "t" }),
+        "/jobs": () => ({ jobs: JOBS.map((job, place) => ({ ...job, job: `free-mnist-${polls + place}`, node: `node-${polls}` })), next: null }),
         "/config": () => ({ pods: JOBS.map(({ job }) => ({ node: `node-${polls % 5}`, ip: null, namespace: "default", name: `${job}-${polls}`, status: "Running" })) }),
     };
     window.fetch = async (path) => {
@@ -535,7 +644,7 @@ def test_without_javascript_there_are_the_jobs_and_the_commands(serve, open_page
     name = server.submit()
     page = open_page(server.url, java_script_enabled=False)
     expect(page.locator("#static")).to_contain_text(name)
-    expect(page.locator("#static")).to_contain_text("Free tier: 1 of 2 slots in use, 0 Jobs waiting.")
+    expect(page.locator("#static")).to_contain_text("Free tier: 1 of 2 slots in use, Jobs waiting: 0.")
     expect(page.locator("#static pre")).to_contain_text("curl -d '{\"dataset\":\"mnist\"}' http://SERVER/img-classification/free")
     expect(page.locator("#overview")).to_be_hidden()
 

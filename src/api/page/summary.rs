@@ -35,7 +35,7 @@ fn write_queue(watched: &Watched, html: &mut String) {
     let Ok(stats) = watched.queue.stats() else { return };
     let slots = stats.slots.map(|slots| format!(" of {slots}")).unwrap_or_default();
     let (used, waiting) = (stats.used_slots, stats.waiting);
-    push(html, format_args!("<p>Free tier: {used}{slots} slots in use, {waiting} Jobs waiting.</p>\n"));
+    push(html, format_args!("<p>Free tier: {used}{slots} slots in use, Jobs waiting: {waiting}.</p>\n"));
 }
 
 /// Writes the newest Jobs of a tier.

@@ -91,7 +91,7 @@ fn page_without_javascript_lists_the_jobs_as_text() {
     let mut text = String::new();
     eventually("the Job has its slot", || {
         text = server.connect().request_with("GET", "/", HTML, b"").text().to_owned();
-        text.contains("Free tier: 1 of 2 slots in use, 0 Jobs waiting.")
+        text.contains("Free tier: 1 of 2 slots in use, Jobs waiting: 0.")
     });
     assert!(text.contains(&format!("<a href=\"/jobs/{name}\">{name}</a>")), "{text}");
     assert!(text.contains("No Jobs yet."), "the premium tier has none: {text}");
