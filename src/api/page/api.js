@@ -50,8 +50,7 @@ export async function failure(response) {
 
 /** Returns the value of Authorization for a token. */
 export function bearer(token) {
-	if (/[^\x21-\x7e]/.test(token))
-		throw new Failure(400, "bad_token", "the token has a space or a letter that no token has");
+	if (/[^\x21-\x7e]/.test(token)) throw new Failure(400, "bad_token", "the token has a space or a letter that no token has");
 	return `Bearer ${token}`;
 }
 

@@ -35,14 +35,11 @@ function show() {
 
 const hasData = () => data.info !== null;
 /** Returns the Failures of what the present view shows, by name. */
-const failures = () =>
-	["info", ...loads(), "pods"].filter((name) => data.failures[name] && (name !== "pods" || isOverview()));
+const failures = () => ["info", ...loads(), "pods"].filter((name) => data.failures[name] && (name !== "pods" || isOverview()));
 
 function isStale() {
 	const time = updated();
-	return (
-		data.downSince !== null || time === null || now() - time > STALE || loads().some((name) => data.failures[name])
-	);
+	return data.downSince !== null || time === null || now() - time > STALE || loads().some((name) => data.failures[name]);
 }
 
 /** Returns [icon and word, class] of the server's readiness. */

@@ -23,9 +23,7 @@ export function showCluster() {
 	const list = [...names, ...(nodes.has(null) ? [null] : [])];
 	$("nodes").replaceChildren(
 		...list.map((name) => {
-			const matching = nodes
-				.get(name)
-				.filter((pod) => `${pod.namespace}/${pod.name} ${pod.status}`.toLowerCase().includes(part));
+			const matching = nodes.get(name).filter((pod) => `${pod.namespace}/${pod.name} ${pod.status}`.toLowerCase().includes(part));
 			const shown = matching.slice(0, left);
 			left -= shown.length;
 			return showNode(name, nodes.get(name), matching, shown);
@@ -48,12 +46,7 @@ function showNode(name, pods, matching, shown) {
 			"ul",
 			{ role: "list" },
 			...shown.map((pod) =>
-				element(
-					"li",
-					{},
-					element("span", { class: "pod" }, `${pod.namespace}/${pod.name}`),
-					element("span", {}, pod.status),
-				),
+				element("li", {}, element("span", { class: "pod" }, `${pod.namespace}/${pod.name}`), element("span", {}, pod.status)),
 			),
 		),
 		rest > 0 ? element("p", { class: "quiet" }, `${rest} more; filter to see them`) : null,

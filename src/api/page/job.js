@@ -56,11 +56,7 @@ export function showTimeline(job) {
 		["posted", clock(job.created), "done"],
 		["queued", at === 0 ? `${place}for ${duration(waited)}` : "", kind("queued")],
 		["pending", at === 0 ? "" : `${at === 1 ? "for" : "waited"} ${duration(waited)}`, kind("pending")],
-		[
-			"running",
-			ran === null ? "" : `${isOver ? "ran" : "for"} ${duration(ran)}`,
-			isOver && ran === null ? "skipped" : kind("running"),
-		],
+		["running", ran === null ? "" : `${isOver ? "ran" : "for"} ${duration(ran)}`, isOver && ran === null ? "skipped" : kind("running")],
 		[isOver ? job.state : "ended", job.finished ? clock(job.finished) : "", isOver ? `now ${job.state}` : "next"],
 	];
 	setChildren($("timeline"), steps.map(([name, , kind]) => name + kind).join(), () =>

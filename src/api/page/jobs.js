@@ -65,10 +65,7 @@ function showRow(known, job) {
 
 function showState(node, job) {
 	const text = job.state + (job.position ? ` · position ${job.position}` : "");
-	setChildren(node, text, () => [
-		element("span", { class: "icon", "aria-hidden": "true" }, ICONS[job.state]),
-		` ${text}`,
-	]);
+	setChildren(node, text, () => [element("span", { class: "icon", "aria-hidden": "true" }, ICONS[job.state]), ` ${text}`]);
 }
 
 /** Returns [seconds waited, seconds ran or null]. */

@@ -248,8 +248,7 @@ export function note(job) {
 	const before = mine.get(job.job);
 	if (!before) return;
 	mine.set(job.job, job);
-	if (before.state && before.state !== job.state)
-		announce(`${job.job} ${job.state}${job.reason ? `: ${job.reason}` : ""}`);
+	if (before.state && before.state !== job.state) announce(`${job.job} ${job.state}${job.reason ? `: ${job.reason}` : ""}`);
 }
 
 /** Returns the name of the Job in the address, as it stands there, or null. */

@@ -23,8 +23,7 @@ function randomKey() {
 
 export function showSubmit() {
 	const form = $("submit").elements;
-	$("premium-token").hidden =
-		form.tier.value !== "premium" || !(data.info?.premium_token || $("premium-token").dataset.asked);
+	$("premium-token").hidden = form.tier.value !== "premium" || !(data.info?.premium_token || $("premium-token").dataset.asked);
 	const token = $("premium-token").hidden ? "" : " -H 'Authorization: Bearer TOKEN'";
 	setText(
 		$("submit-curl"),
@@ -55,10 +54,10 @@ async function submit(event) {
 	submitResult("quiet", "Starting …");
 	showSubmit();
 	try {
-		const [job, isRepeat] = await create((submitKey ??= randomKey()), tier, dataset);
+		const job = await create((submitKey ??= randomKey()), tier, dataset);
 		submitKey = null;
 		mine.set(job.job, { job: job.job });
-		submitResult("good", `${job.job} ${isRepeat ? "was already started" : "started"}`, job.job);
+		submitResult("good", `${job.job} started`, job.job);
 	} catch (error) {
 		showRefusal(error, tier);
 	}
@@ -68,7 +67,7 @@ async function submit(event) {
 	showSubmit();
 }
 
-/** Creates a Job and returns it, and true if an earlier press created it. After a lost response the same key finds the Job. */
+/** Creates a Job and returns it. After a lost response the same key finds the Job. */
 async function create(key, tier, dataset) {
 	for (let left = ATTEMPTS - 1; ; left--) {
 		try {
@@ -79,8 +78,7 @@ async function create(key, tier, dataset) {
 				headers,
 				body: JSON.stringify({ dataset }),
 			});
-			const isRepeat = response.headers.has("Idempotency-Replayed") && left === ATTEMPTS - 1;
-			if (response.ok) return [await json(response), isRepeat];
+			if (response.ok) return await json(response);
 			throw await failure(response);
 		} catch (error) {
 			if (!(error instanceof Failure) || ![0, 504].includes(error.status) || left === 0) throw error;

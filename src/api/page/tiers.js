@@ -12,11 +12,7 @@ export function showTiers() {
 		const boxes = Math.min(Math.max(slots ?? 0, used), 20);
 		const text = slots === null ? `${used} in use` : `${used} of ${slots}`;
 		setChildren($("free-slots"), `${used}/${slots}`, () => [
-			element(
-				"span",
-				{ "aria-hidden": "true", class: "slots" },
-				"■".repeat(Math.min(used, boxes)) + "□".repeat(Math.max(0, boxes - used)),
-			),
+			element("span", { "aria-hidden": "true", class: "slots" }, "■".repeat(Math.min(used, boxes)) + "□".repeat(Math.max(0, boxes - used))),
 			element("span", {}, ` ${text}`),
 			element("span", { class: "quiet" }, " slots"),
 		]);
@@ -64,21 +60,14 @@ function showAccuracy() {
 	const ended = (data.jobs ?? []).filter((job) => job.accuracy !== null);
 	const groups = groupBy(ended, (job) => `${job.tier} ${job.dataset}`);
 	if (groups.size === 0) {
-		return setChildren($("accuracy-chart"), "none", () => [
-			element("p", { class: "quiet" }, "No Job has reported its accuracy yet."),
-		]);
+		return setChildren($("accuracy-chart"), "none", () => [element("p", { class: "quiet" }, "No Job has reported its accuracy yet.")]);
 	}
 	const least = Math.floor(Math.min(...ended.map((job) => job.accuracy)) * 10) / 10;
 	const x = (accuracy) => (4 + ((accuracy - least) / Math.max(0.01, 1 - least)) * 232).toFixed(1);
 	const line = ([name, jobs]) => {
 		const values = jobs.map((job) => job.accuracy);
 		const mean = percent(values.reduce((sum, value) => sum + value, 0) / values.length);
-		const label = element(
-			"p",
-			{ class: "scale" },
-			name,
-			element("span", {}, `${mean} · ${plural(values.length, "Job")}`),
-		);
+		const label = element("p", { class: "scale" }, name, element("span", {}, `${mean} · ${plural(values.length, "Job")}`));
 		const dots = values.slice(0, PAGE).map((value) => svg("circle", { cx: x(value), cy: 8, r: 4 }));
 		return element(
 			"div",
