@@ -8,10 +8,15 @@ use crate::state::pod_list::hash;
 
 /// Returns a small JSON body with its entity tag, or 304 if the caller has it.
 pub fn json(request: &Request<'_>, body: Vec<u8>) -> Response {
+    self::body(request, "application/json", body)
+}
+
+/// Returns a small body of this media type with its entity tag, or 304 if the caller has it.
+pub fn body(request: &Request<'_>, media_type: &str, body: Vec<u8>) -> Response {
     let etag = format!("\"{:016x}\"", hash(&body));
     match has_etag(request, &etag) {
         true => Response::not_modified(etag),
-        false => Response::json(200, Arc::new(body)).with_header("ETag", etag),
+        false => Response::new(200, media_type, Arc::new(body)).with_header("ETag", etag),
     }
 }
 

@@ -24,10 +24,15 @@ pub enum Body {
 }
 
 impl Response {
+    /// A response with a body of this media type.
+    pub fn new(status: u16, media_type: &str, body: Arc<Vec<u8>>) -> Self {
+        let headers = vec![("Content-Type", media_type.to_owned())];
+        Self { status, headers, body: Body::Bytes(body), log_detail: String::new() }
+    }
+
     /// A JSON response.
     pub fn json(status: u16, body: Arc<Vec<u8>>) -> Self {
-        let headers = vec![("Content-Type", "application/json".to_owned())];
-        Self { status, headers, body: Body::Bytes(body), log_detail: String::new() }
+        Self::new(status, "application/json", body)
     }
 
     /// A JSON response of a small value.

@@ -10,7 +10,7 @@ const MAX_LINE = 10_000;
 /** Lines of the log that the page asks for. */
 const TAIL = 5_000;
 
-/** The log that is read, or was read to its end: { job, isFollowed, isDone, controller }. */
+/** The log that is read, or was read to its end: { isFollowed, isDone, controller }. */
 let reading = null;
 /** The Job whose log is shown. */
 let shown = null;
@@ -47,7 +47,7 @@ function showEnd(hasEnded) {
 /** Reads the log to its end, as it is written. */
 async function readLog(name, isFollowed) {
 	const controller = new AbortController();
-	const own = (reading = { job: name, isFollowed, isDone: false, controller });
+	const own = (reading = { isFollowed, isDone: false, controller });
 	if (document.activeElement === $("log-again")) $("log").focus();
 	$("log-again").hidden = true;
 	setText($("log-note"), "Reading …");

@@ -2,12 +2,9 @@
 
 mod summary;
 
-use std::sync::Arc;
-
 use crate::api::error::ApiError;
-use crate::api::response::{Body, Response};
+use crate::api::response::Response;
 use crate::api::{App, Request, conditional};
-use crate::state::pod_list::hash;
 
 /// The place of the summary in the page.
 const SUMMARY: &str = "<!-- summary -->";
@@ -64,16 +61,7 @@ pub fn show(app: &App, file: &File, request: &Request<'_>) -> Result<Response, A
         Some((before, after)) => [before, &summary::html(app), after].concat(),
         None => file.content.to_owned(),
     };
-    let etag = format!("\"{:016x}\"", hash(body.as_bytes()));
-    let response = match conditional::has_etag(request, &etag) {
-        true => Response::not_modified(etag),
-        false => Response {
-            status: 200,
-            headers: vec![("Content-Type", file.media_type.to_owned()), ("ETag", etag)],
-            body: Body::Bytes(Arc::new(body.into_bytes())),
-            log_detail: String::new(),
-        },
-    };
+    let response = conditional::body(request, file.media_type, body.into_bytes());
     let headers = [
         ("Cache-Control", "no-cache"),
         ("Content-Security-Policy", POLICY),
