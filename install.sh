@@ -16,6 +16,13 @@ environment=/etc/$name.env
 binary=/usr/local/bin/$name
 units=/usr/local/lib/systemd/system
 doc=/usr/local/share/doc/$name
+man=/usr/local/share/man/man1
+# Where bash-completion, zsh and fish look for the scripts of local programs.
+completions=(
+  "bash:/usr/local/share/bash-completion/completions/$name"
+  "zsh:/usr/local/share/zsh/site-functions/_$name"
+  "fish:/usr/local/share/fish/vendor_completions.d/$name.fish"
+)
 
 log() { echo "$*"; }
 die() { echo "install.sh: $*" >&2; exit 1; }
@@ -36,8 +43,10 @@ uninstall() {
     systemctl --quiet disable "${now[@]}" $name.service $name.socket 2>/dev/null || true
   fi
   rm -rf $units/$name.{service,socket} /etc/systemd/system/$name.{service,socket}.d \
-    $binary $doc $environment $home
-  rmdir --ignore-fail-on-non-empty -p $units 2>/dev/null || true
+    $binary $doc $environment $home $man/$name{,-*}.1 "${completions[@]#*:}"
+  for file in "$units/$name.service" "$man/$name.1" "${completions[@]#*:}"; do
+    rmdir --ignore-fail-on-non-empty -p "${file%/*}" 2>/dev/null || true
+  done
   if is_booted; then
     systemctl daemon-reload
     systemctl reset-failed $name.service $name.socket 2>/dev/null || true
@@ -73,6 +82,8 @@ put_files() {
   if [ -e $environment ] && ! cmp -s $environment $doc/$name.env; then edited=1; fi
   for file in README.md CHANGELOG.md LICENSE; do put "$here/$file" "$doc/$file" 644; done
   for file in "$here"/docs/*; do put "$file" "$doc/docs/${file##*/}" 644; done
+  for file in "$here"/man/*; do put "$file" "$man/${file##*/}" 644; done
+  for place in "${completions[@]}"; do put "$here/completions/$name.${place%%:*}" "${place#*:}" 644; done
   put "$here/systemd/$name.env" "$doc/$name.env" 644
   if [ -z "$edited" ]; then
     put $doc/$name.env $environment 600

@@ -92,6 +92,8 @@ pub enum Dataset {
 }
 
 impl Dataset {
+    pub const ALL: [Self; 2] = [Self::Mnist, Self::Kmnist];
+
     /// Returns the dataset with this exact name.
     pub fn parse(name: &str) -> Option<Self> {
         match name {

@@ -17,8 +17,12 @@ const MAX_KEY: usize = 255;
 pub fn key<'a>(request: &Request<'a>) -> Result<Option<&'a str>, ApiError> {
     let Some(key) = request.idempotency_key else { return Ok(None) };
     // The front empties a repeated header.
-    let is_valid = (1..=MAX_KEY).contains(&key.len()) && key.bytes().all(|byte| byte.is_ascii_graphic());
-    if is_valid { Ok(Some(key)) } else { Err(ApiError::BadIdempotencyKey) }
+    if is_valid(key) { Ok(Some(key)) } else { Err(ApiError::BadIdempotencyKey) }
+}
+
+/// Tests for a key of 1 to 255 visible ASCII characters.
+pub fn is_valid(key: &str) -> bool {
+    (1..=MAX_KEY).contains(&key.len()) && key.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
 /// Looks for the Job of a request with a key, by `deadline`, after a create that failed, or that found a Job after a lost response (`None`).

@@ -7,7 +7,7 @@ pub mod conditional;
 pub mod config;
 pub mod error;
 pub mod health;
-mod idempotency;
+pub mod idempotency;
 pub mod info;
 pub mod job_deletion;
 pub mod job_list;

@@ -5,11 +5,13 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::builder::ArgPredicate;
+use clap::builder::{ArgPredicate, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
 use log::LevelFilter;
 
-use super::values::{self, text};
+use super::values::{self, choice, text};
+use crate::job::{Dataset, Tier};
+use crate::state::job_status::State;
 
 /// Image classification as a service: a POST becomes a Kubernetes Job, GET /config shows every pod
 #[derive(Debug, Parser)]
@@ -39,6 +41,17 @@ pub enum CliCommand {
     Clean(CleanArgs),
     /// Sends a running server the requests of the course's autograder and checks the responses
     Selftest(SelftestArgs),
+    /// Creates a Job through a running server
+    Submit(SubmitArgs),
+    /// Shows the Jobs of a running server
+    Jobs(JobsArgs),
+    /// Prints a completion script for a shell
+    Completion(CompletionArgs),
+    /// Prints the version
+    Version(VersionArgs),
+    /// Writes the manual pages and the completion scripts into a folder
+    #[command(hide = true)]
+    Generate(GenerateArgs),
 }
 
 #[derive(Debug, Args)]
@@ -73,9 +86,8 @@ pub struct ServeArgs {
     pub posts_per_minute: u32,
     #[command(flatten)]
     pub premium: PremiumArgs,
-    /// File with the bearer token that deletions of Jobs must carry [default: none, deleting Jobs is off]
-    #[arg(long, value_name = "PATH", value_parser = values::path())]
-    pub admin_token_file: Option<PathBuf>,
+    #[command(flatten)]
+    pub admin: AdminArgs,
     /// Do not start the oldest waiting free Job when the quota has room
     /// [default: off]
     #[arg(long)]
@@ -107,6 +119,13 @@ pub struct PremiumArgs {
     pub premium_token_file: Option<PathBuf>,
 }
 
+#[derive(Debug, Args)]
+pub struct AdminArgs {
+    /// File with the bearer token that deletions of Jobs must carry [default: none, deleting Jobs is off]
+    #[arg(long, value_name = "PATH", value_parser = values::path())]
+    pub admin_token_file: Option<PathBuf>,
+}
+
 /// The cluster to use, and the time limit of one operation.
 #[derive(Debug, Clone, Args)]
 pub struct Access {
@@ -128,7 +147,16 @@ pub struct SetupArgs {
     #[arg(long)]
     pub print: bool,
     #[command(flatten)]
+    pub output: OutputArgs,
+    #[command(flatten)]
     pub access: Access,
+}
+
+#[derive(Debug, Args)]
+pub struct OutputArgs {
+    /// Print one JSON object per line
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// The options that `serve` shares are read by its own parser, see [`super::parse`].
@@ -161,6 +189,8 @@ pub struct CleanArgs {
     #[command(flatten)]
     pub wait: WaitArgs,
     #[command(flatten)]
+    pub output: OutputArgs,
+    #[command(flatten)]
     pub access: Access,
 }
 
@@ -169,6 +199,8 @@ pub struct SelftestArgs {
     /// Address of the server, such as http://127.0.0.1:5000
     #[arg(value_parser = text(values::server_url))]
     pub url: String,
+    #[command(flatten)]
+    pub ca: CaArgs,
     /// Run `clean` first, with the kubeconfig's cluster
     #[arg(long)]
     pub clean_first: bool,
@@ -180,7 +212,114 @@ pub struct SelftestArgs {
     #[command(flatten)]
     pub premium: PremiumArgs,
     #[command(flatten)]
+    pub output: OutputArgs,
+    #[command(flatten)]
     pub access: Access,
+}
+
+#[derive(Debug, Args)]
+pub struct SubmitArgs {
+    /// Tier of the Job
+    #[arg(value_parser = tier())]
+    pub tier: Tier,
+    /// Dataset to train on
+    #[arg(value_parser = dataset())]
+    pub dataset: Dataset,
+    #[command(flatten)]
+    pub server: ServerArgs,
+    /// Wait for the end of the Job and print its state as it changes; exit 0 if it succeeds
+    #[arg(long)]
+    pub wait: bool,
+    /// Print the classifier's log as it arrives; implies --wait
+    #[arg(long)]
+    pub logs: bool,
+    /// Longest time for all of it, in seconds; after that exit with 124, and the Job continues [default: none]
+    #[arg(long, value_name = "SECONDS", value_parser = text(values::submit_timeout))]
+    pub timeout: Option<Duration>,
+    /// Key of the Job: a repeat with the same key, tier and dataset returns the same Job [default: random]
+    #[arg(long, value_name = "KEY", value_parser = text(values::idempotency_key))]
+    pub idempotency_key: Option<String>,
+    #[command(flatten)]
+    pub premium: PremiumArgs,
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct JobsArgs {
+    /// Job to show instead of the list
+    #[arg(value_parser = text(values::job_name))]
+    pub name: Option<String>,
+    #[command(flatten)]
+    pub server: ServerArgs,
+    /// List the Jobs of this tier only
+    #[arg(long, value_name = "TIER", value_parser = tier(), conflicts_with = "name")]
+    pub tier: Option<Tier>,
+    /// List the Jobs in this state only
+    #[arg(long, value_name = "STATE", value_parser = state(), conflicts_with = "name")]
+    pub state: Option<State>,
+    /// Continue, and print each change; with NAME until the Job has ended, and exit 0 if it succeeds
+    #[arg(long)]
+    pub watch: bool,
+    /// Print the log of the Job NAME as it arrives
+    #[arg(long, requires = "name")]
+    pub logs: bool,
+    /// Delete the Job NAME and its pods
+    #[arg(long, requires = "name", conflicts_with_all = ["watch", "logs"])]
+    pub delete: bool,
+    #[command(flatten)]
+    pub admin: AdminArgs,
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+/// The server that `submit` and `jobs` use by default: one on this host.
+const DEFAULT_SERVER: &str = "http://127.0.0.1:5000";
+
+/// The running server to use.
+#[derive(Debug, Args)]
+pub struct ServerArgs {
+    /// Address of the server
+    #[arg(long, value_name = "URL", value_parser = text(values::server_url), default_value = DEFAULT_SERVER)]
+    pub server: String,
+    #[command(flatten)]
+    pub ca: CaArgs,
+}
+
+impl ServerArgs {
+    /// Returns the options as words to append to a command, empty for the default server.
+    pub fn to_words(&self) -> String {
+        let server = Some(&self.server).filter(|server| *server != DEFAULT_SERVER);
+        let ca = self.ca.ca.as_ref().map(|path| format!(" --ca {}", path.display()));
+        server.map(|server| format!(" --server {server}")).into_iter().chain(ca).collect()
+    }
+}
+
+#[derive(Debug, Args)]
+pub struct CaArgs {
+    /// PEM file with the CA certificates of an https server [default: those of the system]
+    #[arg(long, value_name = "PATH", value_parser = values::path())]
+    pub ca: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct CompletionArgs {
+    /// Shell of the script
+    #[arg(value_parser = choice(&Shell::ALL, Shell::as_str))]
+    pub shell: Shell,
+}
+
+#[derive(Debug, Args)]
+pub struct VersionArgs {
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct GenerateArgs {
+    /// Existing folder
+    #[arg(value_parser = values::path())]
+    pub folder: PathBuf,
 }
 
 #[derive(Debug, Args)]
@@ -188,6 +327,38 @@ pub struct WaitArgs {
     /// Longest wait for pods to end, in seconds; a pod has 30 s to end by itself, and its node may be slow
     #[arg(long, value_name = "SECONDS", value_parser = text(values::clean_timeout), default_value = "120")]
     pub timeout: Duration,
+}
+
+/// A shell with a completion script.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shell {
+    Bash,
+    Zsh,
+    Fish,
+}
+
+impl Shell {
+    pub const ALL: [Self; 3] = [Self::Bash, Self::Zsh, Self::Fish];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Bash => "bash",
+            Self::Zsh => "zsh",
+            Self::Fish => "fish",
+        }
+    }
+}
+
+fn tier() -> impl TypedValueParser<Value = Tier> {
+    choice(&Tier::ALL, Tier::as_str)
+}
+
+fn dataset() -> impl TypedValueParser<Value = Dataset> {
+    choice(&Dataset::ALL, Dataset::as_str)
+}
+
+fn state() -> impl TypedValueParser<Value = State> {
+    choice(&State::ALL, State::as_str)
 }
 
 /// Returns the variable of the option --`long`. Options of a single run, such as --yes, have none.
@@ -210,6 +381,8 @@ pub fn variable(long: &str) -> Option<&'static str> {
         "no-watch" => "NO_WATCH",
         "no-page" => "NO_PAGE",
         "log-level" => "LOG_LEVEL",
+        "server" => "IMG_CLASSIFICATION_SERVER",
+        "ca" => "IMG_CLASSIFICATION_CA",
         _ => return None,
     })
 }

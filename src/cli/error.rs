@@ -26,7 +26,9 @@ pub enum UsageError {
     /// A switch with a value.
     UnexpectedValue { option: String },
     /// Options that cannot be used together.
-    Conflict(&'static str, &'static str),
+    Conflict(String, String),
+    /// An option without another one that it needs.
+    MissingOption { option: String, needed: &'static str },
     /// A value that the option does not take; `given` is the flag, the argument or the variable.
     Value { given: String, value: String, wanted: String },
     /// Any other error, in clap's words.
@@ -55,11 +57,14 @@ impl fmt::Display for UsageError {
                 write!(f, "unexpected argument {argument:?}; see img-classification {command} --help")
             }
             Self::MissingArgument { command, argument } => {
-                write!(f, "{command} needs {argument}: img-classification {command} {argument}")
+                write!(f, "{command} needs {argument}: img-classification {command} {}", positionals(command))
             }
             Self::MissingValue { option, value } => write!(f, "{option} needs a value: {option} {value}"),
             Self::UnexpectedValue { option } => write!(f, "{option} takes no value"),
             Self::Conflict(one, other) => write!(f, "{one} and {other} cannot be used together; leave one out"),
+            Self::MissingOption { option, needed } => {
+                write!(f, "{option} needs {needed}; add it, or leave {option} out")
+            }
             Self::Value { given, value, wanted } => write!(f, "{given} is {value:?}, but must be {wanted}"),
             Self::Other(text) => write!(f, "{text}; see img-classification --help"),
         }
@@ -91,6 +96,7 @@ impl UsageError {
             }
             ErrorKind::MissingRequiredArgument => Self::MissingArgument { command, argument: unbracketed(&argument) },
             ErrorKind::TooManyValues => Self::UnexpectedValue { option: argument },
+            ErrorKind::ArgumentConflict => Self::Conflict(name(&argument), name(&text(error, ContextKind::PriorArg))),
             ErrorKind::InvalidValue | ErrorKind::ValueValidation => value_error(error, &argument),
             _ => Self::Other(first_line(error)),
         }
@@ -111,11 +117,20 @@ impl UsageError {
 fn value_error(error: &clap::Error, argument: &str) -> UsageError {
     let value = text(error, ContextKind::InvalidValue);
     let (option, name) = argument.split_once(' ').unwrap_or((argument, ""));
-    let Some(wanted) = error.source() else {
-        return UsageError::MissingValue { option: option.to_owned(), value: unbracketed(name) };
+    let wanted = match (error.source(), error.get(ContextKind::ValidValue)) {
+        (Some(wanted), _) => wanted.to_string(),
+        (None, Some(ContextValue::Strings(names))) if !value.is_empty() => names.join(" or "),
+        (None, _) => return UsageError::MissingValue { option: option.to_owned(), value: unbracketed(name) },
     };
     let given = if option.starts_with('-') { option.to_owned() } else { format!("the {}", unbracketed(option)) };
-    UsageError::Value { given, value, wanted: wanted.to_string() }
+    UsageError::Value { given, value, wanted }
+}
+
+/// Returns the names of the arguments of a command, such as `TIER DATASET`.
+fn positionals(command: &str) -> String {
+    let root = Cli::command();
+    let arguments = root.find_subcommand(command).into_iter().flat_map(clap::Command::get_positionals);
+    arguments.map(|argument| argument.get_id().as_str().to_uppercase()).collect::<Vec<_>>().join(" ")
 }
 
 /// Tests for an option of any command.
@@ -146,7 +161,12 @@ fn text(error: &clap::Error, kind: ContextKind) -> String {
 }
 
 fn unbracketed(usage: &str) -> String {
-    usage.replace(['<', '>'], "")
+    usage.replace(['<', '>', '[', ']'], "")
+}
+
+/// Returns the name of an option or an argument without its value.
+fn name(argument: &str) -> String {
+    unbracketed(argument.split_once(' ').map_or(argument, |(name, _)| name))
 }
 
 fn first_line(error: &clap::Error) -> String {

@@ -4,6 +4,7 @@
 
 mod args;
 mod error;
+mod generate;
 mod options;
 mod order;
 mod values;
@@ -14,12 +15,13 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::error::ErrorKind;
+use clap::parser::ValueSource;
 use clap::{ArgMatches, FromArgMatches};
 
 use args::{Cli, CliCommand};
 use variables::command;
 
-pub use args::Access;
+pub use args::{Access, JobsArgs, ServerArgs, SubmitArgs};
 pub use error::UsageError;
 pub use options::Options;
 pub use variables::{Env, renamed as renamed_variables};
@@ -30,22 +32,30 @@ pub enum Command {
     /// Run the server.
     Serve(Box<Options>),
     /// Create or repair what the cluster needs.
-    Setup { access: Access, print: bool },
+    Setup { access: Access, print: bool, json: bool },
     /// Check every step. `options` are those of `serve`; the variables in `rejected` are invalid and count as unset.
     Doctor { options: Box<Options>, rejected: Vec<UsageError>, json: bool },
     /// Run `doctor` with these arguments in the environment of the systemd service.
     DoctorAsService { args: Vec<OsString> },
     /// Delete Jobs.
-    Clean { access: Access, all: bool, yes: bool, timeout: Duration },
+    Clean { access: Access, all: bool, yes: bool, timeout: Duration, json: bool },
     /// Test a server. `url` has no trailing slash.
     Selftest {
         url: String,
+        ca: Option<PathBuf>,
         access: Access,
         token_file: Option<PathBuf>,
         clean_first: bool,
         clean_after: bool,
         timeout: Duration,
+        json: bool,
     },
+    /// Create a Job through a running server.
+    Submit(Box<SubmitArgs>),
+    /// Show the Jobs of a running server.
+    Jobs(Box<JobsArgs>),
+    /// Write these files, each a name and its content, into a folder.
+    Generate { folder: PathBuf, files: Vec<(String, Vec<u8>)> },
     /// Print this text.
     Print(String),
 }
@@ -71,7 +81,31 @@ pub fn parse(args: impl IntoIterator<Item = OsString>, env: Env<'_>) -> Result<C
             let (options, rejected) = valid_options(&as_serve(&args), env)?;
             Ok(Command::Doctor { options: Box::new(options), rejected, json: doctor.json })
         }
-        _ => Ok(resolve(with_variables(&args, &flags, env, &[])?)),
+        _ => {
+            let cli = with_variables(&args, &flags, env, &[])?;
+            check_local(&flags, &cli)?;
+            Ok(resolve(cli))
+        }
+    }
+}
+
+/// Refuses an option of the simulator on a command line without one. A variable without effect is none: an environment file may hold it.
+///
+/// # Errors
+/// [`UsageError::MissingOption`]
+fn check_local(flags: &ArgMatches, cli: &Cli) -> Result<(), UsageError> {
+    let (flags, serve) = match (&cli.command, flags.subcommand_matches("serve")) {
+        (None, _) => (flags, &cli.serve),
+        (Some(CliCommand::Serve(serve)), Some(flags)) => (flags, &**serve),
+        _ => return Ok(()),
+    };
+    let is_given = |id: &&str| flags.value_source(id) == Some(ValueSource::CommandLine);
+    match ["local_job_seconds", "local_nodes"].into_iter().find(is_given) {
+        Some(id) if !serve.local => {
+            let option = format!("--{}", id.replace('_', "-"));
+            Err(UsageError::MissingOption { option, needed: "--local" })
+        }
+        _ => Ok(()),
     }
 }
 
@@ -89,10 +123,10 @@ fn cli(matches: &ArgMatches) -> Result<Cli, UsageError> {
         Some(_) => return Ok(cli),
     };
     if serve.local && serve.access.kubeconfig.is_some() {
-        return Err(UsageError::Conflict("--local", "--kubeconfig"));
+        return Err(UsageError::Conflict("--local".into(), "--kubeconfig".into()));
     }
     if serve.local && serve.access.context.is_some() {
-        return Err(UsageError::Conflict("--local", "--context"));
+        return Err(UsageError::Conflict("--local".into(), "--context".into()));
     }
     Ok(cli)
 }
@@ -142,19 +176,40 @@ fn resolve(cli: Cli) -> Command {
     match cli.command {
         None => Command::Serve(Box::new(cli.serve.into())),
         Some(CliCommand::Serve(args)) => Command::Serve(Box::new((*args).into())),
-        Some(CliCommand::Setup(args)) => Command::Setup { access: args.access, print: args.print },
-        Some(CliCommand::Doctor(_)) => unreachable!("parse handles doctor"),
-        Some(CliCommand::Clean(args)) => {
-            Command::Clean { access: args.access, all: args.all, yes: args.yes, timeout: args.wait.timeout }
+        Some(CliCommand::Setup(args)) => {
+            Command::Setup { access: args.access, print: args.print, json: args.output.json }
         }
+        Some(CliCommand::Doctor(_)) => unreachable!("parse handles doctor"),
+        Some(CliCommand::Clean(args)) => Command::Clean {
+            access: args.access,
+            all: args.all,
+            yes: args.yes,
+            timeout: args.wait.timeout,
+            json: args.output.json,
+        },
         Some(CliCommand::Selftest(args)) => Command::Selftest {
             url: args.url,
+            ca: args.ca.ca,
             access: args.access,
             token_file: args.premium.premium_token_file,
             clean_first: args.clean_first,
             clean_after: args.clean_after,
             timeout: args.wait.timeout,
+            json: args.output.json,
         },
+        Some(CliCommand::Submit(args)) => Command::Submit(Box::new(args)),
+        Some(CliCommand::Jobs(args)) => Command::Jobs(Box::new(args)),
+        Some(CliCommand::Completion(args)) => Command::Print(generate::completion(args.shell)),
+        Some(CliCommand::Version(args)) => Command::Print(version(args.output.json)),
+        Some(CliCommand::Generate(args)) => Command::Generate { folder: args.folder, files: generate::files() },
+    }
+}
+
+fn version(json: bool) -> String {
+    let version = env!("CARGO_PKG_VERSION");
+    match json {
+        true => format!("{{\"version\":\"{version}\"}}\n"),
+        false => format!("img-classification {version}\n"),
     }
 }
 

@@ -83,7 +83,7 @@ impl From<ServeArgs> for Options {
             local: args.local.then_some(simulator),
             posts_per_minute: args.posts_per_minute,
             premium_token_file: args.premium.premium_token_file,
-            admin_token_file: args.admin_token_file,
+            admin_token_file: args.admin.admin_token_file,
             requeue: !args.no_requeue,
             watch: !args.no_watch,
             page: !args.no_page,

@@ -37,8 +37,14 @@ fn a_cluster_on_the_command_line_wins_over_the_variable_local() {
     let is_local = |args: &[&str], local: &str| Ok(read(args, &[("LOCAL", local)])?.local.is_some());
     assert_eq!(is_local(&[], "1"), Ok(true));
     assert_eq!(is_local(&["--local"], "0"), Ok(true));
+    for (value, expected) in [("true", true), ("Yes", true), ("no", false), ("FALSE", false), ("off", false)] {
+        assert_eq!(is_local(&[], value), Ok(expected), "{value}");
+    }
     assert_eq!(is_local(&["--kubeconfig", "x"], "1"), Ok(false));
-    assert_eq!(is_local(&["--local", "--context", "x"], ""), Err(UsageError::Conflict("--local", "--context")));
+    assert_eq!(
+        is_local(&["--local", "--context", "x"], ""),
+        Err(UsageError::Conflict("--local".into(), "--context".into()))
+    );
 }
 
 #[test]

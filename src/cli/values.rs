@@ -5,11 +5,17 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::builder::{OsStringValueParser, TypedValueParser};
+use clap::builder::{OsStringValueParser, PossibleValuesParser, TypedValueParser};
 use log::LevelFilter;
+
+use crate::api::idempotency;
+use crate::job::JobName;
 
 /// Longest --timeout, in seconds: one hour. A script that waits longer is stuck.
 const MAX_CLEAN_TIMEOUT: u64 = 3600;
+
+/// Longest --timeout of `submit`, in seconds: a week, longer than any queue of a course.
+const MAX_SUBMIT_TIMEOUT: u64 = 7 * 24 * 3600;
 
 /// Longest --local-job-seconds: one hour. Longer runs need a real cluster.
 const MAX_LOCAL_JOB_SECONDS: u64 = 3600;
@@ -38,6 +44,16 @@ where
     })
 }
 
+/// Returns a parser of one of `values`, which completion scripts offer. `name` returns the name of a value.
+pub fn choice<T>(values: &'static [T], name: fn(T) -> &'static str) -> impl TypedValueParser<Value = T>
+where
+    T: Copy + Send + Sync + 'static,
+{
+    let names = values.iter().map(move |value| name(*value));
+    let find = move |text: String| values.iter().copied().find(|value| name(*value) == text).ok_or("a known name");
+    PossibleValuesParser::new(names).try_map(find)
+}
+
 /// Returns a parser of paths. clap's own reports an empty path as a missing value.
 pub fn path() -> impl TypedValueParser<Value = PathBuf> {
     OsStringValueParser::new().try_map(|value| match value.is_empty() {
@@ -55,19 +71,22 @@ pub fn address(text: &str) -> Result<String, &'static str> {
     if is_host && port.parse::<u16>().is_ok() { Ok(text.to_owned()) } else { Err(WANTED) }
 }
 
-/// Parses the address of a server. Returns it with `http://` and without a trailing slash; `http://` may be left out.
+/// Parses the address of a server. Returns it with its scheme and without a trailing slash; `http://` may be left out.
 pub fn server_url(text: &str) -> Result<String, &'static str> {
-    let rest = text.strip_prefix("http://").unwrap_or(text).trim_end_matches('/');
+    let (scheme, rest) = match text.strip_prefix("https://") {
+        Some(rest) => ("https", rest),
+        None => ("http", text.strip_prefix("http://").unwrap_or(text)),
+    };
+    let rest = rest.trim_end_matches('/');
     let is_forbidden = |c: char| c.is_whitespace() || c.is_control() || "?#@\\".contains(c);
     let authority = rest.split('/').next().unwrap_or_default();
-    // Without a port it is 80. The HTTP client would also use 80 for a port out of range.
     let port = authority.rsplit_once(':').filter(|_| !authority.ends_with(']'));
     let is_port = port.is_none_or(|(_, port)| port.parse::<u16>().is_ok_and(|port| port > 0));
     let has_host = !authority.is_empty() && !authority.starts_with(':');
     if !rest.contains("://") && has_host && is_port && !rest.contains(is_forbidden) {
-        Ok(format!("http://{rest}"))
+        Ok(format!("{scheme}://{rest}"))
     } else {
-        Err("http://HOST:PORT of a server; TLS is not supported")
+        Err("http://HOST:PORT or https://HOST of a server")
     }
 }
 
@@ -99,9 +118,9 @@ pub fn log_level(text: &str) -> Result<LevelFilter, &'static str> {
 
 /// Parses the variable of a switch.
 pub fn switch(text: &str) -> Result<bool, &'static str> {
-    match text {
-        "1" | "true" | "on" => Ok(true),
-        "0" | "false" | "off" => Ok(false),
+    match text.to_ascii_lowercase().as_str() {
+        "1" | "true" | "yes" | "on" => Ok(true),
+        "0" | "false" | "no" | "off" => Ok(false),
         _ => Err("1 or 0"),
     }
 }
@@ -109,6 +128,21 @@ pub fn switch(text: &str) -> Result<bool, &'static str> {
 /// Parses --timeout.
 pub fn clean_timeout(text: &str) -> Result<Duration, String> {
     number(text, "seconds", 1..=MAX_CLEAN_TIMEOUT).map(Duration::from_secs)
+}
+
+/// Parses --timeout of `submit`.
+pub fn submit_timeout(text: &str) -> Result<Duration, String> {
+    number(text, "seconds", 1..=MAX_SUBMIT_TIMEOUT).map(Duration::from_secs)
+}
+
+/// Checks an Idempotency-Key as the server does.
+pub fn idempotency_key(text: &str) -> Result<String, &'static str> {
+    if idempotency::is_valid(text) { Ok(text.to_owned()) } else { Err("1 to 255 visible ASCII characters") }
+}
+
+/// Checks the name of a Job.
+pub fn job_name(text: &str) -> Result<String, &'static str> {
+    JobName::parse(text).map(|name| name.text.to_owned()).ok_or("the name of a Job, such as free-mnist-g6rf9qkgqr")
 }
 
 /// Parses --kube-timeout.

@@ -6,7 +6,7 @@ use std::io::{self, BufRead, IsTerminal, Write};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::commands::output::{Check, Printer};
 use crate::job::{JOB_PODS_SELECTOR, MANAGED_SELECTOR, Tier};
@@ -85,7 +85,7 @@ pub fn run(kube: &Client, printer: Printer, scope: Scope, timeout: Duration) -> 
         all_gone &= cleanup.wait(kube, printer, deadline)?;
     }
     if all_gone {
-        printer.line("ready");
+        printer.result("ready", &json!({ "ready": true }));
     }
     Ok(all_gone)
 }

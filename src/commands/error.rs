@@ -3,9 +3,12 @@
 use std::error::Error;
 use std::fmt;
 use std::io;
+use std::path::PathBuf;
 
 use super::clean::CleanError;
+use super::client::CaError;
 use super::serve::StartError;
+use super::server_client::ServerError;
 use super::setup::SetupError;
 use crate::cli::UsageError;
 use crate::kube;
@@ -29,6 +32,16 @@ pub enum CommandError {
     Clean(CleanError),
     /// The file of --premium-token-file cannot be used.
     PremiumToken(io::Error),
+    /// The file of --admin-token-file cannot be used.
+    AdminToken(io::Error),
+    /// The CAs of a server cannot be used.
+    Ca(CaError),
+    /// The operating system gives no random numbers.
+    Randomness(getrandom::Error),
+    /// `submit` or `jobs` failed.
+    Server(ServerError),
+    /// `generate` cannot write a file.
+    Generate { path: PathBuf, source: io::Error },
 }
 
 impl CommandError {
@@ -36,6 +49,7 @@ impl CommandError {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Usage(_) | Self::Clean(CleanError::Unconfirmed) => 2,
+            Self::Server(error) => error.exit_code(),
             _ => 1,
         }
     }
@@ -55,6 +69,13 @@ impl fmt::Display for CommandError {
             Self::Setup(error) => write!(f, "{error}"),
             Self::Clean(error) => write!(f, "{error}"),
             Self::PremiumToken(_) => write!(f, "cannot use the file of --premium-token-file"),
+            Self::AdminToken(_) => write!(f, "cannot use the file of --admin-token-file"),
+            Self::Ca(error) => write!(f, "{error}"),
+            Self::Randomness(error) => {
+                write!(f, "cannot choose an idempotency key: {error}; fix: set --idempotency-key")
+            }
+            Self::Server(error) => write!(f, "{error}"),
+            Self::Generate { path, .. } => write!(f, "cannot write {}", path.display()),
         }
     }
 }
@@ -66,8 +87,10 @@ impl Error for CommandError {
             Self::Config(error) => error.source(),
             Self::Setup(error) => error.source(),
             Self::Clean(error) => error.source(),
-            Self::Print(source) | Self::PremiumToken(source) => Some(source),
-            Self::Usage(_) | Self::Tls(_) => None,
+            Self::Ca(error) => error.source(),
+            Self::Print(source) | Self::PremiumToken(source) | Self::AdminToken(source) => Some(source),
+            Self::Generate { source, .. } => Some(source),
+            Self::Usage(_) | Self::Tls(_) | Self::Server(_) | Self::Randomness(_) => None,
         }
     }
 }

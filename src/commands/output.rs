@@ -1,6 +1,12 @@
-//! The lines that commands print: aligned and coloured on a terminal, plain elsewhere.
+//! The lines that commands print: aligned and coloured on a terminal, plain elsewhere, or JSON objects.
 
 use std::io::{self, IsTerminal, Write};
+use std::sync::{Mutex, PoisonError};
+
+use serde_json::{Value, json};
+
+/// The first failed write to stdout, of which there is one in a process.
+static STDOUT_ERROR: Mutex<Option<io::Error>> = Mutex::new(None);
 
 /// The result of a check, the worst last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -61,49 +67,95 @@ impl Check {
     pub fn fail(topic: impl Into<String>, text: impl Into<String>, fix: impl Into<String>) -> Self {
         Self { status: CheckStatus::Fail, topic: topic.into(), text: text.into(), fix: Some(fix.into()) }
     }
+
+    /// Returns the check as a JSON object.
+    pub fn to_json(&self) -> Value {
+        let result = self.status.as_str().to_ascii_lowercase();
+        let fix = self.fix.as_deref().map(one_line);
+        json!({ "check": one_line(&self.topic), "result": result, "text": one_line(&self.text), "fix": fix })
+    }
+}
+
+/// The form of the output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Format {
+    Plain,
+    Terminal {
+        colour: bool,
+    },
+    /// One object a line.
+    Json,
 }
 
 /// A writer of lines to stdout.
 #[derive(Debug, Clone, Copy)]
 pub struct Printer {
-    terminal: bool,
-    colour: bool,
+    format: Format,
     topic_width: usize,
 }
 
 impl Printer {
     /// Creates a printer. `topic_width` is the width of the widest topic in characters. `no_color` is true if the variable of
     /// <https://no-color.org> is set.
-    pub fn stdout(topic_width: usize, no_color: bool) -> Self {
-        let terminal = io::stdout().is_terminal();
-        Self { terminal, colour: terminal && !no_color, topic_width }
+    pub fn stdout(topic_width: usize, json: bool, no_color: bool) -> Self {
+        let format = match (json, io::stdout().is_terminal()) {
+            (true, _) => Format::Json,
+            (false, true) => Format::Terminal { colour: !no_color },
+            (false, false) => Format::Plain,
+        };
+        Self { format, topic_width }
     }
 
     /// Writes a check.
     pub fn check(self, check: &Check) {
-        self.line(&self.format(check));
+        print_line(&self.format(check));
     }
 
-    /// Writes a line unchanged.
-    pub fn line(self, text: &str) {
-        // The exit code still reports the result if stdout is closed.
-        let _ = writeln!(io::stdout(), "{text}");
+    /// Writes a result, as text or as a JSON object.
+    pub fn result(self, text: &str, object: &Value) {
+        match self.format {
+            Format::Json => print_line(&object.to_string()),
+            _ => print_line(text),
+        }
     }
 
     fn format(self, check: &Check) -> String {
         let Check { status, topic, text, fix } = check;
         let (word, topic, text) = (status.as_str(), one_line(topic), one_line(text));
         let fix = fix.as_deref().map(one_line);
-        if !self.terminal {
-            let fix = fix.map_or_else(String::new, |fix| format!("; fix: {fix}"));
-            return format!("{word} {topic}: {text}{fix}");
-        }
+        let colour = match self.format {
+            Format::Json => return check.to_json().to_string(),
+            Format::Plain => {
+                let fix = fix.map_or_else(String::new, |fix| format!("; fix: {fix}"));
+                return format!("{word} {topic}: {text}{fix}");
+            }
+            Format::Terminal { colour } => colour,
+        };
         let padded = format!("{word:<7}");
-        let word = if self.colour { format!("\x1b[{}m{padded}\x1b[0m", status.colour()) } else { padded };
+        let word = if colour { format!("\x1b[{}m{padded}\x1b[0m", status.colour()) } else { padded };
         let width = self.topic_width;
         let fix = fix.map_or_else(String::new, |fix| format!("\n{:10}{:width$}{fix}", "", "fix: "));
         format!("{word}  {topic:<width$} {text}{fix}")
     }
+}
+
+/// Writes a line to stdout. [`stdout_error`] has the first failure.
+pub fn print_line(text: &str) {
+    print(&format!("{text}\n"));
+}
+
+/// Writes text to stdout at once. [`stdout_error`] has the first failure.
+pub fn print(text: &str) {
+    let mut stdout = io::stdout().lock();
+    if let Err(error) = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        STDOUT_ERROR.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+    }
+}
+
+/// Returns the first failed write, such as that to a full disk. A reader that has closed the pipe, such as head(1), did so on purpose.
+pub fn stdout_error() -> Option<io::Error> {
+    let error = STDOUT_ERROR.lock().unwrap_or_else(PoisonError::into_inner).take();
+    error.filter(|error| error.kind() != io::ErrorKind::BrokenPipe)
 }
 
 /// Escapes control characters, so that no text from elsewhere can start a line or control the terminal.
@@ -127,13 +179,16 @@ mod tests {
     #[test]
     fn a_line_is_plain_in_a_pipe_and_aligned_on_a_terminal() {
         let check = Check::fail("namespace", "it is\nmissing", "img-classification setup");
-        let plain = Printer { terminal: false, colour: false, topic_width: 12 };
+        let plain = Printer { format: Format::Plain, topic_width: 12 };
         assert_eq!(plain.format(&check), "FAIL namespace: it is\\nmissing; fix: img-classification setup");
-        let terminal = Printer { terminal: true, ..plain };
+        let terminal = Printer { format: Format::Terminal { colour: false }, ..plain };
         let lines = terminal.format(&check);
         let expected = "FAIL     namespace    it is\\nmissing\n          fix:        img-classification setup";
         assert_eq!(lines, expected);
-        let coloured = Printer { colour: true, ..terminal };
+        let coloured = Printer { format: Format::Terminal { colour: true }, ..plain };
         assert!(coloured.format(&Check::ok("a", "b")).starts_with("\x1b[32mok     \x1b[0m  a "));
+        let json = Printer { format: Format::Json, ..plain };
+        let object = r#"{"check":"a","fix":null,"result":"ok","text":"b\\nc"}"#;
+        assert_eq!(json.format(&Check::ok("a", "b\nc")), object);
     }
 }

@@ -3,16 +3,17 @@
 //! It relies on the HTTP API only, so it can test any implementation. Kubernetes stores a Job a moment before its pod, so
 //! `selftest` polls for pods, as the autograder does.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::api::auth::Token;
-use crate::commands::client::{self, RequestError};
+use crate::commands::client::{HttpClient, RequestError};
 use crate::commands::output::{Check, CheckStatus, Printer};
+use crate::commands::server_client::code;
 use crate::job::{Dataset, Tier};
 
 /// Width of the widest topic that [`run`] prints.
@@ -39,29 +40,35 @@ const MAX_BODY_CHARS: usize = 300;
 /// Nodes that the course requires.
 const MIN_NODES: usize = 2;
 
-/// Tests the server at `url`, which has no trailing slash, and prints the result of each step. `token` is the token of the
-/// premium tier. Returns true if all steps passed.
-pub fn run(url: &str, token: Option<&Token>, printer: Printer) -> bool {
-    let base = url.to_owned();
+/// Tests a server and prints the result of each step. `token` is the token of the premium tier; `is_cleaned` is true if its Jobs are
+/// deleted afterwards. Returns true if all steps passed.
+pub fn run(http: HttpClient, token: Option<&Token>, printer: Printer, is_cleaned: bool) -> bool {
     let (start, authorization) = (Instant::now(), token.map(Token::header));
-    let mut test =
-        Selftest { base, authorization, printer, start, failed: 0, jobs: BTreeSet::new(), existing: BTreeSet::new() };
+    let (jobs, existing) = (BTreeSet::new(), BTreeSet::new());
+    let mut test = Selftest { http, authorization, printer, start, failed: 0, posts: 0, jobs, existing };
     test.all();
-    let (took, failed) = (test.start.elapsed(), test.failed);
-    match failed {
-        0 => printer.line(&format!("passed in {}", seconds(took))),
-        _ => printer.line(&format!("failed steps: {failed}, in {}", seconds(took))),
+    let (took, failed, posts) = (test.start.elapsed(), test.failed, test.posts);
+    let left = if posts == 1 { "1 Job left".to_owned() } else { format!("{posts} Jobs left") };
+    if posts > 0 && !is_cleaned {
+        printer.result(&format!("{left}; img-classification clean"), &json!({ "jobs_left": posts }));
     }
+    let text = match failed {
+        0 => format!("passed in {}", seconds(took)),
+        _ => format!("failed steps: {failed}, in {}", seconds(took)),
+    };
+    printer.result(&text, &json!({ "passed": failed == 0, "failed_steps": failed, "seconds": took.as_secs_f64() }));
     failed == 0
 }
 
 struct Selftest {
-    base: String,
+    http: HttpClient,
     /// Authorization header of POSTs to premium; never printed.
     authorization: Option<String>,
     printer: Printer,
     start: Instant,
     failed: usize,
+    /// POSTs with status 200.
+    posts: usize,
     /// Jobs named in responses.
     jobs: BTreeSet<String>,
     /// Pods that existed before the first POST.
@@ -91,6 +98,9 @@ enum Poll {
 }
 
 const READ_LOG: &str = "read the server's log and run img-classification doctor";
+
+const POST_LIMIT: &str =
+    "wait a minute, or start the server with a larger --posts-per-minute; a selftest sends 7 POSTs";
 
 /// The response of GET /config.
 #[derive(Deserialize)]
@@ -177,6 +187,7 @@ impl Selftest {
         for number in 0..count {
             let dataset = if number % 2 == 0 { Dataset::Mnist } else { Dataset::Kmnist };
             let body = self.request("POST", &path, Some(&format!(r#"{{"dataset":"{}"}}"#, dataset.as_str())))?;
+            self.posts += 1;
             let body: Value = serde_json::from_str(&body).unwrap_or_default();
             // A server that names the Job in its response must use a new name for each request.
             if let Some(job) = body["job"].as_str()
@@ -204,7 +215,7 @@ impl Selftest {
             }
             let (found, namespace) = (of(tier).count(), tier.namespace());
             if found >= count {
-                return Poll::Passed(format!("{found} new in {namespace}"));
+                return Poll::Passed(format!("{found} new in {namespace}: {}", phases(of(tier))));
             }
             let text = format!("{found} new pods in {namespace} after {}, expected {count}", seconds(MAX_POD_WAIT));
             Poll::Pending(StepError::new(
@@ -260,17 +271,30 @@ impl Selftest {
             headers.push(("Content-Type", "application/json"));
             headers.extend(self.authorization.as_deref().map(|token| ("Authorization", token)));
         }
-        let response = client::request(method, &format!("{}{path}", self.base), &headers, body, REQUEST_TIMEOUT);
+        let response = self.http.request((method, path), &headers, body, REQUEST_TIMEOUT);
         let to_step_error = |error: RequestError| {
-            StepError::new(format!("{method} {}{path}: {error}", self.base), "start the server, or open its port")
+            StepError::new(format!("{method} {}{path}: {error}", self.http.base), "start the server, or open its port")
         };
         let response = response.map_err(to_step_error)?;
         if response.status == 200 {
             return Ok(response.body);
         }
         let body: String = response.body.trim().chars().take(MAX_BODY_CHARS).collect();
-        Err(StepError::new(format!("{method} {path} returned {}: {body}", response.status), READ_LOG))
+        let fix = if response.status == 429 && code(&response) == "rate_limited" { POST_LIMIT } else { READ_LOG };
+        Err(StepError::new(format!("{method} {path} returned {}: {body}", response.status), fix))
     }
+}
+
+/// Counts pods by phase, such as `1 Running, 2 Pending for CPU`. A pending pod without a node waits for CPU.
+fn phases<'a>(pods: impl Iterator<Item = &'a Pod>) -> String {
+    let mut counts = BTreeMap::from([("Running", 0)]);
+    for pod in pods {
+        let is_waiting = pod.status == "Pending" && pod.node.is_null();
+        *counts.entry(if is_waiting { "Pending for CPU" } else { &pod.status }).or_default() += 1;
+    }
+    let mut counts: Vec<String> = counts.into_iter().map(|(phase, count)| format!("{count} {phase}")).collect();
+    counts.reverse(); // Running comes before Pending
+    counts.join(", ")
 }
 
 /// Formats a time in seconds with two decimals.

@@ -65,7 +65,10 @@ pub fn run(options: &Options, env: Env<'_>) -> Result<(), StartError> {
     }
     systemd::ready();
     app.watched.iter().for_each(|watched| start_watches(watched, options.requeue));
-    signals.forever().next();
+    if let Some(signal) = signals.forever().next() {
+        let name = signal_hook::low_level::signal_name(signal).unwrap_or("a signal");
+        log::info!("stopping on {name}; requests in flight have {} s", STOP_TIMEOUT.as_secs());
+    }
     systemd::stopping();
     front.close(STOP_TIMEOUT, || app.watched.iter().for_each(|watched| watched.jobs.waiters.wake_all()));
     app.kube.close();

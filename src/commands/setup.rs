@@ -77,10 +77,11 @@ pub fn yaml() -> String {
 /// # Errors
 /// [`SetupError`]
 pub fn run(kube: &Client, printer: Printer) -> Result<(), SetupError> {
+    let result = |text: &str, changed: usize| printer.result(text, &json!({ "changed": changed }));
     match apply(kube, |check| printer.check(&check))? {
-        0 => printer.line("nothing to change"),
-        1 => printer.line("1 object changed"),
-        count => printer.line(&format!("{count} objects changed")),
+        0 => result("nothing to change", 0),
+        1 => result("1 object changed", 1),
+        count => result(&format!("{count} objects changed"), count),
     }
     Ok(())
 }

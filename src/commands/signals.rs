@@ -1,8 +1,47 @@
 //! The signals that end a command.
 
 use std::fs;
+use std::io::{self, IsTerminal, Write};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use signal_hook::low_level::emulate_default_handler;
+
+use super::output::one_line;
+
+/// The sentence for a user who interrupts a command.
+#[derive(Debug, Clone, Default)]
+pub struct Hint(Arc<Mutex<String>>);
+
+impl Hint {
+    /// Replaces the sentence.
+    pub fn set(&self, text: String) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = text;
+    }
+
+    /// Returns the sentence.
+    pub fn get(&self) -> String {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Prints the sentence on stderr when a signal ends the process. Without a signal handler or a thread it is not printed.
+    pub fn print_when_interrupted(&self) {
+        let Ok(mut signals) = Signals::new(ending()) else { return };
+        let hint = self.clone();
+        let wait = move || {
+            if let Some(signal) = signals.forever().next() {
+                // The cursor is behind a live line.
+                let start = if io::stdout().is_terminal() { "\n" } else { "" };
+                let _ = writeln!(io::stderr(), "{start}img-classification: interrupted; {}", one_line(&hint.get()));
+                // The parent sees a process that the signal has ended, as without a handler.
+                let _ = emulate_default_handler(signal);
+            }
+        };
+        let _ = thread::Builder::new().name("signals".into()).spawn(wait);
+    }
+}
 
 /// Returns SIGTERM and SIGINT, and SIGHUP unless the process was started with nohup. A closing terminal sends SIGHUP; nohup
 /// makes the process ignore it.

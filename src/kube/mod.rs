@@ -21,13 +21,15 @@ mod types;
 mod watch;
 mod yaml;
 
+pub use client::connections::direct_agent;
 pub use client::dynamic::Operation;
 pub use client::log_stream::{IsRunning, LogStream};
-pub use client::retry::{exponential, random_fraction};
+pub use client::retry::{exponential, jitter, random_fraction};
 pub use client::{Client, Created};
 pub use config::cluster::Cluster;
 pub use config::load::Sources;
 pub use error::{ConfigError, CredentialError, Error, Status, TlsError, chain};
+pub use transport::connect::{cause, is_not_connected};
 pub use types::job::{Job, JobState};
 pub use types::job_pod::{ContainerStatus, JobPod};
 pub use types::pod::Pod;

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::commands::output::{Check, CheckStatus, Printer, one_line};
+use crate::commands::output::{Check, CheckStatus, Printer, print_line};
 
 /// Prints each check at once, or collects all for one JSON object at the end.
 pub struct Report {
@@ -23,10 +23,7 @@ impl Report {
     pub fn add(&mut self, check: &Check) {
         self.worst = self.worst.max(check.status);
         if self.json {
-            let fix = check.fix.as_deref().map(one_line);
-            let result = check.status.as_str().to_ascii_lowercase();
-            let (topic, text) = (one_line(&check.topic), one_line(&check.text));
-            self.checks.push(json!({ "check": topic, "result": result, "text": text, "fix": fix }));
+            self.checks.push(check.to_json());
         } else {
             self.printer.check(check);
         }
@@ -37,7 +34,7 @@ impl Report {
         let is_ok = self.worst < CheckStatus::Fail;
         if self.json {
             let result = if is_ok { "ok" } else { "fail" };
-            self.printer.line(&json!({ "checks": self.checks, "result": result }).to_string());
+            print_line(&json!({ "checks": self.checks, "result": result }).to_string());
         }
         is_ok
     }

@@ -109,6 +109,16 @@ impl Connections {
     }
 }
 
+/// Returns an agent for a server other than the cluster, without a proxy. `ca` replaces the system's CAs for https.
+///
+/// # Errors
+/// [`TlsError`] if `server` is no address or the CAs are not usable.
+pub fn direct_agent(server: &str, ca: Option<Vec<u8>>) -> Result<Agent, TlsError> {
+    let server = Address::parse(server, false).map_err(|_| TlsError::BadName)?;
+    let trust = Trust { ca, ..Trust::default() };
+    Connections::new(server, (trust, None), None, 1)?.agent(None)
+}
+
 /// Builds an agent that follows no redirect and returns error statuses as responses, which [`Attempt`] maps to errors.
 ///
 /// [`Attempt`]: crate::kube::client::attempt::Attempt

@@ -2,7 +2,7 @@
 
 pub mod attempt;
 pub mod circuit_breaker;
-mod connections;
+pub mod connections;
 pub mod dynamic;
 pub mod log_stream;
 pub mod paginate;

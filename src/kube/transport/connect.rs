@@ -61,6 +61,23 @@ impl Error for NotConnected {
     }
 }
 
+/// Returns the error that ureq and this module have wrapped: the operating system's, or that of the TLS library.
+pub fn cause(error: &ureq::Error) -> &(dyn Error + 'static) {
+    let ureq::Error::Io(io) = error else { return error };
+    match io.get_ref() {
+        None => io,
+        Some(inner) => match (inner.downcast_ref::<NotConnected>(), inner.downcast_ref::<ureq::Error>()) {
+            (Some(NotConnected(error)), _) | (_, Some(error)) => cause(error),
+            (None, None) => inner,
+        },
+    }
+}
+
+/// Tests for an error of a request that was never sent.
+pub fn is_not_connected(error: &ureq::Error) -> bool {
+    matches!(error, ureq::Error::Io(error) if error.get_ref().is_some_and(|inner| inner.is::<NotConnected>()))
+}
+
 /// Marks the errors of a connector as [`NotConnected`].
 #[derive(Debug)]
 pub struct MarkErrors<C>(pub C);

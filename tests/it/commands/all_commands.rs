@@ -5,9 +5,10 @@ use crate::support::api::ApiServer;
 use crate::support::kubeconfig::Kubeconfig;
 use crate::support::plugin::{Plugin, is_alive};
 use crate::support::response::{ApiResponse, Behavior};
-use crate::support::server::Setup;
+use crate::support::server::{KUBECONFIG, Setup};
 use crate::support::{LONG_KUBE_TIMEOUT, eventually};
 use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Stdio};
 
@@ -56,6 +57,21 @@ fn usage_error_names_the_command_and_exits_with_2() {
         (&["setup", "--print=yes"], "--print"),
         (&["serve", "--local", "--kubeconfig", "x"], "--local and --kubeconfig cannot be used together"),
         (&["--local", "--local-nodes", "0"], "--local-nodes is \"0\""),
+        (&["--local-nodes", "3"], "--local-nodes needs --local; add it, or leave --local-nodes out"),
+        (&["serve", "--local-job-seconds=3"], "--local-job-seconds needs --local"),
+        (&["submit", "free"], "submit needs DATASET: img-classification submit TIER DATASET"),
+        (&["submit", "gold", "mnist"], "the TIER is \"gold\", but must be free or premium"),
+        (&["submit", "free", "mnist", "--timeout", "0"], "--timeout is \"0\""),
+        (
+            &["submit", "free", "mnist", "--server", "ftp://a"],
+            "--server is \"ftp://a\", but must be http://HOST:PORT or",
+        ),
+        (&["jobs", "--logs"], "jobs needs NAME"),
+        (&["jobs", "free-mnist-a", "--tier", "free"], "NAME and --tier cannot be used together"),
+        (&["jobs", "../config"], "the NAME is \"../config\", but must be the name of a Job"),
+        (&["completion", "tcsh"], "the SHELL is \"tcsh\", but must be bash or zsh or fish"),
+        (&["completion"], "completion needs SHELL"),
+        (&["sumbit", "free", "mnist"], "unknown command \"sumbit\"; did you mean submit?"),
         (&["--local", "--local-job-seconds", "0.5"], "--local-job-seconds is \"0.5\""),
     ] {
         let end = Setup::new().run(args);
@@ -67,9 +83,34 @@ fn usage_error_names_the_command_and_exits_with_2() {
 }
 
 #[test]
+fn setup_and_clean_print_one_json_object_a_line() {
+    let server = Setup::local().args(&["--image", "x:long"]).start();
+    let line = server.wait_for_log("with the kubeconfig", |line| line.starts_with(KUBECONFIG));
+    assert_eq!(server.post_job().status, 200);
+    let run = |args: &[&str]| -> Vec<Value> {
+        let end = Setup::new().env("KUBECONFIG", &line[KUBECONFIG.len()..]).run(args);
+        assert_eq!((end.code, end.stderr.as_str()), (Some(0), ""), "{end:?}");
+        end.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    };
+    let setup = run(&["setup", "--json"]);
+    let namespace = json!({"check": "namespace free-service", "fix": null, "result": "ok", "text": "unchanged"});
+    assert_eq!((&setup[0], setup.last()), (&namespace, Some(&json!({"changed": 0}))));
+    let clean = run(&["clean", "--json"]);
+    assert!(clean[0]["check"] == "free-service" && clean.last() == Some(&json!({"ready": true})), "{clean:?}");
+}
+
+#[test]
 fn every_command_has_its_own_help() {
-    for (command, option) in [("setup", "--print"), ("doctor", "--as-service"), ("clean", "--all"), ("selftest", "URL")]
-    {
+    for (command, option) in [
+        ("setup", "--print"),
+        ("doctor", "--as-service"),
+        ("clean", "--all"),
+        ("selftest", "URL"),
+        ("submit", "--idempotency-key"),
+        ("jobs", "--watch"),
+        ("completion", "zsh"),
+        ("version", "--json"),
+    ] {
         let end = Setup::new().run(&[command, "--help"]);
         assert_eq!((end.code, end.stderr.as_str()), (Some(0), ""), "{end:?}");
         assert!(end.stdout.contains(&format!("Usage: img-classification {command}")), "{}", end.stdout);

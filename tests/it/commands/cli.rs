@@ -249,6 +249,9 @@ fn sigterm_and_sigint_finish_requests_in_flight_and_exit_0() {
         latch.open();
         assert_eq!(connection.response(false).unwrap().status, 200);
         assert_eq!(server.wait().code(), Some(0), "{}", server.stderr());
+        let name = if signal == Signal::TERM { "SIGTERM" } else { "SIGINT" };
+        let line = format!("stopping on {name}; requests in flight have 10 s");
+        assert!(server.stderr().lines().any(|printed| printed == line), "{}", server.stderr());
         assert_eq!(api.jobs().len(), 1);
     }
 }
@@ -301,6 +304,13 @@ fn help_on_a_full_disk_is_no_panic() {
         assert!(end.status.code().is_some_and(|code| code <= 1), "{option}: {end:?}");
         assert!(!stderr.contains("panicked") && stderr.lines().count() <= 1, "{option}: {stderr}");
     }
+}
+
+#[test]
+fn version_is_printed_as_text_and_as_json() {
+    let version = env!("CARGO_PKG_VERSION");
+    assert_eq!(run(&["version"]).stdout, format!("img-classification {version}\n"));
+    assert_eq!(run(&["version", "--json"]).stdout, format!("{{\"version\":\"{version}\"}}\n"));
 }
 
 #[test]

@@ -5,8 +5,10 @@ mod all_commands;
 mod clean;
 mod cli;
 mod doctor;
+mod jobs;
 mod selftest;
 mod setup;
+mod submit;
 mod systemd;
 
 use crate::support::api::ApiServer;

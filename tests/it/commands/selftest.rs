@@ -3,6 +3,7 @@
 use crate::support::api::{ApiServer, Listen, Request};
 use crate::support::response::{ApiResponse, Behavior};
 use crate::support::server::{Finished, Setup};
+use crate::support::tls;
 use serde_json::{Value, json};
 
 /// A fake server that implements the HTTP contract; its Jobs finish at once.
@@ -54,6 +55,9 @@ fn selftest_accepts_a_server_that_only_follows_the_contract() {
     let end = selftest(|_, _, response| good(&response));
     assert_eq!((end.code, end.stderr.as_str()), (Some(0), ""), "{end:?}");
     assert!(end.stdout.lines().last().unwrap().starts_with("passed in "), "{}", end.stdout);
+    let lines: Vec<&str> = end.stdout.lines().collect();
+    assert_eq!(lines[lines.len() - 2], "7 Jobs left; img-classification clean");
+    assert!(end.stdout.contains("ok premium pods: 3 new in default: 3 Running ("), "{}", end.stdout);
     // Job names are optional in the contract.
     let end =
         selftest(|request, _, response| if request.method == "POST" { good(&json!({})) } else { good(&response) });
@@ -155,13 +159,14 @@ fn selftest_explains_an_invalid_or_dead_address() {
     for (url, words) in [
         ("127.0.0.1:9", "GET http://127.0.0.1:9/config: Connection refused"),
         ("nowhere.invalid:5000/", "GET http://nowhere.invalid:5000/config: "),
+        ("https://127.0.0.1:9/", "GET https://127.0.0.1:9/config: Connection refused"),
     ] {
         let end = Setup::new().run(&["selftest", url]);
         assert_eq!(end.code, Some(1), "{end:?}");
         assert!(end.stdout.starts_with("FAIL GET /config: ") && end.stdout.contains(words), "{url}: {}", end.stdout);
     }
     for url in [
-        "https://127.0.0.1:9",
+        "https://",
         "http://",
         "",
         ":5000",
@@ -179,6 +184,42 @@ fn selftest_explains_an_invalid_or_dead_address() {
         assert_eq!(end.code, Some(2), "{url:?}: {end:?}");
         assert!(end.stderr.contains("the URL is ") && end.stderr.contains("http://HOST:PORT"), "{url}: {}", end.stderr);
     }
+}
+
+#[test]
+fn selftest_tells_pods_that_wait_for_cpu_and_prints_json() {
+    let setup = Setup::local().env("NO_WATCH", "").args(&["--image", "x:long", "--admin-token-file"]);
+    let token = setup.file("token", "x");
+    let server = setup.args(&[token.to_str().unwrap()]).start();
+    let url = format!("http://{}", server.address());
+    let end = Setup::new().run(&["selftest", &url]);
+    // Two nodes, which two free pods fill.
+    let line = "ok premium pods: 4 new in default: 0 Running, 4 Pending for CPU";
+    assert!(end.code == Some(0) && end.stdout.lines().any(|printed| printed.starts_with(line)), "{end:?}");
+    let end = Setup::new().run(&["selftest", &url, "--json"]);
+    let lines: Vec<Value> = end.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!((&lines[0]["check"], &lines[0]["result"]), (&json!("pods"), &json!("warning")), "{end:?}");
+    let last = lines.last().unwrap();
+    assert!(last["passed"] == (end.code == Some(0)) && last["seconds"].is_number(), "{end:?}");
+}
+
+#[test]
+fn selftest_names_the_option_of_the_post_limit() {
+    let server = Setup::local().args(&["--posts-per-minute", "2"]).start();
+    let end = Setup::new().run(&["selftest", &format!("http://{}", server.address())]);
+    let line = end.stdout.lines().find(|line| line.starts_with("FAIL 3 x POST free: ")).unwrap();
+    assert!(line.contains("returned 429") && line.contains("larger --posts-per-minute"), "{line}");
+    assert!(end.stdout.contains("\n2 Jobs left; "), "{}", end.stdout);
+}
+
+#[test]
+fn selftest_accepts_https() {
+    let server = ApiServer::start();
+    let mut fake = Fake::default();
+    server.script(move |request| fake.response(request).into());
+    let ca = tls::path("ca.pem");
+    let end = Setup::new().run(&["selftest", &server.url(), "--ca", ca.to_str().unwrap()]);
+    assert_eq!((end.code, end.stderr.as_str()), (Some(0), ""), "{end:?}");
 }
 
 #[test]

@@ -1,0 +1,286 @@
+//! Follows a Job to its end: its states as they change, and its log.
+
+use std::cell::{Cell, RefCell};
+use std::io::{self, IsTerminal, Read};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use crate::cli::ServerArgs;
+use crate::commands::client::{self, HttpClient};
+use crate::commands::error::CommandError;
+use crate::commands::output::{one_line, print, print_line};
+use crate::commands::server_client::{Job, ServerClient, ServerError, code};
+
+/// Seconds that the server holds a request back. On a terminal the elapsed time is drawn again at the same pace.
+const WAIT: u64 = 10;
+const TERMINAL_WAIT: u64 = 1;
+
+/// Shortest time from one request to the next. A server responds at once while too many requests wait.
+const MIN_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Longest time until a new Job is visible at another server, whose state is at most 25 s old.
+const MAX_INVISIBLE: Duration = Duration::from_secs(30);
+
+/// Lines of the log's end that a terminal shows.
+const LAST_LINES: u32 = 5;
+
+/// Bytes of a log that are read at once.
+const PIECE: usize = 16 * 1024;
+
+/// Erases the line, writes without wrapping at the terminal's edge, and wraps again; see ECMA-48 and DECAWM of the VT100.
+const ERASE_LINE: &str = "\r\x1b[K";
+const NO_WRAP: &str = "\x1b[?7l";
+const WRAP: &str = "\x1b[?7h";
+
+/// The output of a followed Job: one live line on a terminal, a line for each change elsewhere, JSON objects with --json.
+pub struct Progress {
+    format: Format,
+    start: Instant,
+    /// A live line is on the terminal.
+    is_live: Cell<bool>,
+    last: RefCell<Option<Job>>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Format {
+    Plain,
+    Terminal,
+    Json,
+}
+
+impl Progress {
+    /// The output to stdout. `is_dumb` is true if the terminal cannot erase a line.
+    pub fn stdout(json: bool, is_dumb: bool) -> Self {
+        let format = match (json, io::stdout().is_terminal() && !is_dumb) {
+            (true, _) => Format::Json,
+            (false, true) => Format::Terminal,
+            (false, false) => Format::Plain,
+        };
+        Self { format, start: Instant::now(), is_live: Cell::new(false), last: RefCell::new(None) }
+    }
+
+    /// Writes a result, as text or as the JSON object in `json`.
+    pub fn result(&self, text: &str, json: &str) {
+        self.end_live_line();
+        print_line(&one_line(if self.format == Format::Json { json } else { text }));
+    }
+
+    /// Erases the live line, so that other output starts a line of its own.
+    pub fn end_live_line(&self) {
+        if self.is_live.replace(false) {
+            print(ERASE_LINE);
+        }
+    }
+
+    /// Writes an error with --json, and returns it as that of the command.
+    pub fn command_error(&self, error: ServerError) -> CommandError {
+        self.end_live_line();
+        if self.format == Format::Json {
+            print_line(&json!({ "error": one_line(&error.to_string()) }).to_string());
+        }
+        CommandError::Server(error)
+    }
+
+    /// Shows the state of a Job if it has changed, or on a terminal the elapsed time.
+    fn show(&self, job: &Job) {
+        let is_new =
+            self.last.borrow().as_ref().is_none_or(|last| (&last.state, &last.reason) != (&job.state, &job.reason));
+        match self.format {
+            Format::Terminal if !job.has_ended() => {
+                self.is_live.set(true);
+                let line = one_line(&live_line(job, self.start.elapsed()));
+                print(&format!("{ERASE_LINE}{NO_WRAP}{line}{WRAP}"));
+            }
+            _ if !is_new => {}
+            Format::Json => print_line(&job.to_json()),
+            Format::Plain | Format::Terminal => {
+                self.end_live_line();
+                print_line(&one_line(&state_line(job)));
+            }
+        }
+        *self.last.borrow_mut() = Some(job.clone());
+    }
+
+    /// Writes a piece of a log, of whole lines with --json.
+    fn log(&self, name: &str, text: &[u8]) {
+        self.end_live_line();
+        let text = String::from_utf8_lossy(text);
+        match self.format {
+            Format::Json => text.lines().for_each(|line| print_line(&json!({ "job": name, "log": line }).to_string())),
+            Format::Plain | Format::Terminal => print(&text),
+        }
+    }
+}
+
+fn state_line(job: &Job) -> String {
+    job.reason.as_ref().map_or_else(|| job.state.clone(), |reason| format!("{}: {reason}", job.state))
+}
+
+fn live_line(job: &Job, elapsed: Duration) -> String {
+    let (minutes, seconds) = (elapsed.as_secs() / 60, elapsed.as_secs() % 60);
+    let position = job.position.map_or_else(String::new, |position| format!(", position {position}"));
+    let reason = job.reason.as_ref().map_or_else(String::new, |reason| format!(" ({reason})"));
+    format!("{}{position}, {minutes}:{seconds:02}{reason}", job.state)
+}
+
+/// Returns a client of the server of `args`, whose warnings do not mix with the live line.
+///
+/// # Errors
+/// [`CommandError::Ca`]
+pub fn connect(
+    args: &ServerArgs,
+    progress: &Rc<Progress>,
+    max_outage: Duration,
+    deadline: Option<Instant>,
+) -> Result<ServerClient, CommandError> {
+    let http = HttpClient::new(&args.server, args.ca.ca.as_deref()).map_err(CommandError::Ca)?;
+    let progress = Rc::clone(progress);
+    let notify = move |text: &str| {
+        progress.end_live_line();
+        log::warn!("{text}");
+    };
+    Ok(ServerClient::new(http, max_outage, deadline, Box::new(notify)))
+}
+
+/// The Job to follow.
+pub struct Follow<'a> {
+    pub name: &'a str,
+    /// It was created a moment ago, and may not be visible yet.
+    pub is_new: bool,
+    /// Print its log.
+    pub logs: bool,
+}
+
+/// Follows a Job to its end. Returns true if it succeeded.
+///
+/// # Errors
+/// [`ServerError`]; the Job continues unless it is gone.
+pub fn run(server: &ServerClient, progress: &Progress, job: &Follow<'_>) -> Result<bool, ServerError> {
+    let Follow { name, is_new, logs } = *job;
+    let mut log = FollowedLog { name, sent: 0, is_complete: !logs };
+    let wait = if progress.format == Format::Terminal { TERMINAL_WAIT } else { WAIT };
+    let mut shown: Option<Job> = None;
+    loop {
+        let start = Instant::now();
+        match server.job(name, shown.as_ref().map(|_| wait))? {
+            Some(job) => {
+                progress.show(&job);
+                let has_changed = shown.as_ref().is_none_or(|shown| shown.state != job.state);
+                if !log.is_complete && (job.state == "running" || job.has_ended()) {
+                    log.copy(server, progress, &job)?;
+                }
+                if job.has_ended() {
+                    finish(server, progress, &job, logs);
+                    return Ok(job.has_succeeded());
+                }
+                shown = Some(job);
+                if has_changed {
+                    continue;
+                }
+            }
+            None if shown.is_none() && is_new && progress.start.elapsed() < MAX_INVISIBLE => {}
+            None if shown.is_none() && !is_new => return Err(ServerError::NoSuchJob(name.to_owned())),
+            None => return Err(ServerError::Gone(name.to_owned())),
+        }
+        server.sleep(MIN_INTERVAL.saturating_sub(start.elapsed()))?;
+    }
+}
+
+/// Writes the end of the log, on a terminal that has not shown it, and the accuracy.
+fn finish(server: &ServerClient, progress: &Progress, job: &Job, has_log: bool) {
+    if progress.format == Format::Terminal && !has_log {
+        let mut end = Vec::new();
+        // The log may be gone with its pod.
+        if let Ok(Ok(log)) = server.log(&job.job, &format!("?tail={LAST_LINES}")) {
+            let _ = log.take(PIECE as u64).read_to_end(&mut end);
+        }
+        progress.log(&job.job, &end);
+    }
+    if let (Some(accuracy), true) = (job.accuracy(), progress.format != Format::Json) {
+        print_line(&accuracy);
+    }
+}
+
+/// Prints the log of the Job `name` as it arrives, from the start of its container to its end.
+///
+/// # Errors
+/// [`ServerError`]
+pub fn print_log(server: &ServerClient, progress: &Progress, name: &str) -> Result<(), ServerError> {
+    let mut log = FollowedLog { name, sent: 0, is_complete: false };
+    let mut is_first = true;
+    loop {
+        let Some(job) = server.job(name, Some(WAIT).filter(|_| !is_first))? else {
+            let error = if is_first { ServerError::NoSuchJob } else { ServerError::Gone };
+            return Err(error(name.to_owned()));
+        };
+        is_first = false;
+        if job.state == "running" || job.has_ended() {
+            log.copy(server, progress, &job)?;
+        }
+        if log.is_complete {
+            return Ok(());
+        }
+        server.sleep(MIN_INTERVAL)?;
+    }
+}
+
+/// A log that is copied to stdout as it arrives. A broken one continues where it ended.
+struct FollowedLog<'a> {
+    name: &'a str,
+    /// Bytes that have been written.
+    sent: usize,
+    is_complete: bool,
+}
+
+impl FollowedLog<'_> {
+    /// Copies the rest of the log. Returns early if the server breaks it off.
+    ///
+    /// # Errors
+    /// [`ServerError::Refused`] if there will be no log.
+    fn copy(&mut self, server: &ServerClient, progress: &Progress, job: &Job) -> Result<(), ServerError> {
+        match server.log(self.name, "?follow=true") {
+            Ok(Ok(log)) => self.read(log, progress),
+            // A Job that failed before its container started has no log, and its reason tells why.
+            Ok(Err(response)) if matches!(&*code(&response), "not_started" | "log_gone") && job.has_ended() => {
+                self.is_complete = true;
+            }
+            Ok(Err(response)) if matches!(response.status, 409 | 429 | 503 | 504) => {}
+            Ok(Err(response)) => return Err(ServerError::refused(&response)),
+            // The next request for the state waits for the server, or gives up.
+            Err(_) => {}
+        }
+        Ok(())
+    }
+
+    fn read(&mut self, mut log: impl Read, progress: &Progress) {
+        let (mut skip, mut pending) = (self.sent, Vec::new());
+        let mut piece = vec![0; PIECE];
+        loop {
+            match log.read(&mut piece) {
+                Ok(0) => {
+                    progress.log(self.name, &pending);
+                    self.is_complete = true;
+                    return;
+                }
+                Ok(count) => {
+                    let new = &piece[skip.min(count)..count];
+                    skip -= skip.min(count);
+                    self.sent += new.len();
+                    pending.extend_from_slice(new);
+                    // A line, or a character, may continue in the next piece.
+                    let whole = pending.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+                    progress.log(self.name, &pending[..whole]);
+                    pending.drain(..whole);
+                }
+                // A silent classifier: the server ends the log when its container does.
+                Err(error) if client::is_timeout(&error) => {}
+                Err(_) => {
+                    self.sent -= pending.len();
+                    return;
+                }
+            }
+        }
+    }
+}
