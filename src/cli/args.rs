@@ -74,6 +74,9 @@ pub struct ServeArgs {
     /// With --local: number of simulated nodes, each with room for one classifier
     #[arg(long, value_name = "NUMBER", value_parser = text(values::local_nodes), default_value = "2")]
     pub local_nodes: u16,
+    /// With --local: path of the kubeconfig, which stays the same over restarts [default: a private folder below TMPDIR]
+    #[arg(long, value_name = "PATH", value_parser = values::path())]
+    pub local_kubeconfig: Option<PathBuf>,
     /// Time that Kubernetes keeps a finished Job, in seconds
     #[arg(long, value_name = "SECONDS", value_parser = text(values::job_ttl), default_value = "3600")]
     pub job_ttl: u32,
@@ -371,6 +374,7 @@ pub fn variable(long: &str) -> Option<&'static str> {
         "local" => "LOCAL",
         "local-job-seconds" => "LOCAL_JOB_SECONDS",
         "local-nodes" => "LOCAL_NODES",
+        "local-kubeconfig" => "LOCAL_KUBECONFIG",
         "job-ttl" => "JOB_TTL",
         "job-timeout" => "JOB_TIMEOUT",
         "kube-timeout" => "KUBE_TIMEOUT",

@@ -100,7 +100,7 @@ fn check_local(flags: &ArgMatches, cli: &Cli) -> Result<(), UsageError> {
         _ => return Ok(()),
     };
     let is_given = |id: &&str| flags.value_source(id) == Some(ValueSource::CommandLine);
-    match ["local_job_seconds", "local_nodes"].into_iter().find(is_given) {
+    match ["local_job_seconds", "local_nodes", "local_kubeconfig"].into_iter().find(is_given) {
         Some(id) if !serve.local => {
             let option = format!("--{}", id.replace('_', "-"));
             Err(UsageError::MissingOption { option, needed: "--local" })

@@ -75,7 +75,8 @@ impl Options {
 
 impl From<ServeArgs> for Options {
     fn from(args: ServeArgs) -> Self {
-        let simulator = simulator::Settings { job_seconds: args.local_job_seconds, nodes: args.local_nodes };
+        let (job_seconds, nodes, kubeconfig) = (args.local_job_seconds, args.local_nodes, args.local_kubeconfig);
+        let simulator = simulator::Settings { job_seconds, nodes, kubeconfig };
         Self {
             listen: args.listen,
             jobs: job::Settings { image: args.image.image, ttl: args.job_ttl, timeout: args.job_timeout },

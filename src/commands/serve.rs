@@ -43,7 +43,10 @@ const _: () = assert!(front::limits::MAX_BODY <= api::MAX_BODY);
 pub fn run(options: &Options, env: Env<'_>) -> Result<(), StartError> {
     // First, so that a signal at any later point removes the simulator's files.
     let mut signals = install_signal_handlers().map_err(StartError::Threads)?;
-    let local = options.local.as_ref().map(simulator::Local::start).transpose().map_err(StartError::Local)?;
+    let local = options.local.as_ref().map(simulator::Local::start).transpose().map_err(|source| {
+        let path = options.local.as_ref().and_then(|settings| settings.kubeconfig.clone());
+        StartError::Local { path, source }
+    })?;
     cli::renamed_variables(env).for_each(|(old, new)| log::warn!("{old} has no effect; fix: set {new} instead"));
     let limits = Limits::from_descriptors(options.posts_per_minute);
     let mut configuration = options.lines();
@@ -176,7 +179,7 @@ fn install_signal_handlers() -> io::Result<Signals> {
 /// The reason for a failed start.
 #[derive(Debug)]
 pub enum StartError {
-    Local(io::Error),
+    Local { path: Option<PathBuf>, source: io::Error },
     Setup(setup::SetupError),
     Config(kube::ConfigError),
     Tls(kube::TlsError),
@@ -190,7 +193,10 @@ pub enum StartError {
 impl fmt::Display for StartError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Local(_) => {
+            Self::Local { path: Some(path), .. } => {
+                write!(f, "cannot start the simulator with its kubeconfig at {} (--local-kubeconfig)", path.display())
+            }
+            Self::Local { path: None, .. } => {
                 let folder = std::env::temp_dir();
                 write!(f, "cannot start the simulator, which writes its kubeconfig below {} (TMPDIR)", folder.display())
             }
@@ -218,7 +224,7 @@ impl std::error::Error for StartError {
         match self {
             Self::Config(error) => error.source(),
             Self::Setup(error) => std::error::Error::source(error),
-            Self::Local(source)
+            Self::Local { source, .. }
             | Self::Token { source, .. }
             | Self::Inherited(source)
             | Self::PrivateSocket(source)

@@ -12,6 +12,7 @@ mod controllers;
 mod folder;
 mod http;
 mod identity;
+mod kubeconfig;
 mod pod_log;
 mod protobuf;
 mod quota;
@@ -28,21 +29,17 @@ mod validation;
 mod watch;
 mod write;
 
-use std::fs;
-use std::io::{self, Write};
+use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use rustls::ServerConfig;
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 
 use cluster::Cluster;
-use folder::Folder;
+use kubeconfig::Kubeconfig;
 
 /// The reported version: the newest one whose rules are simulated.
 const VERSION: &str = "v1.36.0-local";
@@ -54,22 +51,22 @@ pub struct Settings {
     pub job_seconds: u32,
     /// Number of nodes, each with enough CPU for one classifier.
     pub nodes: u16,
+    /// Path of the kubeconfig, instead of a private folder below TMPDIR.
+    pub kubeconfig: Option<PathBuf>,
 }
 
 /// A running simulated cluster; dropping it ends it.
 pub struct Local {
-    /// Contains the kubeconfig.
-    _folder: Folder,
-    kubeconfig: PathBuf,
+    kubeconfig: Kubeconfig,
     address: SocketAddr,
     cluster: Arc<Cluster>,
 }
 
 impl Local {
-    /// Starts the API on a free loopback port and writes a kubeconfig for it into a new private folder below TMPDIR.
+    /// Starts the API on a free loopback port and writes a kubeconfig for it.
     ///
     /// # Errors
-    /// The port, the folder, a thread or the certificate could not be created.
+    /// The port, the kubeconfig, a thread or the certificate could not be created.
     pub fn start(settings: &Settings) -> io::Result<Self> {
         let certificate = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).map_err(io::Error::other)?;
         let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(certificate.signing_key.serialize_der()));
@@ -79,11 +76,9 @@ impl Local {
         let listener = TcpListener::bind("127.0.0.1:0")?;
         let address = listener.local_addr()?;
         let token = store::hex::<16>();
-        let folder = Folder::create()?;
+        let kubeconfig = Kubeconfig::write(settings.kubeconfig.as_deref(), address, &certificate.cert.pem(), &token)?;
         let cluster = Arc::new(Cluster::new(settings, &token));
-        let kubeconfig = folder.path().join("kubeconfig");
-        let local = Self { _folder: folder, kubeconfig, address, cluster: Arc::clone(&cluster) };
-        local.write_kubeconfig(&certificate.cert.pem(), &token)?;
+        let local = Self { kubeconfig, address, cluster: Arc::clone(&cluster) };
         let controlled = Arc::clone(&cluster);
         thread::Builder::new().name("sim-controllers".into()).spawn(move || controlled.run_controllers())?;
         thread::Builder::new()
@@ -94,19 +89,7 @@ impl Local {
 
     /// The path of the kubeconfig.
     pub fn kubeconfig(&self) -> &Path {
-        &self.kubeconfig
-    }
-
-    fn write_kubeconfig(&self, ca: &str, token: &str) -> io::Result<()> {
-        let (address, ca) = (self.address, STANDARD.encode(ca));
-        let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&self.kubeconfig)?;
-        write!(
-            file,
-            "apiVersion: v1\nkind: Config\ncurrent-context: local\n\
-             contexts: [{{name: local, context: {{cluster: local, user: local}}}}]\n\
-             clusters: [{{name: local, cluster: {{server: \"https://{address}\", certificate-authority-data: {ca}}}}}]\n\
-             users: [{{name: local, user: {{token: {token}}}}}]\n"
-        )
+        self.kubeconfig.path()
     }
 }
 

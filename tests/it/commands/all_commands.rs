@@ -58,6 +58,7 @@ fn usage_error_names_the_command_and_exits_with_2() {
         (&["serve", "--local", "--kubeconfig", "x"], "--local and --kubeconfig cannot be used together"),
         (&["--local", "--local-nodes", "0"], "--local-nodes is \"0\""),
         (&["--local-nodes", "3"], "--local-nodes needs --local; add it, or leave --local-nodes out"),
+        (&["--local-kubeconfig", "x"], "--local-kubeconfig needs --local"),
         (&["serve", "--local-job-seconds=3"], "--local-job-seconds needs --local"),
         (&["submit", "free"], "submit needs DATASET: img-classification submit TIER DATASET"),
         (&["submit", "gold", "mnist"], "the TIER is \"gold\", but must be free or premium"),

@@ -1,7 +1,7 @@
 //! Malformed input, many watches, and the files left behind.
 
-use super::{JOBS, Local, PODS, STRATEGIC, job, pod, start, text};
-use crate::support::kubernetes::{APPLY, MERGE};
+use super::{JOBS, Local, PODS, STRATEGIC, job, pod, start, start_with, text};
+use crate::support::kubernetes::{APPLY, Kubernetes, MERGE};
 use crate::support::server::{Server, Setup};
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -165,6 +165,49 @@ fn folder_that_cannot_be_created_is_named() {
     let end = Setup::new().env("TMPDIR", "/nonexistent").run(&["serve", "--local"]);
     assert_eq!(end.code, Some(1), "{end:?}");
     assert!(end.stderr.contains("/nonexistent (TMPDIR)"), "{}", end.stderr);
+}
+
+#[test]
+fn kubeconfig_keeps_its_path_over_restarts() {
+    let home = tempfile::TempDir::new().unwrap();
+    let path = home.path().join("local");
+    let start = || start_with("short", &["--local-kubeconfig", path.to_str().unwrap()]);
+    let first = start();
+    assert_eq!(first.kubeconfig, path);
+    assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    assert_eq!(first.kube.get(PODS).0, 200);
+    // A later server has replaced the file, so the stop of the first one leaves it.
+    let second = start();
+    let stop = |mut local: Local| {
+        local.server.signal(Signal::TERM);
+        assert_eq!(local.server.wait().code(), Some(0));
+    };
+    stop(first);
+    assert_eq!(Kubernetes::new(&path).get(PODS).0, 200);
+    stop(second);
+    assert!(!path.exists());
+    let mut killed = start();
+    killed.server.signal(Signal::KILL);
+    killed.server.wait();
+    assert!(path.exists());
+    stop(start());
+    assert_eq!(std::fs::read_dir(home.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn kubeconfig_of_the_user_is_not_replaced() {
+    let setup = Setup::new();
+    let path = setup.file("config", "apiVersion: v1\n");
+    let end = setup.run(&["serve", "--local", "--local-kubeconfig", path.to_str().unwrap()]);
+    let line = format!(
+        "img-classification: cannot start the simulator with its kubeconfig at {} (--local-kubeconfig): the file exists, \
+         and is not that of a simulator; fix: choose another path, or remove the file",
+        path.display()
+    );
+    assert_eq!((end.code, end.stderr), (Some(1), line));
+    let end = Setup::new().env("LOCAL_KUBECONFIG", "/nowhere/config").run(&["serve", "--local"]);
+    let line = "at /nowhere/config (--local-kubeconfig): No such file or directory (os error 2)";
+    assert!(end.code == Some(1) && end.stderr.ends_with(line), "{end:?}");
 }
 
 #[test]
