@@ -208,13 +208,13 @@ fn log_is_followed_until_the_container_ends() {
     let (status, followed) = log("?container=classifier&follow=true");
     assert_eq!(status, 200);
     eventually("the success", || local.kube.get(&job).1["status"]["succeeded"] == 1);
-    assert_eq!(log("?follow=false").1, followed);
+    assert_eq!(log("?follow=False").1, followed);
     let lines: Vec<&str> = followed.as_str().unwrap().split_inclusive('\n').collect();
     assert_eq!(log("?tailLines=2").1, lines[lines.len() - 2..].concat());
-    assert_eq!(log("?tailLines=2&follow=true").1, lines[lines.len() - 2..].concat());
+    assert_eq!(log("?tailLines=2&follow=True").1, lines[lines.len() - 2..].concat());
     assert_eq!(log("?tailLines=0").1, "");
     assert_eq!(log("?limitBytes=7").1, "dataset");
-    for query in ["?previous=true", "?follow=1", "?tailLines=x", "?container=other"] {
+    for query in ["?previous=true", "?follow=1&limitBytes=7", "?tailLines=x", "?container=other"] {
         assert_eq!(log(query).0, 400, "{query}");
     }
 }
