@@ -41,9 +41,7 @@ fn respond(cluster: &Arc<Cluster>, request: &Request) -> Result<Response, ApiSta
     let path: Vec<&str> = request.path.iter().map(String::as_str).collect();
     match path.as_slice() {
         ["healthz" | "livez" | "readyz", ..] => Ok(Response::text("ok")),
-        ["version"] => {
-            Ok(Response::json(200, &json!({"major": "1", "minor": "36", "gitVersion": VERSION, "platform": "linux"})))
-        }
+        ["version"] => Ok(Response::json(200, &version())),
         // A document without schemas: kubectl then leaves validation to the server.
         ["openapi", "v2"] => {
             let media_type = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
@@ -55,6 +53,12 @@ fn respond(cluster: &Arc<Cluster>, request: &Request) -> Result<Response, ApiSta
         }
         path => resources::discovery(path).map(|value| Response::json(200, &value)).ok_or_else(no_such_path),
     }
+}
+
+/// Returns all fields of a version.Info: clients require them. Where the simulator has no value, it is that of an unofficial build.
+fn version() -> Value {
+    json!({"major": "1", "minor": "36", "gitVersion": VERSION, "gitCommit": "$Format:%H$", "gitTreeState": "",
+           "buildDate": "1970-01-01T00:00:00Z", "goVersion": "none", "compiler": "rustc", "platform": "linux/amd64"})
 }
 
 fn no_such_path() -> ApiStatus {

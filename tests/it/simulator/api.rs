@@ -304,3 +304,15 @@ fn tables_have_the_columns_of_kubectl() {
         }
     }
 }
+
+#[test]
+fn version_and_nodes_have_all_fields_that_clients_require() {
+    let local = start("long");
+    let version = local.kube.get("/version").1;
+    let fields = "major minor gitVersion gitCommit gitTreeState buildDate goVersion compiler platform";
+    assert!(fields.split(' ').all(|field| version[field].is_string()), "{version}");
+    let node = local.kube.items("/api/v1/nodes").remove(0);
+    let fields = "architecture bootID containerRuntimeVersion kernelVersion kubeProxyVersion kubeletVersion machineID \
+                  operatingSystem osImage systemUUID";
+    assert!(fields.split(' ').all(|field| node["status"]["nodeInfo"][field].is_string()), "{node}");
+}

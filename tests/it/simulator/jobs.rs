@@ -53,6 +53,46 @@ fn pod_that_succeeds_has_the_accuracy_of_its_log_as_termination_message() {
 }
 
 #[test]
+fn job_and_pod_have_the_labels_of_new_and_of_old_versions() {
+    let local = start("long");
+    let path = local.post("premium");
+    eventually("a pod", || !local.kube.items(PODS).is_empty());
+    let (job, pod) = (local.kube.get(&path).1, local.kube.items(PODS).remove(0));
+    let (id, name) = (&job["metadata"]["uid"], &job["metadata"]["name"]);
+    assert_eq!(job["spec"]["selector"], json!({"matchLabels": {"batch.kubernetes.io/controller-uid": id}}));
+    for labels in [&pod["metadata"]["labels"], &job["spec"]["template"]["metadata"]["labels"]] {
+        for (key, value) in [("controller-uid", id), ("job-name", name)] {
+            assert_eq!((&labels[key], &labels[format!("batch.kubernetes.io/{key}")]), (value, value), "{labels}");
+        }
+    }
+}
+
+#[test]
+fn suspended_job_has_no_pod_until_it_is_resumed() {
+    let local = start("short");
+    let suspend = |is: bool| local.kube.patch(&format!("{JOBS}/j"), MERGE, &json!({"spec": {"suspend": is}}));
+    let condition = || local.kube.get(&format!("{JOBS}/j")).1["status"]["conditions"][0].clone();
+    assert_eq!(local.kube.post(JOBS, &job("j", "long")).0, 201);
+    eventually("a pod that runs", || local.phases(PODS) == ["Running"]);
+    assert_eq!(suspend(true).0, 200);
+    eventually("a suspended Job without a pod", || {
+        local.kube.items(PODS).is_empty() && condition()["reason"] == "JobSuspended"
+    });
+    let tables = local.kube.with("Accept", "application/json;as=Table;v=v1;g=meta.k8s.io");
+    let shown = || tables.get(JOBS).1["rows"][0]["cells"][1].clone();
+    assert_eq!(shown(), "Suspended");
+    assert_eq!(suspend(false).0, 200);
+    eventually("a pod that runs", || local.phases(PODS) == ["Running"]);
+    assert_eq!((condition()["reason"].clone(), shown()), (json!("JobResumed"), json!("Running")));
+
+    for (name, tag, end) in [("done", "short", "Complete"), ("failed", "fails", "Failed")] {
+        local.kube.delete(&format!("{JOBS}/j"), &json!({}));
+        assert_eq!(local.kube.post(JOBS, &job(name, tag)).0, 201);
+        eventually(end, || tables.get(&format!("{JOBS}/{name}")).1["rows"][0]["cells"][1] == end);
+    }
+}
+
+#[test]
 fn third_free_job_waits_for_the_quota() {
     let local = start("short");
     let paths: Vec<String> = (0..3).map(|_| local.post("free")).collect();
