@@ -133,6 +133,11 @@ pub fn has_ended(pod: &Value) -> bool {
     matches!(text(pod, "/status/phase"), "Succeeded" | "Failed")
 }
 
+/// Returns true if this condition of the object is true.
+pub fn has_condition(object: &Value, kind: &str) -> bool {
+    items(&object["status"]["conditions"]).iter().any(|found| found["type"] == kind && found["status"] == "True")
+}
+
 /// Returns true if the object is being deleted.
 pub fn is_terminating(object: &Value) -> bool {
     !object["metadata"]["deletionTimestamp"].is_null()
@@ -158,6 +163,12 @@ pub fn suffix() -> String {
 /// Returns random hexadecimal digits, two for each of `N` bytes.
 pub fn hex<const N: usize>() -> String {
     random::<N>().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Returns a random UUID.
+pub fn uuid() -> String {
+    let id = hex::<16>();
+    format!("{}-{}-4{}-a{}-{}", &id[..8], &id[8..12], &id[13..16], &id[17..20], &id[20..])
 }
 
 /// Merges a patch into an object, RFC 7396. Keys that begin with `$` are directives of strategic merge patches and are ignored.

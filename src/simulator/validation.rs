@@ -11,6 +11,9 @@ use crate::kube::quantity;
 /// Seconds that a pod has to end unless it sets another limit; see Kubernetes' terminationGracePeriodSeconds.
 pub const GRACE_PERIOD: i64 = 30;
 
+/// The label by which a Job selects its pods.
+pub const CONTROLLER_UID: &str = "batch.kubernetes.io/controller-uid";
+
 /// Fields that must be maps if present; the controllers rely on it.
 const MAPS: [&str; 10] = [
     "metadata",
@@ -97,12 +100,11 @@ pub fn set_defaults(resource: &Resource, object: &mut Value) {
         set(&mut object["spec"], "terminationGracePeriodSeconds", json!(GRACE_PERIOD));
         object["status"] = json!({"phase": "Pending"});
     } else if *resource == JOBS {
-        let labels = json!({"controller-uid": uid(object), "job-name": name(object)});
         for (key, value) in [("parallelism", 1), ("completions", 1), ("backoffLimit", 6)] {
             set(&mut object["spec"], key, json!(value));
         }
-        object["spec"]["selector"] = json!({"matchLabels": {"controller-uid": uid(object)}});
-        merge(&mut object["spec"]["template"], json!({"metadata": {"labels": labels}}));
+        set(&mut object["spec"], "suspend", json!(false));
+        label_job(object);
         object["status"] = json!({});
     } else if *resource == NAMESPACES {
         object["status"] = json!({"phase": "Active"});
@@ -111,6 +113,18 @@ pub fn set_defaults(resource: &Resource, object: &mut Value) {
             let canonical = limit.as_str().and_then(|text| Some(quota::canonical(quantity::parse(text)?, text)));
             canonical.into_iter().for_each(|canonical| *limit = json!(canonical));
         }
+    }
+}
+
+/// Adds the labels of Kubernetes 1.27 and later to a Job's template, beside those of older versions, and the selector of the Job.
+fn label_job(job: &mut Value) {
+    let (uid, name) = (uid(job).to_owned(), name(job).to_owned());
+    job["spec"]["selector"] = json!({"matchLabels": {CONTROLLER_UID: uid}});
+    let labels =
+        json!({"controller-uid": uid, "job-name": name, CONTROLLER_UID: uid, "batch.kubernetes.io/job-name": name});
+    merge(&mut job["spec"]["template"], json!({"metadata": {"labels": labels}}));
+    if job["metadata"]["labels"].as_object().is_none_or(Map::is_empty) {
+        job["metadata"]["labels"] = job["spec"]["template"]["metadata"]["labels"].clone();
     }
 }
 

@@ -69,9 +69,7 @@ fn set_identity(object: &mut Value) {
     if name(object).is_empty() && !prefix.is_empty() {
         object["metadata"]["name"] = json!(format!("{prefix}{}", store::suffix()));
     }
-    let id = store::hex::<16>();
-    let uid = format!("{}-{}-4{}-a{}-{}", &id[..8], &id[8..12], &id[13..16], &id[17..20], &id[20..]);
-    object["metadata"]["uid"] = json!(uid);
+    object["metadata"]["uid"] = json!(store::uuid());
     object["metadata"]["creationTimestamp"] = json!(store::now());
 }
 
