@@ -14,7 +14,7 @@ use super::status::ApiStatus;
 use super::store::{Object, Store, items, name, namespace};
 use super::watch::Watch;
 use super::write::{self, PatchOptions};
-use super::{VERSION, identity, pod_log, quota, table};
+use super::{VERSION, identity, pod_log, quota, table, validation};
 
 /// The parts of a resource's path; absent ones are empty. See RequestInfo of k8s.io/apiserver.
 struct ResourcePath<'a> {
@@ -146,8 +146,9 @@ fn on_objects(
         }
         "get" => get(store, request, target),
         "create" => {
-            let object = write::create(store, target, request.json()?, request.dry_run("CreateOptions")?)?;
-            Ok(Response::json(201, &object))
+            let (body, warnings) = read_object(request, target.resource)?;
+            let object = write::create(store, target, body, request.dry_run("CreateOptions")?)?;
+            Ok(Response::json(201, &object).with_warnings(warnings))
         }
         "patch" => patch(store, request, target),
         "delete" => write::delete(store, target, &delete_options(request)?).map(|answer| Response::json(200, &answer)),
@@ -175,8 +176,28 @@ fn patch(store: &mut Store, request: &Request, target: &Target<'_>) -> Result<Re
         }
     };
     let options = PatchOptions { is_apply, dry_run: request.dry_run("PatchOptions")? };
-    let (object, is_new) = write::patch(store, target, request.json()?, options)?;
-    Ok(Response::json(if is_new { 201 } else { 200 }, &object))
+    let (body, warnings) = read_object(request, target.resource)?;
+    let (object, is_new) = write::patch(store, target, body, options)?;
+    Ok(Response::json(if is_new { 201 } else { 200 }, &object).with_warnings(warnings))
+}
+
+/// Reads an object or a part of one, without the fields that Kubernetes does not have. They are errors or warnings, as
+/// fieldValidation says.
+///
+/// # Errors
+/// 400 or 415
+fn read_object(request: &Request, resource: &Resource) -> Result<(Value, Vec<String>), ApiStatus> {
+    let mut object = request.json()?;
+    let unknown = validation::unknown_fields(resource, &mut object)?;
+    let unknown: Vec<String> = unknown.into_iter().map(|path| format!("unknown field \"{path}\"")).collect();
+    match request.query("fieldValidation") {
+        "Strict" if !unknown.is_empty() => {
+            Err(validation::not_handled(resource, &format!("strict decoding error: {}", unknown.join(", "))))
+        }
+        "Ignore" => Ok((object, Vec::new())),
+        "" | "Warn" | "Strict" => Ok((object, unknown)),
+        _ => Err(ApiStatus::bad_request("fieldValidation must be Ignore, Warn or Strict")),
+    }
 }
 
 fn delete_collection(store: &mut Store, request: &Request, target: &Target<'_>) -> Result<Response, ApiStatus> {

@@ -82,21 +82,32 @@ fn serve_connection(connection: TcpStream, tls: Arc<ServerConfig>, cluster: &Arc
     while let Some(request) = read_request(&mut stream, &mut input)? {
         let close = request.header("Connection").eq_ignore_ascii_case("close");
         let response = catch_unwind(AssertUnwindSafe(|| api::handle(cluster, &request)));
-        match response.unwrap_or_else(|_| api::internal_error()) {
-            Response::Complete(code, media_type, body) => {
-                let mut bytes = head(code, media_type, &format!("Content-Length: {}", body.len())).into_bytes();
-                bytes.extend_from_slice(&body);
-                stream.write_all(&bytes)?;
-                stream.flush()?;
-            }
-            Response::Stream(media_type, next) => send_stream(&mut stream, media_type, next)?,
-        }
+        send(&mut stream, response.unwrap_or_else(|_| api::internal_error()), "")?;
         if close {
             break;
         }
     }
     stream.conn.send_close_notify();
     stream.flush()
+}
+
+/// Sends a response with these header lines, each with its line break.
+fn send(stream: &mut Stream, response: Response, headers: &str) -> io::Result<()> {
+    match response {
+        Response::Complete(code, media_type, body) => {
+            let framing = format!("{headers}Content-Length: {}", body.len());
+            let mut bytes = head(code, media_type, &framing).into_bytes();
+            bytes.extend_from_slice(&body);
+            stream.write_all(&bytes)?;
+            stream.flush()
+        }
+        Response::Stream(media_type, next) => send_stream(stream, media_type, next),
+        Response::Warned(texts, response) => {
+            // RFC 7234, section 5.5; quoted by Rust's rules, which are the same for these texts.
+            let headers: String = texts.iter().map(|text| format!("Warning: 299 - {text:?}\r\n")).collect();
+            send(stream, *response, &headers)
+        }
+    }
 }
 
 fn head(code: u16, media_type: &str, framing: &str) -> String {

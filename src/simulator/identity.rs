@@ -43,7 +43,7 @@ pub fn create_token(cluster: &Cluster, store: &Store, target: &Target<'_>) -> Re
     Ok(Response::json(201, &answer))
 }
 
-/// Answers a SelfSubjectReview, SelfSubjectAccessReview or SubjectAccessReview, or returns `None` for another `kind`.
+/// Answers a SelfSubjectReview, SelfSubjectAccessReview, SelfSubjectRulesReview or SubjectAccessReview, or returns `None` for another `kind`.
 ///
 /// # Errors
 /// 400 or 415
@@ -53,6 +53,12 @@ pub fn review(store: &Store, request: &Request, user: &User, plural: &str) -> Re
     let subject = match plural {
         "selfsubjectreviews" => {
             merge(&mut review, json!({"status": {"userInfo": {"username": user.name, "groups": user.groups}}}));
+            return Ok(Some(Response::json(201, &review)));
+        }
+        "selfsubjectrulesreviews" => {
+            let rules = rbac::rules(store, user, text(&spec, "/namespace"));
+            let status = json!({"resourceRules": rules, "nonResourceRules": [], "incomplete": false});
+            merge(&mut review, json!({ "status": status }));
             return Ok(Some(Response::json(201, &review)));
         }
         "selfsubjectaccessreviews" => user.clone(),

@@ -1,9 +1,9 @@
 //! Authorization by the stored roles and bindings. Administrators (system:masters) may do everything.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::resources::{CLUSTER_ROLE_BINDINGS, CLUSTER_ROLES, ROLE_BINDINGS, ROLES};
-use super::store::{Store, items, namespace, text};
+use super::store::{self, Store, items, text};
 
 /// The user of a request.
 #[derive(Debug, Clone)]
@@ -54,19 +54,26 @@ impl User {
 
 /// Returns true if a role grants the request.
 pub fn allows(store: &Store, user: &User, attributes: &Attributes<'_>) -> bool {
+    user.is_admin() || rules(store, user, attributes.namespace).iter().any(|rule| grants(rule, attributes))
+}
+
+/// Returns the rules of all roles of a user in a namespace. An empty namespace means the whole cluster.
+pub fn rules(store: &Store, user: &User, namespace: &str) -> Vec<Value> {
+    if user.is_admin() {
+        return vec![json!({"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"]})];
+    }
     // RoleBindings grant nothing outside their namespace.
-    let local = (!attributes.namespace.is_empty()).then(|| store.list(&ROLE_BINDINGS, attributes.namespace));
-    let mut bindings = store.list(&CLUSTER_ROLE_BINDINGS, "").chain(local.into_iter().flatten());
-    user.is_admin()
-        || bindings.any(|binding| {
-            let name = text(binding, "/roleRef/name");
-            let role = match text(binding, "/roleRef/kind") {
-                "ClusterRole" => store.get(&CLUSTER_ROLES, "", name),
-                _ => store.get(&ROLES, namespace(binding), name),
-            };
-            items(&binding["subjects"]).iter().any(|subject| user.matches(subject))
-                && role.is_some_and(|role| items(&role["rules"]).iter().any(|rule| grants(rule, attributes)))
-        })
+    let local = (!namespace.is_empty()).then(|| store.list(&ROLE_BINDINGS, namespace));
+    let bindings = store.list(&CLUSTER_ROLE_BINDINGS, "").chain(local.into_iter().flatten());
+    let bindings = bindings.filter(|binding| items(&binding["subjects"]).iter().any(|subject| user.matches(subject)));
+    let roles = bindings.filter_map(|binding| {
+        let name = text(binding, "/roleRef/name");
+        match text(binding, "/roleRef/kind") {
+            "ClusterRole" => store.get(&CLUSTER_ROLES, "", name),
+            _ => store.get(&ROLES, store::namespace(binding), name),
+        }
+    });
+    roles.flat_map(|role| items(&role["rules"]).to_vec()).collect()
 }
 
 fn grants(rule: &Value, attributes: &Attributes<'_>) -> bool {

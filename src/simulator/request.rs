@@ -76,10 +76,17 @@ impl Request {
     /// 400 or 415
     pub fn json(&self) -> Result<Value, ApiStatus> {
         if self.header("Content-Type").contains("protobuf") {
-            let message = "the simulator reads only JSON; fix: write the object to a file and use kubectl create -f";
+            let message = "the simulator cannot decode this object in protocol buffers; fix: write it to a file and use kubectl create -f";
             return protobuf::read(&self.body).ok_or_else(|| ApiStatus::new(415, "UnsupportedMediaType", message));
         }
-        let malformed = |error| ApiStatus::bad_request(format!("the object provided is unrecognized: {error}"));
+        let malformed = |error| match self.header("Content-Type").contains("yaml") {
+            true => ApiStatus::new(
+                415,
+                "UnsupportedMediaType",
+                "the simulator reads no YAML; fix: send JSON, as kubectl does",
+            ),
+            false => ApiStatus::bad_request(format!("the object provided is unrecognized: {error}")),
+        };
         if self.body.is_empty() { Ok(json!({})) } else { serde_json::from_slice(&self.body).map_err(malformed) }
     }
 }

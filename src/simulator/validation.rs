@@ -2,8 +2,10 @@
 
 use serde_json::{Map, Value, json};
 
+use super::names;
 use super::quota;
 use super::resources::{JOBS, NAMESPACES, PODS, QUOTAS, Resource, Target};
+use super::schema;
 use super::status::ApiStatus;
 use super::store::{items, merge, name, namespace, text, uid};
 use crate::kube::quantity;
@@ -13,34 +15,6 @@ pub const GRACE_PERIOD: i64 = 30;
 
 /// The label by which a Job selects its pods.
 pub const CONTROLLER_UID: &str = "batch.kubernetes.io/controller-uid";
-
-/// Fields that must be maps if present; the controllers rely on it.
-const MAPS: [&str; 10] = [
-    "metadata",
-    "metadata/labels",
-    "metadata/annotations",
-    "spec",
-    "spec/hard",
-    "spec/template",
-    "spec/template/metadata",
-    "spec/template/metadata/labels",
-    "spec/template/spec",
-    "status",
-];
-
-/// Fields that must be lists of maps if present.
-const LISTS: [&str; 5] =
-    ["metadata/ownerReferences", "rules", "subjects", "spec/containers", "spec/template/spec/containers"];
-
-/// Fields that must be numbers of 31 bits if present.
-const NUMBERS: [&str; 6] = [
-    "spec/parallelism",
-    "spec/completions",
-    "spec/backoffLimit",
-    "spec/activeDeadlineSeconds",
-    "spec/ttlSecondsAfterFinished",
-    "spec/template/spec/activeDeadlineSeconds",
-];
 
 /// Checks the types of the fields, and that kind and namespace match the path. Returns the object with both set.
 ///
@@ -52,12 +26,8 @@ pub fn decode(target: &Target<'_>, mut object: Value) -> Result<Value, ApiStatus
         let message = format!("the object provided is unrecognized (must be of type {kind})");
         return Err(ApiStatus::bad_request(message));
     }
-    if let Some(field) = mistyped(&object) {
-        let field = field.replace('/', ".");
-        return Err(ApiStatus::bad_request(format!(
-            "{kind} in version \"v1\" cannot be handled as a {kind}: json: cannot unmarshal into Go struct field {kind}.{field}"
-        )));
-    }
+    // The request's own unknown fields were reported before.
+    unknown_fields(target.resource, &mut object)?;
     for (key, expected) in [("apiVersion", target.resource.api_version()), ("kind", kind.to_owned())] {
         if object[key].is_null() {
             object[key] = json!(expected);
@@ -77,15 +47,18 @@ pub fn decode(target: &Target<'_>, mut object: Value) -> Result<Value, ApiStatus
     Ok(object)
 }
 
-/// Returns the first field of a wrong type.
-fn mistyped(object: &Value) -> Option<&'static str> {
-    let wrong = |paths: &[&'static str], matches: &dyn Fn(&Value) -> bool| {
-        let value = |path: &str| object.pointer(&format!("/{path}")).filter(|value| !value.is_null());
-        paths.iter().find(|path| value(path).is_some_and(|value| !matches(value))).copied()
-    };
-    wrong(&MAPS, &Value::is_object)
-        .or_else(|| wrong(&LISTS, &|list| list.is_array() && items(list).iter().all(Value::is_object)))
-        .or_else(|| wrong(&NUMBERS, &|number| number.as_u64().is_some_and(|number| number < 1 << 31)))
+/// Checks the types of the fields of an object, and removes those that Kubernetes does not have. Returns their paths.
+///
+/// # Errors
+/// 400
+pub fn unknown_fields(resource: &Resource, object: &mut Value) -> Result<Vec<String>, ApiStatus> {
+    schema::check(resource.kind, object).map_err(|problem| not_handled(resource, &problem))
+}
+
+/// Returns the status of an object that cannot be decoded.
+pub fn not_handled(resource: &Resource, problem: &str) -> ApiStatus {
+    let kind = resource.kind;
+    ApiStatus::bad_request(format!("{kind} in version \"v1\" cannot be handled as a {kind}: {problem}"))
 }
 
 /// Sets the fields that were left out.
@@ -133,28 +106,95 @@ fn label_job(job: &mut Value) {
 /// # Errors
 /// 422
 pub fn validate(resource: &Resource, object: &Value) -> Result<(), ApiStatus> {
-    let invalid = |reason: &str| Err(ApiStatus::invalid(resource, name(object), reason));
+    let mut problems = Vec::new();
     let is_rbac = resource.group.starts_with("rbac");
-    let is_allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '.';
     match name(object) {
-        "" => return invalid("metadata.name: Required value: name or generateName is required"),
-        name if !is_rbac && (!name.chars().all(is_allowed) || name.len() > 253 || name.starts_with(['-', '.'])) => {
-            return invalid(&format!(
-                "metadata.name: Invalid value: \"{name}\": a lowercase RFC 1123 subdomain is needed"
-            ));
+        "" => problems.push("metadata.name: Required value: name or generateName is required".to_owned()),
+        name if !is_rbac => problems.extend(names::subdomain("metadata.name", name)),
+        _ => {}
+    }
+    problems.extend(names::labels("metadata.labels", &object["metadata"]["labels"]));
+    match resource.kind {
+        "Pod" => pod_spec("spec", &object["spec"], &mut problems),
+        "Job" => job_spec(&object["spec"], &mut problems),
+        "ResourceQuota" => {
+            let hard = object["spec"]["hard"].as_object().into_iter().flatten();
+            hard.for_each(|(key, limit)| problems.extend(amount(&format!("spec.hard[{key}]"), limit)));
         }
         _ => {}
     }
-    let (spec, field) = match resource.kind {
-        "Pod" => (&object["spec"], "spec"),
-        "Job" => (&object["spec"]["template"]["spec"], "spec.template.spec"),
-        _ => return Ok(()),
-    };
-    if items(&spec["containers"]).is_empty() {
-        return invalid(&format!("{field}.containers: Required value"));
+    match problems.as_slice() {
+        [] => Ok(()),
+        [one] => Err(ApiStatus::invalid(resource, name(object), one)),
+        all => Err(ApiStatus::invalid(resource, name(object), &format!("[{}]", all.join(", ")))),
     }
-    if *resource == JOBS && !matches!(text(spec, "/restartPolicy"), "Never" | "OnFailure") {
-        return invalid("spec.template.spec.restartPolicy: Required value: valid values: \"OnFailure\", \"Never\"");
+}
+
+fn job_spec(spec: &Value, problems: &mut Vec<String>) {
+    for field in ["parallelism", "completions", "backoffLimit", "activeDeadlineSeconds", "ttlSecondsAfterFinished"] {
+        if let Some(number) = spec[field].as_i64().filter(|number| *number < 0) {
+            problems.push(format!("spec.{field}: Invalid value: {number}: must be greater than or equal to 0"));
+        }
     }
-    Ok(())
+    let template = &spec["template"];
+    problems.extend(names::labels("spec.template.labels", &template["metadata"]["labels"]));
+    pod_spec("spec.template.spec", &template["spec"], problems);
+    let field = "spec.template.spec.restartPolicy";
+    match text(&template["spec"], "/restartPolicy") {
+        "Never" | "OnFailure" => {}
+        "" => problems.push(format!("{field}: Required value: valid values: \"OnFailure\", \"Never\"")),
+        other => problems
+            .push(format!("{field}: Unsupported value: \"{other}\": supported values: \"OnFailure\", \"Never\"")),
+    }
+}
+
+fn pod_spec(field: &str, spec: &Value, problems: &mut Vec<String>) {
+    let containers = items(&spec["containers"]);
+    if containers.is_empty() {
+        problems.push(format!("{field}.containers: Required value"));
+    }
+    for (index, container) in containers.iter().enumerate() {
+        let field = format!("{field}.containers[{index}]");
+        match text(container, "/name") {
+            "" => problems.push(format!("{field}.name: Required value")),
+            name if containers[..index].iter().any(|other| text(other, "/name") == name) => {
+                problems.push(format!("{field}.name: Duplicate value: \"{name}\""));
+            }
+            name => problems.extend(names::label(&format!("{field}.name"), name)),
+        }
+        if text(container, "/image").is_empty() {
+            problems.push(format!("{field}.image: Required value"));
+        }
+        resources(&format!("{field}.resources"), &container["resources"], problems);
+    }
+}
+
+fn resources(field: &str, resources: &Value, problems: &mut Vec<String>) {
+    for list in ["limits", "requests"] {
+        let amounts = resources[list].as_object().into_iter().flatten();
+        amounts.for_each(|(key, value)| problems.extend(amount(&format!("{field}.{list}[{key}]"), value)));
+    }
+    for (key, request) in resources["requests"].as_object().into_iter().flatten() {
+        let limit = &resources["limits"][key];
+        if milli(limit).is_some_and(|limit| milli(request).is_some_and(|request| request > limit)) {
+            let (request, limit) = (amount_text(request), amount_text(limit));
+            let rule = format!("must be less than or equal to {key} limit of {limit}");
+            problems.push(format!("{field}.requests: Invalid value: \"{request}\": {rule}"));
+        }
+    }
+}
+
+/// Refuses a negative amount.
+fn amount(field: &str, value: &Value) -> Option<String> {
+    let is_negative = milli(value).is_some_and(|milli| milli < 0);
+    let text = amount_text(value);
+    is_negative.then(|| format!("{field}: Invalid value: \"{text}\": must be greater than or equal to 0"))
+}
+
+fn amount_text(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+}
+
+fn milli(value: &Value) -> Option<quantity::Milli> {
+    if value.is_null() { None } else { quantity::parse(&amount_text(value)) }
 }

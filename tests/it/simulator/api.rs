@@ -249,7 +249,7 @@ fn errors_have_the_codes_reasons_and_texts_of_kubernetes() {
             named("a"),
             422,
             "Invalid",
-            "Job.batch \"a\" is invalid: spec.template.spec.containers: Required value",
+            "Job.batch \"a\" is invalid: [spec.template.spec.containers: Required value, spec.template.spec.restartPolicy: Required value: valid values: \"OnFailure\", \"Never\"]",
         ),
         (
             "PUT",

@@ -5,6 +5,7 @@
 mod api;
 mod jobs;
 mod robustness;
+mod validation;
 
 use crate::support::eventually;
 use crate::support::kubernetes::Kubernetes;
