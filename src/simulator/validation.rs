@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::quota;
-use super::resources::{JOBS, NAMESPACES, PODS, QUOTAS, Resource, Target};
+use super::resources::{JOBS, PODS, QUOTAS, Resource, Target};
 use super::status::ApiStatus;
 use super::store::{items, merge, name, namespace, text, uid};
 use crate::kube::quantity;
@@ -98,21 +98,30 @@ pub fn set_defaults(resource: &Resource, object: &mut Value) {
     if *resource == PODS {
         set(&mut object["spec"], "restartPolicy", json!("Always"));
         set(&mut object["spec"], "terminationGracePeriodSeconds", json!(GRACE_PERIOD));
-        object["status"] = json!({"phase": "Pending"});
     } else if *resource == JOBS {
         for (key, value) in [("parallelism", 1), ("completions", 1), ("backoffLimit", 6)] {
             set(&mut object["spec"], key, json!(value));
         }
         set(&mut object["spec"], "suspend", json!(false));
-        label_job(object);
-        object["status"] = json!({});
-    } else if *resource == NAMESPACES {
-        object["status"] = json!({"phase": "Active"});
     } else if *resource == QUOTAS {
         for limit in object["spec"]["hard"].as_object_mut().into_iter().flat_map(Map::values_mut) {
             let canonical = limit.as_str().and_then(|text| Some(quota::canonical(quantity::parse(text)?, text)));
             canonical.into_iter().for_each(|canonical| *limit = json!(canonical));
         }
+    }
+}
+
+/// Sets what a new object has beside its defaults: a first status, and the selector of a Job.
+pub fn set_initial(resource: &Resource, object: &mut Value) {
+    let status = match resource.kind {
+        "Pod" => json!({"phase": "Pending"}),
+        "Namespace" => json!({"phase": "Active"}),
+        "Job" => json!({}),
+        _ => return,
+    };
+    object["status"] = status;
+    if *resource == JOBS {
+        label_job(object);
     }
 }
 
@@ -134,7 +143,7 @@ fn label_job(job: &mut Value) {
 /// 422
 pub fn validate(resource: &Resource, object: &Value) -> Result<(), ApiStatus> {
     let invalid = |reason: &str| Err(ApiStatus::invalid(resource, name(object), reason));
-    let is_rbac = resource.group.starts_with("rbac");
+    let is_rbac = resource.is_rbac();
     let is_allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '.';
     match name(object) {
         "" => return invalid("metadata.name: Required value: name or generateName is required"),

@@ -253,7 +253,7 @@ fn errors_have_the_codes_reasons_and_texts_of_kubernetes() {
         ),
         (
             "PUT",
-            format!("{JOBS}/taken"),
+            JOBS.into(),
             job("taken", "long"),
             405,
             "MethodNotAllowed",
