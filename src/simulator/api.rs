@@ -12,9 +12,9 @@ use super::response::Response;
 use super::selector::Selector;
 use super::status::ApiStatus;
 use super::store::{Object, Store, items, name, namespace};
+use super::update::{self, Change, Options};
 use super::watch::Watch;
-use super::write::{self, PatchOptions};
-use super::{VERSION, identity, pod_log, quota, table, validation};
+use super::{VERSION, identity, pod_log, quota, table, validation, write};
 
 /// The parts of a resource's path; absent ones are empty. See RequestInfo of k8s.io/apiserver.
 struct ResourcePath<'a> {
@@ -95,6 +95,11 @@ fn on_resource(
             identity::create_token(cluster, &store, target)
         }
         (_, "", Some(target)) => on_objects(cluster, &mut store, request, (verb, target)),
+        (_, "status", Some(target)) if target.resource.has_status() => match verb {
+            "get" => get(&store, request, target),
+            "patch" | "update" => change(&mut store, request, target, true),
+            _ => Err(ApiStatus::method_not_allowed()),
+        },
         _ => Err(no_such_path()),
     };
     if store.version() != before {
@@ -110,13 +115,12 @@ fn verb(request: &Request, name: &str) -> Result<&'static str, ApiStatus> {
         ("GET", "") => Ok("list"),
         ("GET", _) => Ok("get"),
         ("POST", _) => Ok("create"),
+        ("PUT", "") | ("PATCH", "") => Err(ApiStatus::method_not_allowed()),
+        ("PUT", _) => Ok("update"),
         ("PATCH", _) => Ok("patch"),
         ("DELETE", "") => Ok("deletecollection"),
         ("DELETE", _) => Ok("delete"),
-        _ => {
-            let message = "the server does not allow this method on the requested resource";
-            Err(ApiStatus::new(405, "MethodNotAllowed", message))
-        }
+        _ => Err(ApiStatus::method_not_allowed()),
     }
 }
 
@@ -150,7 +154,7 @@ fn on_objects(
             let object = write::create(store, target, body, request.dry_run("CreateOptions")?)?;
             Ok(Response::json(201, &object).with_warnings(warnings))
         }
-        "patch" => patch(store, request, target),
+        "patch" | "update" => change(store, request, target, false),
         "delete" => write::delete(store, target, &delete_options(request)?).map(|answer| Response::json(200, &answer)),
         _ => delete_collection(store, request, target),
     }
@@ -166,18 +170,25 @@ fn get(store: &Store, request: &Request, target: &Target<'_>) -> Result<Response
     Ok(Response::json(200, found))
 }
 
-fn patch(store: &mut Store, request: &Request, target: &Target<'_>) -> Result<Response, ApiStatus> {
-    let is_apply = match request.header("Content-Type").split(';').next().unwrap_or_default() {
-        "application/apply-patch+yaml" => true,
-        "application/merge-patch+json" | "application/strategic-merge-patch+json" => false,
+fn change(store: &mut Store, request: &Request, target: &Target<'_>, is_status: bool) -> Result<Response, ApiStatus> {
+    let (options, change): (_, fn(Value) -> Change) = match (request.method.as_str(), request.media_type()) {
+        ("PUT", _) => ("UpdateOptions", Change::Replace),
+        (_, "application/apply-patch+yaml") => ("PatchOptions", Change::Apply),
+        (_, "application/merge-patch+json" | "application/strategic-merge-patch+json") => {
+            ("PatchOptions", Change::Merge)
+        }
+        (_, "application/json-patch+json") => ("PatchOptions", Change::Edit),
         _ => {
             let message = "the body of the request was in an unknown format";
             return Err(ApiStatus::new(415, "UnsupportedMediaType", message));
         }
     };
-    let options = PatchOptions { is_apply, dry_run: request.dry_run("PatchOptions")? };
-    let (body, warnings) = read_object(request, target.resource)?;
-    let (object, is_new) = write::patch(store, target, body, options)?;
+    let (body, warnings) = match request.media_type() {
+        "application/json-patch+json" => (request.json()?, Vec::new()),
+        _ => read_object(request, target.resource)?,
+    };
+    let options = Options { is_status, dry_run: request.dry_run(options)? };
+    let (object, is_new) = update::update(store, target, change(body), options)?;
     Ok(Response::json(if is_new { 201 } else { 200 }, &object).with_warnings(warnings))
 }
 

@@ -60,6 +60,11 @@ impl Request {
         self.headers.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map_or("", |(_, value)| value)
     }
 
+    /// Returns the media type of the body, without parameters.
+    pub fn media_type(&self) -> &str {
+        self.header("Content-Type").split(';').next().unwrap_or_default().trim()
+    }
+
     /// Returns true if the client asks for a Table, as kubectl get does.
     pub fn wants_table(&self) -> bool {
         self.header("Accept").contains("as=Table")

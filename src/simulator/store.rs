@@ -187,3 +187,15 @@ pub fn merge(target: &mut Value, patch: Value) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn null_removes_a_key_lists_are_replaced_and_directives_are_ignored() {
+        let mut object = json!({"a": {"b": 1, "c": 2}, "l": [1, 2], "s": "text"});
+        merge(&mut object, json!({"a": {"b": null, "d": {"e": null}}, "l": [3], "s": {"t": 1}, "$x": ["y"]}));
+        assert_eq!(object, json!({"a": {"c": 2, "d": {}}, "l": [3], "s": {"t": 1}}));
+    }
+}

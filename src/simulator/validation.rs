@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 
 use super::names;
 use super::quota;
-use super::resources::{JOBS, NAMESPACES, PODS, QUOTAS, Resource, Target};
+use super::resources::{JOBS, PODS, QUOTAS, Resource, Target};
 use super::schema;
 use super::status::ApiStatus;
 use super::store::{items, merge, name, namespace, text, uid};
@@ -71,21 +71,30 @@ pub fn set_defaults(resource: &Resource, object: &mut Value) {
     if *resource == PODS {
         set(&mut object["spec"], "restartPolicy", json!("Always"));
         set(&mut object["spec"], "terminationGracePeriodSeconds", json!(GRACE_PERIOD));
-        object["status"] = json!({"phase": "Pending"});
     } else if *resource == JOBS {
         for (key, value) in [("parallelism", 1), ("completions", 1), ("backoffLimit", 6)] {
             set(&mut object["spec"], key, json!(value));
         }
         set(&mut object["spec"], "suspend", json!(false));
-        label_job(object);
-        object["status"] = json!({});
-    } else if *resource == NAMESPACES {
-        object["status"] = json!({"phase": "Active"});
     } else if *resource == QUOTAS {
         for limit in object["spec"]["hard"].as_object_mut().into_iter().flat_map(Map::values_mut) {
             let canonical = limit.as_str().and_then(|text| Some(quota::canonical(quantity::parse(text)?, text)));
             canonical.into_iter().for_each(|canonical| *limit = json!(canonical));
         }
+    }
+}
+
+/// Sets what a new object has beside its defaults: a first status, and the selector of a Job.
+pub fn set_initial(resource: &Resource, object: &mut Value) {
+    let status = match resource.kind {
+        "Pod" => json!({"phase": "Pending"}),
+        "Namespace" => json!({"phase": "Active"}),
+        "Job" => json!({}),
+        _ => return,
+    };
+    object["status"] = status;
+    if *resource == JOBS {
+        label_job(object);
     }
 }
 
@@ -107,7 +116,7 @@ fn label_job(job: &mut Value) {
 /// 422
 pub fn validate(resource: &Resource, object: &Value) -> Result<(), ApiStatus> {
     let mut problems = Vec::new();
-    let is_rbac = resource.group.starts_with("rbac");
+    let is_rbac = resource.is_rbac();
     match name(object) {
         "" => problems.push("metadata.name: Required value: name or generateName is required".to_owned()),
         name if !is_rbac => problems.extend(names::subdomain("metadata.name", name)),
