@@ -6,15 +6,15 @@ use serde_json::{Value, json};
 
 use super::cluster::Cluster;
 use super::rbac::{self, Attributes, User};
-use super::request::Request;
+use super::request::{Request, unknown_dry_run};
 use super::resources::{self, Resource, Target};
 use super::response::Response;
 use super::selector::Selector;
 use super::status::ApiStatus;
-use super::store::{Object, Store, name, namespace};
+use super::store::{Object, Store, items, name, namespace};
+use super::update::{self, Change, Options};
 use super::watch::Watch;
-use super::write::{self, PatchOptions};
-use super::{VERSION, identity, pod_log, quota, table};
+use super::{VERSION, identity, pod_log, quota, table, write};
 
 /// The parts of a resource's path; absent ones are empty. See RequestInfo of k8s.io/apiserver.
 struct ResourcePath<'a> {
@@ -41,9 +41,7 @@ fn respond(cluster: &Arc<Cluster>, request: &Request) -> Result<Response, ApiSta
     let path: Vec<&str> = request.path.iter().map(String::as_str).collect();
     match path.as_slice() {
         ["healthz" | "livez" | "readyz", ..] => Ok(Response::text("ok")),
-        ["version"] => {
-            Ok(Response::json(200, &json!({"major": "1", "minor": "36", "gitVersion": VERSION, "platform": "linux"})))
-        }
+        ["version"] => Ok(Response::json(200, &version())),
         // A document without schemas: kubectl then leaves validation to the server.
         ["openapi", "v2"] => {
             let media_type = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
@@ -55,6 +53,12 @@ fn respond(cluster: &Arc<Cluster>, request: &Request) -> Result<Response, ApiSta
         }
         path => resources::discovery(path).map(|value| Response::json(200, &value)).ok_or_else(no_such_path),
     }
+}
+
+/// Returns all fields of a version.Info: clients require them. Where the simulator has no value, it is that of an unofficial build.
+fn version() -> Value {
+    json!({"major": "1", "minor": "36", "gitVersion": VERSION, "gitCommit": "$Format:%H$", "gitTreeState": "",
+           "buildDate": "1970-01-01T00:00:00Z", "goVersion": "none", "compiler": "rustc", "platform": "linux/amd64"})
 }
 
 fn no_such_path() -> ApiStatus {
@@ -91,6 +95,11 @@ fn on_resource(
             identity::create_token(cluster, &store, target)
         }
         (_, "", Some(target)) => on_objects(cluster, &mut store, request, (verb, target)),
+        (_, "status", Some(target)) if target.resource.has_status() => match verb {
+            "get" => get(&store, request, target),
+            "patch" | "update" => change(&mut store, request, target, true),
+            _ => Err(ApiStatus::method_not_allowed()),
+        },
         _ => Err(no_such_path()),
     };
     if store.version() != before {
@@ -102,17 +111,16 @@ fn on_resource(
 
 fn verb(request: &Request, name: &str) -> Result<&'static str, ApiStatus> {
     match (request.method.as_str(), name) {
-        ("GET", "") if matches!(request.query("watch"), "1" | "true") => Ok("watch"),
+        ("GET", "") if request.flag("watch") => Ok("watch"),
         ("GET", "") => Ok("list"),
         ("GET", _) => Ok("get"),
         ("POST", _) => Ok("create"),
+        ("PUT", "") | ("PATCH", "") => Err(ApiStatus::method_not_allowed()),
+        ("PUT", _) => Ok("update"),
         ("PATCH", _) => Ok("patch"),
         ("DELETE", "") => Ok("deletecollection"),
         ("DELETE", _) => Ok("delete"),
-        _ => {
-            let message = "the server does not allow this method on the requested resource";
-            Err(ApiStatus::new(405, "MethodNotAllowed", message))
-        }
+        _ => Err(ApiStatus::method_not_allowed()),
     }
 }
 
@@ -142,17 +150,13 @@ fn on_objects(
         }
         "get" => get(store, request, target),
         "create" => {
-            let object = write::create(store, target, request.json()?, is_dry_run(request))?;
+            let object = write::create(store, target, request.json()?, request.dry_run("CreateOptions")?)?;
             Ok(Response::json(201, &object))
         }
-        "patch" => patch(store, request, target),
+        "patch" | "update" => change(store, request, target, false),
         "delete" => write::delete(store, target, &delete_options(request)?).map(|answer| Response::json(200, &answer)),
         _ => delete_collection(store, request, target),
     }
-}
-
-fn is_dry_run(request: &Request) -> bool {
-    request.query("dryRun") == "All"
 }
 
 fn get(store: &Store, request: &Request, target: &Target<'_>) -> Result<Response, ApiStatus> {
@@ -165,17 +169,20 @@ fn get(store: &Store, request: &Request, target: &Target<'_>) -> Result<Response
     Ok(Response::json(200, found))
 }
 
-fn patch(store: &mut Store, request: &Request, target: &Target<'_>) -> Result<Response, ApiStatus> {
-    let is_apply = match request.header("Content-Type").split(';').next().unwrap_or_default() {
-        "application/apply-patch+yaml" => true,
-        "application/merge-patch+json" | "application/strategic-merge-patch+json" => false,
+fn change(store: &mut Store, request: &Request, target: &Target<'_>, is_status: bool) -> Result<Response, ApiStatus> {
+    let (options, change) = match (request.method.as_str(), request.media_type()) {
+        ("PUT", _) => ("UpdateOptions", Change::Replace(request.json()?)),
+        (_, "application/apply-patch+yaml") => ("PatchOptions", Change::Apply(request.json()?)),
+        (_, "application/merge-patch+json" | "application/strategic-merge-patch+json") => {
+            ("PatchOptions", Change::Merge(request.json()?))
+        }
         _ => {
             let message = "the body of the request was in an unknown format";
             return Err(ApiStatus::new(415, "UnsupportedMediaType", message));
         }
     };
-    let options = PatchOptions { is_apply, dry_run: is_dry_run(request) };
-    let (object, is_new) = write::patch(store, target, request.json()?, options)?;
+    let options = Options { is_status, dry_run: request.dry_run(options)? };
+    let (object, is_new) = update::update(store, target, change, options)?;
     Ok(Response::json(if is_new { 201 } else { 200 }, &object))
 }
 
@@ -210,6 +217,12 @@ fn delete_options(request: &Request) -> Result<Value, ApiStatus> {
             options[key] = text.parse::<i64>().map_or_else(|_| json!(text), |number| json!(number));
         }
     }
+    if request.dry_run("DeleteOptions")? {
+        options["dryRun"] = json!(["All"]);
+    }
+    if let Some(other) = items(&options["dryRun"]).iter().find(|value| *value != "All") {
+        return Err(unknown_dry_run("DeleteOptions", other));
+    }
     if !matches!(options["propagationPolicy"].as_str().unwrap_or(""), "" | "Background" | "Foreground" | "Orphan") {
         return Err(ApiStatus::bad_request("propagationPolicy must be Foreground, Background or Orphan"));
     }
@@ -234,7 +247,8 @@ fn list(store: &Store, request: &Request, target: &Target<'_>) -> Result<Respons
     let is_next = |object: &&Object| selector.matches(object) && (after.is_empty() || key(object) > after);
     let mut found: Vec<Object> = store.list(resource, target.namespace).filter(is_next).cloned().collect();
     let mut metadata = json!({"resourceVersion": version.to_string()});
-    let limit = request.query("limit").parse().ok().filter(|limit| *limit > 0).unwrap_or(usize::MAX);
+    let limit = request.number("limit")?.and_then(|limit| usize::try_from(limit).ok()).filter(|limit| *limit > 0);
+    let limit = limit.unwrap_or(usize::MAX);
     if found.len() > limit {
         metadata["remainingItemCount"] = json!(found.len() - limit);
         found.truncate(limit);

@@ -24,6 +24,7 @@ mod selector;
 mod status;
 mod store;
 mod table;
+mod update;
 mod validation;
 mod watch;
 mod write;

@@ -92,6 +92,15 @@ impl Resource {
         if self.group.is_empty() { self.plural.to_owned() } else { format!("{}.{}", self.plural, self.group) }
     }
 
+    pub fn is_rbac(&self) -> bool {
+        self.group == RBAC
+    }
+
+    /// Returns true if the status is a resource of its own, `NAME/status`.
+    pub fn has_status(&self) -> bool {
+        [&JOBS, &NAMESPACES, &NODES, &PODS, &QUOTAS].contains(&self)
+    }
+
     pub fn api_version(&self) -> String {
         api_version(self.group)
     }
@@ -129,9 +138,13 @@ fn resource_list(group: &str) -> Value {
                "verbs": verbs, "shortNames": shorts,
                "categories": if [&PODS, &JOBS].contains(&resource) { vec!["all"] } else { Vec::new() }})
     });
+    let statuses = ALL.iter().filter(|resource| resource.group == group && resource.has_status()).map(|resource| {
+        json!({"name": format!("{}/status", resource.plural), "singularName": "", "namespaced": resource.namespaced,
+               "kind": resource.kind, "verbs": ["get", "patch", "update"]})
+    });
     let reviews = REVIEWS.iter().filter(|(of, ..)| *of == group).map(
         |(_, name, kind)| json!({"name": name, "singularName": "", "namespaced": false, "kind": kind, "verbs": ["create"]}),
     );
-    let all: Vec<Value> = stored.chain(reviews).collect();
+    let all: Vec<Value> = stored.chain(statuses).chain(reviews).collect();
     json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": api_version(group), "resources": all})
 }

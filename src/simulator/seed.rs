@@ -55,8 +55,18 @@ fn node(name: &str, number: u16, ip: &str) -> Value {
             "allocatable": resources(ALLOCATABLE),
             "addresses": [{"type": "InternalIP", "address": ip}, {"type": "Hostname", "address": name}],
             "conditions": [{"type": "Ready", "status": "True", "reason": "KubeletReady", "message": "kubelet is posting ready status"}],
-            "nodeInfo": {"kubeletVersion": super::VERSION, "architecture": "amd64", "operatingSystem": "linux"},
+            "nodeInfo": node_info(),
         },
+    })
+}
+
+/// Returns all fields of a NodeSystemInfo: clients require them.
+fn node_info() -> Value {
+    let id = super::store::uuid();
+    json!({
+        "architecture": "amd64", "bootID": super::store::uuid(), "containerRuntimeVersion": "containerd://2.1.5-simulated",
+        "kernelVersion": "6.12.0-simulated", "kubeProxyVersion": super::VERSION, "kubeletVersion": super::VERSION,
+        "machineID": id.replace('-', ""), "operatingSystem": "linux", "osImage": "Amazon Linux 2023 (simulated)", "systemUUID": id,
     })
 }
 

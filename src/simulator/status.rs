@@ -34,6 +34,15 @@ impl ApiStatus {
         Self::new(422, "Invalid", format!("{kind} \"{name}\" is invalid: {why}"))
     }
 
+    /// Returns the status for a change of another version or of another object of the same name.
+    pub fn conflict(resource: &str, name: &str, why: &str) -> Self {
+        Self::new(409, "Conflict", format!("Operation cannot be fulfilled on {resource} \"{name}\": {why}"))
+    }
+
+    pub fn method_not_allowed() -> Self {
+        Self::new(405, "MethodNotAllowed", "the server does not allow this method on the requested resource")
+    }
+
     pub fn forbidden(resource: &str, name: &str, why: &str) -> Self {
         let name = if name.is_empty() { String::new() } else { format!(" \"{name}\"") };
         Self::new(403, "Forbidden", format!("{resource}{name} is forbidden: {why}"))

@@ -133,6 +133,11 @@ pub fn has_ended(pod: &Value) -> bool {
     matches!(text(pod, "/status/phase"), "Succeeded" | "Failed")
 }
 
+/// Returns true if this condition of the object is true.
+pub fn has_condition(object: &Value, kind: &str) -> bool {
+    items(&object["status"]["conditions"]).iter().any(|found| found["type"] == kind && found["status"] == "True")
+}
+
 /// Returns true if the object is being deleted.
 pub fn is_terminating(object: &Value) -> bool {
     !object["metadata"]["deletionTimestamp"].is_null()
@@ -160,6 +165,12 @@ pub fn hex<const N: usize>() -> String {
     random::<N>().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
+/// Returns a random UUID.
+pub fn uuid() -> String {
+    let id = hex::<16>();
+    format!("{}-{}-4{}-a{}-{}", &id[..8], &id[8..12], &id[13..16], &id[17..20], &id[20..])
+}
+
 /// Merges a patch into an object, RFC 7396. Keys that begin with `$` are directives of strategic merge patches and are ignored.
 pub fn merge(target: &mut Value, patch: Value) {
     let Value::Object(patch) = patch else {
@@ -174,5 +185,17 @@ pub fn merge(target: &mut Value, patch: Value) {
             (Value::Null, Some(fields)) => drop(fields.remove(&key)),
             (value, _) => merge(&mut target[key], value),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn null_removes_a_key_lists_are_replaced_and_directives_are_ignored() {
+        let mut object = json!({"a": {"b": 1, "c": 2}, "l": [1, 2], "s": "text"});
+        merge(&mut object, json!({"a": {"b": null, "d": {"e": null}}, "l": [3], "s": {"t": 1}, "$x": ["y"]}));
+        assert_eq!(object, json!({"a": {"c": 2, "d": {}}, "l": [3], "s": {"t": 1}}));
     }
 }

@@ -5,7 +5,8 @@ use std::time::{Duration, SystemTime};
 use serde_json::{Value, json};
 
 use super::resources::Resource;
-use super::store::{Object, has_ended, is_terminating, items, name, text};
+use super::store::{Object, has_condition, has_ended, is_terminating, items, name, text};
+use super::validation::CONTROLLER_UID;
 
 /// Units of a duration, largest first.
 const UNITS: [(&str, u64); 4] = [("d", 86_400), ("h", 3600), ("m", 60), ("s", 1)];
@@ -30,7 +31,7 @@ pub fn table(resource: &Resource, objects: &[Object], with_objects: bool) -> Val
 fn columns(resource: &Resource) -> &'static [&'static str] {
     match resource.kind {
         "Pod" => &["Name", "Ready", "Status", "Restarts", "Age", "+IP", "+Node", "+Nominated Node", "+Readiness Gates"],
-        "Job" => &["Name", "Completions", "Duration", "Age", "+Containers", "+Images", "+Selector"],
+        "Job" => &["Name", "Status", "Completions", "Duration", "Age", "+Containers", "+Images", "+Selector"],
         "Node" => &["Name", "Status", "Roles", "Age", "Version", "+Internal-IP", "+External-IP"],
         "ResourceQuota" => &["Name", "Age", "Request", "Limit"],
         "Namespace" => &["Name", "Status", "Age"],
@@ -78,8 +79,15 @@ fn job_cells(job: &Value, name: &str, age: &str) -> Value {
         end => between(text(status, "/startTime"), end),
     };
     let container = &job["spec"]["template"]["spec"]["containers"][0];
-    let selector = format!("controller-uid={}", text(job, "/metadata/uid"));
-    json!([name, done, duration, age, text(container, "/name"), text(container, "/image"), selector])
+    let selector = format!("{CONTROLLER_UID}={}", text(job, "/metadata/uid"));
+    json!([name, job_status(job), done, duration, age, text(container, "/name"), text(container, "/image"), selector])
+}
+
+fn job_status(job: &Value) -> &'static str {
+    match ["Complete", "Failed", "Suspended"].into_iter().find(|kind| has_condition(job, kind)) {
+        Some("Suspended") | None if is_terminating(job) => "Terminating",
+        found => found.unwrap_or("Running"),
+    }
 }
 
 /// Returns the used and hard amounts of a quota's limits, or of its requests and counts.

@@ -3,13 +3,16 @@
 use serde_json::{Map, Value, json};
 
 use super::quota;
-use super::resources::{JOBS, NAMESPACES, PODS, QUOTAS, Resource, Target};
+use super::resources::{JOBS, PODS, QUOTAS, Resource, Target};
 use super::status::ApiStatus;
 use super::store::{items, merge, name, namespace, text, uid};
 use crate::kube::quantity;
 
 /// Seconds that a pod has to end unless it sets another limit; see Kubernetes' terminationGracePeriodSeconds.
 pub const GRACE_PERIOD: i64 = 30;
+
+/// The label by which a Job selects its pods.
+pub const CONTROLLER_UID: &str = "batch.kubernetes.io/controller-uid";
 
 /// Fields that must be maps if present; the controllers rely on it.
 const MAPS: [&str; 10] = [
@@ -95,22 +98,42 @@ pub fn set_defaults(resource: &Resource, object: &mut Value) {
     if *resource == PODS {
         set(&mut object["spec"], "restartPolicy", json!("Always"));
         set(&mut object["spec"], "terminationGracePeriodSeconds", json!(GRACE_PERIOD));
-        object["status"] = json!({"phase": "Pending"});
     } else if *resource == JOBS {
-        let labels = json!({"controller-uid": uid(object), "job-name": name(object)});
         for (key, value) in [("parallelism", 1), ("completions", 1), ("backoffLimit", 6)] {
             set(&mut object["spec"], key, json!(value));
         }
-        object["spec"]["selector"] = json!({"matchLabels": {"controller-uid": uid(object)}});
-        merge(&mut object["spec"]["template"], json!({"metadata": {"labels": labels}}));
-        object["status"] = json!({});
-    } else if *resource == NAMESPACES {
-        object["status"] = json!({"phase": "Active"});
+        set(&mut object["spec"], "suspend", json!(false));
     } else if *resource == QUOTAS {
         for limit in object["spec"]["hard"].as_object_mut().into_iter().flat_map(Map::values_mut) {
             let canonical = limit.as_str().and_then(|text| Some(quota::canonical(quantity::parse(text)?, text)));
             canonical.into_iter().for_each(|canonical| *limit = json!(canonical));
         }
+    }
+}
+
+/// Sets what a new object has beside its defaults: a first status, and the selector of a Job.
+pub fn set_initial(resource: &Resource, object: &mut Value) {
+    let status = match resource.kind {
+        "Pod" => json!({"phase": "Pending"}),
+        "Namespace" => json!({"phase": "Active"}),
+        "Job" => json!({}),
+        _ => return,
+    };
+    object["status"] = status;
+    if *resource == JOBS {
+        label_job(object);
+    }
+}
+
+/// Adds the labels of Kubernetes 1.27 and later to a Job's template, beside those of older versions, and the selector of the Job.
+fn label_job(job: &mut Value) {
+    let (uid, name) = (uid(job).to_owned(), name(job).to_owned());
+    job["spec"]["selector"] = json!({"matchLabels": {CONTROLLER_UID: uid}});
+    let labels =
+        json!({"controller-uid": uid, "job-name": name, CONTROLLER_UID: uid, "batch.kubernetes.io/job-name": name});
+    merge(&mut job["spec"]["template"], json!({"metadata": {"labels": labels}}));
+    if job["metadata"]["labels"].as_object().is_none_or(Map::is_empty) {
+        job["metadata"]["labels"] = job["spec"]["template"]["metadata"]["labels"].clone();
     }
 }
 
@@ -120,7 +143,7 @@ pub fn set_defaults(resource: &Resource, object: &mut Value) {
 /// 422
 pub fn validate(resource: &Resource, object: &Value) -> Result<(), ApiStatus> {
     let invalid = |reason: &str| Err(ApiStatus::invalid(resource, name(object), reason));
-    let is_rbac = resource.group.starts_with("rbac");
+    let is_rbac = resource.is_rbac();
     let is_allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '.';
     match name(object) {
         "" => return invalid("metadata.name: Required value: name or generateName is required"),

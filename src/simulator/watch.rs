@@ -51,7 +51,8 @@ impl Watch {
         let initial = existing.cloned().collect();
         let malformed = |_| ApiStatus::bad_request(format!("resourceVersion: Invalid value: \"{from}\""));
         let version = if is_new { store.version() } else { from.parse().map_err(malformed)? };
-        let timeout = request.query("timeoutSeconds").parse().map_or(MAX_DURATION, Duration::from_secs);
+        let timeout = request.number("timeoutSeconds")?.and_then(|seconds| u64::try_from(seconds).ok());
+        let timeout = timeout.filter(|seconds| *seconds > 0).map_or(MAX_DURATION, Duration::from_secs);
         let table = request.wants_table().then(|| request.includes_objects());
         Ok(Self {
             cluster: Arc::clone(cluster),
@@ -60,7 +61,7 @@ impl Watch {
             selector,
             table,
             version,
-            wants_bookmark: table.is_none() && request.query("allowWatchBookmarks") == "true",
+            wants_bookmark: table.is_none() && request.flag("allowWatchBookmarks"),
             end: Instant::now() + timeout.min(MAX_DURATION),
             initial,
         })

@@ -5,32 +5,17 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::quota;
-use super::resources::{ACCOUNTS, ALL, JOBS, NAMESPACES, PODS, QUOTAS, Resource, Target};
+use super::resources::{ACCOUNTS, ALL, JOBS, NAMESPACES, PODS, Resource, Target};
 use super::status::ApiStatus;
-use super::store::{self, Object, Store, has_ended, is_terminating, items, merge, name, namespace, owner, text, uid};
-use super::validation::{GRACE_PERIOD, decode, set_defaults, validate};
+use super::store::{self, Object, Store, has_ended, is_terminating, items, name, namespace, owner, text, uid};
+use super::validation::{GRACE_PERIOD, decode, set_defaults, set_initial, validate};
 
 /// Namespaces that cannot be deleted.
 const PERMANENT_NAMESPACES: [&str; 3] = ["default", "kube-system", "kube-public"];
 
 /// Metadata fields that clients may set; the server sets all others.
-const CLIENT_METADATA: [&str; 6] = ["name", "generateName", "namespace", "labels", "annotations", "ownerReferences"];
-
-/// Fields that cannot change after creation, with the message for an attempt.
-const IMMUTABLE: [(&str, &str); 4] = [
-    ("/roleRef", "roleRef: Invalid value: cannot change roleRef"),
-    ("/spec/template", "spec.template: Invalid value: field is immutable"),
-    ("/metadata/name", "metadata.name: Invalid value: field is immutable"),
-    ("/metadata/uid", "metadata.uid: Invalid value: field is immutable"),
-];
-
-/// The kind of a patch.
-#[derive(Clone, Copy)]
-pub struct PatchOptions {
-    /// Server-side apply, which creates a missing object.
-    pub is_apply: bool,
-    pub dry_run: bool,
-}
+pub const CLIENT_METADATA: [&str; 6] =
+    ["name", "generateName", "namespace", "labels", "annotations", "ownerReferences"];
 
 /// Stores a new object in the collection `target`. A dry run only checks it.
 ///
@@ -44,6 +29,7 @@ pub fn create(store: &mut Store, target: &Target<'_>, body: Value, dry_run: bool
         return Err(ApiStatus::not_found(&NAMESPACES, namespace));
     }
     set_defaults(resource, &mut object);
+    set_initial(resource, &mut object);
     validate(resource, &object)?;
     quota::admit(store, resource, &object)?;
     if store.get(resource, namespace, name(&object)).is_some() {
@@ -69,76 +55,8 @@ fn set_identity(object: &mut Value) {
     if name(object).is_empty() && !prefix.is_empty() {
         object["metadata"]["name"] = json!(format!("{prefix}{}", store::suffix()));
     }
-    let id = store::hex::<16>();
-    let uid = format!("{}-{}-4{}-a{}-{}", &id[..8], &id[8..12], &id[13..16], &id[17..20], &id[20..]);
-    object["metadata"]["uid"] = json!(uid);
+    object["metadata"]["uid"] = json!(store::uuid());
     object["metadata"]["creationTimestamp"] = json!(store::now());
-}
-
-/// Patches an object. Returns it, and true if an apply created it. Field managers are not recorded: an apply never
-/// conflicts.
-///
-/// # Errors
-/// As [`create`].
-pub fn patch(
-    store: &mut Store,
-    target: &Target<'_>,
-    body: Value,
-    options: PatchOptions,
-) -> Result<(Object, bool), ApiStatus> {
-    let resource = target.resource;
-    let Some(old) = store.get(resource, target.namespace, target.name).cloned() else {
-        return match options.is_apply {
-            true => create(store, target, body, options.dry_run).map(|object| (object, true)),
-            false => Err(ApiStatus::not_found(resource, target.name)),
-        };
-    };
-    let mut new = Value::clone(&old);
-    merge(&mut new, body);
-    let mut new = decode(target, new)?;
-    keep_server_fields(&old, &mut new);
-    check_change(target, &old, &new)?;
-    if *resource == QUOTAS {
-        set_defaults(resource, &mut new);
-    }
-    validate(resource, &new)?;
-    if new == *old || options.dry_run {
-        return Ok((Arc::new(new), false));
-    }
-    Ok((store.put(resource, new), false))
-}
-
-/// Restores the status and the metadata that clients may not change.
-fn keep_server_fields(old: &Value, new: &mut Value) {
-    if let (Some(before), Some(after)) = (old["metadata"].as_object(), new["metadata"].as_object_mut()) {
-        // A changed uid or version is not restored but refused.
-        let is_client = |key: &str| CLIENT_METADATA.contains(&key) || ["uid", "resourceVersion"].contains(&key);
-        after.retain(|key, _| is_client(key));
-        let server = before.iter().filter(|(key, _)| !is_client(key));
-        after.extend(server.map(|(key, value)| (key.clone(), value.clone())));
-    }
-    if let Some(status) = old.get("status") {
-        new["status"] = status.clone();
-    }
-}
-
-/// Refuses a change of an outdated version or of an immutable field.
-fn check_change(target: &Target<'_>, old: &Value, new: &Value) -> Result<(), ApiStatus> {
-    let Target { resource, name, .. } = *target;
-    if new["metadata"]["resourceVersion"] != old["metadata"]["resourceVersion"] {
-        let reason = "the object has been modified; please apply your changes to the latest version and try again";
-        let message = format!("Operation cannot be fulfilled on {} \"{name}\": {reason}", resource.qualified());
-        return Err(ApiStatus::new(409, "Conflict", message));
-    }
-    let is_changed = |pointer: &str| old.pointer(pointer) != new.pointer(pointer);
-    if *resource == PODS && is_changed("/spec") {
-        let reason = "spec: Forbidden: pod updates may not change fields of the specification";
-        return Err(ApiStatus::invalid(resource, name, reason));
-    }
-    match IMMUTABLE.iter().find(|(pointer, _)| is_changed(pointer)) {
-        Some((_, reason)) => Err(ApiStatus::invalid(resource, name, reason)),
-        None => Ok(()),
-    }
 }
 
 /// Deletes an object. `options` are the DeleteOptions of the request.
@@ -204,17 +122,5 @@ fn empty_namespace(store: &mut Store, namespace: &str) {
     for resource in ALL.iter().filter(|resource: &&Resource| resource.namespaced) {
         let names: Vec<String> = store.list(resource, namespace).map(|object| name(object).to_owned()).collect();
         names.iter().for_each(|name| store.remove(resource, namespace, name));
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn null_removes_a_key_lists_are_replaced_and_directives_are_ignored() {
-        let mut object = json!({"a": {"b": 1, "c": 2}, "l": [1, 2], "s": "text"});
-        merge(&mut object, json!({"a": {"b": null, "d": {"e": null}}, "l": [3], "s": {"t": 1}, "$x": ["y"]}));
-        assert_eq!(object, json!({"a": {"c": 2, "d": {}}, "l": [3], "s": {"t": 1}}));
     }
 }

@@ -65,6 +65,10 @@ impl Kubernetes {
         self.json("POST", path, Some(("application/json", body)))
     }
 
+    pub fn put(&self, path: &str, body: &Value) -> (u16, Value) {
+        self.json("PUT", path, Some(("application/json", body)))
+    }
+
     pub fn patch(&self, path: &str, media_type: &str, body: &Value) -> (u16, Value) {
         self.json("PATCH", path, Some((media_type, body)))
     }

@@ -7,7 +7,9 @@ use serde_json::{Value, json};
 use super::Reconcile;
 use crate::simulator::resources::{JOBS, PODS, Target};
 use crate::simulator::status::ApiStatus;
-use crate::simulator::store::{self, Object, has_ended, is_terminating, items, name, namespace, text, uid};
+use crate::simulator::store::{
+    self, Object, has_condition, has_ended, is_terminating, items, name, namespace, text, uid,
+};
 use crate::simulator::write;
 
 /// Pause after a quota refusal, doubled up to the maximum; see client-go's rate limiter and pkg/controller/job.
@@ -35,22 +37,25 @@ impl Reconcile<'_> {
             }
             return;
         }
-        if !items(&job["status"]["conditions"]).is_empty() {
+        if has_condition(job, "Complete") || has_condition(job, "Failed") {
             let ttl = job["spec"]["ttlSecondsAfterFinished"].as_u64();
             if ttl.is_some_and(|ttl| self.has_passed(job, "finished", Duration::from_secs(ttl))) {
                 self.store.remove(&JOBS, namespace(job), name(job));
             }
             return;
         }
+        let is_suspended = job["spec"]["suspend"] == true;
+        if is_suspended {
+            pods.iter().filter(|pod| !has_ended(pod)).for_each(|pod| drop(write::delete_pod(self.store, pod, None)));
+        }
         let count = |phase: &str| pods.iter().filter(|pod| text(pod, "/status/phase") == phase).count() as u64;
         let (succeeded, failed) = (count("Succeeded"), count("Failed"));
         let mut active = pods.iter().filter(|pod| !has_ended(pod)).count();
         let is_failed = failed > job["spec"]["backoffLimit"].as_u64().unwrap_or_default();
-        if active == 0 && succeeded == 0 && !is_failed && job["spec"]["suspend"] != true {
+        if active == 0 && succeeded == 0 && !is_failed && !is_suspended {
             active = usize::from(self.start_pod(job, failed));
         }
-        let start = job["status"].get("startTime").cloned().unwrap_or_else(|| json!(store::now()));
-        let mut status = json!({ "startTime": start });
+        let mut status = self.initial_status(job, is_suspended);
         for (key, count) in [("active", active as u64), ("succeeded", succeeded), ("failed", failed)] {
             if count > 0 {
                 status[key] = json!(count);
@@ -62,18 +67,37 @@ impl Reconcile<'_> {
         self.set_job_status(job, status);
     }
 
+    /// Returns the status of a Job that has not finished, without its counts. The start of a suspended Job is that of its resumption.
+    fn initial_status(&mut self, job: &Object, is_suspended: bool) -> Value {
+        let mut status = json!({});
+        if !is_suspended {
+            status["startTime"] = job["status"].get("startTime").cloned().unwrap_or_else(|| json!(store::now()));
+        }
+        if let Some(conditions) = job["status"].get("conditions") {
+            status["conditions"] = conditions.clone();
+        }
+        if is_suspended != has_condition(job, "Suspended") {
+            let (value, word) = if is_suspended { ("True", "Suspended") } else { ("False", "Resumed") };
+            let (reason, message) = (format!("Job{word}"), format!("Job {}", word.to_lowercase()));
+            status["conditions"] = json!([{"type": "Suspended", "status": value, "lastTransitionTime": store::now(),
+                                           "reason": reason, "message": message}]);
+            self.record_event(job, COMPONENT, word, &message);
+        }
+        status
+    }
+
     /// Adds the final condition to a Job's status.
     fn finish_job(&mut self, job: &Object, status: &mut Value, is_success: bool) {
         let now = store::now();
         if is_success {
             status["completionTime"] = json!(now);
-            status["conditions"] = json!([{"type": "Complete", "status": "True", "lastTransitionTime": now}]);
+            let complete = json!({"type": "Complete", "status": "True", "lastTransitionTime": now});
+            push_condition(status, complete);
             self.record_event(job, COMPONENT, "Completed", "Job completed");
         } else {
             let (reason, message) = ("BackoffLimitExceeded", "Job has reached the specified backoff limit");
-            status["conditions"] = json!([{
-                "type": "Failed", "status": "True", "lastTransitionTime": now, "reason": reason, "message": message,
-            }]);
+            let failed = json!({"type": "Failed", "status": "True", "lastTransitionTime": now, "reason": reason, "message": message});
+            push_condition(status, failed);
             self.record_event(job, COMPONENT, reason, message);
         }
     }
@@ -131,6 +155,12 @@ impl Reconcile<'_> {
         let pod = json!({"metadata": metadata, "spec": template["spec"]});
         write::create(self.store, &Target::collection(&PODS, namespace(job)), pod, false)
     }
+}
+
+fn push_condition(status: &mut Value, condition: Value) {
+    let mut conditions = items(&status["conditions"]).to_vec();
+    conditions.push(condition);
+    status["conditions"] = json!(conditions);
 }
 
 fn backoff(times: u64) -> Duration {

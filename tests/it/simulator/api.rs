@@ -28,6 +28,25 @@ fn watch_sends_each_change_once_from_the_resource_version_of_the_list() {
 }
 
 #[test]
+fn booleans_and_numbers_of_a_query_are_read_as_kubernetes_reads_them() {
+    let local = start("long");
+    // The Python clients send True, and Go's conversion takes any text but these for true.
+    for value in ["=True", "=1", "=t", "=yes", "=", ""] {
+        let mut watch =
+            local.kube.watch(&format!("/api/v1/nodes?timeoutSeconds=1&allowWatchBookmarks{value}&watch{value}"));
+        assert_eq!(watch.next().unwrap()["type"], "ADDED", "{value:?}");
+        watch.until("the bookmark", |event| event["type"] == "BOOKMARK");
+    }
+    for value in ["False", "0", "fAlse"] {
+        assert_eq!(local.kube.get(&format!("/api/v1/nodes?watch={value}")).1["kind"], "NodeList", "{value}");
+    }
+    for query in ["limit=x", "limit=", "watch=1&timeoutSeconds=1.5"] {
+        let (status, body) = local.kube.get(&format!("/api/v1/nodes?{query}"));
+        assert_eq!((status, text(&body, "/reason")), (400, "BadRequest".into()), "{query}");
+    }
+}
+
+#[test]
 fn watch_from_an_expired_version_is_gone() {
     let local = start("long");
     for number in 0..1100 {
@@ -155,6 +174,10 @@ fn dry_run_validates_and_stores_nothing() {
     let (_, would_be) = local.kube.patch(&format!("{quota}?dryRun=All"), MERGE, &more);
     assert_eq!(would_be["spec"]["hard"]["requests.cpu"], "4");
     assert_eq!(local.kube.delete(quota, &json!({"dryRun": ["All"]})).0, 200);
+    assert_eq!(local.kube.delete(&format!("{quota}?dryRun=All"), &json!({})).0, 200);
+    assert_eq!(local.kube.delete(&format!("{quota}?dryRun=all"), &json!({})).0, 422);
+    assert_eq!(local.kube.delete(quota, &json!({"dryRun": ["all"]})).0, 422);
+    assert_eq!(local.kube.post(&format!("{JOBS}?dryRun=true"), &job("maybe", "short")).0, 422);
     assert_eq!(local.kube.get(quota).1, before);
     assert!(local.kube.items(JOBS).is_empty() && local.kube.items(FREE_PODS).is_empty(), "nothing has happened");
 }
@@ -230,7 +253,7 @@ fn errors_have_the_codes_reasons_and_texts_of_kubernetes() {
         ),
         (
             "PUT",
-            format!("{JOBS}/taken"),
+            JOBS.into(),
             job("taken", "long"),
             405,
             "MethodNotAllowed",
@@ -280,4 +303,16 @@ fn tables_have_the_columns_of_kubectl() {
             assert_eq!(row["cells"].as_array().unwrap().len(), width, "{path}");
         }
     }
+}
+
+#[test]
+fn version_and_nodes_have_all_fields_that_clients_require() {
+    let local = start("long");
+    let version = local.kube.get("/version").1;
+    let fields = "major minor gitVersion gitCommit gitTreeState buildDate goVersion compiler platform";
+    assert!(fields.split(' ').all(|field| version[field].is_string()), "{version}");
+    let node = local.kube.items("/api/v1/nodes").remove(0);
+    let fields = "architecture bootID containerRuntimeVersion kernelVersion kubeProxyVersion kubeletVersion machineID \
+                  operatingSystem osImage systemUUID";
+    assert!(fields.split(' ').all(|field| node["status"]["nodeInfo"][field].is_string()), "{node}");
 }

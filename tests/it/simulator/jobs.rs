@@ -53,6 +53,46 @@ fn pod_that_succeeds_has_the_accuracy_of_its_log_as_termination_message() {
 }
 
 #[test]
+fn job_and_pod_have_the_labels_of_new_and_of_old_versions() {
+    let local = start("long");
+    let path = local.post("premium");
+    eventually("a pod", || !local.kube.items(PODS).is_empty());
+    let (job, pod) = (local.kube.get(&path).1, local.kube.items(PODS).remove(0));
+    let (id, name) = (&job["metadata"]["uid"], &job["metadata"]["name"]);
+    assert_eq!(job["spec"]["selector"], json!({"matchLabels": {"batch.kubernetes.io/controller-uid": id}}));
+    for labels in [&pod["metadata"]["labels"], &job["spec"]["template"]["metadata"]["labels"]] {
+        for (key, value) in [("controller-uid", id), ("job-name", name)] {
+            assert_eq!((&labels[key], &labels[format!("batch.kubernetes.io/{key}")]), (value, value), "{labels}");
+        }
+    }
+}
+
+#[test]
+fn suspended_job_has_no_pod_until_it_is_resumed() {
+    let local = start("short");
+    let suspend = |is: bool| local.kube.patch(&format!("{JOBS}/j"), MERGE, &json!({"spec": {"suspend": is}}));
+    let condition = || local.kube.get(&format!("{JOBS}/j")).1["status"]["conditions"][0].clone();
+    assert_eq!(local.kube.post(JOBS, &job("j", "long")).0, 201);
+    eventually("a pod that runs", || local.phases(PODS) == ["Running"]);
+    assert_eq!(suspend(true).0, 200);
+    eventually("a suspended Job without a pod", || {
+        local.kube.items(PODS).is_empty() && condition()["reason"] == "JobSuspended"
+    });
+    let tables = local.kube.with("Accept", "application/json;as=Table;v=v1;g=meta.k8s.io");
+    let shown = || tables.get(JOBS).1["rows"][0]["cells"][1].clone();
+    assert_eq!(shown(), "Suspended");
+    assert_eq!(suspend(false).0, 200);
+    eventually("a pod that runs", || local.phases(PODS) == ["Running"]);
+    assert_eq!((condition()["reason"].clone(), shown()), (json!("JobResumed"), json!("Running")));
+
+    for (name, tag, end) in [("done", "short", "Complete"), ("failed", "fails", "Failed")] {
+        local.kube.delete(&format!("{JOBS}/j"), &json!({}));
+        assert_eq!(local.kube.post(JOBS, &job(name, tag)).0, 201);
+        eventually(end, || tables.get(&format!("{JOBS}/{name}")).1["rows"][0]["cells"][1] == end);
+    }
+}
+
+#[test]
 fn third_free_job_waits_for_the_quota() {
     let local = start("short");
     let paths: Vec<String> = (0..3).map(|_| local.post("free")).collect();
@@ -208,13 +248,13 @@ fn log_is_followed_until_the_container_ends() {
     let (status, followed) = log("?container=classifier&follow=true");
     assert_eq!(status, 200);
     eventually("the success", || local.kube.get(&job).1["status"]["succeeded"] == 1);
-    assert_eq!(log("?follow=false").1, followed);
+    assert_eq!(log("?follow=False").1, followed);
     let lines: Vec<&str> = followed.as_str().unwrap().split_inclusive('\n').collect();
     assert_eq!(log("?tailLines=2").1, lines[lines.len() - 2..].concat());
-    assert_eq!(log("?tailLines=2&follow=true").1, lines[lines.len() - 2..].concat());
+    assert_eq!(log("?tailLines=2&follow=True").1, lines[lines.len() - 2..].concat());
     assert_eq!(log("?tailLines=0").1, "");
     assert_eq!(log("?limitBytes=7").1, "dataset");
-    for query in ["?previous=true", "?follow=1", "?tailLines=x", "?container=other"] {
+    for query in ["?previous=true", "?follow=1&limitBytes=7", "?tailLines=x", "?container=other"] {
         assert_eq!(log(query).0, 400, "{query}");
     }
 }

@@ -3,6 +3,7 @@
 //! tests/cluster runs the same tests against the simulator and a real Kubernetes.
 
 mod api;
+mod changes;
 mod jobs;
 mod robustness;
 
