@@ -82,7 +82,16 @@ fn serve_connection(connection: TcpStream, tls: Arc<ServerConfig>, cluster: &Arc
     while let Some(request) = read_request(&mut stream, &mut input)? {
         let close = request.header("Connection").eq_ignore_ascii_case("close");
         let response = catch_unwind(AssertUnwindSafe(|| api::handle(cluster, &request)));
-        send(&mut stream, response.unwrap_or_else(|_| api::internal_error()), "")?;
+        match response.unwrap_or_else(|_| api::internal_error()) {
+            Response::Complete(code, media_type, body) => {
+                let framing = format!("{}Content-Length: {}", warnings(&request), body.len());
+                let mut bytes = head(code, media_type, &framing).into_bytes();
+                bytes.extend_from_slice(&body);
+                stream.write_all(&bytes)?;
+                stream.flush()?;
+            }
+            Response::Stream(media_type, next) => send_stream(&mut stream, media_type, next)?,
+        }
         if close {
             break;
         }
@@ -91,29 +100,31 @@ fn serve_connection(connection: TcpStream, tls: Arc<ServerConfig>, cluster: &Arc
     stream.flush()
 }
 
-/// Sends a response with these header lines, each with its line break.
-fn send(stream: &mut Stream, response: Response, headers: &str) -> io::Result<()> {
-    match response {
-        Response::Complete(code, media_type, body) => {
-            let framing = format!("{headers}Content-Length: {}", body.len());
-            let mut bytes = head(code, media_type, &framing).into_bytes();
-            bytes.extend_from_slice(&body);
-            stream.write_all(&bytes)?;
-            stream.flush()
-        }
-        Response::Stream(media_type, next) => send_stream(stream, media_type, next),
-        Response::Warned(texts, response) => {
-            // RFC 7234, section 5.5; quoted by Rust's rules, which are the same for these texts.
-            let headers: String = texts.iter().map(|text| format!("Warning: 299 - {text:?}\r\n")).collect();
-            send(stream, *response, &headers)
-        }
-    }
+/// Returns the header lines of the warnings.
+fn warnings(request: &Request) -> String {
+    let warnings = request.warnings.borrow();
+    let line = |text: &String| format!("Warning: 299 - {text:?}\r\n");
+    warnings.iter().map(line).collect()
 }
 
 fn head(code: u16, media_type: &str, framing: &str) -> String {
-    // Clients ignore the reason phrase.
+    // The Python clients show the reason phrase.
+    let reason = match code {
+        200 => "OK",
+        201 => "Created",
+        400 => "Bad Request",
+        401 => "Unauthorized",
+        403 => "Forbidden",
+        404 => "Not Found",
+        405 => "Method Not Allowed",
+        409 => "Conflict",
+        410 => "Gone",
+        415 => "Unsupported Media Type",
+        422 => "Unprocessable Entity",
+        _ => "Internal Server Error",
+    };
     let date = httpdate::fmt_http_date(SystemTime::now());
-    format!("HTTP/1.1 {code} -\r\nContent-Type: {media_type}\r\nDate: {date}\r\n{framing}\r\n\r\n")
+    format!("HTTP/1.1 {code} {reason}\r\nContent-Type: {media_type}\r\nDate: {date}\r\n{framing}\r\n\r\n")
 }
 
 /// Sends the lines of a watch or a log as they arrive, in chunks.
@@ -191,7 +202,7 @@ fn parse_head(head: &[u8]) -> io::Result<Request> {
         path: path.split('/').map(decode).filter(|part| !part.is_empty()).collect(),
         query: query.split('&').filter(|part| !part.is_empty()).map(pair).collect(),
         headers: parsed.headers.iter().map(|header| (header.name.to_owned(), text(header.value))).collect(),
-        body: Vec::new(),
+        ..Request::default()
     })
 }
 

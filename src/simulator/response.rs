@@ -11,18 +11,11 @@ pub type NextBytes = Box<dyn FnMut(Duration) -> Option<Vec<u8>> + Send>;
 pub enum Response {
     Complete(u16, &'static str, Vec<u8>),
     Stream(&'static str, NextBytes),
-    /// Another response with the texts of its Warning headers.
-    Warned(Vec<String>, Box<Self>),
 }
 
 impl Response {
     pub fn json(code: u16, value: &Value) -> Self {
         Self::Complete(code, "application/json", format!("{value}\n").into_bytes())
-    }
-
-    /// Adds Warning headers.
-    pub fn with_warnings(self, texts: Vec<String>) -> Self {
-        if texts.is_empty() { self } else { Self::Warned(texts, Box::new(self)) }
     }
 
     pub fn text(text: impl Into<Vec<u8>>) -> Self {

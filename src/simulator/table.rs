@@ -32,7 +32,18 @@ fn columns(resource: &Resource) -> &'static [&'static str] {
     match resource.kind {
         "Pod" => &["Name", "Ready", "Status", "Restarts", "Age", "+IP", "+Node", "+Nominated Node", "+Readiness Gates"],
         "Job" => &["Name", "Status", "Completions", "Duration", "Age", "+Containers", "+Images", "+Selector"],
-        "Node" => &["Name", "Status", "Roles", "Age", "Version", "+Internal-IP", "+External-IP"],
+        "Node" => &[
+            "Name",
+            "Status",
+            "Roles",
+            "Age",
+            "Version",
+            "+Internal-IP",
+            "+External-IP",
+            "+OS-Image",
+            "+Kernel-Version",
+            "+Container-Runtime",
+        ],
         "ResourceQuota" => &["Name", "Age", "Request", "Limit"],
         "Namespace" => &["Name", "Status", "Age"],
         "Event" => &["Last Seen", "Type", "Reason", "Object", "Message"],
@@ -47,8 +58,10 @@ fn cells(resource: &Resource, object: &Value) -> Value {
         "Job" => job_cells(object, name, &age),
         "Node" => {
             let ready = if object["spec"]["unschedulable"] == true { "Ready,SchedulingDisabled" } else { "Ready" };
-            let version = text(object, "/status/nodeInfo/kubeletVersion");
-            json!([name, ready, "<none>", age, version, text(object, "/status/addresses/0/address"), "<none>"])
+            let info = |field: &str| text(object, &format!("/status/nodeInfo/{field}"));
+            let (version, address) = (info("kubeletVersion"), text(object, "/status/addresses/0/address"));
+            let wide = (info("osImage"), info("kernelVersion"), info("containerRuntimeVersion"));
+            json!([name, ready, "<none>", age, version, address, "<none>", wide.0, wide.1, wide.2])
         }
         "ResourceQuota" => json!([name, age, quota_cell(object, false), quota_cell(object, true)]),
         "Namespace" => json!([name, text(object, "/status/phase"), age]),

@@ -12,7 +12,6 @@ use super::validation::{decode, set_defaults, validate};
 use super::write::{self, CLIENT_METADATA};
 
 /// Fields that cannot change after creation.
-const IMMUTABLE: [&str; 3] = ["/metadata/name", "/metadata/uid", "/metadata/namespace"];
 const IMMUTABLE_JOB: [&str; 4] = ["/spec/completions", "/spec/selector", "/spec/template", "/spec/completionMode"];
 
 /// The way in which a request changes an object.
@@ -55,6 +54,7 @@ pub fn update(
         };
     };
     let new = changed(target, &old, change)?;
+    check_name(target, &new)?;
     let mut new = decode(target, new)?;
     keep_server_fields(&old, &mut new, options.is_status);
     set_defaults(resource, &mut new);
@@ -75,7 +75,6 @@ fn create(store: &mut Store, target: &Target<'_>, body: Value, options: Options)
 fn changed(target: &Target<'_>, old: &Value, change: Change) -> Result<Value, ApiStatus> {
     match change {
         Change::Replace(body) => {
-            check_name(target, &body)?;
             // Kubernetes replaces objects of the other kinds without a version, whatever theirs is.
             if *target.resource == ACCOUNTS && matches!(text(&body, "/metadata/resourceVersion"), "" | "0") {
                 let reason = "metadata.resourceVersion: Invalid value: 0: must be specified for an update";
@@ -92,7 +91,10 @@ fn changed(target: &Target<'_>, old: &Value, change: Change) -> Result<Value, Ap
             json_patch::Problem::Malformed => {
                 ApiStatus::bad_request("error decoding patch: a JSON patch is a list of operations")
             }
-            json_patch::Problem::Failed(reason) => ApiStatus::invalid(target.resource, target.name, &reason),
+            json_patch::Problem::Failed(reason) => {
+                let message = format!("the server rejected our request due to an error in our request: {reason}");
+                ApiStatus::new(422, "Invalid", message)
+            }
         }),
     }
 }
@@ -158,7 +160,7 @@ fn check_change(target: &Target<'_>, old: &Value, new: &Value) -> Result<(), Api
         return Err(ApiStatus::invalid(resource, name, "roleRef: Invalid value: cannot change roleRef"));
     }
     let of_kind = if *resource == JOBS { &IMMUTABLE_JOB[..] } else { &[] };
-    match IMMUTABLE.iter().chain(of_kind).find(|pointer| is_changed(pointer)) {
+    match of_kind.iter().find(|pointer| is_changed(pointer)) {
         Some(pointer) => {
             let value = new.pointer(pointer).unwrap_or(&Value::Null);
             let field = pointer[1..].replace('/', ".");

@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 
 use super::names;
 use super::quota;
-use super::resources::{JOBS, PODS, QUOTAS, Resource, Target};
+use super::resources::{JOBS, NAMESPACES, PODS, QUOTAS, Resource, Target};
 use super::schema;
 use super::status::ApiStatus;
 use super::store::{items, merge, name, namespace, text, uid};
@@ -70,12 +70,13 @@ pub fn set_defaults(resource: &Resource, object: &mut Value) {
     };
     if *resource == PODS {
         set(&mut object["spec"], "restartPolicy", json!("Always"));
-        set(&mut object["spec"], "terminationGracePeriodSeconds", json!(GRACE_PERIOD));
+        set_pod_defaults(&mut object["spec"]);
     } else if *resource == JOBS {
         for (key, value) in [("parallelism", 1), ("completions", 1), ("backoffLimit", 6)] {
             set(&mut object["spec"], key, json!(value));
         }
         set(&mut object["spec"], "suspend", json!(false));
+        set_pod_defaults(&mut object["spec"]["template"]["spec"]);
     } else if *resource == QUOTAS {
         for limit in object["spec"]["hard"].as_object_mut().into_iter().flat_map(Map::values_mut) {
             let canonical = limit.as_str().and_then(|text| Some(quota::canonical(quantity::parse(text)?, text)));
@@ -87,7 +88,7 @@ pub fn set_defaults(resource: &Resource, object: &mut Value) {
 /// Sets what a new object has beside its defaults: a first status, and the selector of a Job.
 pub fn set_initial(resource: &Resource, object: &mut Value) {
     let status = match resource.kind {
-        "Pod" => json!({"phase": "Pending"}),
+        "Pod" => json!({"phase": "Pending", "qosClass": qos_class(&object["spec"])}),
         "Namespace" => json!({"phase": "Active"}),
         "Job" => json!({}),
         _ => return,
@@ -95,6 +96,54 @@ pub fn set_initial(resource: &Resource, object: &mut Value) {
     object["status"] = status;
     if *resource == JOBS {
         label_job(object);
+    }
+}
+
+/// Returns the quality of service of a pod, see
+/// <https://kubernetes.io/docs/concepts/workloads/pods/pod-qos/>. A request that is left out equals its limit.
+fn qos_class(spec: &Value) -> &'static str {
+    let containers = items(&spec["containers"]);
+    let amount = |container: &Value, list: &str, key: &str| milli(&container["resources"][list][key]);
+    let is_guaranteed = |container: &Value| {
+        ["cpu", "memory"].into_iter().all(|key| {
+            let limit = amount(container, "limits", key);
+            limit.is_some() && amount(container, "requests", key).is_none_or(|request| Some(request) == limit)
+        })
+    };
+    let is_empty = |container: &Value| {
+        ["limits", "requests"]
+            .iter()
+            .all(|list| ["cpu", "memory"].iter().all(|key| amount(container, list, key).is_none()))
+    };
+    match containers {
+        all if all.iter().all(is_empty) => "BestEffort",
+        all if all.iter().all(is_guaranteed) => "Guaranteed",
+        _ => "Burstable",
+    }
+}
+
+/// Sets the fields of a pod that users leave out and clients show, as k8s.io/kubernetes/pkg/apis/core/v1/defaults.go.
+fn set_pod_defaults(spec: &mut Value) {
+    let set = |object: &mut Value, defaults: Value| {
+        if let (Value::Object(object), Value::Object(defaults)) = (object, defaults) {
+            for (key, value) in defaults {
+                let field = object.entry(key).or_insert(Value::Null);
+                if field.is_null() {
+                    *field = value;
+                }
+            }
+        }
+    };
+    let pod = json!({"dnsPolicy": "ClusterFirst", "schedulerName": "default-scheduler", "securityContext": {},
+                     "terminationGracePeriodSeconds": GRACE_PERIOD});
+    set(spec, pod);
+    for container in spec.get_mut("containers").and_then(Value::as_array_mut).into_iter().flatten() {
+        let image = text(container, "/image").rsplit('/').next().unwrap_or_default();
+        let is_latest = !image.contains([':', '@']) || image.ends_with(":latest");
+        let pull = if is_latest { "Always" } else { "IfNotPresent" };
+        let defaults = json!({"imagePullPolicy": pull, "resources": {}, "terminationMessagePath": "/dev/termination-log",
+                              "terminationMessagePolicy": "File"});
+        set(container, defaults);
     }
 }
 
@@ -116,13 +165,13 @@ fn label_job(job: &mut Value) {
 /// 422
 pub fn validate(resource: &Resource, object: &Value) -> Result<(), ApiStatus> {
     let mut problems = Vec::new();
-    let is_rbac = resource.is_rbac();
+    let check = if *resource == NAMESPACES { names::check_label } else { names::check_subdomain };
     match name(object) {
         "" => problems.push("metadata.name: Required value: name or generateName is required".to_owned()),
-        name if !is_rbac => problems.extend(names::subdomain("metadata.name", name)),
+        name if !resource.is_rbac() => problems.extend(malformed("metadata.name", name, check)),
         _ => {}
     }
-    problems.extend(names::labels("metadata.labels", &object["metadata"]["labels"]));
+    labels("metadata.labels", &object["metadata"]["labels"], &mut problems);
     match resource.kind {
         "Pod" => pod_spec("spec", &object["spec"], &mut problems),
         "Job" => job_spec(&object["spec"], &mut problems),
@@ -132,10 +181,18 @@ pub fn validate(resource: &Resource, object: &Value) -> Result<(), ApiStatus> {
         }
         _ => {}
     }
-    match problems.as_slice() {
-        [] => Ok(()),
-        [one] => Err(ApiStatus::invalid(resource, name(object), one)),
-        all => Err(ApiStatus::invalid(resource, name(object), &format!("[{}]", all.join(", ")))),
+    if problems.is_empty() { Ok(()) } else { Err(ApiStatus::all_invalid(resource, name(object), &problems)) }
+}
+
+/// Returns the problem of a text that `check` refuses.
+fn malformed(field: &str, text: &str, check: fn(&str) -> Result<(), String>) -> Option<String> {
+    check(text).err().map(|reason| format!("{field}: Invalid value: {text:?}: {reason}"))
+}
+
+fn labels(field: &str, labels: &Value, problems: &mut Vec<String>) {
+    for (key, value) in labels.as_object().into_iter().flatten() {
+        problems.extend(malformed(field, key, names::check_key));
+        problems.extend(malformed(field, value.as_str().unwrap_or_default(), names::check_value));
     }
 }
 
@@ -146,7 +203,7 @@ fn job_spec(spec: &Value, problems: &mut Vec<String>) {
         }
     }
     let template = &spec["template"];
-    problems.extend(names::labels("spec.template.labels", &template["metadata"]["labels"]));
+    labels("spec.template.labels", &template["metadata"]["labels"], problems);
     pod_spec("spec.template.spec", &template["spec"], problems);
     let field = "spec.template.spec.restartPolicy";
     match text(&template["spec"], "/restartPolicy") {
@@ -169,7 +226,7 @@ fn pod_spec(field: &str, spec: &Value, problems: &mut Vec<String>) {
             name if containers[..index].iter().any(|other| text(other, "/name") == name) => {
                 problems.push(format!("{field}.name: Duplicate value: \"{name}\""));
             }
-            name => problems.extend(names::label(&format!("{field}.name"), name)),
+            name => problems.extend(malformed(&format!("{field}.name"), name, names::check_label)),
         }
         if text(container, "/image").is_empty() {
             problems.push(format!("{field}.image: Required value"));

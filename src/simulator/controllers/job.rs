@@ -146,8 +146,8 @@ impl Reconcile<'_> {
 
     fn create_pod(&mut self, job: &Object) -> Result<Object, ApiStatus> {
         let template = &job["spec"]["template"];
-        let owner =
-            json!({"apiVersion": "batch/v1", "kind": "Job", "name": name(job), "uid": uid(job), "controller": true});
+        let owner = json!({"apiVersion": "batch/v1", "kind": "Job", "name": name(job), "uid": uid(job), "controller": true,
+                           "blockOwnerDeletion": true});
         let metadata = json!({
             "generateName": format!("{}-", name(job)), "namespace": namespace(job), "ownerReferences": [owner],
             "labels": template["metadata"]["labels"], "annotations": template["metadata"]["annotations"],
