@@ -5,13 +5,14 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::cluster::Cluster;
+use super::delete_options::DeleteOptions;
 use super::rbac::{self, Attributes, User};
-use super::request::{Request, unknown_dry_run};
-use super::resources::{self, Resource, Target};
+use super::request::Request;
+use super::resources::{self, NAMESPACES, Resource, Target};
 use super::response::Response;
 use super::selector::Selector;
 use super::status::ApiStatus;
-use super::store::{Object, Store, items, name, namespace};
+use super::store::{Object, Store, name, namespace};
 use super::update::{self, Change, Options};
 use super::watch::Watch;
 use super::{VERSION, identity, pod_log, quota, table, write};
@@ -67,6 +68,7 @@ fn no_such_path() -> ApiStatus {
 
 fn resource_path<'a>(group: &'a str, path: &[&'a str]) -> ResourcePath<'a> {
     let (namespace, path) = match path {
+        ["namespaces", _, "status" | "finalize"] => ("", path),
         ["namespaces", namespace, rest @ ..] if !rest.is_empty() => (*namespace, rest),
         path => ("", path),
     };
@@ -85,6 +87,9 @@ fn on_resource(
     authorize(&store, user, verb, path)?;
     let before = store.version();
     let resource = Resource::find(path.group, path.plural);
+    if let Some(resource) = resource {
+        check_scope(resource, verb, path)?;
+    }
     let target = resource.map(|resource| Target { resource, namespace: path.namespace, name: path.name });
     let response = match (verb, path.subresource, &target) {
         ("create", ..) if path.group.starts_with("auth") => {
@@ -107,6 +112,18 @@ fn on_resource(
         cluster.notify();
     }
     response
+}
+
+/// Refuses a namespace in the path of a cluster-scoped resource, and the paths of all namespaces except for lists and watches.
+fn check_scope(resource: &Resource, verb: &str, path: &ResourcePath<'_>) -> Result<(), ApiStatus> {
+    let is_list = matches!(verb, "list" | "watch");
+    match (resource.namespaced, path.namespace.is_empty()) {
+        (false, false) => Err(no_such_path()),
+        (true, true) if !path.name.is_empty() => Err(no_such_path()),
+        (true, true) if !is_list => Err(ApiStatus::method_not_allowed()),
+        _ if verb == "deletecollection" && *resource == NAMESPACES => Err(ApiStatus::method_not_allowed()),
+        _ => Ok(()),
+    }
 }
 
 fn verb(request: &Request, name: &str) -> Result<&'static str, ApiStatus> {
@@ -154,7 +171,8 @@ fn on_objects(
             Ok(Response::json(201, &object))
         }
         "patch" | "update" => change(store, request, target, false),
-        "delete" => write::delete(store, target, &delete_options(request)?).map(|answer| Response::json(200, &answer)),
+        "delete" => write::delete(store, target, &DeleteOptions::parse(request, target.resource)?)
+            .map(|answer| Response::json(200, &answer)),
         _ => delete_collection(store, request, target),
     }
 }
@@ -186,8 +204,13 @@ fn change(store: &mut Store, request: &Request, target: &Target<'_>, is_status: 
     Ok(Response::json(if is_new { 201 } else { 200 }, &object))
 }
 
+/// Deletes the selected objects. Kubernetes deletes a page of them with `limit`, which is not supported.
 fn delete_collection(store: &mut Store, request: &Request, target: &Target<'_>) -> Result<Response, ApiStatus> {
-    let (options, selector) = (delete_options(request)?, Selector::parse(request));
+    if request.number("limit")?.is_some_and(|limit| limit > 0) || !request.query("continue").is_empty() {
+        return Err(ApiStatus::bad_request("the simulator does not support limit and continue in a deletion"));
+    }
+    let (options, selector) =
+        (DeleteOptions::parse(request, target.resource)?, Selector::parse(request, target.resource)?);
     let found = store.list(target.resource, target.namespace).filter(|object| selector.matches(object));
     let found: Vec<Object> = found.cloned().collect();
     for object in &found {
@@ -197,42 +220,10 @@ fn delete_collection(store: &mut Store, request: &Request, target: &Target<'_>) 
     Ok(Response::json(200, &list_json(target.resource, &found, &json!({}))))
 }
 
-/// Fields of DeleteOptions that are understood, and those of its preconditions.
-const DELETE_OPTIONS: [&str; 6] =
-    ["kind", "apiVersion", "dryRun", "gracePeriodSeconds", "preconditions", "propagationPolicy"];
-const PRECONDITIONS: [&str; 1] = ["uid"];
-
-/// Returns the DeleteOptions of body and query.
-fn delete_options(request: &Request) -> Result<Value, ApiStatus> {
-    let mut options = request.json()?;
-    for (fields, known) in [(&options, &DELETE_OPTIONS[..]), (&options["preconditions"], &PRECONDITIONS)] {
-        let unknown = fields.as_object().and_then(|fields| fields.keys().find(|key| !known.contains(&key.as_str())));
-        if let Some(field) = unknown {
-            return Err(ApiStatus::bad_request(format!("the simulator does not support {field} in DeleteOptions")));
-        }
-    }
-    for key in ["propagationPolicy", "gracePeriodSeconds"] {
-        if options[key].is_null() && !request.query(key).is_empty() {
-            let text = request.query(key);
-            options[key] = text.parse::<i64>().map_or_else(|_| json!(text), |number| json!(number));
-        }
-    }
-    if request.dry_run("DeleteOptions")? {
-        options["dryRun"] = json!(["All"]);
-    }
-    if let Some(other) = items(&options["dryRun"]).iter().find(|value| *value != "All") {
-        return Err(unknown_dry_run("DeleteOptions", other));
-    }
-    if !matches!(options["propagationPolicy"].as_str().unwrap_or(""), "" | "Background" | "Foreground" | "Orphan") {
-        return Err(ApiStatus::bad_request("propagationPolicy must be Foreground, Background or Orphan"));
-    }
-    Ok(options)
-}
-
 /// Answers a list, or a page of one. The continue token holds the version of the first page and the last name sent. If the
 /// resource has changed since, the pages would not form one list, and the answer is 410.
 fn list(store: &Store, request: &Request, target: &Target<'_>) -> Result<Response, ApiStatus> {
-    let (resource, selector) = (target.resource, Selector::parse(request));
+    let (resource, selector) = (target.resource, Selector::parse(request, target.resource)?);
     let key = |object: &Object| format!("{}/{}", namespace(object), name(object));
     let (mut version, mut after) = (store.version(), String::new());
     if let Some((first, last)) = request.query("continue").split_once(' ') {

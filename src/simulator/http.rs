@@ -84,7 +84,8 @@ fn serve_connection(connection: TcpStream, tls: Arc<ServerConfig>, cluster: &Arc
         let response = catch_unwind(AssertUnwindSafe(|| api::handle(cluster, &request)));
         match response.unwrap_or_else(|_| api::internal_error()) {
             Response::Complete(code, media_type, body) => {
-                let mut bytes = head(code, media_type, &format!("Content-Length: {}", body.len())).into_bytes();
+                let framing = format!("{}Content-Length: {}", warnings(&request), body.len());
+                let mut bytes = head(code, media_type, &framing).into_bytes();
                 bytes.extend_from_slice(&body);
                 stream.write_all(&bytes)?;
                 stream.flush()?;
@@ -99,10 +100,31 @@ fn serve_connection(connection: TcpStream, tls: Arc<ServerConfig>, cluster: &Arc
     stream.flush()
 }
 
+/// Returns the header lines of the warnings.
+fn warnings(request: &Request) -> String {
+    let warnings = request.warnings.borrow();
+    let line = |text: &String| format!("Warning: 299 - {text:?}\r\n");
+    warnings.iter().map(line).collect()
+}
+
 fn head(code: u16, media_type: &str, framing: &str) -> String {
-    // Clients ignore the reason phrase.
+    // The Python clients show the reason phrase.
+    let reason = match code {
+        200 => "OK",
+        201 => "Created",
+        400 => "Bad Request",
+        401 => "Unauthorized",
+        403 => "Forbidden",
+        404 => "Not Found",
+        405 => "Method Not Allowed",
+        409 => "Conflict",
+        410 => "Gone",
+        415 => "Unsupported Media Type",
+        422 => "Unprocessable Entity",
+        _ => "Internal Server Error",
+    };
     let date = httpdate::fmt_http_date(SystemTime::now());
-    format!("HTTP/1.1 {code} -\r\nContent-Type: {media_type}\r\nDate: {date}\r\n{framing}\r\n\r\n")
+    format!("HTTP/1.1 {code} {reason}\r\nContent-Type: {media_type}\r\nDate: {date}\r\n{framing}\r\n\r\n")
 }
 
 /// Sends the lines of a watch or a log as they arrive, in chunks.
@@ -180,7 +202,7 @@ fn parse_head(head: &[u8]) -> io::Result<Request> {
         path: path.split('/').map(decode).filter(|part| !part.is_empty()).collect(),
         query: query.split('&').filter(|part| !part.is_empty()).map(pair).collect(),
         headers: parsed.headers.iter().map(|header| (header.name.to_owned(), text(header.value))).collect(),
-        body: Vec::new(),
+        ..Request::default()
     })
 }
 

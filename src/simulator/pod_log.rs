@@ -1,4 +1,4 @@
-//! What a simulated classifier writes: its log and its termination message.
+//! The logs of pods, as a kubelet returns them.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -11,18 +11,34 @@ use super::resources::{PODS, Target};
 use super::response::{NextBytes, Response};
 use super::status::ApiStatus;
 use super::store::{Store, items, name, namespace, text, uid};
-use crate::kube::quantity;
+use super::training::{self, Line};
 
-/// Lines of a training's log, as the classifier writes them: 5 epochs of 600 batches, one line per 100.
-const STEPS: u32 = 30;
+/// Parameters that are understood. The last two change nothing here.
+const PARAMETERS: [&str; 10] = [
+    "container",
+    "follow",
+    "limitBytes",
+    "previous",
+    "sinceSeconds",
+    "sinceTime",
+    "tailLines",
+    "timestamps",
+    "insecureSkipTLSVerifyBackend",
+    "pretty",
+];
 
-/// Parameters of a log that are understood.
-const PARAMETERS: [&str; 4] = ["container", "follow", "limitBytes", "tailLines"];
+/// The part of a log that a request wants.
+struct Selection {
+    tail: Option<usize>,
+    limit: Option<usize>,
+    since: Option<SystemTime>,
+    timestamps: bool,
+}
 
 /// Returns the log that the classifier would have written by now, or with `follow` a stream of it.
 ///
 /// # Errors
-/// 404, or 400 for a container that has not started and for an unknown parameter.
+/// 404; 400 for a container that has not started and for an unknown parameter; 422 for a number out of its range.
 pub fn read(
     cluster: &Arc<Cluster>,
     store: &Store,
@@ -30,119 +46,136 @@ pub fn read(
     target: &Target<'_>,
 ) -> Result<Response, ApiStatus> {
     let Target { namespace, name, .. } = *target;
-    let (tail, limit) = (number(request, "tailLines")?, number(request, "limitBytes")?);
     if let Some((parameter, _)) = request.query.iter().find(|(name, _)| !PARAMETERS.contains(&name.as_str())) {
         return Err(ApiStatus::bad_request(format!("the simulator does not support the log parameter {parameter}")));
     }
+    let selection = Selection::parse(request, name)?;
     let pod = store.get(&PODS, namespace, name).ok_or_else(|| ApiStatus::not_found(&PODS, name))?;
-    check_container(pod, request.query("container"))?;
-    let Some(log) = log(pod, state_of(pod), cluster.job_time()) else { return not_started(pod) };
-    let start = tail.map_or(0, |lines| start_of_tail(&log, lines));
-    match (request.flag("follow"), limit) {
-        (false, limit) => {
-            Ok(Response::text(log[start..].bytes().take(limit.unwrap_or(usize::MAX)).collect::<Vec<_>>()))
+    let container = check_container(pod, request.query("container"))?;
+    if request.flag("previous") {
+        let message = format!("previous terminated container {container:?} in pod {name:?} not found");
+        return Err(ApiStatus::bad_request(message));
+    }
+    let Some(log) = training::log(pod, state_of(pod), cluster.job_time()) else { return not_started(pod) };
+    let start = selection.start(&log);
+    if request.flag("follow") {
+        return Ok(Response::Stream("text/plain", follow(cluster, pod, selection, start)));
+    }
+    let mut limit = selection.limit;
+    Ok(Response::text(selection.bytes(&log[start..], &mut limit)))
+}
+
+impl Selection {
+    fn parse(request: &Request, pod: &str) -> Result<Self, ApiStatus> {
+        let invalid =
+            |reason: String| ApiStatus::new(422, "Invalid", format!("PodLogOptions {pod:?} is invalid: {reason}"));
+        let number = |name: &str, min: usize| {
+            let bound = if min == 0 { "greater than or equal to 0" } else { "greater than 0" };
+            let check = |number: i64| {
+                let found = usize::try_from(number).ok().filter(|found| *found >= min);
+                found.ok_or_else(|| invalid(format!("{name}: Invalid value: {number}: must be {bound}")))
+            };
+            request.number(name)?.map(check).transpose()
+        };
+        let seconds = number("sinceSeconds", 1)?;
+        let since = match (seconds, request.query("sinceTime")) {
+            (Some(_), time) if !time.is_empty() => {
+                return Err(invalid("Forbidden: at most one of `sinceTime` or `sinceSeconds` may be specified".into()));
+            }
+            (Some(seconds), _) => SystemTime::now().checked_sub(Duration::from_secs(seconds as u64)),
+            (None, "") => None,
+            (None, time) => Some(parse_time(time)?),
+        };
+        let timestamps = request.flag("timestamps");
+        Ok(Self { tail: number("tailLines", 0)?, limit: number("limitBytes", 1)?, since, timestamps })
+    }
+
+    /// Returns the index of the first line.
+    fn start(&self, log: &[Line]) -> usize {
+        self.tail.map_or(0, |tail| log.len().saturating_sub(tail))
+    }
+
+    /// Returns the bytes of these lines, and subtracts them from `limit`.
+    fn bytes(&self, lines: &[Line], limit: &mut Option<usize>) -> Vec<u8> {
+        let wanted = lines.iter().filter(|(time, _)| self.since.is_none_or(|since| *time >= since));
+        let text = wanted.map(|(time, line)| match self.timestamps {
+            true => format!("{} {line}\n", humantime::format_rfc3339_nanos(*time)),
+            false => format!("{line}\n"),
+        });
+        let mut bytes = text.collect::<String>().into_bytes();
+        if let Some(limit) = limit {
+            bytes.truncate(*limit);
+            *limit -= bytes.len();
         }
-        (true, None) => Ok(Response::Stream("text/plain", follow(cluster, pod, start))),
-        _ => Err(ApiStatus::bad_request("the simulator does not support follow with limitBytes")),
+        bytes
     }
 }
 
-/// Returns the number in a parameter.
-fn number(request: &Request, parameter: &str) -> Result<Option<usize>, ApiStatus> {
-    let text = request.query(parameter);
-    let invalid = |_| ApiStatus::bad_request(format!("{parameter}: Invalid value: \"{text}\""));
-    if text.is_empty() { Ok(None) } else { text.parse().map(Some).map_err(invalid) }
+/// Parses a time of RFC 3339 with any offset from UTC.
+fn parse_time(text: &str) -> Result<SystemTime, ApiStatus> {
+    let malformed = || {
+        ApiStatus::bad_request(format!("parsing time {text:?} as \"2006-01-02T15:04:05Z07:00\": cannot parse {text:?}"))
+    };
+    if let Ok(time) = humantime::parse_rfc3339(text) {
+        return Ok(time);
+    }
+    // The `+` of an offset is a space if the client has not escaped it.
+    let (local, offset) = text.split_at_checked(text.len().saturating_sub("+00:00".len())).ok_or_else(malformed)?;
+    let local = humantime::parse_rfc3339(&format!("{local}Z")).map_err(|_| malformed())?;
+    let number = |range| offset.get(range).and_then(|digits: &str| digits.parse::<u64>().ok()).ok_or_else(malformed);
+    let shift = Duration::from_secs(number(1..3)? * 3600 + number(4..6)? * 60);
+    let time = match (offset.as_bytes()[0], offset.as_bytes()[3]) {
+        (b'-', b':') => local.checked_add(shift),
+        (b'+' | b' ', b':') => local.checked_sub(shift),
+        _ => None,
+    };
+    time.ok_or_else(malformed)
 }
 
-fn check_container(pod: &Value, wanted: &str) -> Result<(), ApiStatus> {
-    if wanted.is_empty() || text(pod, "/spec/containers/0/name") == wanted {
-        return Ok(());
-    }
-    Err(ApiStatus::bad_request(format!("container {wanted} is not valid for pod {}", text(pod, "/metadata/name"))))
+/// Returns the name of the wanted container. Only the first one has a log.
+fn check_container<'a>(pod: &'a Value, wanted: &str) -> Result<&'a str, ApiStatus> {
+    let names: Vec<&str> = items(&pod["spec"]["containers"]).iter().map(name_of).collect();
+    let first = names.first().copied().unwrap_or_default();
+    let message = match wanted {
+        "" if names.len() > 1 => {
+            let names = names.join(" ");
+            format!("a container name must be specified for pod {}, choose one of: [{names}]", name(pod))
+        }
+        wanted if wanted.is_empty() || wanted == first => return Ok(first),
+        wanted if names.contains(&wanted) => format!("the simulator has only the log of the container {first}"),
+        _ => format!("container {wanted} is not valid for pod {}", name(pod)),
+    };
+    Err(ApiStatus::bad_request(message))
+}
+
+fn name_of(container: &Value) -> &str {
+    text(container, "/name")
 }
 
 fn state_of(pod: &Value) -> &Value {
     &pod["status"]["containerStatuses"][0]["state"]
 }
 
-/// Returns the start of the last `lines` lines.
-fn start_of_tail(log: &str, lines: usize) -> usize {
-    let skipped = log.lines().count().saturating_sub(lines);
-    log.split_inclusive('\n').take(skipped).map(str::len).sum()
-}
-
-/// Returns the log of a pod from the byte `sent` on, until its container has ended or the pod is gone.
-fn follow(cluster: &Arc<Cluster>, pod: &Value, mut sent: usize) -> NextBytes {
+/// Returns the log of a pod from the line `sent` on, until its container has ended, the pod is gone or the limit is reached.
+fn follow(cluster: &Arc<Cluster>, pod: &Value, selection: Selection, mut sent: usize) -> NextBytes {
     let cluster = Arc::clone(cluster);
     let (namespace, pod_name, id) = (namespace(pod).to_owned(), name(pod).to_owned(), uid(pod).to_owned());
-    let mut version = None;
+    let (mut version, mut limit, mut is_over) = (None, selection.limit, false);
     Box::new(move |timeout| {
+        if is_over || limit == Some(0) {
+            return None;
+        }
         // The first call returns what there is.
         let wait = version.map_or(Duration::ZERO, |_| timeout);
         let store = cluster.wait(version.unwrap_or_default(), Instant::now() + wait)?;
         version = Some(store.version());
         let pod = store.get(&PODS, &namespace, &pod_name).filter(|pod| uid(pod) == id)?;
-        let log = log(pod, state_of(pod), cluster.job_time())?;
-        let piece = log.as_bytes()[sent..].to_vec();
+        let log = training::log(pod, state_of(pod), cluster.job_time())?;
+        let piece = selection.bytes(log.get(sent..).unwrap_or_default(), &mut limit);
         sent = log.len();
-        let is_over = piece.is_empty() && !state_of(pod)["terminated"].is_null();
-        (!is_over).then_some(piece)
+        is_over = !state_of(pod)["terminated"].is_null();
+        Some(piece)
     })
-}
-
-/// Returns the termination message of a container in this state: the classifier's accuracy, or, where the container has that
-/// policy, the log of a failed classifier. The log is shorter than 80 lines and 2048 bytes, of which a kubelet takes the last.
-pub fn termination_message(pod: &Value, state: &Value, job_time: Duration) -> Option<String> {
-    if state["terminated"]["exitCode"] == 0 {
-        return Some(format!("{{\"accuracy\":0.{}}}", accuracy(pod)));
-    }
-    let policy = text(pod, "/spec/containers/0/terminationMessagePolicy");
-    if policy == "FallbackToLogsOnError" { log(pod, state, job_time) } else { None }
-}
-
-/// Returns the log of a container in this state. Returns `None` if it has not started.
-fn log(pod: &Value, state: &Value, job_time: Duration) -> Option<String> {
-    let started = text(state, "/running/startedAt").to_owned() + text(state, "/terminated/startedAt");
-    let started = humantime::parse_rfc3339(&started).ok()?;
-    let finished = humantime::parse_rfc3339(text(state, "/terminated/finishedAt"));
-    let ran = finished.unwrap_or_else(|_| SystemTime::now()).duration_since(started).unwrap_or_default();
-    let exit_code = state["terminated"]["exitCode"].as_u64();
-    let mut log = header(pod);
-    // A classifier with another exit code was stopped before its end.
-    let is_done = |step: u32| matches!(exit_code, Some(0 | 1)) || ran >= job_time / STEPS * (step + 1);
-    for step in (0..STEPS).take_while(|step| is_done(*step)) {
-        let (epoch, batch, loss) = (step / 6 + 1, (step % 6 + 1) * 100, 1.2 / f64::from(step + 4));
-        log.push_str(&format!("Epoch [{epoch}/5], Step [{batch}/600], Loss: {loss:.4}\n"));
-    }
-    match exit_code {
-        Some(0) => log.push_str(&format!("Accuracy of the network on the 10K test images: {} %\n", accuracy(pod) / 10)),
-        Some(1) => log.push_str("classifier: the training has failed\n"),
-        _ => {}
-    }
-    Some(log)
-}
-
-/// Returns the lines before the training.
-fn header(pod: &Value) -> String {
-    let limit = quantity::parse(text(pod, "/spec/containers/0/resources/limits/cpu"));
-    let limit = limit.map_or_else(|| "none".to_owned(), |milli| format!("{}.{}", milli / 1000, milli % 1000 / 100));
-    format!("dataset: {}\ntype: {}\ncpu limit: {limit}\n", variable(pod, "DATASET"), variable(pod, "TYPE"))
-}
-
-/// Returns how many of a thousand images are classified correctly, near the goals for the real data in classifier/README.md.
-fn accuracy(pod: &Value) -> u32 {
-    match (variable(pod, "DATASET"), variable(pod, "TYPE")) {
-        ("mnist", "cnn") => 989,
-        ("kmnist", "ff") => 903,
-        ("kmnist", "cnn") => 948,
-        _ => 978,
-    }
-}
-
-/// Returns the value of an environment variable of the first container, or an empty one.
-fn variable<'a>(pod: &'a Value, name: &str) -> &'a str {
-    let variables = items(&pod["spec"]["containers"][0]["env"]);
-    variables.iter().find(|pair| pair["name"] == name).map_or("", |pair| text(pair, "/value"))
 }
 
 fn not_started(pod: &Value) -> Result<Response, ApiStatus> {
@@ -150,8 +183,36 @@ fn not_started(pod: &Value) -> Result<Response, ApiStatus> {
     if text(pod, "/spec/nodeName").is_empty() {
         return Ok(Response::text(""));
     }
-    let is_waiting = !pod["status"]["containerStatuses"][0]["state"]["waiting"].is_null();
+    let is_waiting = !state_of(pod)["waiting"].is_null();
     let state = if is_waiting { "image can't be pulled" } else { "ContainerCreating" };
-    let (container, name) = (text(pod, "/spec/containers/0/name"), text(pod, "/metadata/name"));
+    let (container, name) = (text(pod, "/spec/containers/0/name"), name(pod));
     Err(ApiStatus::bad_request(format!("container \"{container}\" in pod \"{name}\" is waiting to start: {state}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_have_any_offset() {
+        let expected = humantime::parse_rfc3339("2026-01-02T03:04:05Z").expect("a time");
+        for text in [
+            "2026-01-02T03:04:05Z",
+            "2026-01-02T05:34:05+02:30",
+            "2026-01-01T22:04:05-05:00",
+            "2026-01-02T05:04:05 02:00",
+        ] {
+            assert_eq!(parse_time(text).ok(), Some(expected), "{text}");
+        }
+        for text in [
+            "",
+            "x",
+            "2026-01-02",
+            "2026-01-02T03:04:05",
+            "2026-01-02T03:04:05+0230",
+            "2026-01-02T03:04:05\u{e4}+02:00",
+        ] {
+            assert!(parse_time(text).is_err(), "{text}");
+        }
+    }
 }

@@ -1,5 +1,6 @@
 //! Requests of the API.
 
+use std::cell::RefCell;
 use std::num::{IntErrorKind, ParseIntError};
 
 use serde_json::{Value, json};
@@ -8,12 +9,15 @@ use super::protobuf;
 use super::status::ApiStatus;
 
 /// A request; path and query are decoded.
+#[derive(Default)]
 pub struct Request {
     pub method: String,
     pub path: Vec<String>,
     pub query: Vec<(String, String)>,
     pub headers: Vec<(String, String)>,
     pub body: Vec<u8>,
+    /// Texts for the `Warning` headers of the response.
+    pub warnings: RefCell<Vec<String>>,
 }
 
 impl Request {
@@ -53,6 +57,11 @@ impl Request {
             "All" => Ok(true),
             other => Err(unknown_dry_run(options, &json!(other))),
         }
+    }
+
+    /// Adds a warning to the response; clients show it.
+    pub fn warn(&self, message: impl Into<String>) {
+        self.warnings.borrow_mut().push(message.into());
     }
 
     /// Returns a header, or an empty string.

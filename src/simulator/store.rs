@@ -29,6 +29,8 @@ pub struct Change {
     /// ADDED, MODIFIED or DELETED.
     pub kind: &'static str,
     pub object: Object,
+    /// The object before a modification: for a watch with selectors it may have been one of theirs.
+    pub previous: Option<Object>,
 }
 
 /// All objects, by resource, namespace (empty if cluster-scoped) and name.
@@ -66,8 +68,9 @@ impl Store {
         let (namespace, name) = (text(&object, "/metadata/namespace").to_owned(), name(&object).to_owned());
         let object = Arc::new(object);
         let old = self.objects.insert((resource.plural, namespace.clone(), name.clone()), Arc::clone(&object));
-        self.record(resource, if old.is_some() { "MODIFIED" } else { "ADDED" }, Arc::clone(&object));
-        if *resource == EVENTS && old.is_none() {
+        let is_new = old.is_none();
+        self.record(resource, if is_new { "ADDED" } else { "MODIFIED" }, Arc::clone(&object), old);
+        if *resource == EVENTS && is_new {
             self.events.push_back((namespace, name));
             if self.events.len() > MAX_EVENTS
                 && let Some((namespace, name)) = self.events.pop_front()
@@ -83,12 +86,12 @@ impl Store {
             self.version += 1;
             let mut last = Value::clone(&old);
             last["metadata"]["resourceVersion"] = json!(self.version.to_string());
-            self.record(resource, "DELETED", Arc::new(last));
+            self.record(resource, "DELETED", Arc::new(last), None);
         }
     }
 
-    fn record(&mut self, resource: &Resource, kind: &'static str, object: Object) {
-        self.log.push_back(Change { version: self.version, plural: resource.plural, kind, object });
+    fn record(&mut self, resource: &Resource, kind: &'static str, object: Object, previous: Option<Object>) {
+        self.log.push_back(Change { version: self.version, plural: resource.plural, kind, object, previous });
         if self.log.len() > MAX_CHANGES {
             self.log.pop_front();
         }

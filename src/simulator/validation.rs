@@ -2,8 +2,9 @@
 
 use serde_json::{Map, Value, json};
 
+use super::names;
 use super::quota;
-use super::resources::{JOBS, PODS, QUOTAS, Resource, Target};
+use super::resources::{JOBS, NAMESPACES, PODS, QUOTAS, Resource, Target};
 use super::status::ApiStatus;
 use super::store::{items, merge, name, namespace, text, uid};
 use crate::kube::quantity;
@@ -143,14 +144,13 @@ fn label_job(job: &mut Value) {
 /// 422
 pub fn validate(resource: &Resource, object: &Value) -> Result<(), ApiStatus> {
     let invalid = |reason: &str| Err(ApiStatus::invalid(resource, name(object), reason));
-    let is_rbac = resource.is_rbac();
-    let is_allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '.';
+    let check = if *resource == NAMESPACES { names::check_label } else { names::check_subdomain };
     match name(object) {
         "" => return invalid("metadata.name: Required value: name or generateName is required"),
-        name if !is_rbac && (!name.chars().all(is_allowed) || name.len() > 253 || name.starts_with(['-', '.'])) => {
-            return invalid(&format!(
-                "metadata.name: Invalid value: \"{name}\": a lowercase RFC 1123 subdomain is needed"
-            ));
+        name if !resource.is_rbac() => {
+            if let Err(reason) = check(name) {
+                return invalid(&format!("metadata.name: Invalid value: {name:?}: {reason}"));
+            }
         }
         _ => {}
     }

@@ -36,7 +36,7 @@ impl Watch {
     /// Opens a watch of the collection `target`.
     ///
     /// # Errors
-    /// 400: the resource version is not a number.
+    /// 400: a malformed parameter.
     pub fn new(
         cluster: &Arc<Cluster>,
         store: &Store,
@@ -44,7 +44,7 @@ impl Watch {
         target: &Target<'_>,
     ) -> Result<Self, ApiStatus> {
         let Target { resource, namespace, .. } = *target;
-        let selector = Selector::parse(request);
+        let selector = Selector::parse(request, resource)?;
         let from = request.query("resourceVersion");
         let is_new = matches!(from, "" | "0");
         let existing = store.list(resource, namespace).filter(|object| is_new && selector.matches(object));
@@ -84,16 +84,25 @@ impl Watch {
             let status = ApiStatus::new(410, "Expired", format!("too old resource version: {}", self.version));
             return Some(event("ERROR", &status.into_json()));
         };
-        let changes = changes.filter(|change| self.includes(change));
-        let lines = changes.flat_map(|change| self.line(change.kind, &change.object)).collect();
+        let lines =
+            changes.filter_map(|change| Some(self.line(self.kind(change)?, &change.object))).flatten().collect();
         self.version = store.version();
         Some(lines)
     }
 
-    fn includes(&self, change: &Change) -> bool {
-        change.plural == self.resource.plural
-            && (self.namespace.is_empty() || namespace(&change.object) == self.namespace)
-            && self.selector.matches(&change.object)
+    /// Returns the kind of the event for a change, or `None` if the change is of another object. An object enters and leaves the
+    /// selection by its modifications.
+    fn kind(&self, change: &Change) -> Option<&'static str> {
+        let is_here = change.plural == self.resource.plural
+            && (self.namespace.is_empty() || namespace(&change.object) == self.namespace);
+        let is_selected = is_here && self.selector.matches(&change.object);
+        let was_selected = is_here && change.previous.as_ref().is_some_and(|previous| self.selector.matches(previous));
+        match (change.kind, was_selected, is_selected) {
+            ("MODIFIED", false, true) => Some("ADDED"),
+            ("MODIFIED", true, false) => Some("DELETED"),
+            (kind, _, true) => Some(kind),
+            _ => None,
+        }
     }
 
     /// Returns the last event of a watch that ends normally.

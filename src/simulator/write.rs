@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
+use super::delete_options::{DeleteOptions, Propagation};
 use super::quota;
 use super::resources::{ACCOUNTS, ALL, JOBS, NAMESPACES, PODS, Resource, Target};
 use super::status::ApiStatus;
-use super::store::{self, Object, Store, has_ended, is_terminating, items, name, namespace, owner, text, uid};
+use super::store::{self, Object, Store, has_ended, is_terminating, name, namespace, owner, text, uid};
 use super::validation::{GRACE_PERIOD, decode, set_defaults, set_initial, validate};
 
 /// Namespaces that cannot be deleted.
@@ -59,32 +60,30 @@ fn set_identity(object: &mut Value) {
     object["metadata"]["creationTimestamp"] = json!(store::now());
 }
 
-/// Deletes an object. `options` are the DeleteOptions of the request.
+/// Deletes an object.
 ///
 /// # Errors
 /// 403, 404 or 409
-pub fn delete(store: &mut Store, target: &Target<'_>, options: &Value) -> Result<Value, ApiStatus> {
+pub fn delete(store: &mut Store, target: &Target<'_>, options: &DeleteOptions) -> Result<Value, ApiStatus> {
     let Target { resource, namespace, name } = *target;
     let found = store.get(resource, namespace, name).cloned();
     let object = found.ok_or_else(|| ApiStatus::not_found(resource, name))?;
-    if options["preconditions"]["uid"].as_str().is_some_and(|expected| expected != uid(&object)) {
-        return Err(ApiStatus::new(409, "Conflict", "the UID in the precondition does not match the UID in record"));
-    }
+    options.check(resource, &object)?;
     if *resource == NAMESPACES && PERMANENT_NAMESPACES.contains(&name) {
         return Err(ApiStatus::forbidden(resource.plural, name, "this namespace may not be deleted"));
     }
-    if !items(&options["dryRun"]).is_empty() {
+    if options.dry_run {
         return Ok(Value::clone(&object));
     }
-    match (resource.kind, text(options, "/propagationPolicy")) {
-        ("Pod", _) => return Ok(delete_pod(store, &object, options["gracePeriodSeconds"].as_i64())),
-        ("Job", "Foreground") => {
+    match (resource.kind, options.propagation) {
+        ("Pod", _) => return Ok(delete_pod(store, &object, options.grace_period)),
+        ("Job", Propagation::Foreground) => {
             let mut terminating = Value::clone(&object);
             terminating["metadata"]["deletionTimestamp"] = json!(store::now());
             terminating["metadata"]["finalizers"] = json!(["foregroundDeletion"]);
             return Ok(Value::clone(&store.put(&JOBS, terminating)));
         }
-        ("Job", "Orphan") => orphan_pods(store, &object),
+        ("Job", Propagation::Orphan) => orphan_pods(store, &object),
         ("Namespace", _) => empty_namespace(store, name),
         _ => {}
     }

@@ -5,9 +5,9 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::Reconcile;
-use crate::simulator::pod_log;
 use crate::simulator::resources::{NODES, PODS};
 use crate::simulator::store::{self, Object, is_terminating, items, name, namespace, text};
+use crate::simulator::training;
 
 /// Time from a pod's scheduling to its start: the image is already on the node.
 const START_TIME: Duration = Duration::from_millis(300);
@@ -99,7 +99,7 @@ impl Reconcile<'_> {
         let started = &pod["status"]["containerStatuses"][0]["state"]["running"]["startedAt"];
         let state = json!({"exitCode": code, "reason": reason, "startedAt": started, "finishedAt": store::now()});
         let mut state = json!({ "terminated": state });
-        if let Some(message) = pod_log::termination_message(pod, &state, self.job_time) {
+        if let Some(message) = training::termination_message(pod, &state, self.job_time) {
             state["terminated"]["message"] = json!(message);
         }
         state

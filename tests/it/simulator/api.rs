@@ -96,11 +96,32 @@ fn lists_are_filtered_by_labels_and_fields() {
         ("labelSelector=app!=one", &["two"]),
         ("labelSelector=app", &["one", "two"]),
         ("labelSelector=app%3D%3Done,nothing", &[]),
+        ("labelSelector=app%20in%20(one,other)", &["one"]),
+        ("labelSelector=app%20notin%20(one)", &["two"]),
+        ("labelSelector=!app", &[]),
         ("fieldSelector=metadata.name%3Dtwo", &["two"]),
     ] {
         let pods = local.kube.items(&format!("{PODS}?{query}"));
         assert_eq!(names(&pods).iter().map(String::as_str).collect::<Vec<_>>(), found, "{query}");
     }
+    for (query, message) in [
+        ("labelSelector=app%20in%20one", "unable to parse requirement: found 'one' expected: '('"),
+        ("fieldSelector=spec.image=x", "field label not supported: spec.image"),
+    ] {
+        for watch in ["", "&watch=1"] {
+            let (status, body) = local.kube.get(&format!("{PODS}?{query}{watch}"));
+            assert_eq!((status, text(&body, "/message").as_str()), (400, message), "{query}{watch}");
+        }
+    }
+    // A watch reports the objects that enter and leave its selection.
+    let mut watch = local.kube.watch(&format!("{PODS}?watch=1&fieldSelector=metadata.name=one&labelSelector=mark"));
+    let mark = |value: Value| json!({"metadata": {"labels": {"mark": value}}});
+    for value in [json!("1"), json!("2"), Value::Null] {
+        assert_eq!(local.kube.patch(&format!("{PODS}/one"), MERGE, &mark(value)).0, 200);
+    }
+    let kinds =
+        ["ADDED", "MODIFIED", "DELETED"].map(|kind| watch.until(kind, |event| event["type"] == kind)["type"].clone());
+    assert_eq!(kinds, ["ADDED", "MODIFIED", "DELETED"]);
 }
 
 #[test]

@@ -239,45 +239,6 @@ fn finished_job_is_deleted_with_its_pod_after_its_ttl() {
 }
 
 #[test]
-fn log_is_followed_until_the_container_ends() {
-    let local = start("short");
-    let job = local.post("premium");
-    eventually("a pod that runs", || local.phases(PODS) == ["Running"]);
-    let pod = local.kube.items(PODS)[0]["metadata"]["name"].as_str().unwrap().to_owned();
-    let log = |query: &str| local.kube.get(&format!("{PODS}/{pod}/log{query}"));
-    let (status, followed) = log("?container=classifier&follow=true");
-    assert_eq!(status, 200);
-    eventually("the success", || local.kube.get(&job).1["status"]["succeeded"] == 1);
-    assert_eq!(log("?follow=False").1, followed);
-    let lines: Vec<&str> = followed.as_str().unwrap().split_inclusive('\n').collect();
-    assert_eq!(log("?tailLines=2").1, lines[lines.len() - 2..].concat());
-    assert_eq!(log("?tailLines=2&follow=True").1, lines[lines.len() - 2..].concat());
-    assert_eq!(log("?tailLines=0").1, "");
-    assert_eq!(log("?limitBytes=7").1, "dataset");
-    for query in ["?previous=true", "?follow=1&limitBytes=7", "?tailLines=x", "?container=other"] {
-        assert_eq!(log(query).0, 400, "{query}");
-    }
-}
-
-#[test]
-fn options_of_a_deletion_that_are_not_understood_are_refused() {
-    let local = start("long");
-    let path = local.post("premium");
-    let uid = &local.kube.get(&path).1["metadata"]["uid"];
-    for options in [
-        json!({"orphanDependents": true}),
-        json!({"propagationPolicy": "foreground"}),
-        json!({"preconditions": {"resourceVersion": "1"}}),
-    ] {
-        assert_eq!(local.kube.delete(&path, &options).0, 400, "{options}");
-    }
-    let options = |uid: &Value| json!({"propagationPolicy": "Foreground", "preconditions": {"uid": uid}});
-    assert_eq!(local.kube.delete(&path, &options(&json!("other"))).0, 409);
-    assert_eq!(local.kube.get(&path).1["metadata"]["deletionTimestamp"], Value::Null);
-    assert_eq!(local.kube.delete(&path, &options(uid)).0, 200);
-}
-
-#[test]
 fn deleted_job_deletes_its_pods_and_lost_pods_are_replaced() {
     let local = start("long");
     let path = local.post("premium");

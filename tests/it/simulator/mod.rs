@@ -4,7 +4,9 @@
 
 mod api;
 mod changes;
+mod deletions;
 mod jobs;
+mod logs;
 mod robustness;
 
 use crate::support::eventually;
