@@ -3,7 +3,7 @@
 import os
 
 # Longest wait for an event, in seconds: a Job takes 5, on a busy machine more.
-TIMEOUT = 300
+TIMEOUT = 120
 
 
 def job(name, color="red"):
