@@ -11,6 +11,9 @@ use log::LevelFilter;
 
 use super::values::{self, text};
 
+/// The image of the Jobs if --image and its variable are not set.
+pub const DEFAULT_IMAGE: &str = "mp12-classifier:1.0";
+
 /// Image classification as a service: a POST becomes a Kubernetes Job, GET /config shows every pod
 #[derive(Debug, Parser)]
 #[command(
@@ -96,7 +99,7 @@ pub struct ServeArgs {
 #[derive(Debug, Args)]
 pub struct ImageArgs {
     /// Container image of the classifier
-    #[arg(long, value_name = "IMAGE", value_parser = text(values::image), default_value = "mp12-classifier:1.0")]
+    #[arg(long, value_name = "IMAGE", value_parser = text(values::image), default_value = DEFAULT_IMAGE)]
     pub image: String,
 }
 
@@ -141,6 +144,9 @@ pub struct DoctorArgs {
     /// Print one JSON object instead of lines
     #[arg(long)]
     pub json: bool,
+    /// Address of the running server, as its clients use it [default: the port of --listen on this host]
+    #[arg(long, value_name = "URL", value_parser = text(values::server_url))]
+    pub server: Option<String>,
     /// Address that the server would listen on [default: 0.0.0.0:5000, with LOCAL=1 127.0.0.1:5000]
     #[arg(long, value_name = "ADDR:PORT", value_parser = text(values::address))]
     pub listen: Option<String>,
@@ -193,6 +199,7 @@ pub struct WaitArgs {
 /// Returns the variable of the option --`long`. Options of a single run, such as --yes, have none.
 pub fn variable(long: &str) -> Option<&'static str> {
     Some(match long {
+        "server" => "IMG_CLASSIFICATION_SERVER",
         "listen" => "LISTEN",
         "image" => "CLASSIFIER_IMAGE",
         "kubeconfig" => "KUBECONFIG",

@@ -39,8 +39,9 @@ pub fn run(command: Command, env: Env<'_>) -> Result<bool, CommandError> {
             let kube = ScopedClient::connect(&access, env)?;
             setup::run(&kube, printer(setup::TOPIC_WIDTH)).map(|()| true).map_err(CommandError::Setup)
         }
-        Command::Doctor { options, rejected, json } => {
-            Ok(doctor::run(&options, &rejected, json, env, printer(doctor::TOPIC_WIDTH)))
+        Command::Doctor { options, server, rejected, json } => {
+            let report = doctor::Report::new(json, printer(doctor::TOPIC_WIDTH));
+            Ok(doctor::run(&options, server.as_deref(), &rejected, env, report))
         }
         Command::DoctorAsService { args } => Ok(doctor::as_service(&args, env, printer(doctor::TOPIC_WIDTH))),
         Command::Clean { access, all, yes, timeout } => {
