@@ -13,6 +13,9 @@ use super::values::{self, choice, text};
 use crate::job::{Dataset, Tier};
 use crate::state::job_status::State;
 
+/// The image of the Jobs if --image and its variable are not set.
+pub const DEFAULT_IMAGE: &str = "mp12-classifier:1.0";
+
 /// Image classification as a service: a POST becomes a Kubernetes Job, GET /config shows every pod
 #[derive(Debug, Parser)]
 #[command(
@@ -111,7 +114,7 @@ pub struct ServeArgs {
 #[derive(Debug, Args)]
 pub struct ImageArgs {
     /// Container image of the classifier
-    #[arg(long, value_name = "IMAGE", value_parser = text(values::image), default_value = "mp12-classifier:1.0")]
+    #[arg(long, value_name = "IMAGE", value_parser = text(values::image), default_value = DEFAULT_IMAGE)]
     pub image: String,
 }
 
@@ -172,6 +175,9 @@ pub struct DoctorArgs {
     /// Print one JSON object instead of lines
     #[arg(long)]
     pub json: bool,
+    /// Address of the running server, as its clients use it [default: the port of --listen on this host]
+    #[arg(long, value_name = "URL", value_parser = text(values::server_url))]
+    pub server: Option<String>,
     /// Address that the server would listen on [default: 0.0.0.0:5000, with LOCAL=1 127.0.0.1:5000]
     #[arg(long, value_name = "ADDR:PORT", value_parser = text(values::address))]
     pub listen: Option<String>,

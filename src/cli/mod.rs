@@ -21,7 +21,7 @@ use clap::{ArgMatches, FromArgMatches};
 use args::{Cli, CliCommand};
 use variables::command;
 
-pub use args::{Access, JobsArgs, ServerArgs, SubmitArgs};
+pub use args::{Access, DEFAULT_IMAGE, JobsArgs, ServerArgs, SubmitArgs};
 pub use error::UsageError;
 pub use options::Options;
 pub use variables::{Env, renamed as renamed_variables};
@@ -33,8 +33,9 @@ pub enum Command {
     Serve(Box<Options>),
     /// Create or repair what the cluster needs.
     Setup { access: Access, print: bool, json: bool },
-    /// Check every step. `options` are those of `serve`; the variables in `rejected` are invalid and count as unset.
-    Doctor { options: Box<Options>, rejected: Vec<UsageError>, json: bool },
+    /// Check every step. `options` are those of `serve`, and `server` is the address of a running one without a trailing slash;
+    /// the variables in `rejected` are invalid and count as unset.
+    Doctor { options: Box<Options>, server: Option<String>, rejected: Vec<UsageError>, json: bool },
     /// Run `doctor` with these arguments in the environment of the systemd service.
     DoctorAsService { args: Vec<OsString> },
     /// Delete Jobs.
@@ -77,10 +78,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>, env: Env<'_>) -> Result<C
         Some(CliCommand::Doctor(doctor)) if doctor.as_service => {
             Ok(Command::DoctorAsService { args: without(&args[1..], &["--as-service"]) })
         }
-        Some(CliCommand::Doctor(doctor)) => {
-            let (options, rejected) = valid_options(&as_serve(&args), env)?;
-            Ok(Command::Doctor { options: Box::new(options), rejected, json: doctor.json })
-        }
+        Some(CliCommand::Doctor(_)) => doctor(&args, env),
         _ => {
             let cli = with_variables(&args, &flags, env, &[])?;
             check_local(&flags, &cli)?;
@@ -144,29 +142,42 @@ fn with_variables(
     Cli::from_arg_matches(&matches).map_err(|error| of_variable(&error))
 }
 
+/// Parses the command line of `doctor`, for its own options and for those that it shares with `serve`.
+fn doctor(args: &[OsString], env: Env<'_>) -> Result<Command, UsageError> {
+    let mut rejected = Vec::new();
+    let Some(CliCommand::Doctor(doctor)) = with_valid_variables(args, env, &mut rejected)?.command else {
+        unreachable!("the command is doctor")
+    };
+    let serve = resolve(with_valid_variables(&as_serve(args), env, &mut rejected)?);
+    let Command::Serve(options) = serve else { unreachable!("the command is serve, not {serve:?}") };
+    Ok(Command::Doctor { options, server: doctor.server, rejected, json: doctor.json })
+}
+
 /// The command line of `serve` with the same options as this one of `doctor`.
 fn as_serve(args: &[OsString]) -> Vec<OsString> {
-    let mut args = without(args, &["--json"]);
-    args[1] = "serve".into();
-    args
+    let mut serve = vec![args[0].clone(), "serve".into()];
+    let mut rest = without(&args[2..], &["--json"]).into_iter();
+    while let Some(arg) = rest.next() {
+        match arg.to_str() {
+            Some("--server") => drop(rest.next()),
+            Some(option) if option.starts_with("--server=") => {}
+            _ => serve.push(arg),
+        }
+    }
+    serve
 }
 
 fn without(args: &[OsString], switches: &[&str]) -> Vec<OsString> {
     args.iter().filter(|arg| !switches.iter().any(|switch| *arg == switch)).cloned().collect()
 }
 
-/// Returns the options of `serve` without the invalid variables, and the errors of those.
-fn valid_options(args: &[OsString], env: Env<'_>) -> Result<(Options, Vec<UsageError>), UsageError> {
+/// Parses `args` with the variables, except for the invalid ones, whose errors it adds to `rejected`.
+fn with_valid_variables(args: &[OsString], env: Env<'_>, rejected: &mut Vec<UsageError>) -> Result<Cli, UsageError> {
     let flags = command().try_get_matches_from(args).map_err(|error| UsageError::from_clap(&error, "doctor"))?;
-    let mut rejected = Vec::new();
     loop {
-        match with_variables(args, &flags, env, &rejected) {
-            Ok(cli) => match resolve(cli) {
-                Command::Serve(options) => return Ok((*options, rejected)),
-                other => unreachable!("the command is serve, not {other:?}"),
-            },
+        match with_variables(args, &flags, env, rejected) {
             Err(error @ UsageError::Value { .. }) if !rejected.contains(&error) => rejected.push(error),
-            Err(error) => return Err(error),
+            parsed => return parsed,
         }
     }
 }

@@ -159,11 +159,34 @@ fn doctor_collects_the_invalid_variables() {
     let vars = [("LISTEN", "5000"), ("JOB_TTL", "soon"), ("KUBE_TIMEOUT", "7"), ("NO_REQUEUE", "maybe")];
     let env = |name: &str| vars.iter().find(|(key, _)| *key == name).map(|(_, value)| OsString::from(value));
     let command = parse(["doctor", "--json"].map(OsString::from), &env);
-    let Ok(Command::Doctor { options, rejected, json: true }) = command else { panic!("{command:?}") };
+    let Ok(Command::Doctor { options, server: None, rejected, json: true }) = command else { panic!("{command:?}") };
     assert_eq!(options.access.kube_timeout, Duration::from_secs(7));
     assert_eq!(options.listen, "0.0.0.0:5000");
     assert!(["LISTEN", "JOB_TTL", "NO_REQUEUE"].iter().all(|name| rejected.iter().any(|error| error.names(name))));
     assert_eq!(rejected.len(), 3);
+}
+
+#[test]
+fn doctor_takes_the_address_of_a_running_server() {
+    let parse_with = |args: &[&str], variable: &str| {
+        let env = |name: &str| (name == "IMG_CLASSIFICATION_SERVER").then(|| variable.into());
+        let command = parse(args.iter().map(OsString::from), &env);
+        let Ok(Command::Doctor { options, server, rejected, .. }) = command else { panic!("{command:?}") };
+        (server, options.listen, rejected)
+    };
+    for args in [
+        &["doctor", "--server", "a:1/", "--listen", "b:2"][..],
+        &["--server", "a:1", "doctor", "--listen=b:2"],
+        &["doctor", "--listen=b:2", "--server=http://a:1"],
+    ] {
+        let (server, listen, rejected) = parse_with(args, "c:3");
+        assert_eq!((server.as_deref(), listen.as_str(), rejected.len()), (Some("http://a:1"), "b:2", 0), "{args:?}");
+    }
+    assert_eq!(parse_with(&["doctor"], "c:3").0.as_deref(), Some("http://c:3"));
+    assert_eq!(parse_with(&["doctor"], "").0, None);
+    let (server, _, rejected) = parse_with(&["doctor"], "a b");
+    assert!(server.is_none() && rejected.len() == 1 && rejected[0].names("IMG_CLASSIFICATION_SERVER"), "{rejected:?}");
+    assert!(parse(["doctor", "--server", "a b"].map(OsString::from), &|_| None).is_err());
 }
 
 #[test]

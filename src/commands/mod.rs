@@ -54,8 +54,9 @@ fn run_command(command: Command, env: Env<'_>) -> Result<bool, CommandError> {
             let kube = ScopedClient::connect(&access, env)?;
             setup::run(&kube, printer(setup::TOPIC_WIDTH, json)).map(|()| true).map_err(CommandError::Setup)
         }
-        Command::Doctor { options, rejected, json } => {
-            Ok(doctor::run(&options, &rejected, json, env, printer(doctor::TOPIC_WIDTH, false)))
+        Command::Doctor { options, server, rejected, json } => {
+            let report = doctor::Report::new(json, printer(doctor::TOPIC_WIDTH, false));
+            Ok(doctor::run(&options, server.as_deref(), &rejected, env, report))
         }
         Command::DoctorAsService { args } => Ok(doctor::as_service(&args, env, printer(doctor::TOPIC_WIDTH, false))),
         Command::Clean { access, all, yes, timeout, json } => {

@@ -91,7 +91,7 @@ fn public_ipv4(endpoint: &str) -> Result<Ipv4Addr, String> {
 }
 
 /// Returns the local address of outbound connections.
-fn outbound_address() -> Option<IpAddr> {
+pub fn outbound_address() -> Option<IpAddr> {
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).ok()?;
     socket.connect(OUTSIDE).ok()?;
     socket.local_addr().ok().map(|address| address.ip()).filter(|ip| !ip.is_loopback())

@@ -23,24 +23,28 @@ struct Reference<'a> {
     digest: Option<&'a str>,
 }
 
-/// Checks an image's name.
-pub fn check(image: &str) -> Vec<Check> {
+/// Checks an image's name. `server` is the address of the running server that uses the image.
+pub fn check(image: &str, server: Option<&str>) -> Vec<Check> {
+    let name = match server {
+        Some(url) => format!("{image}, the image of the server at {url},"),
+        None => image.to_owned(),
+    };
     let reference = match parse(image) {
         Ok(reference) => reference,
-        Err(problem) => return vec![Check::fail("image", format!("{image:?} is not an image name: {problem}"), PUSH)],
+        Err(problem) => return vec![Check::fail("image", format!("{name} is not an image name: {problem}"), PUSH)],
     };
     let mut checks = Vec::new();
     if reference.registry.is_none() {
-        let text = format!("{image} has no registry: nodes without the image pull it from Docker Hub");
+        let text = format!("{name} has no registry: nodes without the image pull it from Docker Hub");
         checks.push(Check::warning("image", text, PUSH));
     }
     if matches!((reference.tag, reference.digest), (None | Some("latest"), None)) {
-        let text = format!("{image} has no tag or :latest: nodes that have the image do not pull a newer one");
+        let text = format!("{name} has no tag or :latest: nodes that have the image do not pull a newer one");
         checks.push(Check::warning("image", text, "push it with a version as its tag, such as :1.0"));
     }
     if checks.is_empty() {
         let registry = reference.registry.unwrap_or_default();
-        checks.push(Check::ok("image", format!("{image} is well formed; the nodes pull it from {registry}")));
+        checks.push(Check::ok("image", format!("{name} is well formed; the nodes pull it from {registry}")));
     }
     checks
 }
@@ -174,7 +178,7 @@ mod tests {
 
     #[test]
     fn an_image_that_a_node_may_not_find_is_a_warning() {
-        let statuses = |image: &str| check(image).into_iter().map(|check| check.status).collect::<Vec<_>>();
+        let statuses = |image: &str| check(image, None).into_iter().map(|check| check.status).collect::<Vec<_>>();
         assert_eq!(statuses("r.io/a:1"), [CheckStatus::Ok]);
         assert_eq!(statuses("a:1"), [CheckStatus::Warning]);
         assert_eq!(statuses("r.io/a"), [CheckStatus::Warning]);

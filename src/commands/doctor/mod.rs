@@ -13,20 +13,23 @@ mod image;
 mod nodes;
 mod permission;
 mod pods;
+mod port;
 mod quota;
 mod report;
+mod server;
 mod service;
 
+pub use report::Report;
 pub use service::as_service;
 
 use crate::cli::{Env, Options, UsageError};
-use crate::commands::output::{Check, CheckStatus, Printer};
+use crate::commands::output::{Check, CheckStatus};
 use crate::commands::scoped_client::{self, ScopedClient};
-use crate::job::Tier;
+use crate::job::{self, Tier};
 use crate::kube::{Client, Cluster, ConfigError, Error};
 
 use fix::{AS_ADMINISTRATOR, UPDATE_KUBECONFIG};
-use report::Report;
+use server::Server;
 
 /// Width of the widest topic.
 pub const TOPIC_WIDTH: usize = "leftover Jobs".len();
@@ -34,24 +37,36 @@ pub const TOPIC_WIDTH: usize = "leftover Jobs".len();
 /// Topic of the checks that were not possible.
 const NOT_CHECKED: &str = "not checked";
 
-/// Runs and prints all checks; `rejected` are invalid variables, each a failed check. Returns true if no check failed.
-pub fn run(options: &Options, rejected: &[UsageError], json: bool, env: Env<'_>, printer: Printer) -> bool {
-    let mut doctor =
-        Doctor { report: Report::new(json, printer), kube: None, not_permitted: Vec::new(), skipped: Vec::new() };
+/// Runs and prints all checks. `server` is the address of the running server, by default that of --listen on this host. `rejected`
+/// are invalid variables, each a failed check. Returns true if no check failed.
+pub fn run(options: &Options, server: Option<&str>, rejected: &[UsageError], env: Env<'_>, report: Report) -> bool {
+    let mut doctor = Doctor { report, kube: None, not_permitted: Vec::new(), skipped: Vec::new() };
+    let port = server.map_or_else(|| port::check(&options.listen), port::check_url);
     let cluster = scoped_client::load(&options.access, env);
+    let cluster_name = cluster.as_ref().ok().and_then(|cluster| cluster.name.clone());
+    let mut jobs = options.jobs.clone();
+    let image = port.server.as_ref().and_then(Server::image);
+    jobs.image = image.map_or(jobs.image, str::to_owned);
     let plugin = cluster.as_ref().ok().and_then(|cluster| cluster.plugin(env("PATH")));
     let credential = doctor.connect(cluster, options);
+    if let Some(server) = &port.server {
+        doctor.add(server.checks(&options.jobs.image, cluster_name.as_deref()));
+    }
     doctor.check("identity", |kube| api::identity(kube, &credential));
-    doctor.check_cluster(options);
-    doctor.add(image::check(&options.jobs.image));
+    doctor.check_cluster(&jobs);
+    let server_url = image.and(port.server.as_ref()).map(|server| server.url.as_str());
+    doctor.add(image::check(&jobs.image, server_url));
     doctor.check("pull", pods::pull);
     doctor.check("leftover Jobs", pods::leftover);
     doctor.add_not_checked();
     doctor.kube = None;
-    doctor.add(host::port(&options.listen));
+    let has_unknown_address = server.is_none() && !port.is_private;
+    doctor.add(port.checks);
     doctor.add(host::environment(env, plugin, options));
     doctor.add(rejected.iter().map(host::variable).collect());
-    doctor.add(vec![address::check(env, &options.listen)]);
+    if has_unknown_address {
+        doctor.add(vec![address::check(env, &options.listen)]);
+    }
     doctor.report.finish()
 }
 
@@ -90,7 +105,7 @@ impl Doctor {
         credential
     }
 
-    fn check_cluster(&mut self, options: &Options) {
+    fn check_cluster(&mut self, jobs: &job::Settings) {
         self.check("permission", permission::check);
         let mut has_namespace = true;
         self.check("namespace", |kube| {
@@ -102,11 +117,11 @@ impl Doctor {
         for tier in tiers {
             self.check("quota", |kube| {
                 let path = format!("/api/v1/namespaces/{}/resourcequotas", tier.namespace());
-                Ok(quota::check(*tier, &kube.list(&path)?, options.jobs.timeout > 0))
+                Ok(quota::check(*tier, &kube.list(&path)?, jobs.timeout > 0))
             });
         }
         for tier in tiers {
-            self.check("dry run", |kube| admission::check(kube, &options.jobs, *tier).map(|check| vec![check]));
+            self.check("dry run", |kube| admission::check(kube, jobs, *tier).map(|check| vec![check]));
         }
         self.check("nodes", nodes::check);
     }

@@ -1,4 +1,4 @@
-//! The environment, the port and the address of the host.
+//! The environment and the address of the host.
 
 use super::{GOOD, check_healthy, cluster, doctor, expect, host, line, no_fault};
 use crate::support::api::{ApiServer, Listen};
@@ -68,35 +68,6 @@ fn default_address_is_the_one_of_serve_as_the_help_says() {
         let is_named = |line: &str| line.contains(" port: ") && line.contains(address);
         assert!(end.stdout.lines().any(is_named), "{local:?}: {}", end.stdout);
     }
-}
-
-#[test]
-fn occupied_port_is_attributed_to_this_program_or_another() {
-    let api = cluster(no_fault);
-    let port = |listen: &str| doctor(host(Setup::for_api(&api)).args(&["--image", "r.io/a:1", "--listen", listen]));
-
-    let end = port("127.0.0.1:0");
-    check_healthy(&end);
-    expect("loopback", &end, "warning port: ", "from this host only", "LISTEN to 0.0.0.0:");
-
-    let server = Setup::for_api(&api).start_with(&["serve", "--listen", "0.0.0.0:0"]);
-    let end = port(&format!("0.0.0.0:{}", server.address().port()));
-    check_healthy(&end);
-    assert!(line(&end, "ok port: ").contains("a server of this program already listens on 0.0.0.0:"), "{}", end.stdout);
-
-    let other = ApiServer::listen(&Listen { identity: None, ..Listen::default() });
-    other.always(ApiResponse::html(404));
-    let end = port(&other.address().to_string());
-    expect("another server", &end, "FAIL port: ", "status 404 and \"<html>", "ss -ltnp 'sport = :");
-
-    let mute = TcpListener::bind("127.0.0.1:0").unwrap();
-    let end = port(&mute.local_addr().unwrap().to_string());
-    expect("a mute one", &end, "FAIL port: ", "does not respond to GET /healthz", "ss -ltnp");
-
-    let end = port("192.0.2.77:5000");
-    expect("not ours", &end, "FAIL port: ", "does not have the address", "LISTEN to 0.0.0.0:5000");
-    let end = port("no.such.host.invalid:5000");
-    expect("no address", &end, "FAIL port: ", "does not resolve", "such as 0.0.0.0:5000");
 }
 
 /// An EC2 metadata service, version 2: it requires a token.

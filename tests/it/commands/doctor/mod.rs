@@ -7,6 +7,8 @@ mod host;
 mod namespace;
 mod nodes_and_pods;
 mod output;
+mod port;
+mod server;
 
 use crate::support::api::{ApiServer, Request};
 use crate::support::kubeconfig::TOKEN;
