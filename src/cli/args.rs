@@ -299,7 +299,7 @@ impl ServerArgs {
     /// Returns the options as words to append to a command, empty for the default server.
     pub fn to_words(&self) -> String {
         let server = Some(&self.server).filter(|server| *server != DEFAULT_SERVER);
-        let ca = self.ca.ca.as_ref().map(|path| format!(" --ca {}", path.display()));
+        let ca = self.ca.ca.as_ref().map(|path| format!(" --ca {}", values::shell_word(&path.display().to_string())));
         server.map(|server| format!(" --server {server}")).into_iter().chain(ca).collect()
     }
 }

@@ -24,6 +24,7 @@ use variables::command;
 pub use args::{Access, DEFAULT_IMAGE, JobsArgs, ServerArgs, SubmitArgs};
 pub use error::UsageError;
 pub use options::Options;
+pub use values::shell_word;
 pub use variables::{Env, renamed as renamed_variables};
 
 /// A parsed command line.

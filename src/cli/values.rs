@@ -10,6 +10,7 @@ use log::LevelFilter;
 
 use crate::api::idempotency;
 use crate::job::JobName;
+use crate::kube;
 
 /// Longest --timeout, in seconds: one hour. A script that waits longer is stuck.
 const MAX_CLEAN_TIMEOUT: u64 = 3600;
@@ -73,9 +74,9 @@ pub fn address(text: &str) -> Result<String, &'static str> {
 
 /// Parses the address of a server. Returns it with its scheme and without a trailing slash; `http://` may be left out.
 pub fn server_url(text: &str) -> Result<String, &'static str> {
-    let (scheme, rest) = match text.strip_prefix("https://") {
-        Some(rest) => ("https", rest),
-        None => ("http", text.strip_prefix("http://").unwrap_or(text)),
+    let (scheme, rest) = match text.split_once("://") {
+        Some((scheme, rest)) => (scheme.to_ascii_lowercase(), rest),
+        None => ("http".to_owned(), text),
     };
     let rest = rest.trim_end_matches('/');
     let is_forbidden = |c: char| c.is_whitespace() || c.is_control() || "?#@\\".contains(c);
@@ -83,8 +84,10 @@ pub fn server_url(text: &str) -> Result<String, &'static str> {
     let port = authority.rsplit_once(':').filter(|_| !authority.ends_with(']'));
     let is_port = port.is_none_or(|(_, port)| port.parse::<u16>().is_ok_and(|port| port > 0));
     let has_host = !authority.is_empty() && !authority.starts_with(':');
-    if !rest.contains("://") && has_host && is_port && !rest.contains(is_forbidden) {
-        Ok(format!("{scheme}://{rest}"))
+    let url = format!("{scheme}://{rest}");
+    let is_known = ["http", "https"].contains(&&*scheme) && kube::is_address(&url);
+    if is_known && has_host && is_port && !rest.contains(is_forbidden) {
+        Ok(url)
     } else {
         Err("http://HOST:PORT or https://HOST of a server")
     }
@@ -173,6 +176,16 @@ pub fn local_nodes(text: &str) -> Result<u16, String> {
 /// Parses --posts-per-minute.
 pub fn posts_per_minute(text: &str) -> Result<u32, String> {
     number(text, "requests", 0..=MAX_POSTS_PER_MINUTE)
+}
+
+/// Returns a text as a word of a shell command, quoted if necessary.
+pub fn shell_word(text: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "_./:=@%+-".contains(c);
+    if !text.is_empty() && text.chars().all(is_plain) {
+        text.to_owned()
+    } else {
+        format!("'{}'", text.replace('\'', r"'\''"))
+    }
 }
 
 fn number<T: TryFrom<u64>>(text: &str, unit: &str, range: RangeInclusive<u64>) -> Result<T, String> {

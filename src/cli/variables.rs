@@ -15,7 +15,7 @@ use super::values;
 pub type Env<'a> = &'a dyn Fn(&str) -> Option<OsString>;
 
 /// The last lines of each help text.
-const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 wrong usage.\n\
+const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 wrong usage; submit also 124 after --timeout.\n\
                           A flag wins over its variable; an empty variable counts as unset.";
 
 /// Returns the parser, with the variables in its help.

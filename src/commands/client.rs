@@ -38,6 +38,18 @@ impl RequestError {
     pub fn is_unsent(&self) -> bool {
         kube::is_not_connected(&self.0)
     }
+
+    /// Returns false if a repeat would fail as well: the request is malformed, or the response is too large or no HTTP.
+    pub fn is_repeatable(&self) -> bool {
+        !matches!(
+            &self.0,
+            ureq::Error::BodyExceedsLimit(_)
+                | ureq::Error::Http(_)
+                | ureq::Error::BadUri(_)
+                | ureq::Error::Protocol(_)
+                | ureq::Error::LargeResponseHeader(..)
+        )
+    }
 }
 
 impl fmt::Display for RequestError {

@@ -10,7 +10,7 @@ use serde_json::json;
 use crate::cli::ServerArgs;
 use crate::commands::client::{self, HttpClient};
 use crate::commands::error::CommandError;
-use crate::commands::output::{one_line, print, print_line};
+use crate::commands::output::{has_failed, one_line, print, print_bytes, print_line};
 use crate::commands::server_client::{Job, ServerClient, ServerError, code};
 
 /// Seconds that the server holds a request back. On a terminal the elapsed time is drawn again at the same pace.
@@ -40,6 +40,8 @@ pub struct Progress {
     start: Instant,
     /// A live line is on the terminal.
     is_live: Cell<bool>,
+    /// The log has not ended its last line.
+    is_line_open: Cell<bool>,
     last: RefCell<Option<Job>>,
 }
 
@@ -58,7 +60,13 @@ impl Progress {
             (false, true) => Format::Terminal,
             (false, false) => Format::Plain,
         };
-        Self { format, start: Instant::now(), is_live: Cell::new(false), last: RefCell::new(None) }
+        Self {
+            format,
+            start: Instant::now(),
+            is_live: Cell::new(false),
+            is_line_open: Cell::new(false),
+            last: RefCell::new(None),
+        }
     }
 
     /// Writes a result, as text or as the JSON object in `json`.
@@ -67,8 +75,15 @@ impl Progress {
         print_line(&one_line(if self.format == Format::Json { json } else { text }));
     }
 
-    /// Erases the live line, so that other output starts a line of its own.
+    /// Erases the live line, or ends a line of the log, so that other output starts a line of its own.
     pub fn end_live_line(&self) {
+        self.end_live_line_only();
+        if self.is_line_open.replace(false) {
+            print("\n");
+        }
+    }
+
+    fn end_live_line_only(&self) {
         if self.is_live.replace(false) {
             print(ERASE_LINE);
         }
@@ -103,14 +118,16 @@ impl Progress {
         *self.last.borrow_mut() = Some(job.clone());
     }
 
-    /// Writes a piece of a log, of whole lines with --json.
-    fn log(&self, name: &str, text: &[u8]) {
-        self.end_live_line();
-        let text = String::from_utf8_lossy(text);
-        match self.format {
-            Format::Json => text.lines().for_each(|line| print_line(&json!({ "job": name, "log": line }).to_string())),
-            Format::Plain | Format::Terminal => print(&text),
+    /// Writes a piece of a log as it is, or with --json its lines.
+    fn log(&self, name: &str, piece: &[u8]) {
+        if self.format != Format::Json {
+            self.end_live_line_only();
+            print_bytes(piece);
+            self.is_line_open.set(piece.last().map_or(self.is_line_open.get(), |byte| *byte != b'\n'));
+            return;
         }
+        let text = String::from_utf8_lossy(piece);
+        text.lines().for_each(|line| print_line(&json!({ "job": name, "log": line }).to_string()));
     }
 }
 
@@ -164,9 +181,14 @@ pub fn run(server: &ServerClient, progress: &Progress, job: &Follow<'_>) -> Resu
     let mut shown: Option<Job> = None;
     loop {
         let start = Instant::now();
-        match server.job(name, shown.as_ref().map(|_| wait))? {
+        // A log that was broken off continues at once.
+        let is_held = shown.as_ref().is_some_and(|job| log.is_complete || job.state != "running");
+        match server.job(name, Some(wait).filter(|_| is_held))? {
             Some(job) => {
                 progress.show(&job);
+                if has_failed() {
+                    return Ok(true);
+                }
                 let has_changed = shown.as_ref().is_none_or(|shown| shown.state != job.state);
                 if !log.is_complete && (job.state == "running" || job.has_ended()) {
                     log.copy(server, progress, &job)?;
@@ -199,6 +221,7 @@ fn finish(server: &ServerClient, progress: &Progress, job: &Job, has_log: bool) 
         progress.log(&job.job, &end);
     }
     if let (Some(accuracy), true) = (job.accuracy(), progress.format != Format::Json) {
+        progress.end_live_line();
         print_line(&accuracy);
     }
 }
@@ -219,7 +242,7 @@ pub fn print_log(server: &ServerClient, progress: &Progress, name: &str) -> Resu
         if job.state == "running" || job.has_ended() {
             log.copy(server, progress, &job)?;
         }
-        if log.is_complete {
+        if log.is_complete || has_failed() {
             return Ok(());
         }
         server.sleep(MIN_INTERVAL)?;
@@ -238,10 +261,10 @@ impl FollowedLog<'_> {
     /// Copies the rest of the log. Returns early if the server breaks it off.
     ///
     /// # Errors
-    /// [`ServerError::Refused`] if there will be no log.
+    /// [`ServerError::Refused`] if there will be no log, or as [`Self::read`].
     fn copy(&mut self, server: &ServerClient, progress: &Progress, job: &Job) -> Result<(), ServerError> {
         match server.log(self.name, "?follow=true") {
-            Ok(Ok(log)) => self.read(log, progress),
+            Ok(Ok(log)) => return self.read(log, server, progress),
             // A Job that failed before its container started has no log, and its reason tells why.
             Ok(Err(response)) if matches!(&*code(&response), "not_started" | "log_gone") && job.has_ended() => {
                 self.is_complete = true;
@@ -254,33 +277,55 @@ impl FollowedLog<'_> {
         Ok(())
     }
 
-    fn read(&mut self, mut log: impl Read, progress: &Progress) {
+    /// Reads to the end of the log, or until the connection breaks or stdout is closed.
+    ///
+    /// # Errors
+    /// [`ServerError::TimedOut`], or without a server.
+    fn read(&mut self, mut log: impl Read, server: &ServerClient, progress: &Progress) -> Result<(), ServerError> {
         let (mut skip, mut pending) = (self.sent, Vec::new());
         let mut piece = vec![0; PIECE];
-        loop {
+        while !has_failed() {
+            server.sleep(Duration::ZERO)?;
             match log.read(&mut piece) {
                 Ok(0) => {
                     progress.log(self.name, &pending);
                     self.is_complete = true;
-                    return;
+                    return Ok(());
                 }
                 Ok(count) => {
                     let new = &piece[skip.min(count)..count];
                     skip -= skip.min(count);
                     self.sent += new.len();
-                    pending.extend_from_slice(new);
-                    // A line, or a character, may continue in the next piece.
-                    let whole = pending.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
-                    progress.log(self.name, &pending[..whole]);
-                    pending.drain(..whole);
+                    let end =
+                        if progress.format == Format::Json { end_of_lines(pending.len(), new) } else { new.len() };
+                    pending.extend_from_slice(&new[..end]);
+                    if end > 0 {
+                        progress.log(self.name, &pending);
+                        pending.clear();
+                    }
+                    pending.extend_from_slice(&new[end..]);
                 }
-                // A silent classifier: the server ends the log when its container does.
-                Err(error) if client::is_timeout(&error) => {}
-                Err(_) => {
-                    self.sent -= pending.len();
-                    return;
-                }
+                // The classifier is silent, or the connection is dead.
+                Err(error) if client::is_timeout(&error) => match server.job(self.name, None)? {
+                    Some(job) if !job.has_ended() => {}
+                    _ => break,
+                },
+                Err(_) => break,
             }
         }
+        self.sent -= pending.len();
+        Ok(())
+    }
+}
+
+/// Longest line of an object of --json, in bytes; a longer one becomes several.
+const MAX_LINE: usize = 64 * 1024;
+
+/// Returns the length of the part of `new` that ends lines. `pending` bytes of the line were read before.
+fn end_of_lines(pending: usize, new: &[u8]) -> usize {
+    match new.iter().rposition(|byte| *byte == b'\n') {
+        Some(end) => end + 1,
+        None if pending + new.len() > MAX_LINE => new.len(),
+        None => 0,
     }
 }

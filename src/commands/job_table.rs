@@ -11,6 +11,9 @@ use crate::commands::server_client::Job;
 const STATE_WIDTH: usize = 9;
 const AGE_WIDTH: usize = 4;
 
+/// The longest name that a server gives a Job.
+const LONGEST_NAME: &str = "premium-kmnist-abcdefghijklmnopqrstuvwxyz";
+
 /// A table of Jobs. A row may be added later, as with `jobs --watch`.
 pub struct Table {
     name_width: usize,
@@ -19,9 +22,10 @@ pub struct Table {
 }
 
 impl Table {
-    /// A table whose first column fits these Jobs.
-    pub fn of(jobs: &[Job], json: bool) -> Self {
-        Self { name_width: jobs.iter().map(|job| job.job.len()).max().unwrap_or_default(), json }
+    /// A table whose first column fits these Jobs, and with `grows` any later one.
+    pub fn of(jobs: &[Job], grows: bool, json: bool) -> Self {
+        let least = if grows { LONGEST_NAME.len() } else { 0 };
+        Self { name_width: jobs.iter().map(|job| job.job.len()).max().unwrap_or_default().max(least), json }
     }
 
     /// Writes the titles of the columns.

@@ -10,7 +10,7 @@ use crate::cli::JobsArgs;
 use crate::commands::error::CommandError;
 use crate::commands::follow::{self, Follow, Progress};
 use crate::commands::job_table::{self, Table};
-use crate::commands::output::print_line;
+use crate::commands::output::{has_failed, print_line};
 use crate::commands::server_client::{Job, List, MAX_OUTAGE, ServerClient, ServerError};
 use crate::job::Tier;
 use crate::state::job_status::State;
@@ -58,35 +58,47 @@ fn delete(server: &ServerClient, name: &str, token: Option<&Token>, json: bool) 
 fn list(server: &ServerClient, args: &JobsArgs) -> Result<bool, ServerError> {
     let parameter =
         |name: &str, value: Option<&str>| value.map_or_else(String::new, |value| format!("&{name}={value}"));
-    let tier = parameter("tier", args.tier.map(Tier::as_str));
-    let query = tier + &parameter("state", args.state.map(State::as_str));
+    // A watch needs all states: a Job that leaves the wanted one is shown once more.
+    let state = args.state.filter(|_| !args.watch);
+    let query = parameter("tier", args.tier.map(Tier::as_str)) + &parameter("state", state.map(State::as_str));
     let list = server.list(&query, None)?.unwrap_or_default();
-    if list.jobs.is_empty() {
+    let is_wanted = |job: &Job| args.state.is_none_or(|state| state.as_str() == job.state);
+    let has_rows = list.jobs.iter().any(is_wanted);
+    if !has_rows {
         let _ = writeln!(io::stderr(), "no Jobs");
     }
-    let table = Table::of(&list.jobs, args.output.json);
-    if args.watch || !list.jobs.is_empty() {
+    let table = Table::of(&list.jobs, args.watch, args.output.json);
+    if args.watch || has_rows {
         table.print_titles();
     }
-    list.jobs.iter().for_each(|job| table.print_job(job));
-    if args.watch { watch(server, &query, list, &table) } else { Ok(true) }
+    list.jobs.iter().filter(|job| is_wanted(job)).for_each(|job| table.print_job(job));
+    if args.watch { watch(server, &query, list, (&table, &is_wanted)) } else { Ok(true) }
 }
 
-/// Prints each Job that changes, until a signal ends the process.
-fn watch(server: &ServerClient, query: &str, list: List, table: &Table) -> Result<bool, ServerError> {
+/// Prints each wanted Job that changes, until a signal ends the process or stdout is closed.
+fn watch(
+    server: &ServerClient,
+    query: &str,
+    list: List,
+    (table, is_wanted): (&Table, &dyn Fn(&Job) -> bool),
+) -> Result<bool, ServerError> {
     let (mut shown, mut etag) = (by_name(list.jobs), list.etag);
-    loop {
+    while !has_failed() {
         server.sleep(WATCH_INTERVAL)?;
         let Some(list) = server.list(query, etag.as_deref())? else { continue };
         etag = list.etag;
         let now = by_name(list.jobs);
+        let was_wanted = |job: &Job| shown.get(&job.job).is_some_and(is_wanted);
+        let is_changed = |job: &&Job| shown.get(&job.job) != Some(job) && (is_wanted(job) || was_wanted(job));
         // Oldest first, as they happened.
-        let mut changed: Vec<&Job> = now.values().filter(|job| shown.get(&job.job) != Some(job)).collect();
+        let mut changed: Vec<&Job> = now.values().filter(is_changed).collect();
         changed.sort_by(|a, b| a.created.cmp(&b.created));
         changed.into_iter().for_each(|job| table.print_job(job));
-        shown.values().filter(|job| !now.contains_key(&job.job)).for_each(|job| table.print_deleted(job));
+        let is_gone = |job: &&Job| !now.contains_key(&job.job) && is_wanted(job);
+        shown.values().filter(is_gone).for_each(|job| table.print_deleted(job));
         shown = now;
     }
+    Ok(true)
 }
 
 fn by_name(jobs: Vec<Job>) -> BTreeMap<String, Job> {

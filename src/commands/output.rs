@@ -146,8 +146,18 @@ pub fn print_line(text: &str) {
 
 /// Writes text to stdout at once. [`stdout_error`] has the first failure.
 pub fn print(text: &str) {
+    print_bytes(text.as_bytes());
+}
+
+/// Tests for a failed write: stdout is closed or full, and more output has no use.
+pub fn has_failed() -> bool {
+    STDOUT_ERROR.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+}
+
+/// Writes bytes to stdout at once. [`stdout_error`] has the first failure.
+pub fn print_bytes(bytes: &[u8]) {
     let mut stdout = io::stdout().lock();
-    if let Err(error) = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+    if let Err(error) = stdout.write_all(bytes).and_then(|()| stdout.flush()) {
         STDOUT_ERROR.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
     }
 }
@@ -162,8 +172,8 @@ pub fn stdout_error() -> Option<io::Error> {
 pub fn one_line(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
-        // Some log viewers end a line at U+2028 and U+2029.
-        if c.is_control() || matches!(c, '\u{2028}' | '\u{2029}') {
+        // Some log viewers end a line at U+2028 and U+2029. The others change the direction of the text after them.
+        if c.is_control() || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}') {
             out.extend(c.escape_default());
         } else {
             out.push(c);

@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use crate::api::auth::Token;
 use crate::commands::client::{Headers, HttpClient, RequestError, Response};
-use crate::job::{Dataset, Tier};
+use crate::job::{Dataset, JobName, Tier};
 use crate::kube;
 
 /// Timeout of a request: more than the server's default deadline of a Kubernetes operation.
@@ -196,8 +196,9 @@ impl ServerClient {
         headers.extend(authorization.as_deref().map(|token| ("Authorization", token)));
         let response = self.call(("POST", &path), &headers, Some(&body), REQUEST_TIMEOUT)?;
         let created: Value = self.parse(&path, &response)?;
-        let name = created["job"].as_str().ok_or_else(|| self.not_a_server(&path, 200))?;
-        Ok((name.to_owned(), response.body))
+        // The name becomes a part of paths and of a command to copy.
+        let name = created["job"].as_str().and_then(JobName::parse).ok_or_else(|| self.not_a_server(&path, 200))?;
+        Ok((name.text.to_owned(), response.body))
     }
 
     /// Returns a Job, or `None` if there is none. With `wait` the server responds once the state changes, or after this many seconds.
@@ -240,11 +241,16 @@ impl ServerClient {
                 list.etag = response.etag.filter(|_| after.is_empty());
                 return Ok(Some(list));
             };
-            after = format!("&after={next}");
+            let page = format!("&after={next}");
+            if page == after {
+                return Err(self.not_a_server(&path, 200));
+            }
+            after = page;
         }
     }
 
-    /// Opens the log of a Job. Each read ends with an error after [`REQUEST_TIMEOUT`] of silence. Returns an error response as it is.
+    /// Opens the log of a Job. Each read ends with an error after a silence of [`REQUEST_TIMEOUT`], or of the time that is left now.
+    /// Returns an error response as it is.
     ///
     /// # Errors
     /// [`ServerError::Lost`], after one attempt.
@@ -289,14 +295,18 @@ impl ServerClient {
                     if source.is_unsent() && !self.has_responded.get() && attempt == 0 {
                         return Err(ServerError::NotRunning { base, source });
                     }
+                    if !source.is_repeatable() {
+                        return Err(ServerError::Lost { base, source });
+                    }
                     (ServerError::Lost { base, source }, None)
                 }
             };
             if self.remaining().is_zero() {
                 return Err(ServerError::TimedOut);
             }
-            let pause = wanted.unwrap_or_else(|| kube::jitter(kube::exponential(MIN_PAUSE, attempt, MAX_PAUSE)));
-            if start.elapsed() + pause > self.max_outage {
+            let backoff = kube::jitter(kube::exponential(MIN_PAUSE, attempt, MAX_PAUSE));
+            let pause = wanted.unwrap_or_default().max(backoff);
+            if pause > self.max_outage.saturating_sub(start.elapsed()) {
                 return Err(error);
             }
             if attempt == 0 {

@@ -4,9 +4,10 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use crate::api::auth::Token;
-use crate::cli::SubmitArgs;
+use crate::cli::{SubmitArgs, shell_word};
 use crate::commands::error::CommandError;
 use crate::commands::follow::{self, Follow, Progress};
+use crate::commands::output::has_failed;
 use crate::commands::server_client::{MAX_OUTAGE, ServerClient, ServerError};
 use crate::commands::signals::Hint;
 use crate::job::Tier;
@@ -23,10 +24,13 @@ pub fn run(args: &SubmitArgs, is_dumb: bool) -> Result<bool, CommandError> {
     let deadline = args.timeout.map(|timeout| Instant::now() + timeout);
     let server = follow::connect(&args.server, &progress, MAX_OUTAGE, deadline)?;
     let hint = Hint::default();
-    hint.set(format!("the Job may exist: repeat the command with --idempotency-key {key}"));
+    hint.set(format!("the Job may exist: repeat the command with --idempotency-key {}", shell_word(&key)));
     hint.print_when_interrupted();
     let result = create(args, (&server, &progress), (&key, token.as_ref()), &hint)
         .and_then(|name| follow_to_end(args, (&server, &progress), &name, &hint));
+    if has_failed() {
+        log::warn!("stdout is closed; {}", hint.get());
+    }
     result.map_err(|error| progress.command_error(error))
 }
 

@@ -21,7 +21,7 @@ mod types;
 mod watch;
 mod yaml;
 
-pub use client::connections::direct_agent;
+pub use client::connections::{direct_agent, is_address};
 pub use client::dynamic::Operation;
 pub use client::log_stream::{IsRunning, LogStream};
 pub use client::retry::{exponential, jitter, random_fraction};

@@ -119,6 +119,11 @@ pub fn direct_agent(server: &str, ca: Option<Vec<u8>>) -> Result<Agent, TlsError
     Connections::new(server, (trust, None), None, 1)?.agent(None)
 }
 
+/// Tests for an address that [`direct_agent`] takes.
+pub fn is_address(text: &str) -> bool {
+    Address::parse(text, false).is_ok()
+}
+
 /// Builds an agent that follows no redirect and returns error statuses as responses, which [`Attempt`] maps to errors.
 ///
 /// [`Attempt`]: crate::kube::client::attempt::Attempt

@@ -139,3 +139,38 @@ fn completion_scripts_offer_values_and_jobs() {
     let lines: Vec<&str> = text.lines().collect();
     assert!(lines[0] == "submit" && lines[1].ends_with("free premium mnist kmnist") && lines[2] == name, "{text}");
 }
+
+#[test]
+fn watched_state_shows_how_a_job_leaves_it() {
+    let mut lists = 0;
+    let server = scripted(move |request| {
+        lists += 1;
+        assert_eq!((request.query("state"), request.query("tier")), (None, Some("free")));
+        let state = if lists == 1 { "running" } else { "succeeded" };
+        ApiResponse::json(200, &json!({"jobs": [job(state)], "next": null})).into()
+    });
+    let mut command = Command::new(env!("CARGO_BIN_EXE_img-classification"));
+    let args = ["jobs", "--watch", "--state=running", "--tier=free", "--server", &server.url()];
+    let mut child = crate::support::spawn(command.args(args).stdout(Stdio::piped()));
+    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let states: Vec<String> =
+        lines.take(3).map(|line| line.unwrap().split_whitespace().nth(1).unwrap().to_owned()).collect();
+    assert_eq!(states, ["STATE", "running", "succeeded"]);
+    kill_process(Pid::from_child(&child), Signal::INT).unwrap();
+    child.wait().unwrap();
+}
+
+#[test]
+fn closed_stdout_ends_a_watch() {
+    let mut lists = 0;
+    let server = scripted(move |_| {
+        lists += 1;
+        let state = ["running", "succeeded"][lists % 2];
+        ApiResponse::json(200, &json!({"jobs": [job(state)], "next": null})).into()
+    });
+    let mut command = Command::new(env!("CARGO_BIN_EXE_img-classification"));
+    command.args(["jobs", "--watch", "--server", &server.url()]).stdout(Stdio::piped());
+    let mut child = crate::support::spawn(&mut command);
+    drop(child.stdout.take());
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+}

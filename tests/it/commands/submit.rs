@@ -360,7 +360,10 @@ fn full_disk_is_an_error_of_every_command() {
         let mut command = Command::new(env!("CARGO_BIN_EXE_img-classification"));
         let end = command.args(args).env("IMG_CLASSIFICATION_SERVER", server.url()).stdout(full).output().unwrap();
         let line = "img-classification: cannot write to stdout: No space left on device (os error 28)\n";
-        assert_eq!((end.status.code(), String::from_utf8_lossy(&end.stderr).as_ref()), (Some(1), line), "{args:?}");
+        let stderr = String::from_utf8_lossy(&end.stderr);
+        assert!(end.status.code() == Some(1) && stderr.ends_with(line), "{args:?}: {stderr}");
+        // The name of the Job was not written.
+        assert_eq!(stderr.contains(NAME), args[0] == "submit", "{args:?}: {stderr}");
     }
 }
 
@@ -380,4 +383,60 @@ fn terminal_shows_one_live_line_then_the_end_of_the_log_and_the_accuracy() {
         last.starts_with("succeeded\r\nEpoch [5/5], ") && last.ends_with("97 %\r\naccuracy 97.8 %\r\n"),
         "{last:?}"
     );
+}
+
+#[test]
+fn odd_pause_of_a_busy_server_is_bounded() {
+    let mut posts = 0;
+    let server = scripted(move |_| {
+        posts += 1;
+        if posts <= 2 {
+            return refusal(503, "overloaded", "wait").header("Retry-After", "0").into();
+        }
+        ok(&created())
+    });
+    let end = run_at(&server.url(), &["submit", "free", "mnist"]);
+    assert_eq!((end.code, end.stdout), (Some(0), format!("{NAME}\n")));
+    let requests = server.requests();
+    let pauses = requests.windows(2).map(|pair| pair[1].at - pair[0].at);
+    assert!(requests.len() == 3 && pauses.min() > Some(std::time::Duration::from_millis(500)));
+    let server = scripted(|_| refusal(503, "overloaded", "wait").header("Retry-After", "18446744073709551615").into());
+    let end = run_at(&server.url(), &["submit", "free", "mnist"]);
+    assert!(failed(&end, 1).contains("the server refused with 503: wait; the Job may exist"), "{end:?}");
+}
+
+#[test]
+fn timeout_ends_an_open_log() {
+    let stream = crate::support::response::Stream::default();
+    let held = stream.clone();
+    let server = scripted(move |request| match request.path() {
+        "/img-classification/free" => ok(&created()),
+        path if path.ends_with("/logs") => Behavior::Stream(held.clone()),
+        _ => ok(&job("running")),
+    });
+    stream.send("no newline");
+    let end = run_at(&server.url(), &["submit", "free", "mnist", "--logs", "--timeout", "1"]);
+    assert!(failed(&end, 124).contains("the time of --timeout is over; the Job continues"), "{end:?}");
+    assert_eq!(end.stdout, format!("{NAME}\nrunning\nno newline\n"));
+    stream.end();
+}
+
+#[test]
+fn name_from_a_server_and_words_in_a_hint_are_safe_for_a_shell() {
+    let server = scripted(|_| ok(&json!({"job": "x; touch y"})));
+    let end = run_at(&server.url(), &["submit", "free", "mnist", "--wait"]);
+    assert!(failed(&end, 1).contains("is not that of img-classification"), "{end:?}");
+    let silent = scripted(|_| Behavior::Hang);
+    let end = run_at(&silent.url(), &["submit", "free", "mnist", "--timeout", "1", "--idempotency-key", "a$(x)'b"]);
+    assert!(failed(&end, 124).ends_with(r"--idempotency-key 'a$(x)'\''b'"), "{end:?}");
+}
+
+#[test]
+fn malformed_address_is_a_usage_error() {
+    for url in ["http://a:b:5000", "http://fe80::1:5000", "http://[::1", "http://a:1/\"<>", "gopher://a"] {
+        let end = Setup::new().run(&["jobs", "--server", url]);
+        assert!(failed(&end, 2).starts_with("img-classification: --server is "), "{url}: {end:?}");
+    }
+    let end = Setup::new().run(&["jobs", "--server", "HTTP://127.0.0.1:9"]);
+    assert!(failed(&end, 1).contains("cannot reach http://127.0.0.1:9: "), "{end:?}");
 }
