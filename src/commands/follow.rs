@@ -123,7 +123,7 @@ impl Progress {
         if self.format != Format::Json {
             self.end_live_line_only();
             print_bytes(piece);
-            self.is_line_open.set(piece.last().map_or(self.is_line_open.get(), |byte| *byte != b'\n'));
+            self.is_line_open.set(piece.last().map_or_else(|| self.is_line_open.get(), |byte| *byte != b'\n'));
             return;
         }
         let text = String::from_utf8_lossy(piece);
