@@ -201,6 +201,9 @@ impl fmt::Display for StartError {
                 write!(f, "cannot start the simulator, which writes its kubeconfig below {} (TMPDIR)", folder.display())
             }
             Self::Setup(error) => write!(f, "the simulator rejects the manifests of k8s/: {error}"),
+            Self::Config(error @ kube::ConfigError::NotFound { .. }) => {
+                write!(f, "{error}; to try it without a cluster: img-classification serve --local")
+            }
             Self::Config(error) => write!(f, "{error}"),
             Self::Tls(error) => write!(f, "the kubeconfig's certificates cannot be used: {error}"),
             Self::Bind { address, .. } => {

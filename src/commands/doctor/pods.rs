@@ -181,9 +181,10 @@ fn failures(pods: &[Value]) -> Option<Check> {
 /// [`Error`]
 pub fn leftover(kube: &Client) -> Result<Vec<Check>, Error> {
     let mut found = Vec::new();
+    let pods = kube.list(&format!("/api/v1/pods?{MANAGED_SELECTOR}"))?;
     for namespace in Tier::ALL.map(Tier::namespace) {
         let jobs = kube.list(&format!("/apis/batch/v1/namespaces/{namespace}/jobs?{MANAGED_SELECTOR}"))?;
-        found.extend(count(&jobs).map(|counts| format!("{counts} in {namespace}")));
+        found.extend(count(&jobs, &pods).map(|counts| format!("{counts} in {namespace}")));
     }
     Ok(vec![match found.as_slice() {
         [] => Check::ok("leftover Jobs", "no Jobs of this program exist"),
@@ -194,23 +195,36 @@ pub fn leftover(kube: &Client) -> Result<Vec<Check>, Error> {
     }])
 }
 
-/// Counts Jobs by state. Returns `None` if `jobs` is empty.
-fn count(jobs: &[Value]) -> Option<String> {
-    let (mut finished, mut running, mut waiting) = (0, 0, 0);
+/// Counts Jobs by state. Returns `None` if `jobs` is empty. The number of active pods in a Job's status includes those that wait, so the
+/// pods decide.
+fn count(jobs: &[Value], pods: &[Value]) -> Option<String> {
+    let (mut finished, mut running, mut pending, mut queued) = (0, 0, 0, 0);
     for job in jobs {
         let mut conditions = job["status"]["conditions"].as_array().into_iter().flatten();
         let is_finished = |condition: &Value| {
             matches!(condition["type"].as_str(), Some("Complete" | "Failed")) && condition["status"] == "True"
         };
+        let has_pod = |phase: &str| {
+            pods.iter().any(|pod| owner(pod) == text(&job["metadata"]["uid"]) && pod["status"]["phase"] == phase)
+        };
         if conditions.any(is_finished) {
             finished += 1;
-        } else if job["status"]["active"].as_u64().unwrap_or_default() > 0 {
+        } else if has_pod("Running") {
             running += 1;
+        } else if has_pod("Pending") {
+            pending += 1;
         } else {
-            waiting += 1;
+            queued += 1;
         }
     }
-    (!jobs.is_empty()).then(|| format!("{finished} finished, {running} running, {waiting} waiting"))
+    let counts = || format!("{finished} finished, {running} running, {pending} pending, {queued} queued");
+    (!jobs.is_empty()).then(counts)
+}
+
+/// Returns the uid of the Job that owns a pod.
+fn owner(pod: &Value) -> &str {
+    let owners = pod["metadata"]["ownerReferences"].as_array().into_iter().flatten();
+    owners.into_iter().find(|owner| owner["kind"] == "Job").map_or("", |owner| text(&owner["uid"]))
 }
 
 fn name(pod: &Value) -> String {
@@ -295,9 +309,13 @@ mod tests {
 
     #[test]
     fn jobs_are_counted_by_state() {
-        let finished = json!({"status": {"conditions": [{"type": "Complete", "status": "True"}]}});
-        let jobs = [finished, json!({"status": {"active": 1}}), json!({"status": {}}), json!({})];
-        assert_eq!(count(&jobs).as_deref(), Some("1 finished, 1 running, 2 waiting"));
-        assert_eq!(count(&[]), None);
+        let job = |uid: &str| json!({"metadata": {"uid": uid}, "status": {"active": 1}});
+        let mut finished = job("f");
+        finished["status"]["conditions"] = json!([{"type": "Complete", "status": "True"}]);
+        let pod = |uid: &str, phase: &str| json!({"metadata": {"ownerReferences": [{"kind": "Job", "uid": uid}]}, "status": {"phase": phase}});
+        let jobs = [finished, job("r"), job("p"), job("q"), job("")];
+        let pods = [pod("f", "Succeeded"), pod("r", "Running"), pod("p", "Pending"), pod("other", "Running")];
+        assert_eq!(count(&jobs, &pods).as_deref(), Some("1 finished, 1 running, 1 pending, 2 queued"));
+        assert_eq!(count(&[], &[]), None);
     }
 }

@@ -29,6 +29,14 @@ impl Report {
         }
     }
 
+    /// Adds the checks of another report in JSON.
+    pub fn extend(&mut self, object: &Value) {
+        self.checks.extend(object["checks"].as_array().into_iter().flatten().cloned());
+        if object["result"] != "ok" {
+            self.worst = CheckStatus::Fail;
+        }
+    }
+
     /// Prints the JSON object, if wanted. Returns true if no check failed.
     pub fn finish(self) -> bool {
         let is_ok = self.worst < CheckStatus::Fail;

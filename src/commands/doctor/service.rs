@@ -5,7 +5,9 @@ use std::fs;
 use std::io::{self, Read};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
+
+use serde_json::Value;
 
 use super::env_file::{EnvFile, FILE, USER};
 use super::report::Report;
@@ -55,14 +57,30 @@ pub fn as_service(args: &[OsString], env: Env<'_>, printer: Printer) -> bool {
         checks.extend(become_user(&mut command, account, rustix::process::geteuid().as_raw()));
     }
     command.envs(file.variables).envs(env("NO_COLOR").map(|value| ("NO_COLOR", value)));
-    // With --json only the new program prints its object.
-    if !report.json {
-        checks.iter().for_each(|check| report.add(check));
+    checks.iter().for_each(|check| report.add(check));
+    if report.json {
+        // One object for the checks of the file and those of the new program.
+        add_checks_of(&mut command, &mut report);
+        return report.finish();
     }
     // No deadline is needed: each check of the new program has its own.
     let error = command.exec();
     report.add(&Check::fail("environment", format!("cannot start this program again: {error}"), "reinstall it"));
     report.finish()
+}
+
+/// Runs `doctor --json` and adds its checks.
+fn add_checks_of(command: &mut Command, report: &mut Report) {
+    let failed = |problem: String| {
+        Check::fail("environment", format!("cannot run this program again: {problem}"), "reinstall it")
+    };
+    match command.stderr(Stdio::inherit()).output() {
+        Ok(output) => match serde_json::from_slice::<Value>(&output.stdout) {
+            Ok(object) => report.extend(&object),
+            Err(_) => report.add(&failed(output.status.to_string())),
+        },
+        Err(error) => report.add(&failed(error.to_string())),
+    }
 }
 
 fn read(path: &Path) -> io::Result<String> {

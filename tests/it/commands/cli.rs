@@ -307,6 +307,13 @@ fn help_on_a_full_disk_is_no_panic() {
 }
 
 #[test]
+fn serve_without_a_kubeconfig_names_the_simulated_cluster() {
+    let line = Setup::new().run(&["serve"]);
+    let line = line.refusal(1);
+    assert!(line.contains("no kubeconfig found") && line.ends_with("img-classification serve --local"), "{line}");
+}
+
+#[test]
 fn version_is_printed_as_text_and_as_json() {
     let version = env!("CARGO_PKG_VERSION");
     assert_eq!(run(&["version"]).stdout, format!("img-classification {version}\n"));

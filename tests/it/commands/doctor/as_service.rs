@@ -96,3 +96,22 @@ fn as_service_passes_arguments_and_json_on() {
     assert_eq!(end.code, Some(1), "{end:?}");
     line(&end, "FAIL environment: JOB_TTL is \"soon\"");
 }
+
+#[test]
+fn as_service_prints_one_json_object_with_the_findings_of_the_file() {
+    let setup = Setup::new();
+    let text = "HOME=/tmp\nLISTEN=5000\nAWS_EC2_METADATA_DISABLED=true\nnonsense\n";
+    let file = setup.file("service.env", text);
+    let setup = setup.env("IMG_CLASSIFICATION_ENV_FILE", file.to_str().unwrap());
+    let end = setup.run(&["doctor", "--as-service", "--json"]);
+    assert_eq!(end.code, Some(1), "{end:?}");
+    let object: Value = serde_json::from_str(&end.stdout).unwrap();
+    let checks = object["checks"].as_array().unwrap();
+    let has = |words: &str| checks.iter().any(|check| check["text"].as_str().unwrap().contains(words));
+    assert!(
+        has("line 4 is not NAME=VALUE") && has("LISTEN is \"5000\"") && has("no kubeconfig found"),
+        "{}",
+        end.stdout
+    );
+    assert_eq!(object["result"], "fail");
+}

@@ -114,7 +114,7 @@ fn node_pod_and_job_faults_are_named() {
                 is(r, "GET", "/apis/batch/v1/namespaces/default/jobs").then(|| list("Job", &[over, json!({})]))
             },
             "warning leftover Jobs: ",
-            "1 finished, 0 running, 1 waiting in default",
+            "1 finished, 0 running, 0 pending, 1 queued in default",
             "img-classification clean",
         ),
     ]);
