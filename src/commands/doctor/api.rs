@@ -24,6 +24,23 @@ const GRANT_ACCESS: &str = "aws sts get-caller-identity shows the identity; its 
                        --cluster-name CLUSTER --principal-arn ROLE --kubernetes-groups img-classification. If a token or \
                        certificate of the kubeconfig has expired: aws eks update-kubeconfig";
 
+/// The facts of the cluster that decide on a fix.
+#[derive(Debug, Default)]
+pub struct ClusterFacts {
+    /// The proxy's address and the field or the variable that names it.
+    pub proxy: Option<(String, &'static str)>,
+    /// It is that of `serve --local`.
+    pub is_simulated: bool,
+}
+
+impl ClusterFacts {
+    pub fn of(cluster: &Cluster) -> Self {
+        // The simulator's kubeconfig has this name.
+        let is_simulated = cluster.name.as_deref() == Some("local") && cluster.server.host() == "127.0.0.1";
+        Self { proxy: cluster.proxy_address(), is_simulated }
+    }
+}
+
 /// Checks that the kubeconfig was loaded. Returns the check and the cluster.
 pub fn kubeconfig(loaded: Result<Cluster, ConfigError>) -> (Check, Option<Cluster>) {
     match loaded {
@@ -43,7 +60,7 @@ pub fn kubeconfig(loaded: Result<Cluster, ConfigError>) -> (Check, Option<Cluste
 }
 
 /// Checks the API server at `server` and the clock. Returns the checks, and true if the server is reachable.
-pub fn reach(kube: &Client, server: &str) -> (Vec<Check>, bool) {
+pub fn reach(kube: &Client, server: &str, cluster: &ClusterFacts) -> (Vec<Check>, bool) {
     let start = Instant::now();
     match kube.version() {
         Ok((version, date)) => {
@@ -53,7 +70,7 @@ pub fn reach(kube: &Client, server: &str) -> (Vec<Check>, bool) {
         // A wrong clock may be the cause of a 401.
         Err(error) if is_outage(&error) => {
             let clock = clock(error.date(), SystemTime::now()).filter(|check| check.fix.is_some());
-            (std::iter::once(failure("API", &error)).chain(clock).collect(), false)
+            (std::iter::once(failure("API", &error, cluster)).chain(clock).collect(), false)
         }
         Err(error) => {
             let text = format!("{server} responds, but does not return its version: {}", message(&error));
@@ -80,8 +97,30 @@ pub fn is_outage(error: &Error) -> bool {
     }
 }
 
-/// Returns the failed check of a request, with a fix for its error.
-pub fn failure(topic: &str, error: &Error) -> Check {
+/// Returns the failed check of a request to `cluster`, with a fix for its error.
+pub fn failure(topic: &str, error: &Error, cluster: &ClusterFacts) -> Check {
+    match (&cluster.proxy, error) {
+        (
+            Some((address, origin)),
+            Error::Unreachable { .. }
+            | Error::Timeout { .. }
+            | Error::ProxyRefused { .. }
+            | Error::Truncated { .. }
+            | Error::NotKubernetes { .. },
+        ) => {
+            let text = format!("the proxy {address} ({origin}) does not lead to the cluster: {}", chain(error));
+            let fix = match *origin {
+                "proxy-url" => "correct proxy-url in the kubeconfig, or remove it".to_owned(),
+                variable => format!("correct {variable} or unset it, or add the cluster's host to NO_PROXY"),
+            };
+            return Check::fail(topic, text, fix);
+        }
+        _ if cluster.is_simulated => {
+            let fix = "img-classification serve --local, and set KUBECONFIG to the path that it prints";
+            return Check::fail(topic, chain(error), fix);
+        }
+        _ => {}
+    }
     let fix = match error {
         Error::Unreachable { .. } | Error::CircuitOpen { .. } => {
             "if the cluster was created again: aws eks update-kubeconfig --region REGION --name CLUSTER; \

@@ -28,11 +28,19 @@ use crate::commands::scoped_client::{self, ScopedClient};
 use crate::job::{self, Tier};
 use crate::kube::{Client, Cluster, ConfigError, Error};
 
+use api::ClusterFacts;
 use fix::{AS_ADMINISTRATOR, UPDATE_KUBECONFIG};
 use server::Server;
 
 /// Width of the widest topic.
 pub const TOPIC_WIDTH: usize = "leftover Jobs".len();
+
+/// Words of fixes for EKS, which a simulated cluster does not need.
+const EKS_TOOLS: [&str; 3] = ["aws ", "eksctl ", "docker push"];
+
+/// The fix of a check that fails in a simulated cluster.
+const SIMULATED: &str =
+    "none is needed for a simulated cluster; its options: img-classification help serve, docs/simulator.md";
 
 /// Topic of the checks that were not possible.
 const NOT_CHECKED: &str = "not checked";
@@ -40,7 +48,8 @@ const NOT_CHECKED: &str = "not checked";
 /// Runs and prints all checks. `server` is the address of the running server, by default that of --listen on this host. `rejected`
 /// are invalid variables, each a failed check. Returns true if no check failed.
 pub fn run(options: &Options, server: Option<&str>, rejected: &[UsageError], env: Env<'_>, report: Report) -> bool {
-    let mut doctor = Doctor { report, kube: None, not_permitted: Vec::new(), skipped: Vec::new() };
+    let facts = ClusterFacts::default();
+    let mut doctor = Doctor { report, kube: None, facts, not_permitted: Vec::new(), skipped: Vec::new() };
     let port = server.map_or_else(|| port::check(&options.listen), port::check_url);
     let cluster = scoped_client::load(&options.access, env);
     let cluster_name = cluster.as_ref().ok().and_then(|cluster| cluster.name.clone());
@@ -75,6 +84,7 @@ struct Doctor {
     report: Report,
     /// `None` before the connection and after the first outage.
     kube: Option<ScopedClient>,
+    facts: ClusterFacts,
     /// Topics that need more permissions.
     not_permitted: Vec<&'static str>,
     /// Topics that need a reachable API server.
@@ -83,7 +93,11 @@ struct Doctor {
 
 impl Doctor {
     fn add(&mut self, checks: Vec<Check>) {
-        for check in checks {
+        for mut check in checks {
+            let is_for_eks = |fix: &String| EKS_TOOLS.iter().any(|tool| fix.contains(tool));
+            if self.facts.is_simulated && check.fix.as_ref().is_some_and(is_for_eks) {
+                check.fix = Some(SIMULATED.to_owned());
+            }
             self.report.add(&check);
         }
     }
@@ -94,9 +108,10 @@ impl Doctor {
         self.report.add(&check);
         let Some(cluster) = cluster else { return String::new() };
         let (server, credential) = (cluster.server.to_string(), cluster.user.to_string());
+        self.facts = ClusterFacts::of(&cluster);
         match ScopedClient::new(cluster, &options.access) {
             Ok(kube) => {
-                let (checks, is_reachable) = api::reach(&kube, &server);
+                let (checks, is_reachable) = api::reach(&kube, &server, &self.facts);
                 self.add(checks);
                 self.kube = is_reachable.then_some(kube);
             }
@@ -134,7 +149,7 @@ impl Doctor {
             Err(error) if error.not_permitted() => self.not_permitted.push(topic),
             Err(error) if api::is_outage(&error) => {
                 self.kube = None;
-                self.report.add(&api::failure(topic, &error));
+                self.report.add(&api::failure(topic, &error, &self.facts));
             }
             Err(error) => {
                 let text = format!("not checked: {}", api::message(&error));

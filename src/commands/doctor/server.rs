@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use crate::api::info::short_name;
 use crate::cli::DEFAULT_IMAGE;
-use crate::commands::client;
+use crate::commands::client::{self, HttpClient};
 use crate::commands::output::Check;
 
 /// Timeout of a request to the program: a server of this program answers from memory, within a millisecond.
@@ -96,7 +96,11 @@ impl Server {
 
 /// Asks the program at `url` for its facts.
 pub fn ask(url: &str) -> Answer {
-    let get = |path| client::request("GET", &format!("{url}{path}"), &[], None, PROBE_TIMEOUT);
+    let http = match HttpClient::new(url, None) {
+        Ok(http) => http,
+        Err(error) => return Answer::Other(format!("cannot be asked: {error}")),
+    };
+    let get = |path| http.request(("GET", path), &[], None, PROBE_TIMEOUT);
     let server = |info| Answer::Server(Server { url: url.to_owned(), info });
     match get("/info") {
         Ok(response) => match serde_json::from_str(&response.body) {

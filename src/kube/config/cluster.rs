@@ -23,6 +23,8 @@ pub struct Cluster {
     pub trust: Trust,
     /// The proxy, with its password if it has one.
     pub proxy: Option<Proxy>,
+    /// The field or the variable that names the proxy.
+    pub proxy_origin: &'static str,
     pub user: User,
 }
 
@@ -30,6 +32,11 @@ impl Cluster {
     /// Returns the credential plugin's name and, with this PATH, its file.
     pub fn plugin(&self, path: Option<OsString>) -> Option<(String, io::Result<PathBuf>)> {
         self.user.exec.as_ref().map(|exec| (exec.name(), exec.find(path)))
+    }
+
+    /// Returns the proxy's address without its credentials, and the field or the variable that names it.
+    pub fn proxy_address(&self) -> Option<(String, &'static str)> {
+        self.proxy.as_ref().map(|proxy| (format!("{}:{}", proxy.host(), proxy.port()), self.proxy_origin))
     }
 
     /// Returns the lines of the effective configuration; secrets as `<set>`.

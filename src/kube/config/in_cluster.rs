@@ -33,7 +33,15 @@ pub fn load(env: impl Fn(&str) -> Option<String>) -> Result<Cluster, ConfigError
         .map(drop)
         .map_err(|source| ConfigError::Tls { what: "the service-account CA".to_owned(), source })?;
     let user = User { bearer: Some(bearer), ..User::default() };
-    Ok(Cluster { origin: "in-cluster service account".to_owned(), name: None, server, trust, proxy: None, user })
+    Ok(Cluster {
+        origin: "in-cluster service account".to_owned(),
+        name: None,
+        server,
+        trust,
+        proxy: None,
+        proxy_origin: "",
+        user,
+    })
 }
 
 fn server(host: Option<String>, port: Option<String>) -> Result<Address, ConfigError> {

@@ -180,7 +180,7 @@ fn resolve(
     if server.is_https() {
         check_tls(cluster, &server, &trust, &user)?;
     }
-    Ok(Cluster { origin, name: Some(name.to_owned()), server, trust, proxy, user })
+    Ok(Cluster { origin, name: Some(name.to_owned()), server, trust, proxy, proxy_origin: "proxy-url", user })
 }
 
 /// Builds the TLS configuration once and drops it, so that an unusable CA is a start-up error.

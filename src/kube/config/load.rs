@@ -38,6 +38,7 @@ impl Cluster {
             let url = proxy::from_environment(&cluster.server, |name| sources.text(name));
             // Go accepts a host and port without a scheme here.
             let with_scheme = |url: String| if url.contains("://") { url } else { format!("http://{url}") };
+            cluster.proxy_origin = if cluster.server.is_https() { "HTTPS_PROXY" } else { "HTTP_PROXY" };
             cluster.proxy = url.map(|url| proxy::parse(&with_scheme(url)).ok_or(ConfigError::Proxy)).transpose()?;
         }
         Ok(cluster)

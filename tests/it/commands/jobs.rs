@@ -113,7 +113,7 @@ fn watched_list_prints_each_change_until_it_is_interrupted() {
     let states: Vec<String> =
         lines.take(4).map(|line| line.unwrap().split_whitespace().nth(1).unwrap().to_owned()).collect();
     assert_eq!(states, ["STATE", "running", "succeeded", "deleted"]);
-    kill_process(Pid::from_child(&child), Signal::INT).unwrap();
+    kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
     child.wait().unwrap();
 }
 
@@ -156,7 +156,7 @@ fn watched_state_shows_how_a_job_leaves_it() {
     let states: Vec<String> =
         lines.take(3).map(|line| line.unwrap().split_whitespace().nth(1).unwrap().to_owned()).collect();
     assert_eq!(states, ["STATE", "running", "succeeded"]);
-    kill_process(Pid::from_child(&child), Signal::INT).unwrap();
+    kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
     child.wait().unwrap();
 }
 

@@ -4,7 +4,8 @@ use super::{GOOD, check_healthy, cluster, doctor, expect, host, line, no_fault};
 use crate::support::api::{ApiServer, Listen};
 use crate::support::kubeconfig::Kubeconfig;
 use crate::support::response::ApiResponse;
-use crate::support::server::Setup;
+use crate::support::server::{KUBECONFIG, Setup};
+use serde_json::json;
 use std::ffi::OsStr;
 use std::net::TcpListener;
 use std::os::unix::ffi::OsStrExt;
@@ -116,4 +117,63 @@ fn ec2_public_address_is_reported() {
     let requests_before = service.requests().len();
     assert!(line(&doctor(off.args(GOOD)), "ok address: ").ends_with("if the clients can reach it"));
     assert_eq!(service.requests().len(), requests_before, "a disabled metadata service gets no request");
+}
+
+#[test]
+fn proxy_that_does_not_lead_to_the_cluster_is_named_without_its_password() {
+    let forbidding = ApiServer::listen(&Listen { identity: None, ..Listen::default() });
+    forbidding.always(ApiResponse::new(403, "text/plain", ""));
+    let address = forbidding.address().to_string();
+    for (proxy, shown) in
+        [(format!("http://ann:pa55@{address}"), address), ("http://127.0.0.1:1".into(), "127.0.0.1:1".into())]
+    {
+        let config = Kubeconfig::new("https://cluster.invalid:6443");
+        let end =
+            Setup::new().kubeconfig(config.yaml()).env("HTTPS_PROXY", &proxy).run(&["doctor", "--kube-timeout", "2"]);
+        let line = line(&end, "FAIL API: ");
+        assert!(line.contains(&format!("the proxy {shown} (HTTPS_PROXY) does not lead to the cluster: ")), "{line}");
+        assert!(line.contains("fix: correct HTTPS_PROXY or unset it, or add") && !line.contains("pa55"), "{line}");
+        let config = Kubeconfig::new("https://cluster.invalid:6443").cluster(json!({"proxy-url": proxy}));
+        let end = Setup::new().kubeconfig(config.yaml()).run(&["doctor", "--kube-timeout", "2"]);
+        let line = super::line(&end, "FAIL API: ");
+        assert!(
+            line.contains("(proxy-url) does not lead") && line.contains("fix: correct proxy-url in the kubeconfig"),
+            "{line}"
+        );
+    }
+}
+
+#[test]
+fn simulated_cluster_gets_no_advice_for_eks() {
+    let mut server = Setup::local().env("NO_WATCH", "").args(&["--image", "x:missing"]).start();
+    let kubeconfig = server.wait_for_log("with the kubeconfig", |line| line.starts_with(KUBECONFIG));
+    let text = std::fs::read_to_string(&kubeconfig[KUBECONFIG.len()..]).unwrap();
+    assert_eq!(server.post_job().status, 200);
+    crate::support::eventually("the image cannot be pulled", || {
+        server
+            .kubernetes()
+            .items("/api/v1/pods?labelSelector=job-name")
+            .iter()
+            .any(|pod| !pod["status"]["containerStatuses"][0]["state"]["waiting"].is_null())
+    });
+    let doctor =
+        || Setup::new().kubeconfig(&text).run(&["doctor", "--server", &format!("http://{}", server.address())]);
+    let end = doctor();
+    assert!(
+        end.stdout.contains("FAIL pull: ") && end.stdout.contains("fix: none is needed for a simulated cluster"),
+        "{}",
+        end.stdout
+    );
+    for word in ["aws ", "eksctl", "EKS", "docker push"] {
+        assert!(!end.stdout.contains(word), "{word} in {}", end.stdout);
+    }
+    let end = {
+        server.signal(rustix::process::Signal::TERM);
+        server.wait();
+        Setup::new().kubeconfig(&text).args(&["--kube-timeout", "1"]).run(&["doctor"])
+    };
+    assert!(
+        line(&end, "FAIL API: ")
+            .ends_with("fix: img-classification serve --local, and set KUBECONFIG to the path that it prints")
+    );
 }
