@@ -136,6 +136,11 @@ impl<'a> JobName<'a> {
 /// Longest DNS label, in bytes, RFC 1035, section 2.3.4.
 const MAX_LABEL: usize = 63;
 
+/// Returns the reference of a pod to the Job that owns it.
+pub fn owner(pod: &Value) -> Option<&Value> {
+    pod["metadata"]["ownerReferences"].as_array()?.iter().find(|owner| owner["kind"] == "Job")
+}
+
 /// The settings that all Jobs share.
 #[derive(Debug, Clone)]
 pub struct Settings {

@@ -11,6 +11,8 @@ mod config;
 mod error;
 #[path = "../../src/kube/quantity.rs"]
 pub mod quantity;
+#[path = "../../src/kube/time.rs"]
+mod time;
 #[path = "../../src/kube/transport/mod.rs"]
 mod transport;
 #[path = "../../src/kube/types/mod.rs"]

@@ -221,7 +221,7 @@ fn version(json: bool) -> String {
     let version = env!("CARGO_PKG_VERSION");
     match json {
         true => format!("{{\"version\":\"{version}\"}}\n"),
-        false => format!("img-classification {version}\n"),
+        false => command().render_version(),
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::commands::output::{Check, Printer};
-use crate::job::{JOB_PODS_SELECTOR, MANAGED_SELECTOR, Tier};
+use crate::job::{self, JOB_PODS_SELECTOR, MANAGED_SELECTOR, Tier};
 use crate::kube::{Client, Error};
 
 /// Width of the widest topic that [`run`] prints.
@@ -221,6 +221,5 @@ fn name(object: &Value) -> String {
 
 /// Returns the name of the Job that owns a pod.
 fn owner(pod: &Value) -> Option<&str> {
-    let owners = pod["metadata"]["ownerReferences"].as_array()?;
-    owners.iter().find(|owner| owner["kind"] == "Job").and_then(|owner| owner["name"].as_str())
+    job::owner(pod)?["name"].as_str()
 }

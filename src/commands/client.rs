@@ -54,14 +54,11 @@ impl RequestError {
 
 impl fmt::Display for RequestError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match kube::cause(&self.0) {
-            cause if cause.downcast_ref().is_some_and(|error| matches!(error, ureq::Error::Timeout(_))) => {
-                f.write_str("no response in time")
-            }
-            cause if cause.downcast_ref().is_some_and(|error| matches!(error, ureq::Error::HostNotFound)) => {
-                f.write_str("no such host")
-            }
-            cause => write!(f, "{cause}"),
+        let cause = kube::cause(&self.0);
+        match cause.downcast_ref() {
+            Some(ureq::Error::Timeout(_)) => f.write_str("no response in time"),
+            Some(ureq::Error::HostNotFound) => f.write_str("no such host"),
+            _ => write!(f, "{cause}"),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Follows a Job to its end: its states as they change, and its log.
 
-use std::cell::{Cell, RefCell};
-use std::io::{self, IsTerminal, Read};
+use std::cell::Cell;
+use std::io::Read;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ use serde_json::json;
 use crate::cli::ServerArgs;
 use crate::commands::client::{self, HttpClient};
 use crate::commands::error::CommandError;
-use crate::commands::output::{has_failed, one_line, print, print_bytes, print_line};
+use crate::commands::output::{Format, has_failed, one_line, print, print_bytes, print_line};
 use crate::commands::server_client::{Job, ServerClient, ServerError, code};
 
 /// Seconds that the server holds a request back. On a terminal the elapsed time is drawn again at the same pace.
@@ -42,31 +42,16 @@ pub struct Progress {
     is_live: Cell<bool>,
     /// The log has not ended its last line.
     is_line_open: Cell<bool>,
-    last: RefCell<Option<Job>>,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Format {
-    Plain,
-    Terminal,
-    Json,
 }
 
 impl Progress {
     /// The output to stdout. `is_dumb` is true if the terminal cannot erase a line.
     pub fn stdout(json: bool, is_dumb: bool) -> Self {
-        let format = match (json, io::stdout().is_terminal() && !is_dumb) {
-            (true, _) => Format::Json,
-            (false, true) => Format::Terminal,
-            (false, false) => Format::Plain,
+        let format = match Format::of_stdout(json) {
+            Format::Terminal if is_dumb => Format::Plain,
+            format => format,
         };
-        Self {
-            format,
-            start: Instant::now(),
-            is_live: Cell::new(false),
-            is_line_open: Cell::new(false),
-            last: RefCell::new(None),
-        }
+        Self { format, start: Instant::now(), is_live: Cell::new(false), is_line_open: Cell::new(false) }
     }
 
     /// Writes a result, as text or as the JSON object in `json`.
@@ -77,13 +62,13 @@ impl Progress {
 
     /// Erases the live line, or ends a line of the log, so that other output starts a line of its own.
     pub fn end_live_line(&self) {
-        self.end_live_line_only();
+        self.erase_live_line();
         if self.is_line_open.replace(false) {
             print("\n");
         }
     }
 
-    fn end_live_line_only(&self) {
+    fn erase_live_line(&self) {
         if self.is_live.replace(false) {
             print(ERASE_LINE);
         }
@@ -98,10 +83,9 @@ impl Progress {
         CommandError::Server(error)
     }
 
-    /// Shows the state of a Job if it has changed, or on a terminal the elapsed time.
-    fn show(&self, job: &Job) {
-        let is_new =
-            self.last.borrow().as_ref().is_none_or(|last| (&last.state, &last.reason) != (&job.state, &job.reason));
+    /// Shows the state of a Job if it differs from that of `last`, or on a terminal the elapsed time.
+    fn show(&self, job: &Job, last: Option<&Job>) {
+        let is_new = last.is_none_or(|last| (&last.state, &last.reason) != (&job.state, &job.reason));
         match self.format {
             Format::Terminal if !job.has_ended() => {
                 self.is_live.set(true);
@@ -115,13 +99,12 @@ impl Progress {
                 print_line(&one_line(&state_line(job)));
             }
         }
-        *self.last.borrow_mut() = Some(job.clone());
     }
 
     /// Writes a piece of a log as it is, or with --json its lines.
     fn log(&self, name: &str, piece: &[u8]) {
         if self.format != Format::Json {
-            self.end_live_line_only();
+            self.erase_live_line();
             print_bytes(piece);
             self.is_line_open.set(piece.last().map_or_else(|| self.is_line_open.get(), |byte| *byte != b'\n'));
             return;
@@ -185,7 +168,7 @@ pub fn run(server: &ServerClient, progress: &Progress, job: &Follow<'_>) -> Resu
         let is_held = shown.as_ref().is_some_and(|job| log.is_complete || job.state != "running");
         match server.job(name, Some(wait).filter(|_| is_held))? {
             Some(job) => {
-                progress.show(&job);
+                progress.show(&job, shown.as_ref());
                 if has_failed() {
                     return Ok(true);
                 }
@@ -285,7 +268,7 @@ impl FollowedLog<'_> {
         let (mut skip, mut pending) = (self.sent, Vec::new());
         let mut piece = vec![0; PIECE];
         while !has_failed() {
-            server.sleep(Duration::ZERO)?;
+            server.check_deadline()?;
             match log.read(&mut piece) {
                 Ok(0) => {
                     progress.log(self.name, &pending);

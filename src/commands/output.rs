@@ -78,19 +78,30 @@ impl Check {
 
 /// The form of the output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Format {
+pub enum Format {
     Plain,
-    Terminal {
-        colour: bool,
-    },
+    Terminal,
     /// One object a line.
     Json,
+}
+
+impl Format {
+    /// Returns the form for stdout; `json` is true with --json.
+    pub fn of_stdout(json: bool) -> Self {
+        match (json, io::stdout().is_terminal()) {
+            (true, _) => Self::Json,
+            (false, true) => Self::Terminal,
+            (false, false) => Self::Plain,
+        }
+    }
 }
 
 /// A writer of lines to stdout.
 #[derive(Debug, Clone, Copy)]
 pub struct Printer {
     format: Format,
+    /// The words of a terminal have colours.
+    colour: bool,
     topic_width: usize,
 }
 
@@ -98,12 +109,7 @@ impl Printer {
     /// Creates a printer. `topic_width` is the width of the widest topic in characters. `no_color` is true if the variable of
     /// <https://no-color.org> is set.
     pub fn stdout(topic_width: usize, json: bool, no_color: bool) -> Self {
-        let format = match (json, io::stdout().is_terminal()) {
-            (true, _) => Format::Json,
-            (false, true) => Format::Terminal { colour: !no_color },
-            (false, false) => Format::Plain,
-        };
-        Self { format, topic_width }
+        Self { format: Format::of_stdout(json), colour: !no_color, topic_width }
     }
 
     /// Writes a check.
@@ -123,16 +129,16 @@ impl Printer {
         let Check { status, topic, text, fix } = check;
         let (word, topic, text) = (status.as_str(), one_line(topic), one_line(text));
         let fix = fix.as_deref().map(one_line);
-        let colour = match self.format {
+        match self.format {
             Format::Json => return check.to_json().to_string(),
             Format::Plain => {
                 let fix = fix.map_or_else(String::new, |fix| format!("; fix: {fix}"));
                 return format!("{word} {topic}: {text}{fix}");
             }
-            Format::Terminal { colour } => colour,
-        };
+            Format::Terminal => {}
+        }
         let padded = format!("{word:<7}");
-        let word = if colour { format!("\x1b[{}m{padded}\x1b[0m", status.colour()) } else { padded };
+        let word = if self.colour { format!("\x1b[{}m{padded}\x1b[0m", status.colour()) } else { padded };
         let width = self.topic_width;
         let fix = fix.map_or_else(String::new, |fix| format!("\n{:10}{:width$}{fix}", "", "fix: "));
         format!("{word}  {topic:<width$} {text}{fix}")
@@ -189,13 +195,13 @@ mod tests {
     #[test]
     fn a_line_is_plain_in_a_pipe_and_aligned_on_a_terminal() {
         let check = Check::fail("namespace", "it is\nmissing", "img-classification setup");
-        let plain = Printer { format: Format::Plain, topic_width: 12 };
+        let plain = Printer { format: Format::Plain, colour: false, topic_width: 12 };
         assert_eq!(plain.format(&check), "FAIL namespace: it is\\nmissing; fix: img-classification setup");
-        let terminal = Printer { format: Format::Terminal { colour: false }, ..plain };
+        let terminal = Printer { format: Format::Terminal, ..plain };
         let lines = terminal.format(&check);
         let expected = "FAIL     namespace    it is\\nmissing\n          fix:        img-classification setup";
         assert_eq!(lines, expected);
-        let coloured = Printer { format: Format::Terminal { colour: true }, ..plain };
+        let coloured = Printer { colour: true, ..terminal };
         assert!(coloured.format(&Check::ok("a", "b")).starts_with("\x1b[32mok     \x1b[0m  a "));
         let json = Printer { format: Format::Json, ..plain };
         let object = r#"{"check":"a","fix":null,"result":"ok","text":"b\\nc"}"#;

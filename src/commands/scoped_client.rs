@@ -3,10 +3,6 @@
 
 use std::ops::Deref;
 use std::sync::{Arc, Mutex};
-use std::thread;
-
-use signal_hook::iterator::Signals;
-use signal_hook::low_level::emulate_default_handler;
 
 use super::error::CommandError;
 use super::signals;
@@ -66,17 +62,12 @@ impl Drop for ScopedClient {
 /// Closes the client before a signal ends the process: a plugin has a process group of its own, so Ctrl-C does not reach it.
 /// Without a signal handler or a thread the command works, and a signal may leave a plugin behind.
 fn close_on_signals(client: &Arc<Client>) -> Arc<Mutex<()>> {
-    let ending = Arc::default();
-    let Ok(mut signals) = Signals::new(signals::ending()) else { return ending };
+    let ending = Arc::<Mutex<()>>::default();
     let (client, lock) = (Arc::clone(client), Arc::clone(&ending));
-    let wait = move || {
-        if let Some(signal) = signals.forever().next() {
-            let _ending = lock.lock();
-            client.close();
-            // The parent sees a process that the signal has ended, as without a handler.
-            let _ = emulate_default_handler(signal);
-        }
-    };
-    let _ = thread::Builder::new().name("signals".into()).spawn(wait);
+    signals::before_end(move |end| {
+        let _ending = lock.lock();
+        client.close();
+        end();
+    });
     ending
 }

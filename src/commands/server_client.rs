@@ -280,7 +280,8 @@ impl ServerClient {
         timeout: Duration,
     ) -> Result<Response, ServerError> {
         let start = Instant::now();
-        for attempt in 0.. {
+        let mut attempt = 0;
+        loop {
             let sent = self.http.request(request, headers, body, timeout.min(self.remaining()));
             let (error, wanted) = match sent {
                 Ok(response) => {
@@ -301,9 +302,7 @@ impl ServerClient {
                     (ServerError::Lost { base, source }, None)
                 }
             };
-            if self.remaining().is_zero() {
-                return Err(ServerError::TimedOut);
-            }
+            self.check_deadline()?;
             let backoff = kube::jitter(kube::exponential(MIN_PAUSE, attempt, MAX_PAUSE));
             let pause = wanted.unwrap_or_default().max(backoff);
             if pause > self.max_outage.saturating_sub(start.elapsed()) {
@@ -313,8 +312,8 @@ impl ServerClient {
                 (self.notify)(&format!("{error}; trying again for up to {} s", self.max_outage.as_secs()));
             }
             self.sleep(pause)?;
+            attempt += 1;
         }
-        unreachable!("the loop has no end of its own")
     }
 
     /// Sleeps, until the end of --timeout at most.
@@ -323,6 +322,14 @@ impl ServerClient {
     /// [`ServerError::TimedOut`]
     pub fn sleep(&self, pause: Duration) -> Result<(), ServerError> {
         thread::sleep(pause.min(self.remaining()));
+        self.check_deadline()
+    }
+
+    /// Tests for the end of --timeout.
+    ///
+    /// # Errors
+    /// [`ServerError::TimedOut`]
+    pub fn check_deadline(&self) -> Result<(), ServerError> {
         if self.remaining().is_zero() { Err(ServerError::TimedOut) } else { Ok(()) }
     }
 

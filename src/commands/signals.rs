@@ -28,19 +28,27 @@ impl Hint {
 
     /// Prints the sentence on stderr when a signal ends the process. Without a signal handler or a thread it is not printed.
     pub fn print_when_interrupted(&self) {
-        let Ok(mut signals) = Signals::new(ending()) else { return };
         let hint = self.clone();
-        let wait = move || {
-            if let Some(signal) = signals.forever().next() {
-                // The cursor is behind a live line.
-                let start = if io::stdout().is_terminal() { "\n" } else { "" };
-                let _ = writeln!(io::stderr(), "{start}img-classification: interrupted; {}", one_line(&hint.get()));
-                // The parent sees a process that the signal has ended, as without a handler.
-                let _ = emulate_default_handler(signal);
-            }
-        };
-        let _ = thread::Builder::new().name("signals".into()).spawn(wait);
+        before_end(move |end| {
+            // The cursor is behind a live line.
+            let start = if io::stdout().is_terminal() { "\n" } else { "" };
+            let _ = writeln!(io::stderr(), "{start}img-classification: interrupted; {}", one_line(&hint.get()));
+            end();
+        });
     }
+}
+
+/// Runs `action` when a signal is about to end the process; its parameter ends the process. Without a signal handler or a thread it does
+/// not run.
+pub fn before_end(action: impl FnOnce(&dyn Fn()) + Send + 'static) {
+    let Ok(mut signals) = Signals::new(ending()) else { return };
+    let wait = move || {
+        if let Some(signal) = signals.forever().next() {
+            // The parent sees a process that the signal has ended, as without a handler.
+            action(&|| drop(emulate_default_handler(signal)));
+        }
+    };
+    let _ = thread::Builder::new().name("signals".into()).spawn(wait);
 }
 
 /// Returns SIGTERM and SIGINT, and SIGHUP unless the process was started with nohup. A closing terminal sends SIGHUP; nohup

@@ -10,6 +10,7 @@
 //! - No error text contains a token, a key or a credential plugin's stdout.
 
 pub mod quantity;
+pub mod time;
 
 mod auth;
 mod client;

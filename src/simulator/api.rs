@@ -168,12 +168,8 @@ fn on_objects(
         }
         "get" => get(store, request, target),
         "create" => {
-            let object = write::create(
-                store,
-                target,
-                read_object(request, target.resource)?,
-                request.dry_run("CreateOptions")?,
-            )?;
+            let body = read_object(request, target.resource)?;
+            let object = write::create(store, target, body, request.dry_run("CreateOptions")?)?;
             Ok(Response::json(201, &object))
         }
         "patch" | "update" => change(store, request, target, false),

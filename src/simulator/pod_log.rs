@@ -12,6 +12,7 @@ use super::response::{NextBytes, Response};
 use super::status::ApiStatus;
 use super::store::{Store, items, name, namespace, text, uid};
 use super::training::{self, Line};
+use crate::kube::time;
 
 /// Parameters that are understood. The last two change nothing here.
 const PARAMETERS: [&str; 10] = [
@@ -111,25 +112,11 @@ impl Selection {
     }
 }
 
-/// Parses a time of RFC 3339 with any offset from UTC.
+/// Parses sinceTime. The `+` of an offset is a space if the client has not escaped it.
 fn parse_time(text: &str) -> Result<SystemTime, ApiStatus> {
-    let malformed = || {
+    time::parse(&text.replace(' ', "+")).ok_or_else(|| {
         ApiStatus::bad_request(format!("parsing time {text:?} as \"2006-01-02T15:04:05Z07:00\": cannot parse {text:?}"))
-    };
-    if let Ok(time) = humantime::parse_rfc3339(text) {
-        return Ok(time);
-    }
-    // The `+` of an offset is a space if the client has not escaped it.
-    let (local, offset) = text.split_at_checked(text.len().saturating_sub("+00:00".len())).ok_or_else(malformed)?;
-    let local = humantime::parse_rfc3339(&format!("{local}Z")).map_err(|_| malformed())?;
-    let number = |range| offset.get(range).and_then(|digits: &str| digits.parse::<u64>().ok()).ok_or_else(malformed);
-    let shift = Duration::from_secs(number(1..3)? * 3600 + number(4..6)? * 60);
-    let time = match (offset.as_bytes()[0], offset.as_bytes()[3]) {
-        (b'-', b':') => local.checked_add(shift),
-        (b'+' | b' ', b':') => local.checked_sub(shift),
-        _ => None,
-    };
-    time.ok_or_else(malformed)
+    })
 }
 
 /// Returns the name of the wanted container. Only the first one has a log.

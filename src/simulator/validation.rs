@@ -63,19 +63,12 @@ pub fn not_handled(resource: &Resource, problem: &str) -> ApiStatus {
 
 /// Sets the fields that were left out.
 pub fn set_defaults(resource: &Resource, object: &mut Value) {
-    let set = |object: &mut Value, key: &str, value: Value| {
-        if object[key].is_null() {
-            object[key] = value;
-        }
-    };
     if *resource == PODS {
-        set(&mut object["spec"], "restartPolicy", json!("Always"));
+        set_missing(&mut object["spec"], json!({"restartPolicy": "Always"}));
         set_pod_defaults(&mut object["spec"]);
     } else if *resource == JOBS {
-        for (key, value) in [("parallelism", 1), ("completions", 1), ("backoffLimit", 6)] {
-            set(&mut object["spec"], key, json!(value));
-        }
-        set(&mut object["spec"], "suspend", json!(false));
+        let job = json!({"parallelism": 1, "completions": 1, "backoffLimit": 6, "suspend": false});
+        set_missing(&mut object["spec"], job);
         set_pod_defaults(&mut object["spec"]["template"]["spec"]);
     } else if *resource == QUOTAS {
         for limit in object["spec"]["hard"].as_object_mut().into_iter().flat_map(Map::values_mut) {
@@ -124,26 +117,24 @@ fn qos_class(spec: &Value) -> &'static str {
 
 /// Sets the fields of a pod that users leave out and clients show, as k8s.io/kubernetes/pkg/apis/core/v1/defaults.go.
 fn set_pod_defaults(spec: &mut Value) {
-    let set = |object: &mut Value, defaults: Value| {
-        if let (Value::Object(object), Value::Object(defaults)) = (object, defaults) {
-            for (key, value) in defaults {
-                let field = object.entry(key).or_insert(Value::Null);
-                if field.is_null() {
-                    *field = value;
-                }
-            }
-        }
-    };
     let pod = json!({"dnsPolicy": "ClusterFirst", "schedulerName": "default-scheduler", "securityContext": {},
                      "terminationGracePeriodSeconds": GRACE_PERIOD});
-    set(spec, pod);
+    set_missing(spec, pod);
     for container in spec.get_mut("containers").and_then(Value::as_array_mut).into_iter().flatten() {
         let image = text(container, "/image").rsplit('/').next().unwrap_or_default();
         let is_latest = !image.contains([':', '@']) || image.ends_with(":latest");
         let pull = if is_latest { "Always" } else { "IfNotPresent" };
         let defaults = json!({"imagePullPolicy": pull, "resources": {}, "terminationMessagePath": "/dev/termination-log",
                               "terminationMessagePolicy": "File"});
-        set(container, defaults);
+        set_missing(container, defaults);
+    }
+}
+
+/// Sets the fields that an object lacks or that are null.
+fn set_missing(object: &mut Value, defaults: Value) {
+    let Value::Object(defaults) = defaults else { return };
+    for (key, value) in defaults.into_iter().filter(|(key, _)| object[key].is_null()).collect::<Vec<_>>() {
+        object[key] = value;
     }
 }
 

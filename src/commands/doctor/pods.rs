@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use crate::commands::output::Check;
-use crate::job::{MANAGED_SELECTOR, Tier};
+use crate::job::{self, MANAGED_SELECTOR, Tier};
 use crate::kube::{Client, Error};
 
 /// Reasons of a waiting container that time alone does not resolve, from pkg/kubelet/images and pkg/kubelet/kuberuntime of
@@ -204,9 +204,7 @@ fn count(jobs: &[Value], pods: &[Value]) -> Option<String> {
         let is_finished = |condition: &Value| {
             matches!(condition["type"].as_str(), Some("Complete" | "Failed")) && condition["status"] == "True"
         };
-        let has_pod = |phase: &str| {
-            pods.iter().any(|pod| owner(pod) == text(&job["metadata"]["uid"]) && pod["status"]["phase"] == phase)
-        };
+        let has_pod = |phase: &str| pods.iter().any(|pod| is_of(pod, job) && pod["status"]["phase"] == phase);
         if conditions.any(is_finished) {
             finished += 1;
         } else if has_pod("Running") {
@@ -221,10 +219,9 @@ fn count(jobs: &[Value], pods: &[Value]) -> Option<String> {
     (!jobs.is_empty()).then(counts)
 }
 
-/// Returns the uid of the Job that owns a pod.
-fn owner(pod: &Value) -> &str {
-    let owners = pod["metadata"]["ownerReferences"].as_array().into_iter().flatten();
-    owners.into_iter().find(|owner| owner["kind"] == "Job").map_or("", |owner| text(&owner["uid"]))
+/// Tests for a pod of this Job.
+fn is_of(pod: &Value, job: &Value) -> bool {
+    job::owner(pod).is_some_and(|owner| owner["uid"] == job["metadata"]["uid"])
 }
 
 fn name(pod: &Value) -> String {
