@@ -169,16 +169,23 @@ impl Client {
     ) -> Result<T, Error> {
         let mut attempt = self.start(verb, deadline)?;
         let (mut retries, mut is_renewed) = (Retries::default(), false);
-        // The start of the failures to connect since the last other outcome.
-        let mut unreachable_since = None;
+        // The start and the last error of the failures to connect since the last other outcome.
+        let mut outage: Option<(Instant, Error)> = None;
         loop {
             let started = Instant::now();
             let error = match self.run(verb, &attempt, &mut operation) {
                 Ok(done) => return Ok(done),
                 Err(error) => error,
             };
-            unreachable_since = match error {
-                Error::Unreachable { .. } => unreachable_since.or(Some(started)),
+            let unreachable_since = match (&error, outage.take()) {
+                // A last attempt with too little time for an outcome: what the attempts before it found says more.
+                (Error::Timeout { .. }, Some((since, earlier)))
+                    if started.duration_since(since) >= self.timeout / 2 =>
+                {
+                    self.open_circuit(started);
+                    return Err(earlier);
+                }
+                (Error::Unreachable { .. }, earlier) => Some(earlier.map_or(started, |(since, _)| since)),
                 _ => None,
             };
             let may_renew = error.unauthorized() && !is_renewed;
@@ -206,6 +213,7 @@ impl Client {
             if !self.circuit.pause(retry.pause) {
                 return Err(error);
             }
+            outage = unreachable_since.map(|since| (since, error));
             self.stats.retries.increment();
         }
     }

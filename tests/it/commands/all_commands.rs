@@ -1,7 +1,7 @@
 //! Errors, help and interruption common to `setup`, `clean` and `selftest`.
 
 use super::failure;
-use crate::support::api::ApiServer;
+use crate::support::api::{ApiServer, Listen};
 use crate::support::kubeconfig::Kubeconfig;
 use crate::support::plugin::{Plugin, is_alive};
 use crate::support::response::{ApiResponse, Behavior};
@@ -18,7 +18,8 @@ const COMMANDS: [&[&str]; 3] =
 
 #[test]
 fn unreachable_cluster_is_one_line_with_the_reason() {
-    let mut gone = ApiServer::start();
+    // An address that no other test binds, so that no process takes the port meanwhile.
+    let mut gone = ApiServer::listen(&Listen { ip: "127.0.0.2", ..Listen::default() });
     gone.close_port();
     let refused = ApiServer::start();
     refused.always(ApiResponse::failure(401, "Unauthorized", "Unauthorized"));

@@ -201,6 +201,22 @@ fn outage_is_503_and_ends_without_a_restart() {
 }
 
 #[test]
+fn last_attempt_without_an_answer_does_not_hide_the_outage_before_it() {
+    let mut api = ApiServer::listen(&Listen { ip: "127.0.0.2", ..Listen::default() });
+    api.always(Behavior::Hang);
+    let server = Setup::for_api(&api).args(&["--kube-timeout", "5", "--log-level", "debug"]).start();
+    api.close_port();
+    std::thread::scope(|scope| {
+        let response = scope.spawn(|| server.get("/config"));
+        // The first seven pauses take 2.66 s or more: over half the deadline.
+        eventually("seven retries", || server.stderr().matches("retrying in").count() >= 7);
+        api.reopen_port();
+        let response = response.join().unwrap();
+        assert_eq!(response.status, 503, "{}", response.text());
+    });
+}
+
+#[test]
 fn kubernetes_that_starts_within_the_deadline_serves_the_request() {
     let mut api = ApiServer::listen(&Listen { ip: "127.0.0.2", ..Listen::default() });
     let server = Setup::for_api(&api).args(&["--kube-timeout", "15", "--log-level", "debug"]).start();
