@@ -31,6 +31,7 @@ mod status;
 mod store;
 mod table;
 mod training;
+mod unsupported;
 mod update;
 mod validation;
 mod watch;

@@ -1,5 +1,5 @@
-//! ResourceQuotas: their usage and admission. The limits on CPU, memory, pods and `count/` are enforced; pods that have ended
-//! count only for `count/`. Other limits are ignored.
+//! ResourceQuotas: their usage and admission. The limits on CPU, memory and numbers of objects are enforced; pods that have ended
+//! count only for `count/`.
 
 use serde_json::{Map, Value, json};
 
@@ -10,6 +10,16 @@ use crate::kube::quantity::{self, Milli};
 
 /// More than any cluster has, and small enough that the sum over all pods does not overflow.
 const MAX_AMOUNT: Milli = 1 << 80;
+
+/// Limits on what no object of the simulator uses.
+const UNUSED: [&str; 6] = [
+    "persistentvolumeclaims",
+    "replicationcontrollers",
+    "requests.storage",
+    "services",
+    "services.loadbalancers",
+    "services.nodeports",
+];
 
 /// Returns a pod's CPU or memory in `list`, which is requests or limits.
 pub fn pod_amount(pod: &Value, list: &str, resource: &str) -> Milli {
@@ -31,9 +41,14 @@ fn compute(key: &str) -> Option<(&'static str, &str)> {
 fn counted(key: &str) -> Option<&'static Resource> {
     match key.strip_prefix("count/").map(|name| name.split_once('.').unwrap_or((name, ""))) {
         Some((plural, group)) => Resource::find(group, plural),
-        None if key == "pods" || compute(key).is_some() => Resource::find("", PODS.plural),
-        None => None,
+        None if compute(key).is_some() => Some(&PODS),
+        None => Resource::find("", key),
     }
+}
+
+/// Tests for a limit whose usage is known.
+pub fn is_counted(key: &str) -> bool {
+    counted(key).is_some() || key.starts_with("count/") || UNUSED.contains(&key)
 }
 
 /// Returns the usage of one object.
@@ -46,9 +61,9 @@ fn charge(object: &Value, key: &str) -> Milli {
     }
 }
 
-/// Returns the usage of all objects, or `None` for an ignored limit.
-fn used(store: &Store, namespace: &str, key: &str) -> Option<Milli> {
-    Some(store.list(counted(key)?, namespace).map(|object| charge(object, key)).sum())
+/// Returns the usage of all objects.
+fn used(store: &Store, namespace: &str, key: &str) -> Milli {
+    counted(key).map_or(0, |resource| store.list(resource, namespace).map(|object| charge(object, key)).sum())
 }
 
 /// Returns the limits of a quota.
@@ -73,7 +88,7 @@ pub fn admit(store: &Store, resource: &Resource, object: &Value) -> Result<(), A
         }
         let (mut requested, mut taken, mut limited) = (Vec::new(), Vec::new(), Vec::new());
         for (key, limit) in ours() {
-            let (charge, used) = (charge(object, key), used(store, namespace, key).unwrap_or_default());
+            let (charge, used) = (charge(object, key), used(store, namespace, key));
             if charge + used > quantity::parse(limit).unwrap_or(Milli::MAX) {
                 requested.push(format!("{key}={}", canonical(charge, "")));
                 taken.push(format!("{key}={}", canonical(used, "")));
@@ -95,10 +110,9 @@ pub fn admit(store: &Store, resource: &Resource, object: &Value) -> Result<(), A
 pub fn refresh(store: &mut Store) {
     let quotas: Vec<Object> = store.list(&QUOTAS, "").cloned().collect();
     for quota in quotas {
-        let count = |(key, limit): (&str, &str)| {
-            used(store, namespace(&quota), key).map(|used| (key.to_owned(), json!(canonical(used, limit))))
-        };
-        let used: Map<String, Value> = hard(&quota).filter_map(count).collect();
+        let count =
+            |(key, limit): (&str, &str)| (key.to_owned(), json!(canonical(used(store, namespace(&quota), key), limit)));
+        let used: Map<String, Value> = hard(&quota).map(count).collect();
         let status = json!({"hard": quota["spec"]["hard"], "used": used});
         if quota["status"] != status {
             let mut counted = Value::clone(&quota);

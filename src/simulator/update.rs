@@ -83,6 +83,10 @@ fn changed(target: &Target<'_>, old: &Value, change: Change) -> Result<Value, Ap
             Ok(body)
         }
         Change::Merge(patch) | Change::Apply(patch) => {
+            if let Some(directive) = directive(&patch) {
+                let reason = format!("error decoding patch: the simulator does not support the directive {directive}");
+                return Err(ApiStatus::bad_request(reason));
+            }
             let mut new = old.clone();
             merge(&mut new, patch);
             Ok(new)
@@ -96,6 +100,18 @@ fn changed(target: &Target<'_>, old: &Value, change: Change) -> Result<Value, Ap
                 ApiStatus::new(422, "Invalid", message)
             }
         }),
+    }
+}
+
+/// Returns the directive of a strategic merge patch that deletes or replaces, if there is one. The others are hints for merging lists.
+fn directive(patch: &Value) -> Option<&str> {
+    match patch {
+        Value::Object(fields) => {
+            let own = fields.keys().find(|key| *key == "$patch" || key.starts_with("$deleteFromPrimitiveList/"));
+            own.map(String::as_str).or_else(|| fields.values().find_map(directive))
+        }
+        Value::Array(items) => items.iter().find_map(directive),
+        _ => None,
     }
 }
 

@@ -8,6 +8,7 @@ use super::resources::{JOBS, NAMESPACES, PODS, QUOTAS, Resource, Target};
 use super::schema;
 use super::status::ApiStatus;
 use super::store::{items, merge, name, namespace, text, uid};
+use super::unsupported;
 use crate::kube::quantity;
 
 /// Seconds that a pod has to end unless it sets another limit; see Kubernetes' terminationGracePeriodSeconds.
@@ -141,13 +142,19 @@ fn set_missing(object: &mut Value, defaults: Value) {
 /// Adds the labels of Kubernetes 1.27 and later to a Job's template, beside those of older versions, and the selector of the Job.
 fn label_job(job: &mut Value) {
     let (uid, name) = (uid(job).to_owned(), name(job).to_owned());
-    job["spec"]["selector"] = json!({"matchLabels": {CONTROLLER_UID: uid}});
+    let selector = selector(job);
+    set_missing(&mut job["spec"], json!({ "selector": selector }));
     let labels =
         json!({"controller-uid": uid, "job-name": name, CONTROLLER_UID: uid, "batch.kubernetes.io/job-name": name});
     merge(&mut job["spec"]["template"], json!({"metadata": {"labels": labels}}));
     if job["metadata"]["labels"].as_object().is_none_or(Map::is_empty) {
         job["metadata"]["labels"] = job["spec"]["template"]["metadata"]["labels"].clone();
     }
+}
+
+/// Returns the selector that each Job has.
+fn selector(job: &Value) -> Value {
+    json!({"matchLabels": {CONTROLLER_UID: uid(job)}})
 }
 
 /// Checks the rules that users meet most often; Kubernetes has many more.
@@ -165,10 +172,11 @@ pub fn validate(resource: &Resource, object: &Value) -> Result<(), ApiStatus> {
     labels("metadata.labels", &object["metadata"]["labels"], &mut problems);
     match resource.kind {
         "Pod" => pod_spec("spec", &object["spec"], &mut problems),
-        "Job" => job_spec(&object["spec"], &mut problems),
+        "Job" => job_spec(object, &mut problems),
         "ResourceQuota" => {
             let hard = object["spec"]["hard"].as_object().into_iter().flatten();
             hard.for_each(|(key, limit)| problems.extend(amount(&format!("spec.hard[{key}]"), limit)));
+            unsupported::quota(&object["spec"], &mut problems);
         }
         _ => {}
     }
@@ -187,12 +195,17 @@ fn labels(field: &str, labels: &Value, problems: &mut Vec<String>) {
     }
 }
 
-fn job_spec(spec: &Value, problems: &mut Vec<String>) {
+fn job_spec(job: &Value, problems: &mut Vec<String>) {
+    let spec = &job["spec"];
     for field in ["parallelism", "completions", "backoffLimit", "activeDeadlineSeconds", "ttlSecondsAfterFinished"] {
         if let Some(number) = spec[field].as_i64().filter(|number| *number < 0) {
             problems.push(format!("spec.{field}: Invalid value: {number}: must be greater than or equal to 0"));
         }
     }
+    if spec["selector"] != selector(job) && spec["manualSelector"] != true {
+        problems.push(format!("spec.selector: Invalid value: {}: `selector` not auto-generated", spec["selector"]));
+    }
+    unsupported::job(spec, problems);
     let template = &spec["template"];
     labels("spec.template.labels", &template["metadata"]["labels"], problems);
     pod_spec("spec.template.spec", &template["spec"], problems);
@@ -206,6 +219,7 @@ fn job_spec(spec: &Value, problems: &mut Vec<String>) {
 }
 
 fn pod_spec(field: &str, spec: &Value, problems: &mut Vec<String>) {
+    unsupported::pod(field, spec, problems);
     let containers = items(&spec["containers"]);
     if containers.is_empty() {
         problems.push(format!("{field}.containers: Required value"));

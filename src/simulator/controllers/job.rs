@@ -16,6 +16,10 @@ use crate::simulator::write;
 const INITIAL_BACKOFF: Duration = Duration::from_secs(1);
 const MAX_BACKOFF: Duration = Duration::from_secs(60);
 
+/// Reasons and messages of failed Jobs.
+const BACKOFF_LIMIT: (&str, &str) = ("BackoffLimitExceeded", "Job has reached the specified backoff limit");
+const DEADLINE: (&str, &str) = ("DeadlineExceeded", "Job was active longer than specified deadline");
+
 /// The source of its events.
 const COMPONENT: &str = "job-controller";
 
@@ -45,24 +49,32 @@ impl Reconcile<'_> {
             return;
         }
         let is_suspended = job["spec"]["suspend"] == true;
-        if is_suspended {
+        let is_overdue = !is_suspended && self.is_overdue(job);
+        if is_suspended || is_overdue {
             pods.iter().filter(|pod| !has_ended(pod)).for_each(|pod| drop(write::delete_pod(self.store, pod, None)));
         }
         let count = |phase: &str| pods.iter().filter(|pod| text(pod, "/status/phase") == phase).count() as u64;
-        let (succeeded, failed) = (count("Succeeded"), count("Failed"));
-        let mut active = pods.iter().filter(|pod| !has_ended(pod)).count();
+        let (succeeded, mut failed) = (count("Succeeded"), count("Failed"));
+        let mut active = pods.iter().filter(|pod| !has_ended(pod)).count() as u64;
         let is_failed = failed > job["spec"]["backoffLimit"].as_u64().unwrap_or_default();
-        if active == 0 && succeeded == 0 && !is_failed && !is_suspended {
-            active = usize::from(self.start_pod(job, failed));
+        if is_overdue {
+            // Their deletion counts as their failure.
+            failed += active;
+            active = 0;
+        } else if active == 0 && succeeded == 0 && !is_failed && !is_suspended {
+            active = u64::from(self.start_pod(job, failed));
         }
         let mut status = self.initial_status(job, is_suspended);
-        for (key, count) in [("active", active as u64), ("succeeded", succeeded), ("failed", failed)] {
+        for (key, count) in [("active", active), ("succeeded", succeeded), ("failed", failed)] {
             if count > 0 {
                 status[key] = json!(count);
             }
         }
-        if succeeded > 0 || is_failed {
-            self.finish_job(job, &mut status, succeeded > 0);
+        match (succeeded > 0, is_failed, is_overdue) {
+            (true, ..) => self.finish_job(job, &mut status, None),
+            (_, true, _) => self.finish_job(job, &mut status, Some(BACKOFF_LIMIT)),
+            (.., true) => self.finish_job(job, &mut status, Some(DEADLINE)),
+            _ => {}
         }
         self.set_job_status(job, status);
     }
@@ -86,20 +98,18 @@ impl Reconcile<'_> {
         status
     }
 
-    /// Adds the final condition to a Job's status.
-    fn finish_job(&mut self, job: &Object, status: &mut Value, is_success: bool) {
+    /// Adds the final condition to a Job's status. `failure` is (reason, message).
+    fn finish_job(&mut self, job: &Object, status: &mut Value, failure: Option<(&str, &str)>) {
         let now = store::now();
-        if is_success {
+        let Some((reason, message)) = failure else {
             status["completionTime"] = json!(now);
             let complete = json!({"type": "Complete", "status": "True", "lastTransitionTime": now});
             push_condition(status, complete);
-            self.record_event(job, COMPONENT, "Completed", "Job completed");
-        } else {
-            let (reason, message) = ("BackoffLimitExceeded", "Job has reached the specified backoff limit");
-            let failed = json!({"type": "Failed", "status": "True", "lastTransitionTime": now, "reason": reason, "message": message});
-            push_condition(status, failed);
-            self.record_event(job, COMPONENT, reason, message);
-        }
+            return self.record_event(job, COMPONENT, "Completed", "Job completed");
+        };
+        let failed = json!({"type": "Failed", "status": "True", "lastTransitionTime": now, "reason": reason, "message": message});
+        push_condition(status, failed);
+        self.record_event(job, COMPONENT, reason, message);
     }
 
     fn set_job_status(&mut self, job: &Object, status: Value) {

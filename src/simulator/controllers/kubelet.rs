@@ -46,15 +46,6 @@ impl Reconcile<'_> {
         }
     }
 
-    /// Returns true once a pod has been on its node for its activeDeadlineSeconds.
-    fn is_overdue(&mut self, pod: &Object) -> bool {
-        let Some(limit) = pod["spec"]["activeDeadlineSeconds"].as_u64() else { return false };
-        let Ok(started) = humantime::parse_rfc3339(text(pod, "/status/startTime")) else { return false };
-        let remaining = Duration::from_secs(limit).saturating_sub(started.elapsed().unwrap_or_default());
-        self.run_again_at(self.now + remaining);
-        remaining.is_zero()
-    }
-
     fn fail_overdue(&mut self, pod: &Object) {
         let message = "Pod was active on the node longer than the specified deadline";
         self.record_event(pod, COMPONENT, "DeadlineExceeded", message);

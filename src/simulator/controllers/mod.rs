@@ -11,7 +11,7 @@ use std::time::{Duration, Instant, SystemTime};
 use serde_json::{Value, json};
 
 use super::resources::{EVENTS, JOBS, PODS, Target};
-use super::store::{self, Object, Store, name, namespace, owner, uid};
+use super::store::{self, Object, Store, name, namespace, owner, text, uid};
 use super::{quota, write};
 use job::Backoff;
 
@@ -74,6 +74,15 @@ impl<'a> Reconcile<'a> {
         let at = entry.1 + time;
         self.run_again_at(at);
         at <= self.now
+    }
+
+    /// Tests if a pod has been on its node, or a Job active, for its activeDeadlineSeconds.
+    fn is_overdue(&mut self, object: &Object) -> bool {
+        let Some(limit) = object["spec"]["activeDeadlineSeconds"].as_u64() else { return false };
+        let Ok(started) = humantime::parse_rfc3339(text(object, "/status/startTime")) else { return false };
+        let remaining = Duration::from_secs(limit).saturating_sub(started.elapsed().unwrap_or_default());
+        self.run_again_at(self.now + remaining);
+        remaining.is_zero()
     }
 
     fn run_again_at(&mut self, at: Instant) {

@@ -1,11 +1,9 @@
 //! PUT and PATCH: versions, immutable fields, the status.
 
-use super::{JOBS, PODS, ROLES, job, pod, start, text};
+use super::{JOBS, PODS, QUOTAS, ROLES, job, pod, start, text};
 use crate::support::eventually;
 use crate::support::kubernetes::MERGE;
 use serde_json::{Value, json};
-
-const QUOTAS: &str = "/api/v1/namespaces/default/resourcequotas";
 
 fn quota(cpu: &str) -> Value {
     json!({"metadata": {"name": "q"}, "spec": {"hard": {"cpu": cpu}}})

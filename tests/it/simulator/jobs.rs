@@ -53,6 +53,21 @@ fn pod_that_succeeds_has_the_accuracy_of_its_log_as_termination_message() {
 }
 
 #[test]
+fn job_fails_after_its_active_deadline_and_its_pod_is_deleted() {
+    let local = start("long");
+    let mut object = job("overdue", "long");
+    object["spec"]["activeDeadlineSeconds"] = json!(1);
+    assert_eq!(local.kube.post(JOBS, &object).0, 201);
+    let path = format!("{JOBS}/overdue");
+    eventually("a Job that fails", || local.kube.get(&path).1["status"]["failed"] == 1);
+    let failed = local.kube.get(&path).1;
+    let condition = &failed["status"]["conditions"][0];
+    assert_eq!((&condition["type"], &condition["reason"]), (&json!("Failed"), &json!("DeadlineExceeded")), "{failed}");
+    assert_eq!(text(condition, "/message"), "Job was active longer than specified deadline");
+    eventually("no pod", || local.kube.items(PODS).is_empty());
+}
+
+#[test]
 fn job_and_pod_have_the_labels_of_new_and_of_old_versions() {
     let local = start("long");
     let path = local.post("premium");

@@ -21,6 +21,7 @@ const FREE_JOBS: &str = "/apis/batch/v1/namespaces/free-service/jobs";
 const FREE_PODS: &str = "/api/v1/namespaces/free-service/pods";
 const JOBS: &str = "/apis/batch/v1/namespaces/default/jobs";
 const PODS: &str = "/api/v1/namespaces/default/pods";
+const QUOTAS: &str = "/api/v1/namespaces/default/resourcequotas";
 const ROLES: &str = "/apis/rbac.authorization.k8s.io/v1";
 const STRATEGIC: &str = "application/strategic-merge-patch+json";
 

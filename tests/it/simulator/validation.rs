@@ -1,6 +1,6 @@
 //! Objects that Kubernetes refuses, with its words: wrong types, quantities, unknown fields, names and labels.
 
-use super::{JOBS, Local, PODS, ROLES, job, pod, start};
+use super::{JOBS, Local, PODS, QUOTAS, ROLES, job, pod, start};
 use crate::support::kubernetes::MERGE;
 use serde_json::{Value, json};
 
@@ -94,6 +94,12 @@ fn broken_rules_are_422() {
         let (status, message) = create(&local, "", |job| *job.pointer_mut(pointer).unwrap() = value.clone());
         assert!(status == 422 && message.contains(&*words), "{pointer} {value}: {status} {message}");
     }
+    let (status, body) = local.kube.patch(
+        "/api/v1/namespaces/free-service/resourcequotas/free-cpu",
+        MERGE,
+        &json!({"spec": {"$patch": "delete"}}),
+    );
+    assert!(status == 400 && body["message"].as_str().unwrap().contains("the directive $patch"), "{status} {body}");
     // All problems are named at once.
     let (_, message) = create(&local, "", |job| {
         job["spec"]["template"]["spec"] = json!({"containers": [{"name": "c"}]});
@@ -101,6 +107,59 @@ fn broken_rules_are_422() {
     assert!(
         message.contains("[spec.template.spec.containers[0].image: Required value, spec.template.spec.restartPolicy: ")
     );
+}
+
+#[test]
+fn fields_that_are_not_simulated_are_422() {
+    let local = start("long");
+    let pod = "/spec/template/spec";
+    for (pointer, field, value) in [
+        ("/spec", "parallelism", json!(2)),
+        ("/spec", "parallelism", json!(0)),
+        ("/spec", "completions", json!(3)),
+        ("/spec", "completionMode", json!("Indexed")),
+        ("/spec", "manualSelector", json!(true)),
+        ("/spec", "backoffLimitPerIndex", json!(1)),
+        ("/spec", "managedBy", json!("example.com/other")),
+        ("/spec", "successPolicy", json!({"rules": [{"succeededCount": 1}]})),
+        (pod, "initContainers", json!([{"name": "i", "image": "x"}])),
+        (pod, "affinity", json!({"nodeAffinity": {}})),
+        (pod, "schedulerName", json!("other")),
+        (pod, "topologySpreadConstraints", json!([{"maxSkew": 1}])),
+    ] {
+        let (status, message) = create(&local, "", |job| job.pointer_mut(pointer).unwrap()[field] = value.clone());
+        let path = format!("{}.{field}: Forbidden: the simulator", pointer[1..].replace('/', "."));
+        assert!(status == 422 && message.contains(&path), "{field} {value}: {status} {message}");
+    }
+    let exit_code = json!({"rules": [{"action": "FailJob", "onExitCodes": {"operator": "In", "values": [1]}}]});
+    let (status, message) = create(&local, "", |job| job["spec"]["podFailurePolicy"] = exit_code.clone());
+    assert!(status == 422 && message.contains("spec.podFailurePolicy.rules[0].onExitCodes: Forbidden"), "{message}");
+    let selector = json!({"matchLabels": {"app": "x"}});
+    let (status, message) = create(&local, "", |job| job["spec"]["selector"] = selector.clone());
+    let words = "spec.selector: Invalid value: {\"matchLabels\":{\"app\":\"x\"}}: `selector` not auto-generated";
+    assert!(status == 422 && message.contains(words), "{message}");
+    let quota = |spec: Value| {
+        let quota = json!({"metadata": {"name": "q"}, "spec": spec});
+        let (status, body) = local.kube.post(&format!("{QUOTAS}?dryRun=All"), &quota);
+        (status, body["message"].as_str().unwrap_or_default().to_owned())
+    };
+    for spec in
+        [json!({"hard": {"requests.ephemeral-storage": "1Gi"}}), json!({"hard": {"pods": 1}, "scopes": ["BestEffort"]})]
+    {
+        let (status, message) = quota(spec.clone());
+        assert!(status == 422 && message.contains("Forbidden: the simulator does not"), "{spec}: {status} {message}");
+    }
+    assert_eq!(quota(json!({"hard": {"services": "1", "count/deployments.apps": "2", "configmaps": "3"}})).0, 201);
+    // What the server itself and kubectl send is accepted.
+    let plain = |job: &mut Value| {
+        for (field, value) in
+            [("parallelism", json!(1)), ("completions", json!(1)), ("completionMode", json!("NonIndexed"))]
+        {
+            job["spec"][field] = value;
+        }
+        job["spec"]["template"]["spec"]["initContainers"] = json!([]);
+    };
+    assert_eq!(create(&local, "", plain).0, 201);
 }
 
 #[test]
