@@ -83,7 +83,8 @@ pub fn server_url(text: &str) -> Result<String, &'static str> {
     let authority = rest.split('/').next().unwrap_or_default();
     let port = authority.rsplit_once(':').filter(|_| !authority.ends_with(']'));
     let is_port = port.is_none_or(|(_, port)| port.parse::<u16>().is_ok_and(|port| port > 0));
-    let has_host = !authority.is_empty() && !authority.starts_with(':');
+    // The hyphen is that of the next option, after one whose value is missing.
+    let has_host = !authority.is_empty() && !authority.starts_with([':', '-']);
     let url = format!("{scheme}://{rest}");
     let is_known = ["http", "https"].contains(&&*scheme) && kube::is_address(&url);
     if is_known && has_host && is_port && !rest.contains(is_forbidden) {

@@ -123,7 +123,11 @@ impl ServerError {
     pub fn refused(response: &Response) -> Self {
         let body: Value = serde_json::from_str(&response.body).unwrap_or_default();
         let sentence = body["error"].as_str().unwrap_or_else(|| response.body.trim());
-        Self::Refused { status: response.status, sentence: sentence.chars().take(MAX_TEXT_CHARS).collect() }
+        let mut sentence: String = sentence.chars().take(MAX_TEXT_CHARS).collect();
+        if let Some(pause) = response.retry_after {
+            sentence.push_str(&format!(" (Retry-After: {} s)", pause.as_secs()));
+        }
+        Self::Refused { status: response.status, sentence }
     }
 
     /// Adds the command that continues.

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::resources::{NAMESPACES, NODES, PODS, Target};
-use super::store::Store;
+use super::store::{self, Store};
 use super::write;
 
 /// CPU of a t2.medium, and its part that pods may request.
@@ -13,6 +13,14 @@ const ALLOCATABLE: &str = "1930m";
 /// System pods of every node, with their CPU requests. Together they request as much as all of EKS's own pods,
 /// so the two coredns pods request nothing here.
 const SYSTEM_PODS: [(&str, &str); 2] = [("aws-node", "50m"), ("kube-proxy", "100m")];
+
+/// The conditions of a node: type, status, reason and message.
+const CONDITIONS: [(&str, &str, &str, &str); 4] = [
+    ("MemoryPressure", "False", "KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
+    ("DiskPressure", "False", "KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
+    ("PIDPressure", "False", "KubeletHasSufficientPID", "kubelet has sufficient PID available"),
+    ("Ready", "True", "KubeletReady", "kubelet is posting ready status"),
+];
 
 /// Fills an empty store.
 pub fn fill(store: &mut Store, nodes: u16) {
@@ -28,11 +36,11 @@ pub fn fill(store: &mut Store, nodes: u16) {
         let name = format!("ip-192-168-{third}-{fourth}.ec2.internal");
         create(&NODES, "", node(&name, number, &format!("192.168.{third}.{fourth}")));
         for (pod, cpu) in SYSTEM_PODS {
-            let object = system_pod(&format!("{pod}-{}", super::store::suffix()), &name, cpu);
+            let object = system_pod(&format!("{pod}-{}", store::suffix()), &name, cpu);
             create(&PODS, "kube-system", object);
         }
         if number < 2 {
-            let object = system_pod(&format!("coredns-{}", super::store::suffix()), &name, "0");
+            let object = system_pod(&format!("coredns-{}", store::suffix()), &name, "0");
             create(&PODS, "kube-system", object);
         }
     }
@@ -54,22 +62,22 @@ fn node(name: &str, number: u16, ip: &str) -> Value {
             "capacity": resources(CPU),
             "allocatable": resources(ALLOCATABLE),
             "addresses": [{"type": "InternalIP", "address": ip}, {"type": "Hostname", "address": name}],
-            "conditions": [
-                {"type": "MemoryPressure", "status": "False", "reason": "KubeletHasSufficientMemory", "message": "kubelet has sufficient memory available"},
-                {"type": "DiskPressure", "status": "False", "reason": "KubeletHasNoDiskPressure", "message": "kubelet has no disk pressure"},
-                {"type": "PIDPressure", "status": "False", "reason": "KubeletHasSufficientPID", "message": "kubelet has sufficient PID available"},
-                {"type": "Ready", "status": "True", "reason": "KubeletReady", "message": "kubelet is posting ready status"},
-            ],
+            "conditions": CONDITIONS.map(condition),
             "nodeInfo": node_info(),
         },
     })
 }
 
+fn condition((kind, status, reason, message): (&str, &str, &str, &str)) -> Value {
+    let now = store::now();
+    json!({"type": kind, "status": status, "reason": reason, "message": message, "lastHeartbeatTime": now, "lastTransitionTime": now})
+}
+
 /// Returns all fields of a NodeSystemInfo: clients require them.
 fn node_info() -> Value {
-    let id = super::store::uuid();
+    let id = store::uuid();
     json!({
-        "architecture": "amd64", "bootID": super::store::uuid(), "containerRuntimeVersion": "containerd://2.1.5-simulated",
+        "architecture": "amd64", "bootID": store::uuid(), "containerRuntimeVersion": "containerd://2.1.5-simulated",
         "kernelVersion": "6.12.0-simulated", "kubeProxyVersion": super::VERSION, "kubeletVersion": super::VERSION,
         "machineID": id.replace('-', ""), "operatingSystem": "linux", "osImage": "Amazon Linux 2023 (simulated)", "systemUUID": id,
     })

@@ -68,6 +68,7 @@ fn usage_error_names_the_command_and_exits_with_2() {
             &["submit", "free", "mnist", "--server", "ftp://a"],
             "--server is \"ftp://a\", but must be http://HOST:PORT or",
         ),
+        (&["doctor", "--server", "--json"], "--server is \"--json\", but must be http://HOST:PORT"),
         (&["jobs", "--logs"], "jobs needs NAME"),
         (&["jobs", "free-mnist-a", "--tier", "free"], "NAME and --tier cannot be used together"),
         (&["jobs", "../config"], "the NAME is \"../config\", but must be the name of a Job"),

@@ -191,6 +191,8 @@ fn busy_server_is_asked_again_after_its_pause() {
     });
     let end = run_at(&server.url(), &["submit", "free", "mnist"]);
     assert_eq!((end.code, end.stdout), (Some(0), format!("{NAME}\n")));
+    let notice = "the server refused with 429: wait (Retry-After: 1 s); trying again";
+    assert!(end.stderr.contains(notice), "{}", end.stderr);
 }
 
 #[test]
@@ -402,7 +404,11 @@ fn odd_pause_of_a_busy_server_is_bounded() {
     assert!(requests.len() == 3 && pauses.min() > Some(std::time::Duration::from_millis(500)));
     let server = scripted(|_| refusal(503, "overloaded", "wait").header("Retry-After", "18446744073709551615").into());
     let end = run_at(&server.url(), &["submit", "free", "mnist"]);
-    assert!(failed(&end, 1).contains("the server refused with 503: wait; the Job may exist"), "{end:?}");
+    assert!(
+        failed(&end, 1)
+            .contains("the server refused with 503: wait (Retry-After: 18446744073709551615 s); the Job may exist"),
+        "{end:?}"
+    );
 }
 
 #[test]
