@@ -1,6 +1,10 @@
 //! The modules of src/kube for the fuzz targets, with one replacement: only four constant files exist. A fuzzed
 //! kubeconfig can open no other file.
 
+#[path = "../../src/kube/address.rs"]
+mod address;
+#[path = "../../src/kube/agent.rs"]
+mod agent;
 #[path = "../../src/kube/auth/mod.rs"]
 mod auth;
 #[path = "../../src/kube/client/mod.rs"]
@@ -9,6 +13,8 @@ mod client;
 mod config;
 #[path = "../../src/kube/error.rs"]
 mod error;
+#[path = "../../src/kube/proxy.rs"]
+mod proxy;
 #[path = "../../src/kube/quantity.rs"]
 pub mod quantity;
 #[path = "../../src/kube/time.rs"]

@@ -12,17 +12,20 @@
 pub mod quantity;
 pub mod time;
 
+mod address;
+mod agent;
 mod auth;
 mod client;
 mod config;
 mod error;
 mod files;
+mod proxy;
 mod transport;
 mod types;
 mod watch;
 mod yaml;
 
-pub use client::connections::{direct_agent, is_address};
+pub use agent::{direct_agent, is_address};
 pub use client::dynamic::Operation;
 pub use client::log_stream::{IsRunning, LogStream};
 pub use client::retry::{exponential, jitter, random_fraction};

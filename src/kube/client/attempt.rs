@@ -10,8 +10,9 @@ use ureq::http::request::Builder;
 use ureq::http::{Request, Response, header};
 use ureq::{Agent, Body};
 
+use crate::kube::agent::INPUT_BUFFER;
 use crate::kube::auth::credential::Credential;
-use crate::kube::client::connections::{Connections, INPUT_BUFFER};
+use crate::kube::client::connections::Connections;
 use crate::kube::client::response::{check_status, content_type, read_error, request_error, tls_error};
 use crate::kube::error::Error;
 use crate::kube::transport::connect::take_connected;

@@ -1,7 +1,7 @@
 //! Lists in pages, see
 //! <https://kubernetes.io/docs/reference/using-api/api-concepts/#retrieving-large-results-sets-in-chunks>.
 
-use crate::kube::config::address::{UNRESERVED, percent_encode};
+use crate::kube::address::{UNRESERVED, percent_encode};
 use crate::kube::error::Error;
 
 /// Reads the pages of a list in order. `read` takes a page's path and returns the continue token, empty on the last

@@ -6,8 +6,8 @@ use std::path::PathBuf;
 
 use ureq::Proxy;
 
+use crate::kube::address::Address;
 use crate::kube::auth::user::User;
-use crate::kube::config::address::Address;
 use crate::kube::transport::tls::Trust;
 
 /// A cluster and its user, with the content of every file that they name.

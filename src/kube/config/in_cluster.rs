@@ -3,8 +3,8 @@
 
 use std::path::Path;
 
+use crate::kube::address::Address;
 use crate::kube::auth::user::{Bearer, User};
-use crate::kube::config::address::Address;
 use crate::kube::config::cluster::Cluster;
 use crate::kube::error::ConfigError;
 use crate::kube::files::read_file;

@@ -10,12 +10,13 @@ use std::path::PathBuf;
 
 use ureq::Proxy;
 
+use crate::kube::address::Address;
 use crate::kube::auth::user::User;
-use crate::kube::config::address::Address;
 use crate::kube::config::cluster::Cluster;
 use crate::kube::config::field::ConfigField;
-use crate::kube::config::{proxy, user};
+use crate::kube::config::user;
 use crate::kube::error::{ConfigError, TlsError};
+use crate::kube::proxy;
 use crate::kube::transport::tls::{TlsEndpoint, Trust};
 use crate::kube::yaml::{self, Value};
 

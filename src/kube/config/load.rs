@@ -5,9 +5,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::kube::config::cluster::Cluster;
-use crate::kube::config::{in_cluster, proxy};
+use crate::kube::config::in_cluster;
 use crate::kube::error::ConfigError;
 use crate::kube::files::read_text;
+use crate::kube::proxy;
 
 /// The places to search.
 pub struct Sources<'a> {

@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use base64::Engine;
 
+use crate::kube::address::{Address, percent_encode};
 use crate::kube::auth::exec::{ApiVersion, ExecConfig};
 use crate::kube::auth::secret::Secret;
 use crate::kube::auth::user::{Basic, Bearer, User};
-use crate::kube::config::address::{Address, percent_encode};
 use crate::kube::config::field::ConfigField;
 use crate::kube::error::ConfigError;
 use crate::kube::transport::tls::Identity;

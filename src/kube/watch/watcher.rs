@@ -9,13 +9,13 @@ use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::kube::address::{UNRESERVED, percent_encode};
 use crate::kube::client::attempt::Attempt;
 use crate::kube::client::paginate::paginate;
 use crate::kube::client::response::{read_error, request_error};
 use crate::kube::client::retry::{exponential, jitter, random_fraction};
 use crate::kube::client::stats::Verb;
 use crate::kube::client::{Client, PODS};
-use crate::kube::config::address::{UNRESERVED, percent_encode};
 use crate::kube::error::{CredentialError, Error};
 use crate::kube::types::pod::{ListMeta, Pod};
 use crate::kube::types::watched::WatchedObject;

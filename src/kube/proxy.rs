@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use ureq::Proxy;
 use ureq::http::Uri;
 
-use crate::kube::config::address::Address;
+use crate::kube::address::Address;
 
 /// Returns the value of HTTPS_PROXY or HTTP_PROXY, depending on the server's scheme, unless NO_PROXY excludes the
 /// server.
