@@ -81,7 +81,8 @@ impl<'a> Reconcile<'a> {
         let Some(limit) = object["spec"]["activeDeadlineSeconds"].as_u64() else { return false };
         let Ok(started) = humantime::parse_rfc3339(text(object, "/status/startTime")) else { return false };
         let remaining = Duration::from_secs(limit).saturating_sub(started.elapsed().unwrap_or_default());
-        self.run_again_at(self.now + remaining);
+        // A limit of billions of years has no end.
+        self.now.checked_add(remaining).into_iter().for_each(|at| self.run_again_at(at));
         remaining.is_zero()
     }
 
