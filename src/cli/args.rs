@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::builder::{ArgPredicate, TypedValueParser};
-use clap::{Args, Parser, Subcommand};
+use clap::{ArgAction, Args, Parser, Subcommand};
 use log::LevelFilter;
 
 use super::values::{self, choice, text};
@@ -145,6 +145,14 @@ pub struct Access {
     /// Deadline of one Kubernetes operation including its retries, in seconds
     #[arg(long, value_name = "SECONDS", value_parser = text(values::kube_timeout), default_value = "10")]
     pub kube_timeout: Duration,
+    /// auto: make the tokens of EKS without the aws program where that is possible; off: always run the program
+    #[arg(long, value_name = "WHEN", value_parser = choice(&[true, false], auto_or_off), default_value = "auto")]
+    #[arg(action = ArgAction::Set)]
+    pub native_eks: bool,
+}
+
+fn auto_or_off(is_auto: bool) -> &'static str {
+    if is_auto { "auto" } else { "off" }
 }
 
 #[derive(Debug, Args)]
@@ -152,6 +160,12 @@ pub struct SetupArgs {
     /// Print the YAML without contacting a cluster
     #[arg(long)]
     pub print: bool,
+    /// Only write a kubeconfig for this EKS cluster, which DescribeCluster describes; existing entries of other clusters stay
+    #[arg(long, value_name = "NAME", value_parser = text(values::eks_cluster), conflicts_with = "print")]
+    pub eks_kubeconfig: Option<String>,
+    /// With --eks-kubeconfig: region of the cluster [default: AWS_REGION, the profile's, or that of this instance]
+    #[arg(long, value_name = "REGION", value_parser = text(values::region), requires = "eks_kubeconfig")]
+    pub region: Option<String>,
     #[command(flatten)]
     pub output: OutputArgs,
     #[command(flatten)]
@@ -384,6 +398,7 @@ pub fn variable(long: &str) -> Option<&'static str> {
         "job-ttl" => "JOB_TTL",
         "job-timeout" => "JOB_TIMEOUT",
         "kube-timeout" => "KUBE_TIMEOUT",
+        "native-eks" => "NATIVE_EKS",
         "posts-per-minute" => "POSTS_PER_MINUTE",
         "premium-token-file" => "PREMIUM_TOKEN_FILE",
         "admin-token-file" => "ADMIN_TOKEN_FILE",

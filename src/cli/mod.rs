@@ -18,7 +18,7 @@ use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use clap::{ArgMatches, FromArgMatches};
 
-use args::{Cli, CliCommand};
+use args::{Cli, CliCommand, SetupArgs};
 use variables::command;
 
 pub use args::{Access, DEFAULT_IMAGE, JobsArgs, ServerArgs, SubmitArgs};
@@ -34,6 +34,8 @@ pub enum Command {
     Serve(Box<Options>),
     /// Create or repair what the cluster needs.
     Setup { access: Access, print: bool, json: bool },
+    /// Write the kubeconfig of an EKS cluster.
+    EksKubeconfig { cluster: String, region: Option<String>, kubeconfig: Option<PathBuf>, json: bool },
     /// Check every step. `options` are those of `serve`, and `server` is the address of a running one without a trailing slash;
     /// the variables in `rejected` are invalid and count as unset.
     Doctor { options: Box<Options>, server: Option<String>, rejected: Vec<UsageError>, json: bool },
@@ -188,6 +190,9 @@ fn resolve(cli: Cli) -> Command {
     match cli.command {
         None => Command::Serve(Box::new(cli.serve.into())),
         Some(CliCommand::Serve(args)) => Command::Serve(Box::new((*args).into())),
+        Some(CliCommand::Setup(SetupArgs { eks_kubeconfig: Some(cluster), region, access, output, .. })) => {
+            Command::EksKubeconfig { cluster, region, kubeconfig: access.kubeconfig, json: output.json }
+        }
         Some(CliCommand::Setup(args)) => {
             Command::Setup { access: args.access, print: args.print, json: args.output.json }
         }

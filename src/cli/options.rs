@@ -47,6 +47,7 @@ impl Options {
                 seconds => format!("job-timeout: {seconds} s"),
             },
             format!("kube-timeout: {} s", self.access.kube_timeout.as_secs()),
+            format!("native-eks: {}", if self.access.native_eks { "auto" } else { "off" }),
             match self.posts_per_minute {
                 0 => "posts-per-minute: unlimited".to_owned(),
                 limit => format!("posts-per-minute: {limit} per client network"),

@@ -104,6 +104,24 @@ pub fn image(text: &str) -> Result<String, &'static str> {
     }
 }
 
+/// Checks the name of an EKS cluster: <https://docs.aws.amazon.com/eks/latest/APIReference/API_CreateCluster.html>.
+pub fn eks_cluster(text: &str) -> Result<String, &'static str> {
+    const MAX_LENGTH: usize = 100;
+    let is_known = |c: char| c.is_ascii_alphanumeric() || "_-".contains(c);
+    let is_name = text.starts_with(|c: char| c.is_ascii_alphanumeric()) && text.chars().all(is_known);
+    if is_name && text.len() <= MAX_LENGTH { Ok(text.to_owned()) } else { Err("the name of an EKS cluster") }
+}
+
+/// Checks the characters of a region.
+pub fn region(text: &str) -> Result<String, &'static str> {
+    let is_known = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    if text.starts_with(|c: char| c.is_ascii_lowercase()) && text.chars().all(is_known) {
+        Ok(text.to_owned())
+    } else {
+        Err("the name of an AWS region, such as us-east-1")
+    }
+}
+
 /// Checks the name of a context.
 pub fn context(text: &str) -> Result<String, &'static str> {
     if text.is_empty() { Err("the name of a context") } else { Ok(text.to_owned()) }

@@ -28,6 +28,8 @@ pub enum CommandError {
     Tls(kube::TlsError),
     /// `setup` failed.
     Setup(SetupError),
+    /// `setup --eks-kubeconfig` failed.
+    EksKubeconfig(kube::EksKubeconfigError),
     /// `clean` failed.
     Clean(CleanError),
     /// The file of --premium-token-file cannot be used.
@@ -67,6 +69,7 @@ impl fmt::Display for CommandError {
                 write!(f, "{error}; fix: use an administrator's kubeconfig, see --kubeconfig and --context")
             }
             Self::Setup(error) => write!(f, "{error}"),
+            Self::EksKubeconfig(error) => write!(f, "{error}"),
             Self::Clean(error) => write!(f, "{error}"),
             Self::PremiumToken(_) => write!(f, "cannot use the file of --premium-token-file"),
             Self::AdminToken(_) => write!(f, "cannot use the file of --admin-token-file"),
@@ -86,6 +89,7 @@ impl Error for CommandError {
             Self::Start(error) => error.source(),
             Self::Config(error) => error.source(),
             Self::Setup(error) => error.source(),
+            Self::EksKubeconfig(error) => error.source(),
             Self::Clean(error) => error.source(),
             Self::Ca(error) => error.source(),
             Self::Print(source) | Self::PremiumToken(source) | Self::AdminToken(source) => Some(source),

@@ -3,6 +3,7 @@
 mod clean;
 mod client;
 mod doctor;
+mod eks_kubeconfig;
 mod error;
 mod follow;
 mod job_table;
@@ -53,6 +54,11 @@ fn run_command(command: Command, env: Env<'_>) -> Result<bool, CommandError> {
         Command::Setup { access, print: false, json } => {
             let kube = ScopedClient::connect(&access, env)?;
             setup::run(&kube, printer(setup::TOPIC_WIDTH, json)).map(|()| true).map_err(CommandError::Setup)
+        }
+        Command::EksKubeconfig { cluster, region, kubeconfig, json } => {
+            let printer = printer(eks_kubeconfig::TOPIC_WIDTH, json);
+            let cluster = (&*cluster, region.as_deref());
+            eks_kubeconfig::run(cluster, kubeconfig, env, printer).map(|()| true).map_err(CommandError::EksKubeconfig)
         }
         Command::Doctor { options, server, rejected, json } => {
             let report = doctor::Report::new(json, printer(doctor::TOPIC_WIDTH, false));

@@ -40,7 +40,8 @@ impl ScopedClient {
 /// # Errors
 /// [`ConfigError`]
 pub fn load(access: &Access, env: Env<'_>) -> Result<Cluster, ConfigError> {
-    Cluster::load(&Sources { file: access.kubeconfig.clone(), context: access.context.clone(), env })
+    let (file, context) = (access.kubeconfig.clone(), access.context.clone());
+    Cluster::load(&Sources { file, context, env, native_eks: access.native_eks })
 }
 
 impl Deref for ScopedClient {

@@ -91,7 +91,9 @@ fn load(
         None => (options.access.kubeconfig.clone(), options.access.context.clone()),
     };
     let timeout = options.access.kube_timeout;
-    let cluster = kube::Cluster::load(&kube::Sources { file, context, env }).map_err(StartError::Config)?;
+    let native_eks = options.access.native_eks;
+    let sources = kube::Sources { file, context, env, native_eks };
+    let cluster = kube::Cluster::load(&sources).map_err(StartError::Config)?;
     configuration.extend(cluster.lines());
     let facts = Facts {
         image: options.jobs.image.clone(),

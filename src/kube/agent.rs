@@ -40,7 +40,10 @@ pub fn direct_agent(server: &str, ca: Option<Vec<u8>>) -> Result<Agent, TlsError
 /// [`TlsError`] if the CAs are not usable.
 pub fn agent_for(server: &Address, ca: Option<Vec<u8>>, proxy: Option<&Proxy>) -> Result<Agent, TlsError> {
     let trust = Trust { ca, ..Trust::default() };
-    let (host, port) = proxy.map_or((server.host(), server.port()), |proxy| (proxy.host(), proxy.port()));
+    let (host, port) = match proxy {
+        Some(proxy) => (proxy.host(), proxy.port()),
+        None => (server.host(), server.port()),
+    };
     build(server, (&trust, proxy, &Arc::new(HostLookup::new(host, port))), None, 1)
 }
 

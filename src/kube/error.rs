@@ -301,6 +301,8 @@ pub enum CredentialError {
     Certificate { command: String, problem: String },
     /// The plugin is still running at the request's deadline.
     Pending { command: String },
+    /// No EKS token could be made, and the plugin would not do better.
+    Eks { problem: String },
 }
 
 impl fmt::Display for CredentialError {
@@ -324,6 +326,7 @@ impl fmt::Display for CredentialError {
                 write!(f, "the credential plugin {command} printed an unusable certificate: {problem}")
             }
             Self::Pending { command } => write!(f, "the credential plugin {command} is still running"),
+            Self::Eks { problem } => write!(f, "cannot make an EKS token: {problem}"),
         }
     }
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant, SystemTime};
 use serde_json::{Value, json};
 
 use super::fix::{AS_ADMINISTRATOR, UPDATE_KUBECONFIG};
-use crate::commands::output::Check;
+use crate::commands::output::{Check, CheckStatus};
 use crate::kube::{Client, Cluster, ConfigError, CredentialError, Error, Operation, chain};
 
 /// Clock difference that is a warning. Time servers keep hosts within milliseconds. The Date of a response has whole seconds and
@@ -31,13 +31,15 @@ pub struct ClusterFacts {
     pub proxy: Option<(String, &'static str)>,
     /// It is that of `serve --local`.
     pub is_simulated: bool,
+    /// The identity of a token of EKS that was made without the plugin; empty if AWS did not tell it.
+    pub eks_identity: Option<String>,
 }
 
 impl ClusterFacts {
     pub fn of(cluster: &Cluster) -> Self {
         // The simulator's kubeconfig has this name.
         let is_simulated = cluster.name.as_deref() == Some("local") && cluster.server.host() == "127.0.0.1";
-        Self { proxy: cluster.proxy_address(), is_simulated }
+        Self { proxy: cluster.proxy_address(), is_simulated, eks_identity: None }
     }
 }
 
@@ -70,7 +72,13 @@ pub fn reach(kube: &Client, server: &str, cluster: &ClusterFacts) -> (Vec<Check>
         // A wrong clock may be the cause of a 401.
         Err(error) if is_outage(&error) => {
             let clock = clock(error.date(), SystemTime::now()).filter(|check| check.fix.is_some());
-            (std::iter::once(failure("API", &error, cluster)).chain(clock).collect(), false)
+            let mut check = failure("API", &error, cluster);
+            if let Some(clock) =
+                clock.as_ref().filter(|clock| error.unauthorized() && clock.status == CheckStatus::Fail)
+            {
+                check = Check::fail("API", format!("{}, because {}", check.text, clock.text), SET_CLOCK);
+            }
+            (std::iter::once(check).chain(clock).collect(), false)
         }
         Err(error) => {
             let text = format!("{server} responds, but does not return its version: {}", message(&error));
@@ -139,12 +147,36 @@ pub fn failure(topic: &str, error: &Error, cluster: &ClusterFacts) -> Check {
             "check `server` in the kubeconfig and HTTPS_PROXY: another server responds at that address"
         }
         Error::Credential(error) => credential_fix(error),
-        Error::Status { status, .. } if status.code == 401 => GRANT_ACCESS,
+        Error::Status { status, .. } if status.code == 401 => match cluster.eks_identity.as_deref() {
+            Some(arn) if !arn.is_empty() => return no_access(topic, error, arn),
+            _ => GRANT_ACCESS,
+        },
         Error::Status { .. } | Error::OutcomeUnknown { .. } | Error::ListExpired { .. } => {
             "kubectl get --raw /readyz?verbose, and again in a minute"
         }
     };
     Check::fail(topic, chain(error), fix)
+}
+
+/// Returns the failed check of an identity that AWS knows and the cluster does not.
+fn no_access(topic: &str, error: &Error, arn: &str) -> Check {
+    let text = format!(
+        "{}: the cluster does not know the identity {arn}; it is neither in an access entry nor in the ConfigMap aws-auth, \
+         or the token is for another cluster",
+        chain(error)
+    );
+    // An access entry is for the role, of which a session is the identity.
+    let principal = match arn.split_once(":sts:").zip(arn.split_once(":assumed-role/")) {
+        Some(((partition, account), (_, session))) => {
+            let account = account.trim_start_matches(':').split(':').next().unwrap_or_default();
+            format!("{partition}:iam::{account}:role/{}", session.split('/').next().unwrap_or_default())
+        }
+        None => arn.to_owned(),
+    };
+    let fix = format!(
+        "aws eks create-access-entry --cluster-name CLUSTER --principal-arn {principal} --kubernetes-groups img-classification"
+    );
+    Check::fail(topic, text, fix)
 }
 
 fn credential_fix(error: &CredentialError) -> &'static str {
@@ -161,6 +193,9 @@ fn credential_fix(error: &CredentialError) -> &'static str {
             "run it by hand to see the reason for the wait; if it is only slow: --kube-timeout SECONDS"
         }
         CredentialError::Malformed { .. } | CredentialError::Certificate { .. } => UPDATE_KUBECONFIG,
+        CredentialError::Eks { .. } => {
+            "correct what the text names; --native-eks off leaves the token to the program of the kubeconfig"
+        }
     }
 }
 
@@ -225,7 +260,6 @@ fn user(info: &Value) -> Check {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::commands::output::CheckStatus;
 
     #[test]
     fn the_clock_check_depends_on_the_difference() {

@@ -6,6 +6,7 @@
 mod address;
 mod admission;
 mod api;
+mod eks;
 mod env_file;
 mod fix;
 mod host;
@@ -71,6 +72,8 @@ pub fn run(options: &Options, server: Option<&str>, rejected: &[UsageError], env
     doctor.kube = None;
     let has_unknown_address = server.is_none() && !port.is_private;
     doctor.add(port.checks);
+    // A program that is not needed may be missing.
+    let plugin = plugin.filter(|(_, found)| found.is_ok() || doctor.facts.eks_identity.is_none());
     doctor.add(host::environment(env, plugin, options));
     doctor.add(rejected.iter().map(host::variable).collect());
     if has_unknown_address {
@@ -109,6 +112,10 @@ impl Doctor {
         let Some(cluster) = cluster else { return String::new() };
         let (server, credential) = (cluster.server.to_string(), cluster.user.to_string());
         self.facts = ClusterFacts::of(&cluster);
+        if let Some(made) = cluster.eks_report() {
+            self.add(vec![eks::token(&made)]);
+            self.facts.eks_identity = made.ok().map(|report| report.identity.unwrap_or_default());
+        }
         match ScopedClient::new(cluster, &options.access) {
             Ok(kube) => {
                 let (checks, is_reachable) = api::reach(&kube, &server, &self.facts);

@@ -5,10 +5,12 @@
 //! stdout is a secret, and no error contains it.
 
 use std::ffi::OsString;
+use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use crate::kube::auth::eks::EksTokens;
 use crate::kube::auth::secret::Secret;
 use crate::kube::error::CredentialError;
 use crate::kube::time;
@@ -19,7 +21,6 @@ use crate::kube::yaml::{self, Value};
 const DEFAULT_PATH: &str = "/bin:/usr/bin";
 
 /// The settings of a plugin.
-#[derive(Debug)]
 pub struct ExecConfig {
     pub program: PathBuf,
     pub args: Vec<String>,
@@ -29,6 +30,15 @@ pub struct ExecConfig {
     pub hint: String,
     /// The cluster's description, with provideClusterInfo.
     pub cluster: Option<serde_json::Value>,
+    /// The way to make its credential without it.
+    pub eks: Option<Box<EksTokens>>,
+}
+
+/// Shows neither the arguments nor the values of variables, which may be secrets.
+impl fmt::Debug for ExecConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ExecConfig").field("program", &self.program).finish_non_exhaustive()
+    }
 }
 
 /// The version of the protocol; both have the same fields.
@@ -149,8 +159,8 @@ mod tests {
     use super::*;
 
     fn plugin(api_version: ApiVersion) -> ExecConfig {
-        let (args, env, hint, cluster) = (Vec::new(), Vec::new(), String::new(), None);
-        ExecConfig { program: "aws".into(), args, env, api_version, hint, cluster }
+        let (args, env, hint) = (Vec::new(), Vec::new(), String::new());
+        ExecConfig { program: "aws".into(), args, env, api_version, hint, cluster: None, eks: None }
     }
 
     #[test]

@@ -1,10 +1,13 @@
-//! The cached credential of a plugin: one run at a time, before the credential expires and when Kubernetes rejects it.
+//! The cached credential of a plugin: one run at a time, before the credential expires and when Kubernetes rejects it. A token of EKS is
+//! made without the plugin where that is possible.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
+use crate::kube::auth::aws::AwsError;
 use crate::kube::auth::credential::{Credential, bearer_header};
 use crate::kube::auth::exec::{ExecConfig, ExecCredential};
 use crate::kube::auth::exec_process::{self, ProcessGroup};
@@ -32,6 +35,8 @@ pub struct ExecCredentialCache {
     process: ProcessGroup,
     state: Mutex<CacheState>,
     changed: Condvar,
+    /// The log tells that the plugin makes the tokens of EKS.
+    has_fallen_back: AtomicBool,
 }
 
 #[derive(Default)]
@@ -107,7 +112,13 @@ impl CacheState {
 
 impl ExecCredentialCache {
     pub fn new(config: ExecConfig) -> Self {
-        Self { config, process: ProcessGroup::default(), state: Mutex::default(), changed: Condvar::new() }
+        Self {
+            config,
+            process: ProcessGroup::default(),
+            state: Mutex::default(),
+            changed: Condvar::new(),
+            has_fallen_back: AtomicBool::new(false),
+        }
     }
 
     /// Runs the plugin before the first request.
@@ -184,8 +195,31 @@ impl ExecCredentialCache {
     }
 
     fn run(&self) -> Result<ExecCredential, CredentialError> {
+        if let Some(eks) = &self.config.eks {
+            match eks.credential() {
+                Ok(credential) => return Ok(credential),
+                Err(AwsError::Failed(problem)) => return Err(CredentialError::Eks { problem }),
+                Err(AwsError::Unsupported(reason) | AwsError::NoCredentials(reason)) => self.fall_back(&reason)?,
+            }
+        }
         let stdout = exec_process::run(&self.config, RUN_TIMEOUT, &self.process)?;
         ExecCredential::parse(&self.config, &stdout)
+    }
+
+    /// Leaves a credential that cannot be made here to the plugin, and says so once.
+    ///
+    /// # Errors
+    /// The plugin is not installed.
+    fn fall_back(&self, reason: &str) -> Result<(), CredentialError> {
+        let name = self.config.name();
+        if self.config.find(std::env::var_os("PATH")).is_err() {
+            let problem = format!("{reason}; and the program {name}, which might know more, is not installed");
+            return Err(CredentialError::Eks { problem });
+        }
+        if !self.has_fallen_back.swap(true, Ordering::Relaxed) {
+            log::info!("{name} makes the EKS tokens: {reason}");
+        }
+        Ok(())
     }
 
     fn finish(&self, outcome: Result<ExecCredential, CredentialError>) {

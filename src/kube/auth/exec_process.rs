@@ -248,7 +248,7 @@ mod tests {
     fn shell(script: String) -> ExecConfig {
         let (env, hint, cluster) = (Vec::new(), String::new(), None);
         let (args, api_version) = (vec!["-c".to_owned(), script], ApiVersion::V1);
-        ExecConfig { program: "sh".into(), args, env, api_version, hint, cluster }
+        ExecConfig { program: "sh".into(), args, env, api_version, hint, cluster, eks: None }
     }
 
     #[test]

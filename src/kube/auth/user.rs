@@ -83,7 +83,10 @@ impl fmt::Display for User {
             Bearer::File { path, .. } => format!("token file {}", path.display()),
         }));
         parts.extend(self.basic.as_ref().map(|basic| format!("username {}, password <set>", basic.username)));
-        parts.extend(self.exec.as_ref().map(|exec| format!("plugin {}", exec.program.display())));
+        parts.extend(self.exec.as_ref().map(|exec| match &exec.eks {
+            Some(eks) => format!("tokens of the EKS cluster {}, or plugin {}", eks.cluster, exec.program.display()),
+            None => format!("plugin {}", exec.program.display()),
+        }));
         parts.extend(self.impersonate.first().map(|(_, user)| format!("acting as {user}")));
         f.write_str(&if parts.is_empty() { "none".to_owned() } else { parts.join(", ") })
     }

@@ -7,6 +7,8 @@ use std::path::PathBuf;
 use ureq::Proxy;
 
 use crate::kube::address::Address;
+use crate::kube::auth::aws::AwsError;
+use crate::kube::auth::eks::EksReport;
 use crate::kube::auth::user::User;
 use crate::kube::transport::tls::Trust;
 
@@ -32,6 +34,14 @@ impl Cluster {
     /// Returns the credential plugin's name and, with this PATH, its file.
     pub fn plugin(&self, path: Option<OsString>) -> Option<(String, io::Result<PathBuf>)> {
         self.user.exec.as_ref().map(|exec| (exec.name(), exec.find(path)))
+    }
+
+    /// Makes a token of EKS without the plugin, and asks AWS for its identity. Returns `None` if the plugin has another credential.
+    ///
+    /// # Errors
+    /// [`AwsError`]
+    pub fn eks_report(&self) -> Option<Result<EksReport, AwsError>> {
+        Some(self.user.exec.as_ref()?.eks.as_ref()?.report())
     }
 
     /// Returns the proxy's address without its credentials, and the field or the variable that names it.

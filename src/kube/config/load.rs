@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::kube::auth::eks::{EksTokens, Recognition};
 use crate::kube::config::cluster::Cluster;
 use crate::kube::config::in_cluster;
 use crate::kube::error::ConfigError;
@@ -19,6 +20,8 @@ pub struct Sources<'a> {
     /// The environment: KUBECONFIG (a list; missing files are skipped), HOME, KUBERNETES_SERVICE_HOST and _PORT, and
     /// the proxy variables.
     pub env: &'a dyn Fn(&str) -> Option<OsString>,
+    /// Make tokens of EKS without the plugin where that is possible.
+    pub native_eks: bool,
 }
 
 impl Sources<'_> {
@@ -41,6 +44,13 @@ impl Cluster {
             let with_scheme = |url: String| if url.contains("://") { url } else { format!("http://{url}") };
             cluster.proxy_origin = if cluster.server.is_https() { "HTTPS_PROXY" } else { "HTTP_PROXY" };
             cluster.proxy = url.map(|url| proxy::parse(&with_scheme(url)).ok_or(ConfigError::Proxy)).transpose()?;
+        }
+        if let Some(exec) = cluster.user.exec.as_mut().filter(|_| sources.native_eks) {
+            match EksTokens::recognise(&exec.program, &exec.args, &exec.env, sources.env) {
+                Recognition::Eks(eks) => exec.eks = Some(eks),
+                Recognition::Unsupported(reason) => log::info!("{} makes the EKS tokens: {reason}", exec.name()),
+                Recognition::Other => {}
+            }
         }
         Ok(cluster)
     }

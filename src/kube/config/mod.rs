@@ -6,3 +6,4 @@ mod in_cluster;
 mod kubeconfig;
 pub mod load;
 mod user;
+pub mod write;

@@ -136,7 +136,7 @@ fn exec(
     }
     let cluster = if field.get("provideClusterInfo").flag()? { Some(cluster()?) } else { None };
     let hint = field.get("installHint").text()?.unwrap_or_default().to_owned();
-    Ok(ExecConfig { program, args, env, api_version, hint, cluster })
+    Ok(ExecConfig { program, args, env, api_version, hint, cluster, eks: None })
 }
 
 fn exec_env(exec: &ConfigField<'_>) -> Result<Vec<(String, String)>, ConfigError> {

@@ -1,0 +1,278 @@
+//! The environment of AWS's programs: variables, profiles, region and endpoints.
+
+use std::collections::HashMap;
+use std::ffi::OsString;
+use std::fmt;
+use std::path::PathBuf;
+
+use crate::kube::address::Address;
+use crate::kube::agent::agent_for;
+use crate::kube::auth::aws::AwsError;
+use crate::kube::auth::aws::profiles::{Profile, Profiles};
+use crate::kube::auth::secret::Secret;
+use crate::kube::files::read_file;
+use crate::kube::proxy;
+
+/// The variables that are read.
+const VARIABLES: [&str; 43] = [
+    "AWS_ACCESS_KEY_ID",
+    "AWS_CA_BUNDLE",
+    "AWS_CONFIG_FILE",
+    "AWS_CONTAINER_AUTHORIZATION_TOKEN",
+    "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE",
+    "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+    "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
+    "AWS_CREDENTIAL_EXPIRATION",
+    "AWS_CREDENTIAL_FILE",
+    "AWS_DEFAULT_PROFILE",
+    "AWS_DEFAULT_REGION",
+    "AWS_EC2_METADATA_DISABLED",
+    "AWS_EC2_METADATA_SERVICE_ENDPOINT",
+    "AWS_EC2_METADATA_SERVICE_ENDPOINT_MODE",
+    "AWS_EC2_METADATA_V1_DISABLED",
+    "AWS_ENDPOINT_URL",
+    "AWS_ENDPOINT_URL_EKS",
+    "AWS_ENDPOINT_URL_STS",
+    "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS",
+    "AWS_IMDS_USE_IPV6",
+    "AWS_METADATA_SERVICE_NUM_ATTEMPTS",
+    "AWS_METADATA_SERVICE_TIMEOUT",
+    "AWS_PROFILE",
+    "AWS_REGION",
+    "AWS_ROLE_ARN",
+    "AWS_ROLE_SESSION_NAME",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SECURITY_TOKEN",
+    "AWS_SESSION_TOKEN",
+    "AWS_SHARED_CREDENTIALS_FILE",
+    "AWS_STS_REGIONAL_ENDPOINTS",
+    "AWS_USE_DUALSTACK_ENDPOINT",
+    "AWS_USE_FIPS_ENDPOINT",
+    "AWS_WEB_IDENTITY_TOKEN_FILE",
+    "BOTO_CONFIG",
+    "HOME",
+    "HTTPS_PROXY",
+    "HTTP_PROXY",
+    "NO_PROXY",
+    "PATH",
+    "http_proxy",
+    "https_proxy",
+    "no_proxy",
+];
+
+/// The variables of this process that AWS's programs read, under those of the kubeconfig's entry.
+#[derive(Clone)]
+pub struct AwsEnv(HashMap<String, String>);
+
+/// Shows the names only: some values are secrets.
+impl fmt::Debug for AwsEnv {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut names: Vec<&str> = self.0.keys().map(String::as_str).collect();
+        names.sort_unstable();
+        f.debug_tuple("AwsEnv").field(&names).finish()
+    }
+}
+
+impl AwsEnv {
+    pub fn new(process: &dyn Fn(&str) -> Option<OsString>, own: &[(String, String)]) -> Self {
+        let text = |name: &&str| Some(((*name).to_owned(), process(name)?.to_string_lossy().into_owned()));
+        let mut variables: HashMap<String, String> = VARIABLES.iter().filter_map(text).collect();
+        variables.extend(own.iter().cloned());
+        Self(variables)
+    }
+
+    /// Returns a variable; an empty one counts as unset.
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.0.get(name).map(String::as_str).filter(|value| !value.is_empty())
+    }
+
+    pub fn secret(&self, name: &str) -> Option<Secret> {
+        self.get(name).map(Secret::new)
+    }
+
+    /// Tests for a variable with the value true.
+    pub fn is_true(&self, name: &str) -> bool {
+        self.get(name).is_some_and(|value| value.eq_ignore_ascii_case("true"))
+    }
+
+    /// Returns a path of the variable `name`, or else `default`, with `~/` as the home folder.
+    ///
+    /// # Errors
+    /// [`AwsError::Unsupported`] for variables in the path, the home of another user, or no HOME.
+    pub fn path(&self, name: &str, default: &str) -> Result<PathBuf, AwsError> {
+        let text = self.get(name).unwrap_or(default);
+        match (text.strip_prefix("~/"), self.get("HOME")) {
+            (Some(rest), Some(home)) if !rest.contains('$') => Ok(PathBuf::from(home).join(rest)),
+            (None, _) if !text.starts_with('~') && !text.contains('$') => Ok(PathBuf::from(text)),
+            _ => Err(AwsError::Unsupported(format!("the path {text} has a part that only the program expands"))),
+        }
+    }
+}
+
+/// The settings of a run: the environment and the selected profile.
+#[derive(Debug)]
+pub struct Settings<'a> {
+    pub env: &'a AwsEnv,
+    pub profiles: Profiles,
+    /// The name of the profile.
+    pub name: String,
+    /// The profile is named by an option: variables with credentials do not count then.
+    pub is_explicit: bool,
+}
+
+impl<'a> Settings<'a> {
+    /// Reads the profiles. `profile` is that of the option --profile.
+    ///
+    /// # Errors
+    /// [`AwsError::Unsupported`]
+    pub fn load(env: &'a AwsEnv, profile: Option<&str>) -> Result<Self, AwsError> {
+        let profiles = Profiles::load(env)?;
+        let named = [env.get("AWS_PROFILE"), env.get("AWS_DEFAULT_PROFILE")];
+        if profile.is_none() && matches!(named, [Some(one), Some(other)] if one != other) {
+            return Err(AwsError::Unsupported("AWS_PROFILE and AWS_DEFAULT_PROFILE differ".to_owned()));
+        }
+        let named = profile.or(named[0]).or(named[1]);
+        let name = named.unwrap_or("default").to_owned();
+        if named.is_some() && profiles.get(&name).is_none() {
+            return Err(AwsError::Unsupported(format!("there is no profile {name}")));
+        }
+        let settings = Self { env, profiles, name, is_explicit: profile.is_some() };
+        settings.check()?;
+        Ok(settings)
+    }
+
+    /// Refuses the variables and fields that change endpoints in a way that only the program knows.
+    fn check(&self) -> Result<(), AwsError> {
+        for name in ["AWS_USE_FIPS_ENDPOINT", "AWS_USE_DUALSTACK_ENDPOINT", "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS"] {
+            if self.env.is_true(name) {
+                return Err(AwsError::Unsupported(format!("{name} is set")));
+            }
+        }
+        if self.env.get("AWS_STS_REGIONAL_ENDPOINTS").is_some_and(|value| value != "regional") {
+            return Err(AwsError::Unsupported("AWS_STS_REGIONAL_ENDPOINTS is not regional".to_owned()));
+        }
+        self.profile().map_or(Ok(()), |profile| profile.check(&self.name))
+    }
+
+    /// Returns the selected profile.
+    pub fn profile(&self) -> Option<&Profile> {
+        self.profiles.get(&self.name)
+    }
+
+    /// Returns the region of the environment or the profile.
+    pub fn region(&self) -> Option<&str> {
+        let env = self.env.get("AWS_REGION").or_else(|| self.env.get("AWS_DEFAULT_REGION"));
+        env.or_else(|| self.profile()?.get("region"))
+    }
+
+    /// Returns the endpoint of a service in this region.
+    ///
+    /// # Errors
+    /// [`AwsError::Unsupported`]
+    pub fn endpoint(&self, service: &str, region: &str) -> Result<Endpoint, AwsError> {
+        let own = format!("AWS_ENDPOINT_URL_{}", service.to_ascii_uppercase());
+        let url = match self.env.get(&own).or_else(|| self.env.get("AWS_ENDPOINT_URL")) {
+            Some(url) => url.to_owned(),
+            None => format!("https://{service}.{region}.{}", dns_suffix(region)?),
+        };
+        let address = Address::parse(&url, true)
+            .map_err(|problem| AwsError::Unsupported(format!("the endpoint {url} {problem}")))?;
+        let origin = address.to_string();
+        let is_plain = origin.matches('/').count() == 2;
+        let host = origin.split_once("://").map_or("", |(_, host)| host).to_owned();
+        if !is_plain || host.ends_with(":443") || host.ends_with(":80") {
+            return Err(AwsError::Unsupported(format!("the endpoint {url} is more than a scheme, a host and a port")));
+        }
+        Ok(Endpoint { origin, host, region: region.to_owned(), address })
+    }
+
+    /// Returns an agent for an endpoint, with the proxy and the CAs of the environment.
+    ///
+    /// # Errors
+    /// [`AwsError::Failed`] if one of them is not usable.
+    pub fn agent(&self, endpoint: &Endpoint) -> Result<ureq::Agent, AwsError> {
+        let variable = |name: &str| self.env.get(name).map(str::to_owned);
+        let proxy = match proxy::from_environment(&endpoint.address, variable) {
+            Some(url) => {
+                let url = if url.contains("://") { url } else { format!("http://{url}") };
+                let invalid = || AwsError::Failed("HTTPS_PROXY is not the address of a proxy".to_owned());
+                Some(proxy::parse(&url).ok_or_else(invalid)?)
+            }
+            None => None,
+        };
+        let bundle = self.env.get("AWS_CA_BUNDLE").or_else(|| self.profile()?.get("ca_bundle"));
+        let ca = bundle.map(|path| {
+            read_file(path.as_ref())
+                .map_err(|error| AwsError::Failed(format!("cannot read the CA bundle {path}: {error}")))
+        });
+        agent_for(&endpoint.address, ca.transpose()?, proxy.as_ref())
+            .map_err(|error| AwsError::Failed(format!("cannot connect to {}: {error}", endpoint.origin)))
+    }
+}
+
+/// The endpoint of a service.
+#[derive(Debug)]
+pub struct Endpoint {
+    /// The scheme, host and port.
+    pub origin: String,
+    /// The value of the Host header.
+    pub host: String,
+    pub region: String,
+    address: Address,
+}
+
+/// Returns the domain of a region's partition: aws, aws-us-gov or aws-cn.
+fn dns_suffix(region: &str) -> Result<&'static str, AwsError> {
+    /// The first parts of the names of the regions of the partition aws.
+    const AREAS: [&str; 9] = ["af", "ap", "ca", "eu", "il", "me", "mx", "sa", "us"];
+    let parts: Vec<&str> = region.split('-').collect();
+    let is_word = |part: &&str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_lowercase());
+    let is_number = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+    match parts.as_slice() {
+        ["us", "gov", area, number] if is_word(area) && is_number(number) => Ok("amazonaws.com"),
+        ["cn", area, number] if is_word(area) && is_number(number) => Ok("amazonaws.com.cn"),
+        [start, area, number]
+            if AREAS.contains(start)
+                && !["iso", "isob", "isoe", "isof"].contains(area)
+                && is_word(area)
+                && is_number(number) =>
+        {
+            Ok("amazonaws.com")
+        }
+        _ => {
+            Err(AwsError::Unsupported(format!("{region} is not a region of the partitions aws, aws-us-gov and aws-cn")))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn regions_have_the_domain_of_their_partition() {
+        for (region, suffix) in [
+            ("us-east-1", Some("amazonaws.com")),
+            ("ap-southeast-5", Some("amazonaws.com")),
+            ("mx-central-1", Some("amazonaws.com")),
+            ("us-gov-west-1", Some("amazonaws.com")),
+            ("cn-north-1", Some("amazonaws.com.cn")),
+            ("us-iso-east-1", None),
+            ("us-isob-east-1", None),
+            ("eusc-de-east-1", None),
+            ("aws-global", None),
+            ("us-east-1.evil.example/", None),
+            ("", None),
+        ] {
+            assert_eq!(dns_suffix(region).ok(), suffix, "{region}");
+        }
+    }
+
+    #[test]
+    fn debug_shows_no_value() {
+        let own = [("AWS_SECRET_ACCESS_KEY".to_owned(), "s3cret".to_owned())];
+        let env = AwsEnv::new(&|name| (name == "AWS_SESSION_TOKEN").then(|| "t0ken".into()), &own);
+        let shown = format!("{env:?}");
+        assert_eq!(shown, r#"AwsEnv(["AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"])"#);
+    }
+}
