@@ -2,6 +2,7 @@
 
 mod circuit_breaker;
 mod credentials;
+mod eks;
 mod exec_plugin;
 mod idempotency;
 mod jobs;
