@@ -3,6 +3,7 @@
 
 mod api_server;
 mod as_service;
+mod eks;
 mod host;
 mod namespace;
 mod nodes_and_pods;
