@@ -130,7 +130,7 @@ if [ -n "$problem" ] && ! grep -q 'LOCAL is set' <<<"$found"; then
   log "$problem"
   cat <<NEXT
 enabled, not started: there is no kubeconfig that it can use; fix: create one as the service's user, which calls the cluster:
-  sudo -u $name -H aws eks update-kubeconfig --region REGION --name CLUSTER
+  sudo -u $name -H $binary setup --eks-kubeconfig CLUSTER --region REGION
 or copy one: sudo ./install.sh --kubeconfig FILE. Then:
   sudo systemctl restart $name && sudo $name doctor --as-service
 NEXT

@@ -54,7 +54,7 @@ impl fmt::Display for ConfigError {
             Self::NotFound { searched } => write!(
                 f,
                 "no kubeconfig found ({searched}); fix: set --kubeconfig or KUBECONFIG, \
-                 or create one with `aws eks update-kubeconfig`"
+                 or create one, on EKS with `img-classification setup --eks-kubeconfig CLUSTER --region REGION`"
             ),
             Self::Read { what, path, .. } => write!(f, "cannot read {what} {}", path.display()),
             Self::Yaml { path, .. } => write!(f, "kubeconfig {} is not valid YAML", path.display()),

@@ -22,7 +22,7 @@ const SET_CLOCK: &str = "timedatectl set-ntp true, or systemctl restart chronyd;
 /// Fix for a credential that Kubernetes rejects.
 const GRANT_ACCESS: &str = "aws sts get-caller-identity shows the identity; its role needs an access entry: aws eks create-access-entry \
                        --cluster-name CLUSTER --principal-arn ROLE --kubernetes-groups img-classification. If a token or \
-                       certificate of the kubeconfig has expired: aws eks update-kubeconfig";
+                       certificate of the kubeconfig has expired: img-classification setup --eks-kubeconfig CLUSTER --region REGION";
 
 /// The facts of the cluster that decide on a fix.
 #[derive(Debug, Default)]
@@ -131,7 +131,7 @@ pub fn failure(topic: &str, error: &Error, cluster: &ClusterFacts) -> Check {
     }
     let fix = match error {
         Error::Unreachable { .. } | Error::CircuitOpen { .. } => {
-            "if the cluster was created again: aws eks update-kubeconfig --region REGION --name CLUSTER; \
+            "if the cluster was created again: img-classification setup --eks-kubeconfig CLUSTER --region REGION; \
              else allow this host to reach its port, which a security group or a private endpoint may block"
         }
         Error::Timeout { .. } => {
@@ -139,7 +139,7 @@ pub fn failure(topic: &str, error: &Error, cluster: &ClusterFacts) -> Check {
              block; if the server is only slow: --kube-timeout SECONDS"
         }
         Error::Tls { .. } => {
-            "aws eks update-kubeconfig --region REGION --name CLUSTER writes the cluster's current CA; then check \
+            "img-classification setup --eks-kubeconfig CLUSTER --region REGION writes the cluster's current CA; then check \
              date -u, since a wrong clock makes certificates invalid"
         }
         Error::ProxyRefused { .. } => "unset HTTPS_PROXY, or add the cluster's host to NO_PROXY",
@@ -183,7 +183,7 @@ fn credential_fix(error: &CredentialError) -> &'static str {
     match error {
         CredentialError::Spawn { .. } => {
             "install it (for aws: apt-get install awscli, or https://docs.aws.amazon.com/cli/), and add its folder to PATH, \
-             for the service in /etc/img-classification.env"
+             for the service in /etc/img-classification.env; --native-eks auto needs no aws in most cases"
         }
         CredentialError::Failed { .. } => {
             "run it by hand, for aws: aws sts get-caller-identity; the service needs HOME, and AWS_PROFILE if you use one, in \

@@ -37,7 +37,7 @@ use server::Server;
 pub const TOPIC_WIDTH: usize = "leftover Jobs".len();
 
 /// Words of fixes for EKS, which a simulated cluster does not need.
-const EKS_TOOLS: [&str; 3] = ["aws ", "eksctl ", "docker push"];
+const EKS_TOOLS: [&str; 4] = ["aws ", "eksctl ", "--eks-kubeconfig", "docker push"];
 
 /// The fix of a check that fails in a simulated cluster.
 const SIMULATED: &str =

@@ -47,7 +47,13 @@ fn expect_no_api(what: &str, end: &Finished, start: &str, words: &str, fix: &str
 #[test]
 fn missing_or_invalid_kubeconfig_is_named_and_the_host_still_checked() {
     let end = doctor(host(Setup::new()).args(GOOD));
-    expect_no_api("no kubeconfig", &end, "FAIL kubeconfig: ", "no kubeconfig found", "aws eks update-kubeconfig");
+    expect_no_api(
+        "no kubeconfig",
+        &end,
+        "FAIL kubeconfig: ",
+        "no kubeconfig found",
+        "img-classification setup --eks-kubeconfig",
+    );
     assert_eq!(line(&end, "FAIL kubeconfig: ").matches("fix: ").count(), 1, "{}", end.stdout);
     let end = doctor(host(Setup::new()).kubeconfig("current-context: nowhere\n").args(GOOD));
     expect_no_api("no context", &end, "FAIL kubeconfig: ", "nowhere", "--kubeconfig");
@@ -175,7 +181,13 @@ fn credential_plugin_is_found_and_run_or_its_failure_explained() {
 
     let nonsense = Plugin::write(folder.path(), "nonsense", "echo secret-on-stdout");
     let end = doctor(with(nonsense.user()));
-    expect("nonsense", &end, "FAIL API: ", "printed no usable ExecCredential", "aws eks update-kubeconfig");
+    expect(
+        "nonsense",
+        &end,
+        "FAIL API: ",
+        "printed no usable ExecCredential",
+        "img-classification setup --eks-kubeconfig",
+    );
     assert!(!end.stdout.contains("secret-on-stdout"), "{}", end.stdout);
 
     let slow = Plugin::write(folder.path(), "slow", "exec sleep 60");

@@ -222,7 +222,7 @@ fn missing_permissions_of_the_checks_are_no_verdict() {
             },
             "warning identity: ",
             "accepted no credential",
-            "aws eks update-kubeconfig",
+            "img-classification setup --eks-kubeconfig",
         ),
     ]);
 }

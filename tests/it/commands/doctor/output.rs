@@ -97,5 +97,5 @@ fn terminal_output_is_aligned_and_coloured_unless_disabled() {
     let plain = on_a_terminal("1");
     assert!(!plain.contains('\u{1b}'), "{plain}");
     assert!(plain.contains("FAIL     kubeconfig    cannot read"), "{plain}");
-    assert!(plain.contains("\n          fix:         aws eks update-kubeconfig"), "{plain}");
+    assert!(plain.contains("\n          fix:         img-classification setup --eks-kubeconfig"), "{plain}");
 }
