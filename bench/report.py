@@ -31,7 +31,7 @@ ROWS = [
     ("memory at rest, after that", "GET 10", "rest", MB, None, 6),
 ]
 # The size_limit of ./dist, in MB.
-BINARY_GOAL = 5.60
+BINARY_GOAL = 5.90
 # A t2.nano for an hour: 5 % of a CPU, and 32 Mbit/s each way.
 CPU_SECONDS = 180
 BYTES = 32e6 / 8 * 3600

@@ -65,6 +65,14 @@ mod files {
         found.map(|(_, bytes)| bytes.to_vec()).ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
+    pub fn read_regular(path: &Path) -> io::Result<Vec<u8>> {
+        read_file(path)
+    }
+
+    pub fn read_regular_text(path: &Path) -> io::Result<String> {
+        read_text(path)
+    }
+
     pub fn read_text(path: &Path) -> io::Result<String> {
         String::from_utf8(read_file(path)?).map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "not valid UTF-8"))
     }

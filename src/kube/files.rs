@@ -20,10 +20,33 @@ pub fn read_file(path: &Path) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// Reads a file as [`read_file`] does, but not a pipe or a device, for which the caller would wait.
+///
+/// # Errors
+/// As [`read_file`], or it is not a regular file.
+pub fn read_regular(path: &Path) -> io::Result<Vec<u8>> {
+    if !std::fs::metadata(path)?.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
+    }
+    read_file(path)
+}
+
+/// Reads a text file that is not a pipe or a device.
+///
+/// # Errors
+/// As [`read_regular`], or the content is not UTF-8.
+pub fn read_regular_text(path: &Path) -> io::Result<String> {
+    to_text(read_regular(path)?)
+}
+
 /// Reads a text file, such as a kubeconfig or a token.
 ///
 /// # Errors
 /// As [`read_file`], or the content is not UTF-8.
 pub fn read_text(path: &Path) -> io::Result<String> {
-    String::from_utf8(read_file(path)?).map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "not valid UTF-8"))
+    to_text(read_file(path)?)
+}
+
+fn to_text(bytes: Vec<u8>) -> io::Result<String> {
+    String::from_utf8(bytes).map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "not valid UTF-8"))
 }

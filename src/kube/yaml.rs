@@ -38,14 +38,6 @@ impl From<serde_yaml::Error> for YamlError {
     }
 }
 
-/// Returns a tree as text.
-///
-/// # Errors
-/// [`YamlError`] if a key of a mapping is a list or a mapping.
-pub fn to_text(value: &Value) -> Result<String, YamlError> {
-    serde_yaml::to_string(value).map_err(YamlError::from)
-}
-
 /// Returns a tree of JSON as a tree of YAML.
 pub fn from_json(value: &serde_json::Value) -> Value {
     serde_yaml::to_value(value).unwrap_or_default()

@@ -40,6 +40,8 @@ pub struct EksTokens {
     /// The role to assume first, and the name of its session.
     role: Option<(String, String)>,
     env: AwsEnv,
+    /// The program is aws-iam-authenticator.
+    is_authenticator: bool,
 }
 
 /// The result of [`EksTokens::recognise`].
@@ -92,8 +94,12 @@ impl EksTokens {
         let session = options.remove("session").unwrap_or_else(|| AWS_SESSION.to_owned());
         let role = options.remove("role").map(|role| (role, session));
         let (region, profile) = (options.remove("region"), options.remove("profile"));
+        let is_authenticator = program.ends_with("aws-iam-authenticator");
         let env = AwsEnv::new(env, own_env);
-        Recognition::Eks(Box::new(Self { cluster, region, profile, role, env }))
+        if is_authenticator && role.is_none() && env.get("DEFAULT_ROLE").is_some() {
+            return Recognition::Unsupported("DEFAULT_ROLE is set".to_owned());
+        }
+        Recognition::Eks(Box::new(Self { cluster, region, profile, role, env, is_authenticator }))
     }
 
     /// Makes a token.
@@ -101,7 +107,7 @@ impl EksTokens {
     /// # Errors
     /// [`AwsError`]
     pub fn credential(&self) -> Result<ExecCredential, AwsError> {
-        let settings = Settings::load(&self.env, self.profile.as_deref())?;
+        let settings = self.settings()?;
         let region = region(self.region.as_deref(), &settings)?;
         let credentials = self.credentials(&settings, &region)?;
         let now = SystemTime::now();
@@ -119,7 +125,7 @@ impl EksTokens {
     /// [`AwsError`]
     pub fn report(&self) -> Result<EksReport, AwsError> {
         let start = Instant::now();
-        let settings = Settings::load(&self.env, self.profile.as_deref())?;
+        let settings = self.settings()?;
         let region = region(self.region.as_deref(), &settings)?;
         let credentials = self.credentials(&settings, &region)?;
         self.token(&settings, &region, &credentials, SystemTime::now())?;
@@ -127,6 +133,14 @@ impl EksTokens {
         let identity = Sts::new(&settings, &region).and_then(|sts| sts.caller_identity(&credentials));
         let source = credentials.source;
         Ok(EksReport { source, region, elapsed, identity: identity.map_err(|error| error.to_string()) })
+    }
+
+    fn settings(&self) -> Result<Settings<'_>, AwsError> {
+        let settings = Settings::load(&self.env, self.profile.as_deref())?;
+        if self.is_authenticator {
+            settings.check_for_go()?;
+        }
+        Ok(settings)
     }
 
     fn credentials(&self, settings: &Settings<'_>, region: &str) -> Result<AwsCredentials, AwsError> {
@@ -164,7 +178,8 @@ impl EksTokens {
 
 /// Returns `given`, or else the region of the environment, the profile or the instance.
 pub fn region(given: Option<&str>, settings: &Settings<'_>) -> Result<String, AwsError> {
-    if let Some(region) = given.or_else(|| settings.region()) {
+    let found = given.map_or_else(|| settings.region(), |region| Ok(Some(region)))?;
+    if let Some(region) = found {
         return Ok(region.to_owned());
     }
     let imds = Imds::open(settings.env).and_then(|imds| imds.region());
@@ -215,6 +230,10 @@ fn parse(args: &[String], command: &[&str], known: &[KnownOption]) -> Result<BTr
         };
         let value = value.or_else(|| args.next().cloned()).filter(|value| !value.is_empty() && !value.starts_with('-'));
         match value {
+            // The aws program reads a file in the place of file://PATH.
+            Some(value) if value.contains("://") => {
+                problem = problem.or_else(|| Some(format!("the option {name} has a URL")));
+            }
             Some(value) if !options.contains_key(key) => drop(options.insert(*key, value)),
             _ => problem = problem.or_else(|| Some(format!("the option {name} is there twice or has no value"))),
         }

@@ -212,8 +212,11 @@ impl ExecCredentialCache {
     /// The plugin is not installed.
     fn fall_back(&self, reason: &str) -> Result<(), CredentialError> {
         let name = self.config.name();
-        if self.config.find(std::env::var_os("PATH")).is_err() {
-            let problem = format!("{reason}; and the program {name}, which might know more, is not installed");
+        if let Err(error) = self.config.find(std::env::var_os("PATH")) {
+            let hint = &self.config.hint;
+            let hint = if hint.is_empty() { String::new() } else { format!(" ({hint})") };
+            let problem =
+                format!("{reason}; and the program {name}, which might know more, cannot run: {}{hint}", error.kind());
             return Err(CredentialError::Eks { problem });
         }
         if !self.has_fallen_back.swap(true, Ordering::Relaxed) {

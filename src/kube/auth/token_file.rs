@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::kube::auth::credential::{Credential, bearer_header};
 use crate::kube::auth::secret::Secret;
-use crate::kube::files::read_text;
+use crate::kube::files::read_regular_text;
 use crate::kube::transport::tls::Identity;
 
 /// Maximum age of a token before the file is read again. The kubelet rotates a mounted token long before it expires,
@@ -19,11 +19,8 @@ pub const MAX_TOKEN_AGE: Duration = Duration::from_secs(50);
 /// # Errors
 /// The file is missing, unreadable or empty.
 pub fn read_token(path: &Path) -> io::Result<Secret> {
-    // Requests wait for this read, which a pipe would block.
-    if !std::fs::metadata(path)?.is_file() {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
-    }
-    let text = read_text(path)?;
+    // Requests wait for this read.
+    let text = read_regular_text(path)?;
     match text.trim() {
         "" => Err(io::Error::new(io::ErrorKind::InvalidData, "the file is empty")),
         token => Ok(Secret::new(token)),

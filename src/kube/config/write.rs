@@ -1,20 +1,29 @@
 //! Writes the entry of an EKS cluster into a kubeconfig, as `aws eks update-kubeconfig` does: entries of other clusters stay, comments do
 //! not.
 
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 
 use crate::kube::auth::aws::eks_api::ClusterDescription;
 use crate::kube::error::ConfigError;
-use crate::kube::files::read_text;
+use crate::kube::files::read_regular_text;
 use crate::kube::yaml::{self, Value};
 
-/// Only the user may read a kubeconfig.
+/// Only the user may read a new kubeconfig.
 const MODE: u32 = 0o600;
+
+/// Longest wait for the lock of another program, which takes milliseconds for its change.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
+const LOCK_POLL: Duration = Duration::from_millis(20);
+
+/// Longest chain of links, as in Linux.
+const MAX_LINKS: usize = 40;
 
 /// A cluster of EKS, and the way to its tokens.
 #[derive(Debug)]
@@ -33,22 +42,24 @@ impl EksEntry<'_> {
     /// [`ConfigError`]; the file is unchanged then.
     pub fn write(&self, path: &Path) -> Result<(), ConfigError> {
         let failed = |source| ConfigError::Read { what: "or write kubeconfig", path: path.into(), source };
-        // The target of a link is replaced, not the link.
-        let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-        let text = match read_text(&target) {
-            Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
-            Err(error) => return Err(failed(error)),
+        let file = LockedFile::open(path).map_err(failed)?;
+        let wrong = |problem| ConfigError::Field { path: path.into(), field: "the file".to_owned(), problem };
+        let old = match file.old.as_deref().map(str::trim) {
+            None | Some("") => Value::Null,
+            Some(text) => {
+                // Also tells if there is another document, which would be lost.
+                let read = |source| ConfigError::Yaml { path: path.into(), source };
+                if yaml::documents(text).map_err(read)?.len() > 1 {
+                    return Err(wrong("has several documents; fix: name another one with --kubeconfig"));
+                }
+                yaml::parse_file(text.to_owned()).map_err(read)?
+            }
         };
-        let invalid = |source| ConfigError::Yaml { path: path.into(), source };
-        let old = if text.trim().is_empty() { Value::Null } else { yaml::parse_file(text).map_err(invalid)? };
-        let wrong = ConfigError::Field {
-            path: path.into(),
-            field: "the file".to_owned(),
-            problem: "is not a kubeconfig; fix: name another one with --kubeconfig",
-        };
-        let merged = yaml::to_text(&self.merge(old).ok_or(wrong)?).map_err(invalid)?;
-        replace(&target, merged.as_bytes()).map_err(failed)
+        let merged = self.merge(old);
+        let merged = merged.ok_or_else(|| wrong("is not a kubeconfig; fix: name another one with --kubeconfig"))?;
+        let mut text = String::new();
+        write_block(&merged, 0, &mut text);
+        file.replace(text.as_bytes()).map_err(failed)
     }
 
     /// Returns `config` with this entry, or `None` if it is no kubeconfig.
@@ -85,23 +96,136 @@ impl EksEntry<'_> {
     }
 }
 
-/// Replaces a file as a whole, so that a reader sees the old content or the new one.
-fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
-    fs::create_dir_all(folder)?;
-    let mut name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?.to_owned();
-    name.push(format!(".{}.new", std::process::id()));
-    let new: PathBuf = folder.join(name);
-    let written = OpenOptions::new().write(true).create_new(true).mode(MODE).open(&new).and_then(|mut file| {
-        file.write_all(content)?;
-        file.sync_all()
-    });
-    let replaced = written.and_then(|()| fs::rename(&new, path));
-    if replaced.is_err() {
-        // It may not exist.
-        let _ = fs::remove_file(&new);
+/// A file that is replaced as a whole, so that a reader sees the old content or the new one. Its lock, which kubectl honours as well, is
+/// the new file.
+struct LockedFile {
+    path: PathBuf,
+    lock: PathBuf,
+    new: File,
+    old: Option<String>,
+    is_replaced: bool,
+}
+
+impl LockedFile {
+    /// Locks a file and reads it. Waits a moment for another program's change.
+    fn open(path: &Path) -> io::Result<Self> {
+        let path = target(path);
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
+        fs::create_dir_all(folder)?;
+        let mut name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?.to_owned();
+        name.push(".lock");
+        let lock = folder.join(name);
+        let start = Instant::now();
+        let new = loop {
+            match OpenOptions::new().write(true).create_new(true).mode(MODE).open(&lock) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                    if start.elapsed() >= LOCK_TIMEOUT {
+                        let problem = format!("{} exists; fix: remove it if no other program runs", lock.display());
+                        return Err(io::Error::new(error.kind(), problem));
+                    }
+                    thread::sleep(LOCK_POLL);
+                }
+                other => break other?,
+            }
+        };
+        let mut file = Self { path, lock, new, old: None, is_replaced: false };
+        match fs::metadata(&file.path) {
+            Ok(old) => {
+                file.old = Some(read_regular_text(&file.path)?);
+                file.new.set_permissions(old.permissions())?;
+                // Only root may give a file away; another user has its own.
+                if (old.uid(), old.gid()) != (file.new.metadata()?.uid(), file.new.metadata()?.gid()) {
+                    std::os::unix::fs::fchown(&file.new, Some(old.uid()), Some(old.gid()))?;
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+        Ok(file)
     }
-    replaced
+
+    fn replace(mut self, content: &[u8]) -> io::Result<()> {
+        self.new.write_all(content)?;
+        self.new.sync_all()?;
+        fs::rename(&self.lock, &self.path)?;
+        self.is_replaced = true;
+        Ok(())
+    }
+}
+
+impl Drop for LockedFile {
+    fn drop(&mut self) {
+        if !self.is_replaced {
+            // An error leaves the lock, which the next run names.
+            let _ = fs::remove_file(&self.lock);
+        }
+    }
+}
+
+/// Returns the file to which links lead, also if it does not exist.
+fn target(path: &Path) -> PathBuf {
+    let mut path = path.to_owned();
+    for _ in 0..MAX_LINKS {
+        let Ok(next) = fs::read_link(&path) else { break };
+        path = path.parent().map_or_else(|| next.clone(), |folder| folder.join(&next));
+    }
+    path
+}
+
+/// Writes a value as YAML in block style. A string is in double quotes, as in JSON: YAML 1.1 takes a plain `yes` for a boolean.
+fn write_block(value: &Value, indent: usize, out: &mut String) {
+    let pad = "  ".repeat(indent);
+    match value {
+        Value::Mapping(fields) if !fields.is_empty() => {
+            for (key, value) in fields {
+                out.push_str(&pad);
+                write_key(key, out);
+                write_nested(value, indent, out);
+            }
+        }
+        Value::Sequence(items) if !items.is_empty() => {
+            for item in items {
+                let start = out.len();
+                write_block(item, indent + 1, out);
+                // The dash takes the place of the item's first spaces.
+                out.replace_range(start..start + pad.len() + 2, &format!("{pad}- "));
+            }
+        }
+        scalar => out.push_str(&format!("{pad}{}\n", inline(scalar))),
+    }
+}
+
+/// Writes the value of a key.
+fn write_nested(value: &Value, indent: usize, out: &mut String) {
+    match value {
+        Value::Mapping(fields) if !fields.is_empty() => {
+            out.push('\n');
+            write_block(value, indent + 1, out);
+        }
+        Value::Sequence(items) if !items.is_empty() => {
+            out.push('\n');
+            write_block(value, indent, out);
+        }
+        scalar => out.push_str(&format!(" {}\n", inline(scalar))),
+    }
+}
+
+fn write_key(key: &Value, out: &mut String) {
+    let is_plain = |text: &str| {
+        text.len() > 3
+            && text.bytes().all(|byte| byte.is_ascii_alphabetic() || byte == b'-')
+            && !["true", "false", "null"].contains(&&*text.to_ascii_lowercase())
+    };
+    match key.as_str().filter(|text| is_plain(text)) {
+        Some(text) => out.push_str(text),
+        None => out.push_str(&inline(key)),
+    }
+    out.push(':');
+}
+
+/// Returns a scalar or an empty collection, which YAML shares with JSON.
+fn inline(value: &Value) -> String {
+    serde_json::to_value(value).map_or_else(|_| "null".to_owned(), |value| value.to_string())
 }
 
 #[cfg(test)]
@@ -132,5 +256,21 @@ mod tests {
         for bad in ["[]", "text", "{users: 1}"] {
             assert_eq!(merged(bad), None, "{bad}");
         }
+    }
+
+    #[test]
+    fn a_written_tree_is_the_same_when_it_is_read() {
+        let text = "{a: {b: 'yes', c: [1, '1_000', {d: 'x: y', e: [[], {}]}, [2, 3]], 'on': null}, '12:30': 1.5, true: false, name: \"a\\nb\"}";
+        let tree = yaml::parse(text).expect(text);
+        let mut written = String::new();
+        write_block(&tree, 0, &mut written);
+        assert_eq!(yaml::parse(&written).expect(&written), tree, "{written}");
+        assert!(written.contains("    b: \"yes\"") || written.contains("\"b\": \"yes\""), "{written}");
+        assert!(
+            written.contains("\"on\": null")
+                && written.contains("\"12:30\": 1.5")
+                && written.contains("name: \"a\\nb\""),
+            "{written}"
+        );
     }
 }

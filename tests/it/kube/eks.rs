@@ -10,7 +10,7 @@ use crate::support::server::{Finished, Server, Setup};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
@@ -30,19 +30,28 @@ struct Host {
 impl Host {
     /// A host whose kubeconfig runs `aws` with these arguments. The program prints the token `from-program`.
     fn new(args: &[&str]) -> Host {
-        let mut host = Host::without_program(args);
+        Host::with_command("aws", args)
+    }
+
+    /// A host whose kubeconfig runs another program.
+    fn with_command(command: &str, args: &[&str]) -> Host {
+        let mut host = Host::without_program_of(command, args);
         let status = json!({"token": "from-program"});
         let body = format!("cat <<'END'\n{}\nEND", credential("v1beta1", &status));
         let folder = host.setup.home().join("bin");
-        host.plugin = Some(Plugin::write(&folder, "aws", &body));
+        host.plugin = Some(Plugin::write(&folder, command, &body));
         host.setup = host.setup.env("PATH", &format!("{}:/usr/bin:/bin", folder.display()));
         host
     }
 
     fn without_program(args: &[&str]) -> Host {
+        Host::without_program_of("aws", args)
+    }
+
+    fn without_program_of(command: &str, args: &[&str]) -> Host {
         let api = ApiServer::start();
         let user =
-            json!({"exec": {"apiVersion": "client.authentication.k8s.io/v1beta1", "command": "aws", "args": args}});
+            json!({"exec": {"apiVersion": "client.authentication.k8s.io/v1beta1", "command": command, "args": args}});
         let setup = Setup::new().kubeconfig(Kubeconfig::new(&api.url()).user(user).yaml());
         let setup = setup.args(&["--kube-timeout", "20", "--log-level", "debug"]).env("PATH", "/usr/bin:/bin");
         // No request leaves this host.
@@ -164,6 +173,45 @@ fn program_makes_what_only_it_knows_and_that_is_logged_once() {
         ),
         (plain.clone(), "[default\nregion = a".to_owned(), "", ".aws/config: a line"),
         (plain.clone(), String::new(), "AWS_USE_FIPS_ENDPOINT", "AWS_USE_FIPS_ENDPOINT is set"),
+        (plain.clone(), profile(""), "AWS_CONFIG_FILE=", "AWS_CONFIG_FILE is set but empty"),
+        (plain.clone(), profile(""), "HOME", "HOME is set but empty"),
+        (
+            plain.clone(),
+            "[profiles default]\nregion = us-east-1".to_owned(),
+            "",
+            "the section [profiles default] is a profile to the program only",
+        ),
+        (plain.clone(), profile("x = y\rz = a"), "", ".aws/config: a control character"),
+        (
+            plain.clone(),
+            profile("aws_access_key_id = A B\naws_secret_access_key = C"),
+            "",
+            "the profile default has a key with white space",
+        ),
+        (
+            plain.clone(),
+            String::new(),
+            "AWS_ENDPOINT_URL_STS=http://u:pa55word@host/",
+            "AWS_ENDPOINT_URL_STS is not a scheme, a host",
+        ),
+        (
+            plain.clone(),
+            String::new(),
+            "AWS_EC2_METADATA_SERVICE_ENDPOINT=http://u:pa55word@host/",
+            "AWS_EC2_METADATA_SERVICE_ENDPOINT is more",
+        ),
+        (
+            GET_TOKEN[2..].to_vec(),
+            String::new(),
+            "AWS_REGION",
+            "the region is true in AWS_REGION and us-west-2 elsewhere",
+        ),
+        (
+            vec!["--region", "us-east-1", "eks", "get-token", "--cluster-name", "file:///etc/hostname"],
+            String::new(),
+            "",
+            "the option --cluster-name has a URL",
+        ),
         (plain.clone(), String::new(), "", "AWS_EC2_METADATA_DISABLED is true"),
         (
             vec!["--region", "us-iso-east-1", "eks", "get-token", "--cluster-name", "a"],
@@ -179,6 +227,16 @@ fn program_makes_what_only_it_knows_and_that_is_logged_once() {
                 let host = match *variable {
                     "keys" => host.keys(),
                     "" => host,
+                    "HOME" => host.env(&[("HOME", "")]),
+                    "AWS_REGION" => host.keys().env(&[("AWS_REGION", "true"), ("AWS_DEFAULT_REGION", "us-west-2")]),
+                    with_value if with_value.contains("ENDPOINT_URL_STS=") => {
+                        let (name, value) = with_value.split_once('=').unwrap();
+                        host.keys().env(&[(name, value)])
+                    }
+                    with_value if with_value.contains('=') => {
+                        let (name, value) = with_value.split_once('=').unwrap();
+                        host.env(&[(name, value), ("AWS_EC2_METADATA_DISABLED", "false")])
+                    }
                     name => host.env(&[(name, "true")]),
                 };
                 let (api, server, plugin) = host.start();
@@ -190,12 +248,38 @@ fn program_makes_what_only_it_knows_and_that_is_logged_once() {
                 assert_eq!(authorization.as_deref(), Some("Bearer from-program"), "{reason}");
                 assert_eq!(plugin.unwrap().runs(), 2, "{reason}");
                 let log = server.log_until_now();
+                assert!(!log.contains("pa55word"), "{log}");
                 let lines = log.lines().filter(|line| line.contains("aws makes the EKS tokens"));
                 let lines: Vec<&str> = lines.collect();
                 assert!(lines.len() == 1 && lines[0].contains(reason), "{reason}: {log}");
             });
         }
     });
+}
+
+#[test]
+fn entries_of_aws_iam_authenticator_are_made_where_it_has_the_same_rules() {
+    let role = "[default]\nrole_arn = arn\ncredential_source = Environment\n";
+    for (args, config, variable, runs) in [
+        (&["token", "-i", "mp12"][..], "", "", 0),
+        (&["token", "--cluster-id=mp12", "--region", "eu-west-1"], "", "", 0),
+        (&["token", "-i", "mp12"], "", "DEFAULT_ROLE", 1),
+        (&["token", "-i", "mp12"], "", "AWS_WEB_IDENTITY_TOKEN_FILE", 1),
+        (&["token", "-i", "mp12"], "", "AWS_ACCESS_KEY", 1),
+        (&["token", "-i", "mp12"], role, "", 1),
+        (&["token", "-i", "mp12", "--forward-session-name"], "", "", 1),
+        (&["help"], "", "", 1),
+    ] {
+        let host = Host::with_command("aws-iam-authenticator", args).keys().file(".aws/config", config);
+        let host = host.env(&[("AWS_DEFAULT_REGION", "eu-west-1")]);
+        let host = if variable.is_empty() { host } else { host.env(&[(variable, "x")]) };
+        let (api, server, plugin) = host.start();
+        check_post(&server);
+        assert_eq!(plugin.unwrap().runs(), runs, "{args:?} {variable} {}", server.stderr());
+        if runs == 0 {
+            assert!(url(&api.requests()[0]).starts_with("https://sts.eu-west-1.amazonaws.com/?"));
+        }
+    }
 }
 
 #[test]
@@ -216,7 +300,7 @@ fn without_program_and_credential_the_error_names_both() {
     let response = server.post_job();
     assert_eq!((response.status, api.requests().len()), (502, 0), "{}", response.text());
     server.wait_for_log("of both", |line| {
-        line.contains("cannot make an EKS token: AWS_EC2_METADATA_DISABLED is true; and the program aws, which might know more, is not installed")
+        line.contains("cannot make an EKS token: AWS_EC2_METADATA_DISABLED is true; and the program aws, which might know more, cannot run: entity not found")
     });
 }
 
@@ -412,6 +496,9 @@ fn faults_of_sts_are_named_and_pass() {
             sts_error(400, "ExpiredToken", "The security token has expired"),
             "ExpiredToken: The security token has expired",
         ),
+        // Its message quotes the request, and any message may quote a secret.
+        (sts_error(403, "SignatureDoesNotMatch", "x-amz-security-token:Bearer x"), "failed: SignatureDoesNotMatch"),
+        (sts_error(403, "AccessDenied", "the key s3cr3tKey\nBearer x"), "AccessDenied: the key <set>"),
         (ApiResponse::html(502).into(), "the response is 502"),
         (ApiResponse::html(200).into(), "the response has no credential"),
         (text(302, "").into(), "the response is 302"),
@@ -503,6 +590,7 @@ fn failed_description_or_unusable_file_leaves_the_kubeconfig_as_it_was() {
         (good.clone(), "users: 1", "is not a kubeconfig; fix: name another one with --kubeconfig"),
         (good.clone(), "[]", "is not a kubeconfig"),
         (good.clone(), "users: [", "is not valid YAML"),
+        (good.clone(), "users: []\n---\nusers: []\n", "has several documents"),
     ] {
         std::fs::write(&path, old).unwrap();
         let eks = aws(move |_| Some(answer.clone().into()));
@@ -516,4 +604,38 @@ fn failed_description_or_unusable_file_leaves_the_kubeconfig_as_it_was() {
     let eks = aws(move |_| Some(good.clone().into()));
     let end = run_setup(&eks, Path::new("/proc/none/config"));
     assert!(end.code == Some(1) && end.stderr.contains("/proc/none/config"), "{end:?}");
+    // A device such as /dev/null, or a pipe, is not replaced by a file.
+    let pipe = folder.path().join("pipe");
+    let made = std::process::Command::new("mkfifo").arg(&pipe).status().unwrap();
+    let end = run_setup(&eks, &pipe);
+    assert!(made.success() && end.code == Some(1) && end.stderr.contains("not a regular file"), "{end:?}");
+    assert!(std::fs::metadata(&pipe).unwrap().file_type().is_fifo());
+    // Another program changes the file.
+    std::fs::write(folder.path().join("config.lock"), "").unwrap();
+    let end = run_setup(&eks, &path);
+    assert!(end.code == Some(1) && end.stderr.contains("config.lock exists; fix: remove it"), "{end:?}");
+    assert!(folder.path().join("config.lock").exists());
+}
+
+#[test]
+fn strings_the_mode_and_links_of_a_kubeconfig_are_kept_and_runs_take_turns() {
+    let eks = aws(|_| Some(ApiResponse::json(200, &description()).into()));
+    let folder = tempfile::tempdir().unwrap();
+    let (file, link) = (folder.path().join("config"), folder.path().join("dangling"));
+    std::fs::write(&file, "users: [{name: 'yes', user: {password: '1_000', token: \"12:30\"}}]\n").unwrap();
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o640)).unwrap();
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| assert_eq!(run_setup(&eks, &file).code, Some(0)));
+        }
+    });
+    let text = std::fs::read_to_string(&file).unwrap();
+    for kept in ["\"yes\"", "password: \"1_000\"", "token: \"12:30\""] {
+        assert!(text.contains(kept), "no {kept} in {text}");
+    }
+    assert_eq!(text.matches("current-context:").count(), 1);
+    assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o640);
+    std::os::unix::fs::symlink("target", &link).unwrap();
+    assert_eq!(run_setup(&eks, &link).code, Some(0));
+    assert!(link.is_symlink() && folder.path().join("target").is_file());
 }

@@ -24,6 +24,27 @@ pub struct AwsCredentials {
     pub source: String,
 }
 
+impl AwsCredentials {
+    /// Leaves a credential with characters that no key has to the program.
+    fn checked(self) -> Result<Self, AwsError> {
+        let is_key = |text: &str| text.bytes().all(|byte| byte.is_ascii_graphic());
+        let secrets = [Some(&self.secret_key), self.token.as_ref()];
+        if is_key(&self.access_key) && secrets.into_iter().flatten().all(|secret| is_key(secret.expose())) {
+            return Ok(self);
+        }
+        Err(AwsError::Unsupported(format!("{} has a key with white space or other odd characters", self.source)))
+    }
+
+    /// Removes the secrets from a text.
+    pub fn redact(&self, text: &str) -> String {
+        let secrets = [Some(&self.secret_key), self.token.as_ref()].into_iter().flatten();
+        secrets.fold(text.to_owned(), |text, secret| text.replace(secret.expose(), "<set>"))
+    }
+}
+
+/// Longest chain of profiles. Each role of it costs a request to STS.
+const MAX_CHAIN: usize = 5;
+
 /// Searches for a credential. STS calls go to `region`.
 ///
 /// # Errors
@@ -56,16 +77,18 @@ impl Search<'_> {
         let Some(key) = env.get("AWS_ACCESS_KEY_ID") else { return Ok(None) };
         let secret = env.secret("AWS_SECRET_ACCESS_KEY");
         let expires = env.get("AWS_CREDENTIAL_EXPIRATION").map(|text| {
-            time::parse(text)
-                .ok_or_else(|| AwsError::Unsupported("AWS_CREDENTIAL_EXPIRATION is not RFC 3339".to_owned()))
+            let expires = time::parse(text).filter(|expires| *expires > SystemTime::now());
+            let odd = || AwsError::Unsupported("AWS_CREDENTIAL_EXPIRATION is over, or not RFC 3339".to_owned());
+            expires.ok_or_else(odd)
         });
-        Ok(Some(AwsCredentials {
+        let found = AwsCredentials {
             access_key: key.to_owned(),
             secret_key: secret.ok_or_else(|| partial("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"))?,
             token: env.secret("AWS_SECURITY_TOKEN").or_else(|| env.secret("AWS_SESSION_TOKEN")),
             expires: expires.transpose()?,
             source: "AWS_ACCESS_KEY_ID".to_owned(),
-        }))
+        };
+        found.checked().map(Some)
     }
 
     /// Returns the credential of a profile. `visited` are the profiles on the way to it, itself included.
@@ -127,6 +150,9 @@ impl Search<'_> {
         if visited.iter().any(|name| name == source) && !(source == parent && is_static) {
             return Err(problem("is a circle"));
         }
+        if visited.len() > MAX_CHAIN {
+            return Err(problem("is too far away"));
+        }
         visited.push(source.to_owned());
         let found =
             if is_static { self.without_role(source, profile, false)? } else { self.profile(source, visited, false)? };
@@ -153,19 +179,15 @@ impl Search<'_> {
         if let Some(found) = self.web_identity(profile, with_variables)? {
             return Ok(Some(found));
         }
-        let Some(key) = profile.get("aws_access_key_id") else { return Ok(None) };
-        // Both keys and the token are of one file.
-        let is_in_credentials = profile.is_in_credentials_file("aws_access_key_id");
-        let of_file =
-            |key: &str| profile.secret(key).filter(|_| profile.is_in_credentials_file(key) == is_in_credentials);
-        Ok(Some(AwsCredentials {
+        let Some((key, secret, token)) = profile.keys() else { return Ok(None) };
+        let found = AwsCredentials {
             access_key: key.to_owned(),
-            secret_key: of_file("aws_secret_access_key")
-                .ok_or_else(|| partial("aws_access_key_id", "aws_secret_access_key"))?,
-            token: of_file("aws_session_token"),
+            secret_key: secret.ok_or_else(|| partial("aws_access_key_id", "aws_secret_access_key"))?,
+            token,
             expires: None,
             source: format!("the profile {name}"),
-        }))
+        };
+        found.checked().map(Some)
     }
 
     fn web_identity(&self, profile: &Profile, with_variables: bool) -> Result<Option<AwsCredentials>, AwsError> {

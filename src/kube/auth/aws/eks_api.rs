@@ -10,7 +10,7 @@ use ureq::http::Request;
 use crate::kube::auth::aws::AwsError;
 use crate::kube::auth::aws::credentials::AwsCredentials;
 use crate::kube::auth::aws::env::Settings;
-use crate::kube::auth::aws::http::send;
+use crate::kube::auth::aws::http::{first_line, send};
 use crate::kube::auth::aws::sigv4::{Parts, Scope, signed_request_headers};
 
 /// Time limit of one attempt.
@@ -59,6 +59,7 @@ pub fn describe(
             404 => "; fix: check the name and the region".to_owned(),
             _ => String::new(),
         };
+        let message = credentials.redact(&first_line(message));
         return Err(failed(&format!("the response is {}: {message}{fix}", reply.status)));
     }
     let cluster = &body["cluster"];

@@ -10,11 +10,12 @@ use crate::kube::agent::agent_for;
 use crate::kube::auth::aws::AwsError;
 use crate::kube::auth::aws::profiles::{Profile, Profiles};
 use crate::kube::auth::secret::Secret;
-use crate::kube::files::read_file;
+use crate::kube::files::read_regular;
 use crate::kube::proxy;
 
 /// The variables that are read.
-const VARIABLES: [&str; 43] = [
+const VARIABLES: [&str; 46] = [
+    "AWS_ACCESS_KEY",
     "AWS_ACCESS_KEY_ID",
     "AWS_CA_BUNDLE",
     "AWS_CONFIG_FILE",
@@ -42,6 +43,7 @@ const VARIABLES: [&str; 43] = [
     "AWS_ROLE_ARN",
     "AWS_ROLE_SESSION_NAME",
     "AWS_SECRET_ACCESS_KEY",
+    "AWS_SECRET_KEY",
     "AWS_SECURITY_TOKEN",
     "AWS_SESSION_TOKEN",
     "AWS_SHARED_CREDENTIALS_FILE",
@@ -50,7 +52,27 @@ const VARIABLES: [&str; 43] = [
     "AWS_USE_FIPS_ENDPOINT",
     "AWS_WEB_IDENTITY_TOKEN_FILE",
     "BOTO_CONFIG",
+    "DEFAULT_ROLE",
     "HOME",
+    "HTTPS_PROXY",
+    "HTTP_PROXY",
+    "NO_PROXY",
+    "PATH",
+    "http_proxy",
+    "https_proxy",
+    "no_proxy",
+];
+
+/// The variables of which botocore takes an empty one for unset. It takes another for a value, such as the name of a missing file.
+const MAY_BE_EMPTY: [&str; 15] = [
+    "AWS_ACCESS_KEY",
+    "AWS_ACCESS_KEY_ID",
+    "AWS_CREDENTIAL_EXPIRATION",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SECRET_KEY",
+    "AWS_SECURITY_TOKEN",
+    "AWS_SESSION_TOKEN",
+    "DEFAULT_ROLE",
     "HTTPS_PROXY",
     "HTTP_PROXY",
     "NO_PROXY",
@@ -95,7 +117,17 @@ impl AwsEnv {
         self.get(name).is_some_and(|value| value.eq_ignore_ascii_case("true"))
     }
 
-    /// Returns a path of the variable `name`, or else `default`, with `~/` as the home folder.
+    /// Refuses a variable that is set and empty.
+    fn check(&self) -> Result<(), AwsError> {
+        let is_odd = |name: &&&str| self.0.get(**name).is_some_and(String::is_empty) && !MAY_BE_EMPTY.contains(name);
+        match VARIABLES.iter().find(is_odd) {
+            Some(name) => Err(AwsError::Unsupported(format!("{name} is set but empty"))),
+            None => Ok(()),
+        }
+    }
+
+    /// Returns a path of the variable `name`, or else `default`, with `~/` as the home folder. Without HOME the program takes the home
+    /// folder of its user.
     ///
     /// # Errors
     /// [`AwsError::Unsupported`] for variables in the path, the home of another user, or no HOME.
@@ -104,7 +136,9 @@ impl AwsEnv {
         match (text.strip_prefix("~/"), self.get("HOME")) {
             (Some(rest), Some(home)) if !rest.contains('$') => Ok(PathBuf::from(home).join(rest)),
             (None, _) if !text.starts_with('~') && !text.contains('$') => Ok(PathBuf::from(text)),
-            _ => Err(AwsError::Unsupported(format!("the path {text} has a part that only the program expands"))),
+            _ => Err(AwsError::Unsupported(format!(
+                "HOME is not set, or the path {text} has a part that only the program expands"
+            ))),
         }
     }
 }
@@ -126,6 +160,7 @@ impl<'a> Settings<'a> {
     /// # Errors
     /// [`AwsError::Unsupported`]
     pub fn load(env: &'a AwsEnv, profile: Option<&str>) -> Result<Self, AwsError> {
+        env.check()?;
         let profiles = Profiles::load(env)?;
         let named = [env.get("AWS_PROFILE"), env.get("AWS_DEFAULT_PROFILE")];
         if profile.is_none() && matches!(named, [Some(one), Some(other)] if one != other) {
@@ -159,10 +194,46 @@ impl<'a> Settings<'a> {
         self.profiles.get(&self.name)
     }
 
-    /// Returns the region of the environment or the profile.
-    pub fn region(&self) -> Option<&str> {
-        let env = self.env.get("AWS_REGION").or_else(|| self.env.get("AWS_DEFAULT_REGION"));
-        env.or_else(|| self.profile()?.get("region"))
+    /// Returns the region of the environment or the profile. Version 1 of the program does not read AWS_REGION.
+    ///
+    /// # Errors
+    /// [`AwsError::Unsupported`] if the versions of the program would differ.
+    pub fn region(&self) -> Result<Option<&str>, AwsError> {
+        let of_profile = || self.profile()?.get("region");
+        match (self.env.get("AWS_REGION"), self.env.get("AWS_DEFAULT_REGION").or_else(of_profile)) {
+            (Some(one), Some(other)) if one != other => {
+                Err(AwsError::Unsupported(format!("the region is {one} in AWS_REGION and {other} elsewhere")))
+            }
+            (one, other) => Ok(one.or(other)),
+        }
+    }
+
+    /// Refuses what aws-iam-authenticator, which has the rules of AWS's library for Go, reads in another way than botocore.
+    ///
+    /// # Errors
+    /// [`AwsError::Unsupported`]
+    pub fn check_for_go(&self) -> Result<(), AwsError> {
+        let unsupported =
+            |what: &str| Err(AwsError::Unsupported(format!("{what} means something else to aws-iam-authenticator")));
+        let variables = [
+            "AWS_ACCESS_KEY",
+            "AWS_SECRET_KEY",
+            "AWS_SECURITY_TOKEN",
+            "AWS_CREDENTIAL_EXPIRATION",
+            "AWS_WEB_IDENTITY_TOKEN_FILE",
+        ];
+        if let Some(name) = variables.into_iter().find(|name| self.env.get(name).is_some()) {
+            return unsupported(name);
+        }
+        let fields = ["role_arn", "source_profile", "credential_source", "web_identity_token_file"];
+        let has_field = |field: &&str| self.profile().is_some_and(|profile| profile.get(field).is_some());
+        if let Some(field) = fields.into_iter().find(has_field) {
+            return unsupported(&format!("{field} of the profile {}", self.name));
+        }
+        if self.profiles.has_other_section(&self.name) {
+            return unsupported(&format!("the section [{}] of the config file", self.name));
+        }
+        Ok(())
     }
 
     /// Returns the endpoint of a service in this region.
@@ -171,17 +242,22 @@ impl<'a> Settings<'a> {
     /// [`AwsError::Unsupported`]
     pub fn endpoint(&self, service: &str, region: &str) -> Result<Endpoint, AwsError> {
         let own = format!("AWS_ENDPOINT_URL_{}", service.to_ascii_uppercase());
-        let url = match self.env.get(&own).or_else(|| self.env.get("AWS_ENDPOINT_URL")) {
+        let name = if self.env.get(&own).is_some() { &own } else { "AWS_ENDPOINT_URL" };
+        let url = match self.env.get(name) {
             Some(url) => url.to_owned(),
             None => format!("https://{service}.{region}.{}", dns_suffix(region)?),
         };
-        let address = Address::parse(&url, true)
-            .map_err(|problem| AwsError::Unsupported(format!("the endpoint {url} {problem}")))?;
+        // A URL may hold a password, and is not shown.
+        let odd = || {
+            let problem = "is not a scheme, a host in lower case and, if there is one, a port other than 80 and 443";
+            AwsError::Unsupported(format!("{name} {problem}"))
+        };
+        let address = Address::parse(&url, true).map_err(|_| odd())?;
         let origin = address.to_string();
-        let is_plain = origin.matches('/').count() == 2;
         let host = origin.split_once("://").map_or("", |(_, host)| host).to_owned();
-        if !is_plain || host.ends_with(":443") || host.ends_with(":80") {
-            return Err(AwsError::Unsupported(format!("the endpoint {url} is more than a scheme, a host and a port")));
+        let is_plain = url.trim_end_matches('/') == origin && origin.matches('/').count() == 2;
+        if !is_plain || host.contains(char::is_uppercase) || host.ends_with(":443") || host.ends_with(":80") {
+            return Err(odd());
         }
         Ok(Endpoint { origin, host, region: region.to_owned(), address })
     }
@@ -202,7 +278,7 @@ impl<'a> Settings<'a> {
         };
         let bundle = self.env.get("AWS_CA_BUNDLE").or_else(|| self.profile()?.get("ca_bundle"));
         let ca = bundle.map(|path| {
-            read_file(path.as_ref())
+            read_regular(path.as_ref())
                 .map_err(|error| AwsError::Failed(format!("cannot read the CA bundle {path}: {error}")))
         });
         agent_for(&endpoint.address, ca.transpose()?, proxy.as_ref())

@@ -10,20 +10,24 @@ use serde_json::Value;
 use ureq::Agent;
 use ureq::http::{Request, Uri};
 
-use crate::kube::agent::direct_agent;
+use crate::kube::address::Address;
+use crate::kube::agent::{agent_for, direct_agent};
 use crate::kube::auth::aws::AwsError;
 use crate::kube::auth::aws::credentials::AwsCredentials;
 use crate::kube::auth::aws::env::AwsEnv;
-use crate::kube::auth::aws::http::{NoReply, Reply, send};
+use crate::kube::auth::aws::http::{NoReply, Reply, first_line, send};
 use crate::kube::auth::secret::Secret;
-use crate::kube::files::read_text;
-use crate::kube::time;
+use crate::kube::files::read_regular;
+use crate::kube::{proxy, time};
 
 const IMDS: &str = "http://169.254.169.254";
 const IMDS_IPV6: &str = "http://[fd00:ec2::254]";
 
 /// Time limit of a request to the instance metadata service, as in botocore. It is on the host itself and responds within milliseconds.
 const IMDS_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Largest AWS_METADATA_SERVICE_TIMEOUT, in seconds.
+const MAX_IMDS_SECONDS: u64 = 10;
 
 /// Attempts at the instance metadata service, which limits the packets of an instance for a moment.
 const IMDS_ATTEMPTS: u32 = 3;
@@ -73,11 +77,20 @@ impl Imds {
                 || env.is_true("AWS_IMDS_USE_IPV6");
         let base = env.get("AWS_EC2_METADATA_SERVICE_ENDPOINT").unwrap_or(if is_ipv6 { IMDS_IPV6 } else { IMDS });
         let base = base.trim_end_matches('/').to_owned();
-        let agent = direct_agent(&base, None).map_err(|error| {
-            AwsError::Failed(format!("AWS_EC2_METADATA_SERVICE_ENDPOINT is {base}, which is no URL: {error}"))
-        })?;
-        let seconds = env.get("AWS_METADATA_SERVICE_TIMEOUT").and_then(|seconds| seconds.parse().ok());
-        let timeout = seconds.map_or(IMDS_TIMEOUT, Duration::from_secs);
+        // A URL may hold a password, and is not shown then.
+        let odd = || {
+            AwsError::Unsupported(
+                "AWS_EC2_METADATA_SERVICE_ENDPOINT is more than a scheme, a host and a port".to_owned(),
+            )
+        };
+        let address = Address::parse(&base, false).map_err(|_| odd())?;
+        let agent = agent_for(&address, None, None).map_err(|_| odd())?;
+        if proxy::from_environment(&address, |name| env.get(name).map(str::to_owned)).is_some() {
+            let reason = "HTTP_PROXY holds for the instance metadata service, since NO_PROXY does not name it";
+            return Err(AwsError::Unsupported(reason.to_owned()));
+        }
+        let seconds = env.get("AWS_METADATA_SERVICE_TIMEOUT").and_then(|seconds| seconds.parse::<u64>().ok());
+        let timeout = seconds.map_or(IMDS_TIMEOUT, |seconds| Duration::from_secs(seconds.clamp(1, MAX_IMDS_SECONDS)));
         let is_v1_disabled = env.is_true("AWS_EC2_METADATA_V1_DISABLED");
         let mut imds = Self { base, agent, timeout, is_v1_disabled, token: None, is_token_lost: false };
         imds.request_token()?;
@@ -109,7 +122,7 @@ impl Imds {
                 )));
             }
             Err(NoReply::Lost(_)) if !self.is_v1_disabled => self.is_token_lost = true,
-            Err(NoReply::Lost(error)) => return Err(self.failed(&format!("{error}; {HOP_LIMIT}"))),
+            Err(error) => return Err(self.failed(&format!("{}; {HOP_LIMIT}", error.text()))),
         }
         Ok(())
     }
@@ -145,6 +158,10 @@ impl Imds {
             let advice = "aws ec2 associate-iam-instance-profile --instance-id ID --iam-instance-profile Name=PROFILE";
             return Err(AwsError::NoCredentials(format!("this instance has no role; fix: {advice}")));
         }
+        if role.status == 403 {
+            let reason = format!("the instance metadata service at {} refuses requests", self.base);
+            return Err(AwsError::NoCredentials(reason));
+        }
         if role.status != 200 || !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+=,.@_-".contains(&byte)) {
             return Err(self.failed(&format!("it answered {ROLE_PATH} with {}", role.status)));
         }
@@ -178,8 +195,10 @@ pub fn container(env: &AwsEnv) -> Result<Option<AwsCredentials>, AwsError> {
     let Some(url) = relative.or_else(|| env.get("AWS_CONTAINER_CREDENTIALS_FULL_URI").map(str::to_owned)) else {
         return Ok(None);
     };
-    let failed = |problem: &str| AwsError::Failed(format!("the container's credentials at {url}: {problem}"));
-    let uri: Uri = url.parse().map_err(|_| failed("this is not a URL"))?;
+    let uri = url.parse::<Uri>();
+    let shown = uri.as_ref().ok().and_then(Uri::host).unwrap_or("an odd URL").to_owned();
+    let failed = |problem: &str| AwsError::Failed(format!("the container's credentials at {shown}: {problem}"));
+    let uri = uri.map_err(|_| failed("this is not a URL"))?;
     let (scheme, authority) =
         (uri.scheme_str().unwrap_or_default(), uri.authority().map_or("", |found| found.as_str()));
     let host = uri.host().unwrap_or_default();
@@ -204,8 +223,8 @@ fn container_token(env: &AwsEnv) -> Result<Option<Secret>, String> {
     match env.get("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE") {
         Some(path) => {
             let text =
-                read_text(path.as_ref()).map_err(|error| format!("cannot read the token file {path}: {error}"))?;
-            Ok(Some(Secret::new(text)))
+                read_regular(path.as_ref()).map_err(|error| format!("cannot read the token file {path}: {error}"))?;
+            Ok(Some(Secret::new(String::from_utf8_lossy(&text))))
         }
         None => Ok(env.secret("AWS_CONTAINER_AUTHORIZATION_TOKEN")),
     }
@@ -225,7 +244,7 @@ fn parse(body: &str, source: String) -> Result<AwsCredentials, String> {
         }),
         // For example AssumeRoleUnauthorizedAccess: EC2 may not assume the role.
         _ => match (text("Code"), text("Message")) {
-            (Some(code), Some(message)) => Err(format!("{code}: {message}")),
+            (Some(code), Some(message)) => Err(format!("{}: {}", first_line(code), first_line(message))),
             _ => Err("the response has no credential".to_owned()),
         },
     }

@@ -54,8 +54,8 @@ type Section = BTreeMap<String, String>;
 pub struct Profile {
     /// Those of both files; the credentials file wins.
     fields: Section,
-    /// Those of the credentials file.
-    credentials: Section,
+    /// Those of each file: the credentials file and the config file.
+    files: [Section; 2],
 }
 
 /// Shows the names only: some values are secrets.
@@ -71,13 +71,11 @@ impl Profile {
         self.fields.get(key).map(String::as_str).filter(|value| !value.is_empty())
     }
 
-    pub fn secret(&self, key: &str) -> Option<Secret> {
-        self.get(key).map(Secret::new)
-    }
-
-    /// Tests for a key of the credentials file.
-    pub fn is_in_credentials_file(&self, key: &str) -> bool {
-        self.credentials.contains_key(key)
+    /// Returns the access key, and its secret key and session token, which are of the same file.
+    pub fn keys(&self) -> Option<(&str, Option<Secret>, Option<Secret>)> {
+        let file = self.files.iter().find(|file| file.contains_key("aws_access_key_id"))?;
+        let secret = |key: &str| file.get(key).map(Secret::new);
+        Some((file.get("aws_access_key_id")?, secret("aws_secret_access_key"), secret("aws_session_token")))
     }
 
     /// Refuses fields that only the program understands.
@@ -97,7 +95,11 @@ impl Profile {
 
 /// All profiles of both files.
 #[derive(Debug, Default)]
-pub struct Profiles(BTreeMap<String, Profile>);
+pub struct Profiles {
+    profiles: BTreeMap<String, Profile>,
+    /// The other sections of the config file.
+    others: Vec<String>,
+}
 
 impl Profiles {
     /// Reads the files; a missing one is empty.
@@ -105,30 +107,32 @@ impl Profiles {
     /// # Errors
     /// [`AwsError::Unsupported`]
     pub fn load(env: &AwsEnv) -> Result<Self, AwsError> {
-        let mut profiles: BTreeMap<String, Profile> = BTreeMap::new();
-        // Without HOME there are no default files.
-        let has_home = env.get("HOME").is_some();
-        if has_home || env.get("AWS_CONFIG_FILE").is_some() {
-            for (header, fields) in sections(&env.path("AWS_CONFIG_FILE", "~/.aws/config")?)? {
-                let Some(name) = profile_name(&header)? else { continue };
-                let profile = Profile { fields, credentials: Section::new() };
-                if profiles.insert(name.clone(), profile).is_some() {
-                    return Err(AwsError::Unsupported(format!("the profile {name} has two sections")));
-                }
+        let (mut profiles, mut others): (BTreeMap<String, Profile>, Vec<String>) = Default::default();
+        for (header, fields) in sections(&env.path("AWS_CONFIG_FILE", "~/.aws/config")?)? {
+            let Some(name) = profile_name(&header)? else {
+                others.push(header);
+                continue;
+            };
+            let profile = Profile { fields: fields.clone(), files: [Section::new(), fields] };
+            if profiles.insert(name.clone(), profile).is_some() {
+                return Err(AwsError::Unsupported(format!("the profile {name} has two sections")));
             }
         }
-        if has_home || env.get("AWS_SHARED_CREDENTIALS_FILE").is_some() {
-            for (name, fields) in sections(&env.path("AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials")?)? {
-                let profile = profiles.entry(name).or_default();
-                profile.fields.extend(fields.clone());
-                profile.credentials = fields;
-            }
+        for (name, fields) in sections(&env.path("AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials")?)? {
+            let profile = profiles.entry(name).or_default();
+            profile.fields.extend(fields.clone());
+            profile.files[0] = fields;
         }
-        Ok(Self(profiles))
+        Ok(Self { profiles, others })
     }
 
     pub fn get(&self, name: &str) -> Option<&Profile> {
-        self.0.get(name)
+        self.profiles.get(name)
+    }
+
+    /// Tests for a section of the config file that has this name and is no profile.
+    pub fn has_other_section(&self, name: &str) -> bool {
+        self.others.iter().any(|other| other == name)
     }
 }
 
@@ -155,12 +159,23 @@ fn profile_name(header: &str) -> Result<Option<String>, AwsError> {
     if inner.contains(['"', '\'', '\\', '#']) {
         return Err(AwsError::Unsupported(format!("the section [{header}] has quotes that only the program reads")));
     }
+    // botocore takes the second of two words, whatever follows "profile" in the first.
+    if !rest.starts_with(char::is_whitespace) {
+        return match header.contains(char::is_whitespace) {
+            true => Err(AwsError::Unsupported(format!("the section [{header}] is a profile to the program only"))),
+            false => Ok(None),
+        };
+    }
     let is_word = !inner.is_empty() && (inner.len() < name.len() || !inner.contains(char::is_whitespace));
-    Ok((is_word && rest.starts_with(char::is_whitespace)).then(|| inner.to_owned()))
+    Ok(is_word.then(|| inner.to_owned()))
 }
 
 /// Parses an INI file by the rules of configparser.RawConfigParser.
 fn parse(text: &str) -> Result<Vec<(String, Section)>, &'static str> {
+    let text = text.replace("\r\n", "\n");
+    if text.contains(|c: char| c.is_control() && c != '\n' && c != '\t') {
+        return Err("a control character");
+    }
     let mut sections: Vec<(String, Section)> = Vec::new();
     // The last key of the current section, and the indentation of its line.
     let mut key: Option<String> = None;
@@ -217,7 +232,16 @@ mod tests {
             pair("s3", "\na = b\nc = d"),
         ];
         assert_eq!(parsed(text), [("default".to_owned(), default), ("profile x".to_owned(), vec![pair("k", "a=b:c")])]);
-        for bad in ["a = b", "[x]\nword", "[x]\na=1\na=2", "[x]\n[x]", "[DEFAULT]\na=1", "[x]\n= 1"] {
+        for bad in [
+            "a = b",
+            "[x]\na = b\rc = d",
+            "[x]\na = b\x1c",
+            "[x]\nword",
+            "[x]\na=1\na=2",
+            "[x]\n[x]",
+            "[DEFAULT]\na=1",
+            "[x]\n= 1",
+        ] {
             assert!(parse(bad).is_err(), "{bad}");
         }
     }
@@ -232,12 +256,13 @@ mod tests {
             ("profile a b", None),
             ("profile", None),
             ("profilea", None),
+            ("profile\ta", Some("a")),
             ("preview", None),
             ("sso-session x", None),
         ] {
             assert_eq!(profile_name(header).expect(header).as_deref(), name, "{header}");
         }
-        assert!(profile_name("profile 'a'").is_err());
+        assert!(profile_name("profile 'a'").is_err() && profile_name("profiles a").is_err());
     }
 
     #[test]

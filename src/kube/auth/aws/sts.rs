@@ -11,7 +11,7 @@ use crate::kube::address::{UNRESERVED, percent_encode};
 use crate::kube::auth::aws::AwsError;
 use crate::kube::auth::aws::credentials::AwsCredentials;
 use crate::kube::auth::aws::env::{Endpoint, Settings};
-use crate::kube::auth::aws::http::{Reply, send};
+use crate::kube::auth::aws::http::{Reply, first_line, send};
 use crate::kube::auth::aws::sigv4::{Parts, Scope, signed_request_headers};
 use crate::kube::auth::secret::Secret;
 use crate::kube::time;
@@ -19,7 +19,7 @@ use crate::kube::time;
 const VERSION: &str = "2011-06-15";
 
 /// Time limit of one attempt. A response takes a fraction of a second.
-const TIMEOUT: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(5);
 const ATTEMPTS: u32 = 3;
 
 /// The media type of the parameters.
@@ -114,11 +114,15 @@ impl Sts {
             Reply { status, body } => {
                 let (code, message) = (element(&body, "Code"), element(&body, "Message"));
                 let reason = match (code, message) {
-                    (Some(code), Some(message)) => format!("{code}: {message}"),
-                    (Some(code), None) => code,
+                    // The message of SignatureDoesNotMatch quotes the request.
+                    (Some(code), Some(message)) if code != "SignatureDoesNotMatch" => {
+                        format!("{}: {}", first_line(&code), first_line(&message))
+                    }
+                    (Some(code), _) => first_line(&code),
                     (None, _) => format!("the response is {status}"),
                 };
-                Err(self.failed(action, &reason))
+                let shown = credentials.map_or_else(|| reason.clone(), |credentials| credentials.redact(&reason));
+                Err(self.failed(action, &shown))
             }
         }
     }
