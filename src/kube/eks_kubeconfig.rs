@@ -4,8 +4,9 @@ use std::ffi::OsString;
 use std::fmt;
 use std::path::Path;
 
-use crate::kube::auth::aws::env::{AwsEnv, Settings};
-use crate::kube::auth::aws::{AwsError, credentials, eks_api};
+use crate::kube::auth::aws::env::AwsEnv;
+use crate::kube::auth::aws::settings::Settings;
+use crate::kube::auth::aws::{AwsError, eks_api, search};
 use crate::kube::auth::eks;
 use crate::kube::config::write::EksEntry;
 use crate::kube::error::ConfigError;
@@ -61,7 +62,7 @@ pub fn write_eks_kubeconfig(
     let env = AwsEnv::new(env, &[]);
     let settings = Settings::load(&env, None)?;
     let region = eks::region(region, &settings)?;
-    let credentials = credentials::find(&settings, &region)?;
+    let credentials = search::find(&settings, &region)?;
     let cluster = eks_api::describe(&settings, &region, &credentials, name)?;
     let profile = settings.env.get("AWS_PROFILE").or_else(|| settings.env.get("AWS_DEFAULT_PROFILE"));
     let entry = EksEntry { cluster: &cluster, name, region: &region, profile };

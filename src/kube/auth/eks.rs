@@ -11,12 +11,13 @@ use std::time::{Duration, Instant, SystemTime};
 use base64::Engine;
 
 use crate::kube::auth::aws::AwsError;
-use crate::kube::auth::aws::credentials::{self, AwsCredentials};
-use crate::kube::auth::aws::env::{AwsEnv, Settings};
+use crate::kube::auth::aws::credentials::AwsCredentials;
+use crate::kube::auth::aws::env::AwsEnv;
 use crate::kube::auth::aws::metadata::Imds;
+use crate::kube::auth::aws::search;
+use crate::kube::auth::aws::settings::Settings;
 use crate::kube::auth::aws::sigv4::{Parts, Scope, presigned_query};
 use crate::kube::auth::aws::sts::Sts;
-use crate::kube::auth::exec::ExecCredential;
 use crate::kube::auth::secret::Secret;
 
 /// The signed header with the name of the cluster, so that a token is valid for one cluster.
@@ -102,11 +103,11 @@ impl EksTokens {
         Recognition::Eks(Box::new(Self { cluster, region, profile, role, env, is_authenticator }))
     }
 
-    /// Makes a token.
+    /// Makes a token, and returns it with its expiry.
     ///
     /// # Errors
     /// [`AwsError`]
-    pub fn credential(&self) -> Result<ExecCredential, AwsError> {
+    pub fn make(&self) -> Result<(Secret, SystemTime), AwsError> {
         let settings = self.settings()?;
         let region = region(self.region.as_deref(), &settings)?;
         let credentials = self.credentials(&settings, &region)?;
@@ -116,7 +117,7 @@ impl EksTokens {
         let end = now + TOKEN_LIFETIME;
         let expires = credentials.expires.map_or(end, |expires| end.min(expires));
         log::debug!("made an EKS token with {}", credentials.source);
-        Ok(ExecCredential { token: Some(token), identity: None, expires: Some(expires) })
+        Ok((token, expires))
     }
 
     /// Makes a token, and asks STS for the identity.
@@ -144,7 +145,7 @@ impl EksTokens {
     }
 
     fn credentials(&self, settings: &Settings<'_>, region: &str) -> Result<AwsCredentials, AwsError> {
-        let found = credentials::find(settings, region)?;
+        let found = search::find(settings, region)?;
         match &self.role {
             Some((role, session)) => {
                 Sts::new(settings, region)?.assume_role(&found, role, &[("RoleSessionName", session)])

@@ -196,8 +196,10 @@ impl ExecCredentialCache {
 
     fn run(&self) -> Result<ExecCredential, CredentialError> {
         if let Some(eks) = &self.config.eks {
-            match eks.credential() {
-                Ok(credential) => return Ok(credential),
+            match eks.make() {
+                Ok((token, expires)) => {
+                    return Ok(ExecCredential { token: Some(token), identity: None, expires: Some(expires) });
+                }
                 Err(AwsError::Failed(problem)) => return Err(CredentialError::Eks { problem }),
                 Err(AwsError::Unsupported(reason) | AwsError::NoCredentials(reason)) => self.fall_back(&reason)?,
             }

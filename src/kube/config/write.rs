@@ -47,12 +47,13 @@ impl EksEntry<'_> {
         let old = match file.old.as_deref().map(str::trim) {
             None | Some("") => Value::Null,
             Some(text) => {
-                // Also tells if there is another document, which would be lost.
-                let read = |source| ConfigError::Yaml { path: path.into(), source };
-                if yaml::documents(text).map_err(read)?.len() > 1 {
+                let invalid = |source| ConfigError::Yaml { path: path.into(), source };
+                let old = yaml::parse_file(text.to_owned()).map_err(invalid)?;
+                // Another document would be lost.
+                if yaml::documents(text).map_err(invalid)?.len() > 1 {
                     return Err(wrong("has several documents; fix: name another one with --kubeconfig"));
                 }
-                yaml::parse_file(text.to_owned()).map_err(read)?
+                old
             }
         };
         let merged = self.merge(old);

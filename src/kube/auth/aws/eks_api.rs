@@ -9,8 +9,8 @@ use ureq::http::Request;
 
 use crate::kube::auth::aws::AwsError;
 use crate::kube::auth::aws::credentials::AwsCredentials;
-use crate::kube::auth::aws::env::Settings;
 use crate::kube::auth::aws::http::{first_line, send};
+use crate::kube::auth::aws::settings::Settings;
 use crate::kube::auth::aws::sigv4::{Parts, Scope, signed_request_headers};
 
 /// Time limit of one attempt.

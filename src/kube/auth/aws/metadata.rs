@@ -102,16 +102,9 @@ impl Imds {
         let request = Request::put(format!("{}/latest/api/token", self.base));
         let request = request.header("x-aws-ec2-metadata-token-ttl-seconds", TOKEN_TTL).body(Vec::new());
         let request = request.map_err(|error| self.failed(&error.to_string()))?;
-        match send(&self.agent, &request, self.timeout, 1) {
+        match send(&self.agent, &request, self.timeout, IMDS_ATTEMPTS) {
             Ok(Reply { status: 200, body }) => self.token = Some(body.trim().to_owned()),
             Ok(Reply { status: 403..=405, .. }) if !self.is_v1_disabled => {}
-            Ok(Reply { status: status @ (429 | 500..=599), .. }) => {
-                // A second try tells a lasting refusal from a moment of too many packets.
-                match send(&self.agent, &request, self.timeout, IMDS_ATTEMPTS) {
-                    Ok(Reply { status: 200, body }) => self.token = Some(body.trim().to_owned()),
-                    _ => return Err(self.failed(&format!("it answered the request for a token with {status}"))),
-                }
-            }
             Ok(Reply { status, .. }) => {
                 return Err(self.failed(&format!("it answered the request for a token with {status}")));
             }

@@ -9,6 +9,8 @@ pub mod env;
 mod http;
 pub mod metadata;
 mod profiles;
+pub mod search;
+pub mod settings;
 pub mod sigv4;
 pub mod sts;
 
