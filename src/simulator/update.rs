@@ -53,12 +53,21 @@ pub fn update(
             _ => Err(ApiStatus::not_found(resource, target.name)),
         };
     };
+    let directive = match &change {
+        Change::Merge(patch) => directive(patch).map(str::to_owned),
+        _ => None,
+    };
     let new = changed(target, &old, change)?;
     check_name(target, &new)?;
     let mut new = decode(target, new)?;
     keep_server_fields(&old, &mut new, options.is_status);
     set_defaults(resource, &mut new);
     check_change(target, &old, &new)?;
+    // kubectl apply sends one with each change of an immutable list, for which the error before is right.
+    if let Some(directive) = directive {
+        let reason = format!("error decoding patch: the simulator does not support the directive {directive}");
+        return Err(ApiStatus::bad_request(reason));
+    }
     validate(resource, &new)?;
     if new == *old || options.dry_run {
         return Ok((Arc::new(new), false));
@@ -83,10 +92,6 @@ fn changed(target: &Target<'_>, old: &Value, change: Change) -> Result<Value, Ap
             Ok(body)
         }
         Change::Merge(patch) | Change::Apply(patch) => {
-            if let Some(directive) = directive(&patch) {
-                let reason = format!("error decoding patch: the simulator does not support the directive {directive}");
-                return Err(ApiStatus::bad_request(reason));
-            }
             let mut new = old.clone();
             merge(&mut new, patch);
             Ok(new)
