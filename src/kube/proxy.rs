@@ -21,6 +21,11 @@ pub fn from_environment(server: &Address, env: impl Fn(&str) -> Option<String>) 
     Some(proxy)
 }
 
+/// Parses the value of a variable. Go accepts a host and port without a scheme there.
+pub fn parse_variable(value: &str) -> Option<Proxy> {
+    if value.contains("://") { parse(value) } else { parse(&format!("http://{value}")) }
+}
+
 /// Parses a proxy's address. Returns `None` if it is invalid. A socks5 proxy resolves host names itself, as in Go and
 /// as a tunnel to a private network requires.
 pub fn parse(url: &str) -> Option<Proxy> {

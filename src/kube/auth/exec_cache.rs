@@ -208,7 +208,7 @@ impl ExecCredentialCache {
         ExecCredential::parse(&self.config, &stdout)
     }
 
-    /// Leaves a credential that cannot be made here to the plugin, and says so once.
+    /// Prepares a run of the plugin for a token that cannot be made here: logs the reason once.
     ///
     /// # Errors
     /// The plugin is not installed.

@@ -40,10 +40,8 @@ impl Cluster {
         let mut cluster = find(sources)?;
         if cluster.proxy.is_none() {
             let url = proxy::from_environment(&cluster.server, |name| sources.text(name));
-            // Go accepts a host and port without a scheme here.
-            let with_scheme = |url: String| if url.contains("://") { url } else { format!("http://{url}") };
             cluster.proxy_origin = if cluster.server.is_https() { "HTTPS_PROXY" } else { "HTTP_PROXY" };
-            cluster.proxy = url.map(|url| proxy::parse(&with_scheme(url)).ok_or(ConfigError::Proxy)).transpose()?;
+            cluster.proxy = url.map(|url| proxy::parse_variable(&url).ok_or(ConfigError::Proxy)).transpose()?;
         }
         if let Some(exec) = cluster.user.exec.as_mut().filter(|_| sources.native_eks) {
             match EksTokens::recognise(&exec.program, &exec.args, &exec.env, sources.env) {

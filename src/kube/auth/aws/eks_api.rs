@@ -17,7 +17,7 @@ use crate::kube::auth::aws::sigv4::{Parts, Scope, signed_request_headers};
 const TIMEOUT: Duration = Duration::from_secs(10);
 const ATTEMPTS: u32 = 3;
 
-/// What a kubeconfig says of a cluster.
+/// The fields of a cluster that its kubeconfig needs.
 #[derive(Debug, PartialEq, Eq)]
 pub struct ClusterDescription {
     pub arn: String,

@@ -8,17 +8,14 @@ use std::path::PathBuf;
 use crate::kube::auth::aws::AwsError;
 use crate::kube::auth::secret::Secret;
 
-/// The variables that are read.
-const VARIABLES: [&str; 45] = [
-    "AWS_ACCESS_KEY",
-    "AWS_ACCESS_KEY_ID",
+/// The variables that are read and of which botocore takes an empty one for a value, such as the name of a missing file.
+const VALUES: [&str; 31] = [
     "AWS_CA_BUNDLE",
     "AWS_CONFIG_FILE",
     "AWS_CONTAINER_AUTHORIZATION_TOKEN",
     "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE",
     "AWS_CONTAINER_CREDENTIALS_FULL_URI",
     "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
-    "AWS_CREDENTIAL_EXPIRATION",
     "AWS_CREDENTIAL_FILE",
     "AWS_DEFAULT_PROFILE",
     "AWS_DEFAULT_REGION",
@@ -37,27 +34,16 @@ const VARIABLES: [&str; 45] = [
     "AWS_REGION",
     "AWS_ROLE_ARN",
     "AWS_ROLE_SESSION_NAME",
-    "AWS_SECRET_ACCESS_KEY",
-    "AWS_SECRET_KEY",
-    "AWS_SECURITY_TOKEN",
-    "AWS_SESSION_TOKEN",
     "AWS_SHARED_CREDENTIALS_FILE",
     "AWS_STS_REGIONAL_ENDPOINTS",
     "AWS_USE_DUALSTACK_ENDPOINT",
     "AWS_USE_FIPS_ENDPOINT",
     "AWS_WEB_IDENTITY_TOKEN_FILE",
     "BOTO_CONFIG",
-    "DEFAULT_ROLE",
     "HOME",
-    "HTTPS_PROXY",
-    "HTTP_PROXY",
-    "NO_PROXY",
-    "http_proxy",
-    "https_proxy",
-    "no_proxy",
 ];
 
-/// The variables of which botocore takes an empty one for unset. It takes another for a value, such as the name of a missing file.
+/// The variables that are read and of which botocore takes an empty one for unset.
 const MAY_BE_EMPTY: [&str; 14] = [
     "AWS_ACCESS_KEY",
     "AWS_ACCESS_KEY_ID",
@@ -91,7 +77,7 @@ impl fmt::Debug for AwsEnv {
 impl AwsEnv {
     pub fn new(process: &dyn Fn(&str) -> Option<OsString>, own: &[(String, String)]) -> Self {
         let text = |name: &&str| Some(((*name).to_owned(), process(name)?.to_string_lossy().into_owned()));
-        let mut variables: HashMap<String, String> = VARIABLES.iter().filter_map(text).collect();
+        let mut variables: HashMap<String, String> = VALUES.iter().chain(&MAY_BE_EMPTY).filter_map(text).collect();
         variables.extend(own.iter().cloned());
         Self(variables)
     }
@@ -110,13 +96,12 @@ impl AwsEnv {
         self.get(name).is_some_and(|value| value.eq_ignore_ascii_case("true"))
     }
 
-    /// Refuses a variable that is set and empty.
+    /// Refuses a variable of [`VALUES`] that is set and empty.
     ///
     /// # Errors
     /// [`AwsError::Unsupported`]
     pub fn check(&self) -> Result<(), AwsError> {
-        let is_odd = |name: &&&str| self.0.get(**name).is_some_and(String::is_empty) && !MAY_BE_EMPTY.contains(name);
-        match VARIABLES.iter().find(is_odd) {
+        match VALUES.iter().find(|name| self.0.get(**name).is_some_and(String::is_empty)) {
             Some(name) => Err(AwsError::Unsupported(format!("{name} is set but empty"))),
             None => Ok(()),
         }

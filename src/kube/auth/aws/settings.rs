@@ -133,14 +133,10 @@ impl<'a> Settings<'a> {
     /// [`AwsError::Failed`] if one of them is not usable.
     pub fn agent(&self, endpoint: &Endpoint) -> Result<ureq::Agent, AwsError> {
         let variable = |name: &str| self.env.get(name).map(str::to_owned);
-        let proxy = match proxy::from_environment(&endpoint.address, variable) {
-            Some(url) => {
-                let url = if url.contains("://") { url } else { format!("http://{url}") };
-                let invalid = || AwsError::Failed("HTTPS_PROXY is not the address of a proxy".to_owned());
-                Some(proxy::parse(&url).ok_or_else(invalid)?)
-            }
-            None => None,
-        };
+        let invalid = || AwsError::Failed("HTTPS_PROXY is not the address of a proxy".to_owned());
+        let proxy = proxy::from_environment(&endpoint.address, variable)
+            .map(|url| proxy::parse_variable(&url).ok_or_else(invalid))
+            .transpose()?;
         let bundle = self.env.get("AWS_CA_BUNDLE").or_else(|| self.profile()?.get("ca_bundle"));
         let ca = bundle.map(|path| {
             read_regular(path.as_ref())
